@@ -1,0 +1,39 @@
+//! The replicated state machine: a multi-version key-value store with leases, as etcd's API promises it.
+//!
+//! Pure: no clock, no randomness, no network, no tasks; disk only behind [`Engine`]. Every replica that applies the
+//! same commands in the same order holds the same state and gives the same answers.
+//!
+//! Invariants:
+//! - the store starts at revision 1; a command that changes keys makes exactly one new revision, whose changes are
+//!   numbered by `sub` in the order in which they were made; one that changes nothing makes none;
+//! - a [`View`] never changes: it is a persistent tree, shared with the writer and with every other view;
+//! - current values are resident and shared by reference count between index, views, events and answers; older ones
+//!   are read from the engine;
+//! - what the engine holds is always the state after some whole command ([`Mvcc::commit`] writes changes and the
+//!   applied index in one batch).
+//!
+//! Read `types.rs` (requests and answers), `index.rs`, `view.rs` (reading), `txn.rs` (writing), `lease.rs`,
+//! `machine.rs` (commands one by one), `codec.rs` (commands as bytes), `record.rs` (versions as bytes), `engine.rs`.
+
+mod codec;
+mod engine;
+mod index;
+mod lease;
+mod machine;
+mod record;
+mod txn;
+mod types;
+mod validate;
+mod view;
+
+pub use codec::DecodeError;
+pub use engine::{Batch, Engine, EngineError, MemoryEngine, Table};
+pub use lease::{Lease, MAX_LEASE_TTL};
+pub use machine::Mvcc;
+pub use types::{
+    Alarm, AlarmAction, AlarmKind, Applied, Command, Compare, CompareResult, CompareTarget, DeleteRequest,
+    Event, EventKind, KeyRange, KeyValue, LeaseId, MemberAttributes, MemberId, MvccError, Op, OpResponse,
+    PutRequest, RangeRequest, RangeResponse, Response, Revision, SortOrder, SortTarget, Txn, TxnResponse,
+};
+pub use validate::{MAX_TXN_OPS, validate};
+pub use view::{HistoryBatch, View};

@@ -1,0 +1,366 @@
+//! The single writer: commands in, changes and answers out, the engine kept level.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::ops::ControlFlow;
+use std::sync::Arc;
+
+use bytes::Bytes;
+
+use crate::engine::{Batch, Engine, EngineError, Table};
+use crate::index::Place;
+use crate::lease::{Lease, MAX_LEASE_TTL};
+use crate::record::{self, Version, meta};
+use crate::txn::{Garbage, Writer, size};
+use crate::types::{
+    Alarm, AlarmAction, AlarmKind, Applied, Command, Event, MvccError, Op, Response, Revision, Txn,
+};
+use crate::view::{State, View};
+
+/// Past versions deleted from the engine with one commit, at most: a large compaction must not hold up writes.
+const MAX_SWEEP: usize = 4096;
+
+/// The state machine's writer. There is one; readers take [`View`]s.
+pub struct Mvcc<E> {
+    engine: Arc<E>,
+    state: State,
+    batch: Batch,
+    fresh: BTreeMap<Place, Bytes>,
+    garbage: VecDeque<Garbage>,
+    caller_meta: Option<Bytes>,
+}
+
+impl<E: Engine> Mvcc<E> {
+    /// Reads what the engine holds: an empty one is a new store at revision 1.
+    ///
+    /// # Errors
+    /// When the engine cannot be read or holds something else.
+    pub fn open(engine: E) -> Result<Self, EngineError> {
+        let engine = Arc::new(engine);
+        let mut mvcc = Self {
+            state: read_meta(&*engine)?,
+            caller_meta: engine.get(Table::Meta, meta::CALLER)?,
+            engine,
+            batch: Batch::default(),
+            fresh: BTreeMap::new(),
+            garbage: VecDeque::new(),
+        };
+        mvcc.read_leases()?;
+        mvcc.read_versions()?;
+        Ok(mvcc)
+    }
+
+    /// Applies one entry of the raft log. What it changes is seen by views only after [`Self::commit`].
+    pub fn apply(&mut self, index: u64, term: u64, command: &Command) -> Applied {
+        (self.state.applied_index, self.state.applied_term) = (index, term);
+        let mut events = Vec::new();
+        let response = match self.refused(command) {
+            Some(error) => Err(error),
+            None => self.run(command, &mut events),
+        };
+        Applied { revision: self.state.revision, response, events }
+    }
+
+    /// Writes everything applied since the last commit into the engine, as one batch, together with the applied
+    /// index; `caller_meta` is kept beside it for the caller.
+    ///
+    /// # Errors
+    /// When the engine cannot write. The state is then ahead of the engine and must not be used any more.
+    pub fn commit(&mut self, caller_meta: Option<Bytes>) -> Result<(), EngineError> {
+        self.sweep();
+        if let Some(bytes) = caller_meta {
+            self.batch.put(Table::Meta, meta::CALLER, bytes.clone());
+            self.caller_meta = Some(bytes);
+        }
+        let numbers = |numbers: [i64; 2]| record::encode_i64s(numbers);
+        let applied = [self.state.applied_index.cast_signed(), self.state.applied_term.cast_signed()];
+        self.batch.put(Table::Meta, meta::APPLIED, numbers(applied));
+        self.batch.put(Table::Meta, meta::REVISION, record::encode_i64s([self.state.revision]));
+        self.batch.put(Table::Meta, meta::STATE_HASH, record::encode_i64s([self.state.hash.into()]));
+        self.engine.write(&self.batch)?;
+        self.batch = Batch::default();
+        self.fresh.clear();
+        Ok(())
+    }
+
+    /// Notes that an entry of the log was applied that is not a command of the state machine.
+    pub fn skip(&mut self, index: u64, term: u64) {
+        (self.state.applied_index, self.state.applied_term) = (index, term);
+    }
+
+    /// Index and term of the last entry applied; zeros when there was none.
+    pub fn applied(&self) -> (u64, u64) {
+        (self.state.applied_index, self.state.applied_term)
+    }
+
+    /// What the caller last handed to [`Self::commit`].
+    pub fn caller_meta(&self) -> Option<Bytes> {
+        self.caller_meta.clone()
+    }
+
+    /// The state as it is now. To be published only after [`Self::commit`].
+    pub fn view(&self) -> View {
+        View { state: self.state.clone(), history: self.engine.clone() }
+    }
+
+    /// The engine.
+    pub fn engine(&self) -> &Arc<E> {
+        &self.engine
+    }
+
+    /// Whether compacted versions are still to be deleted; every commit deletes some.
+    pub fn has_garbage(&self) -> bool {
+        self.garbage.front().is_some_and(|garbage| garbage.superseded <= self.state.compact_revision)
+    }
+
+    fn refused(&self, command: &Command) -> Option<MvccError> {
+        let raised = |kind| self.state.alarms.iter().any(|alarm| alarm.kind == kind);
+        let client = matches!(
+            command,
+            Command::Txn(_)
+                | Command::Compact { .. }
+                | Command::LeaseGrant { .. }
+                | Command::LeaseRevoke { .. }
+        );
+        if client && raised(AlarmKind::Corrupt) {
+            return Some(MvccError::Corrupt);
+        }
+        let grows = match command {
+            Command::Txn(txn) => puts(txn),
+            Command::LeaseGrant { .. } => true,
+            _ => false,
+        };
+        (grows && raised(AlarmKind::NoSpace)).then_some(MvccError::NoSpace)
+    }
+
+    fn run(&mut self, command: &Command, events: &mut Vec<Event>) -> Result<Response, MvccError> {
+        match command {
+            Command::Noop => Ok(Response::None),
+            Command::Txn(txn) => self.write(events, |writer| writer.txn(txn)).map(Response::Txn),
+            Command::Compact { revision } => self.compact(*revision),
+            Command::LeaseGrant { id, ttl } => self.lease_grant(*id, *ttl),
+            Command::LeaseRevoke { id } => self.lease_revoke(*id, events),
+            Command::LeaseCheckpoint { remaining } => {
+                remaining.iter().for_each(|&(id, seconds)| self.lease_checkpoint(id, seconds));
+                Ok(Response::None)
+            }
+            Command::Alarm { action, alarm } => Ok(self.alarm(*action, *alarm)),
+            Command::MemberAttributes(member) => {
+                self.state.members.insert(member.id, Arc::new(member.clone()));
+                Ok(self.write_members())
+            }
+            Command::MemberForget { id } => {
+                self.state.members.remove(id);
+                Ok(self.write_members())
+            }
+            Command::ClusterVersion { version } => {
+                self.state.cluster_version = Some(version.as_str().into());
+                self.batch.put(Table::Meta, meta::CLUSTER_VERSION, version.clone().into_bytes());
+                Ok(Response::None)
+            }
+        }
+    }
+
+    fn write<T>(
+        &mut self,
+        events: &mut Vec<Event>,
+        change: impl FnOnce(&mut Writer<'_>) -> Result<T, MvccError>,
+    ) -> Result<T, MvccError> {
+        let garbage = &mut self.garbage;
+        let mut writer = Writer {
+            state: &mut self.state,
+            batch: &mut self.batch,
+            fresh: &mut self.fresh,
+            garbage: &mut |found| garbage.push_back(found),
+            history: &*self.engine,
+            sub: 0,
+            events: Vec::new(),
+        };
+        let answer = change(&mut writer)?;
+        *events = writer.finish();
+        Ok(answer)
+    }
+
+    fn compact(&mut self, revision: Revision) -> Result<Response, MvccError> {
+        if revision <= self.state.compact_revision {
+            return Err(MvccError::Compacted { compact_revision: self.state.compact_revision });
+        }
+        if revision > self.state.revision {
+            return Err(MvccError::FutureRevision);
+        }
+        self.state.compact_revision = revision;
+        self.batch.put(Table::Meta, meta::COMPACTED, record::encode_i64s([revision]));
+        Ok(Response::None)
+    }
+
+    fn sweep(&mut self) {
+        for _ in 0..MAX_SWEEP {
+            if !self.has_garbage() {
+                break;
+            }
+            let Some(garbage) = self.garbage.pop_front() else { break };
+            self.state.index.forget(&garbage.key, garbage.place);
+            self.state.past_bytes -= garbage.bytes;
+            self.batch.delete(Table::Revisions, record::place_key(garbage.place));
+        }
+    }
+
+    fn lease_grant(&mut self, id: i64, ttl: i64) -> Result<Response, MvccError> {
+        if ttl > MAX_LEASE_TTL {
+            return Err(MvccError::LeaseTtlTooLarge);
+        }
+        if self.state.leases.contains_key(&id) {
+            return Err(MvccError::LeaseExists);
+        }
+        self.set_lease(Lease::new(id, ttl, 0));
+        Ok(Response::LeaseGranted { id, ttl })
+    }
+
+    fn lease_revoke(&mut self, id: i64, events: &mut Vec<Event>) -> Result<Response, MvccError> {
+        let lease = self.state.leases.get(&id).cloned().ok_or(MvccError::LeaseNotFound)?;
+        self.write(events, |writer| {
+            lease.keys().for_each(|key| drop(writer.delete(key.clone())));
+            Ok(())
+        })?;
+        self.state.leases.remove(&id);
+        self.batch.delete(Table::Leases, record::lease_key(id));
+        Ok(Response::None)
+    }
+
+    fn lease_checkpoint(&mut self, id: i64, remaining: i64) {
+        if let Some(lease) = self.state.leases.get(&id) {
+            self.set_lease(Lease { remaining, ..(**lease).clone() });
+        }
+    }
+
+    fn set_lease(&mut self, lease: Lease) {
+        let value = record::encode_i64s([lease.ttl, lease.remaining]);
+        self.batch.put(Table::Leases, record::lease_key(lease.id), value);
+        self.state.leases.insert(lease.id, Arc::new(lease));
+    }
+
+    fn alarm(&mut self, action: AlarmAction, alarm: Alarm) -> Response {
+        let alarms = &mut self.state.alarms;
+        let changed = match action {
+            AlarmAction::Activate => alarms.insert(alarm).is_none(),
+            AlarmAction::Deactivate => alarms.remove(&alarm).is_some(),
+        };
+        self.batch.put(Table::Meta, meta::ALARMS, record::encode_alarms(self.state.alarms.iter().copied()));
+        Response::Alarms(if changed || action == AlarmAction::Activate { vec![alarm] } else { Vec::new() })
+    }
+
+    fn write_members(&mut self) -> Response {
+        let members = record::encode_members(self.state.members.values().map(|member| &**member));
+        self.batch.put(Table::Meta, meta::MEMBERS, members);
+        Response::None
+    }
+
+    fn read_leases(&mut self) -> Result<(), EngineError> {
+        let mut found: Vec<(i64, Bytes)> = Vec::new();
+        let mut damage = Ok(());
+        self.engine.scan(Table::Leases, &[], None, &mut |key, value| match <[u8; 8]>::try_from(key) {
+            Ok(id) => {
+                found.push((i64::from_be_bytes(id), value));
+                ControlFlow::Continue(())
+            }
+            Err(_) => {
+                damage = Err(EngineError("a lease's key is damaged".into()));
+                ControlFlow::Break(())
+            }
+        })?;
+        damage?;
+        for (id, value) in found {
+            let [ttl, remaining] = record::decode_i64s("a lease", &value)?;
+            self.state.leases.insert(id, Arc::new(Lease::new(id, ttl, remaining)));
+        }
+        Ok(())
+    }
+
+    /// Builds the index by playing all versions in order.
+    fn read_versions(&mut self) -> Result<(), EngineError> {
+        use crate::view::History as _;
+        let engine = self.engine.clone();
+        engine.versions(Place { main: 0, sub: 0 }, &mut |place, version| {
+            self.replay(place, version);
+            ControlFlow::Continue(())
+        })?;
+        let leased: Vec<(i64, Bytes)> = self
+            .state
+            .index
+            .live(&crate::KeyRange::all())
+            .filter(|kv| kv.lease != 0)
+            .map(|kv| (kv.lease, kv.key.clone()))
+            .collect();
+        for (lease, key) in leased {
+            if let Some(lease) = self.state.leases.get_mut(&lease) {
+                Arc::make_mut(lease).keys.insert(key);
+            }
+        }
+        Ok(())
+    }
+
+    fn replay(&mut self, place: Place, Version { kv, tombstone }: Version) {
+        let state = &mut self.state;
+        let prev = state.index.current(&kv.key).map(size);
+        let key = kv.key.clone();
+        let replaced = if tombstone {
+            state.live_keys -= u64::from(prev.is_some());
+            state.past_bytes += key.len() as u64;
+            state.index.delete(&key, place)
+        } else {
+            state.live_keys += u64::from(prev.is_none());
+            state.live_bytes += size(&kv);
+            state.index.put(kv, place.sub)
+        };
+        if let (Some(bytes), Some(replaced)) = (prev, replaced) {
+            state.live_bytes -= bytes;
+            state.past_bytes += bytes;
+            self.garbage.push_back(Garbage {
+                superseded: place.main,
+                key: key.clone(),
+                place: replaced,
+                bytes,
+            });
+        }
+        if tombstone {
+            let bytes = key.len() as u64;
+            self.garbage.push_back(Garbage { superseded: place.main, key, place, bytes });
+        }
+    }
+}
+
+fn read_meta<E: Engine>(engine: &E) -> Result<State, EngineError> {
+    let numbers = |key: &[u8], what| -> Result<Option<i64>, EngineError> {
+        let Some(bytes) = engine.get(Table::Meta, key)? else { return Ok(None) };
+        let [number] = record::decode_i64s(what, &bytes)?;
+        Ok(Some(number))
+    };
+    let mut state = State {
+        revision: numbers(meta::REVISION, "the revision")?.unwrap_or(1),
+        compact_revision: numbers(meta::COMPACTED, "the compaction")?.unwrap_or(0),
+        hash: numbers(meta::STATE_HASH, "the state's hash")?.unwrap_or(0) as u32,
+        ..State::default()
+    };
+    if let Some(bytes) = engine.get(Table::Meta, meta::APPLIED)? {
+        let [index, term] = record::decode_i64s("the applied index", &bytes)?;
+        (state.applied_index, state.applied_term) = (index.cast_unsigned(), term.cast_unsigned());
+    }
+    if let Some(bytes) = engine.get(Table::Meta, meta::ALARMS)? {
+        state.alarms = record::decode_alarms(&bytes).into_iter().collect();
+    }
+    if let Some(bytes) = engine.get(Table::Meta, meta::MEMBERS)? {
+        let members = record::decode_members(bytes)?;
+        state.members = members.into_iter().map(|member| (member.id, Arc::new(member))).collect();
+    }
+    if let Some(bytes) = engine.get(Table::Meta, meta::CLUSTER_VERSION)? {
+        state.cluster_version = Some(String::from_utf8_lossy(&bytes).as_ref().into());
+    }
+    Ok(state)
+}
+
+fn puts(txn: &Txn) -> bool {
+    txn.success.iter().chain(&txn.failure).any(|op| match op {
+        Op::Put(_) => true,
+        Op::Txn(txn) => puts(txn),
+        Op::Range(_) | Op::Delete(_) => false,
+    })
+}

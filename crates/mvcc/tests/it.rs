@@ -1,0 +1,354 @@
+//! The state machine against a model that keeps every revision whole.
+
+use std::collections::BTreeMap;
+
+use bytes::Bytes;
+use mvcc::{
+    Command, Compare, CompareResult, CompareTarget, DeleteRequest, Event, EventKind, KeyRange, KeyValue,
+    MemoryEngine, Mvcc, MvccError, Op, OpResponse, PutRequest, RangeRequest, Response, SortOrder, SortTarget,
+    Txn, View,
+};
+use proptest::prelude::*;
+
+struct Machine {
+    mvcc: Mvcc<MemoryEngine>,
+    engine: MemoryEngine,
+    index: u64,
+}
+
+impl Machine {
+    fn new() -> Self {
+        let engine = MemoryEngine::default();
+        Self { mvcc: Mvcc::open(engine.clone()).expect("open"), engine, index: 0 }
+    }
+
+    fn apply(&mut self, command: Command) -> (Result<Response, MvccError>, Vec<Event>) {
+        self.index += 1;
+        let applied = self.mvcc.apply(self.index, 1, &command);
+        self.mvcc.commit(None).expect("commit");
+        (applied.response, applied.events)
+    }
+
+    fn txn(&mut self, txn: Txn) -> Result<mvcc::TxnResponse, MvccError> {
+        self.apply(Command::Txn(txn)).0.map(|response| match response {
+            Response::Txn(response) => response,
+            other => panic!("{other:?}"),
+        })
+    }
+
+    fn put(&mut self, key: &str, value: &str) {
+        self.txn(Txn::of(put(key, value))).expect("put");
+    }
+
+    fn view(&self) -> View {
+        self.mvcc.view()
+    }
+
+    fn reopened(&self) -> View {
+        Mvcc::open(self.engine.fork()).expect("reopen").view()
+    }
+}
+
+fn put(key: &str, value: &str) -> Op {
+    let (key, value) = (key.to_owned().into(), value.to_owned().into());
+    Op::Put(PutRequest { key, value, ..PutRequest::default() })
+}
+
+fn delete(range: KeyRange) -> Op {
+    Op::Delete(DeleteRequest { range, prev_kv: true })
+}
+
+fn keys(view: &View, request: &RangeRequest) -> Vec<String> {
+    let kvs = view.range(request).expect("range").kvs;
+    kvs.iter().map(|kv| String::from_utf8(kv.key.to_vec()).expect("utf-8")).collect()
+}
+
+#[test]
+fn a_new_store_is_at_revision_one() {
+    let mut machine = Machine::new();
+    assert_eq!(machine.view().revision(), 1);
+    machine.put("a", "1");
+    assert_eq!(machine.view().revision(), 2);
+    machine.txn(Txn::of(delete(KeyRange::prefix("nothing")))).expect("delete");
+    assert_eq!(machine.view().revision(), 2, "a delete that finds nothing is no revision");
+}
+
+#[test]
+fn a_transaction_is_one_revision_and_reads_its_own_writes() {
+    let mut machine = Machine::new();
+    let read = Op::Range(RangeRequest::prefix("k"));
+    let answer = machine
+        .txn(Txn { success: vec![put("k1", "a"), put("k2", "b"), read], ..Txn::default() })
+        .expect("txn");
+    let OpResponse::Range(range) = &answer.responses[2] else { panic!("{answer:?}") };
+    assert_eq!((range.count, range.revision), (2, 2));
+    assert!(range.kvs.iter().all(|kv| kv.mod_revision == 2 && kv.version == 1));
+}
+
+#[test]
+fn compares_look_at_the_state_before_the_transaction_even_when_nested() {
+    let mut machine = Machine::new();
+    let absent = |key: &str| vec![Compare::mod_revision(key.to_owned(), 0)];
+    let inner = Txn {
+        compare: absent("k"),
+        success: vec![put("inner", "then")],
+        failure: vec![put("inner", "else")],
+    };
+    let outer = Txn { compare: absent("k"), success: vec![put("k", "1"), Op::Txn(inner)], failure: vec![] };
+    machine.txn(outer).expect("txn");
+    assert_eq!(machine.view().get(b"inner").expect("inner").value, "then");
+}
+
+#[test]
+fn a_value_compare_on_an_absent_key_is_false_whichever_way() {
+    let mut machine = Machine::new();
+    for result in [CompareResult::Equal, CompareResult::NotEqual, CompareResult::Less, CompareResult::Greater]
+    {
+        let target = CompareTarget::Value(Bytes::new());
+        let compare = vec![Compare { range: KeyRange::Key("no".into()), result, target }];
+        assert!(!machine.txn(Txn { compare, ..Txn::default() }).expect("txn").succeeded);
+    }
+}
+
+#[test]
+fn a_failed_check_changes_nothing() {
+    let mut machine = Machine::new();
+    let leased = Op::Put(PutRequest { key: "b".into(), lease: 9, ..PutRequest::default() });
+    let error = machine.txn(Txn { success: vec![put("a", "1"), leased], ..Txn::default() });
+    assert_eq!(error, Err(MvccError::LeaseNotFound));
+    assert_eq!((machine.view().revision(), machine.view().live_keys()), (1, 0));
+}
+
+#[test]
+fn limits_count_and_order() {
+    let mut machine = Machine::new();
+    ["b", "d", "a", "c"].iter().for_each(|key| machine.put(key, key));
+    let view = machine.view();
+    let all = RangeRequest::new(KeyRange::all());
+    let limited = view.range(&RangeRequest { limit: 2, ..all.clone() }).expect("range");
+    assert_eq!((limited.kvs.len(), limited.more, limited.count), (2, true, 4));
+    let sorted = RangeRequest { limit: 2, sort_order: SortOrder::Descend, ..all.clone() };
+    assert_eq!(keys(&view, &sorted), ["d", "c"]);
+    let by_age = RangeRequest { sort_target: SortTarget::Create, ..all.clone() };
+    assert_eq!(keys(&view, &by_age), ["b", "d", "a", "c"]);
+    let newer = RangeRequest { min_mod_revision: 4, ..all.clone() };
+    let newer = view.range(&newer).expect("range");
+    assert_eq!((newer.kvs.len(), newer.count), (2, 4), "count ignores the filters");
+    let counted = view.range(&RangeRequest { count_only: true, ..all }).expect("range");
+    assert_eq!((counted.kvs.len(), counted.more, counted.count), (0, false, 4));
+}
+
+#[test]
+fn the_past_is_readable_until_it_is_compacted() {
+    let mut machine = Machine::new();
+    machine.put("k", "1");
+    machine.put("k", "2");
+    machine.txn(Txn::of(delete(KeyRange::Key("k".into())))).expect("delete");
+    machine.put("k", "3");
+    let at = |machine: &Machine, revision| {
+        let answer = machine.view().range(&RangeRequest { revision, ..RangeRequest::key("k") })?;
+        Ok(answer.kvs.first().map(|kv| String::from_utf8(kv.value.to_vec()).expect("utf-8")))
+    };
+    let told = |text: &str| Ok(Some(text.to_owned()));
+    assert_eq!([at(&machine, 2), at(&machine, 3), at(&machine, 4)], [told("1"), told("2"), Ok(None)]);
+    assert_eq!(at(&machine, 6), Err(MvccError::FutureRevision));
+
+    machine.apply(Command::Compact { revision: 3 }).0.expect("compact");
+    assert_eq!(at(&machine, 2), Err(MvccError::Compacted { compact_revision: 3 }));
+    assert_eq!(at(&machine, 3), told("2"));
+    let again = machine.apply(Command::Compact { revision: 3 }).0;
+    assert_eq!(again, Err(MvccError::Compacted { compact_revision: 3 }));
+    assert_eq!(machine.apply(Command::Compact { revision: 9 }).0, Err(MvccError::FutureRevision));
+
+    machine.apply(Command::Compact { revision: 5 }).0.expect("compact");
+    assert_eq!(machine.view().total_bytes(), machine.view().live_bytes(), "nothing of the past is left");
+    assert_eq!(at(&machine, 5), told("3"));
+}
+
+#[test]
+fn a_view_never_changes() {
+    let mut machine = Machine::new();
+    machine.put("k", "1");
+    let view = machine.view();
+    machine.put("k", "2");
+    assert_eq!(view.get(b"k").expect("k").value, "1");
+    assert_eq!(view.revision(), 2);
+}
+
+#[test]
+fn a_lease_takes_its_keys_along_in_one_revision() {
+    let mut machine = Machine::new();
+    machine.apply(Command::LeaseGrant { id: 7, ttl: 60 }).0.expect("grant");
+    assert_eq!(machine.apply(Command::LeaseGrant { id: 7, ttl: 60 }).0, Err(MvccError::LeaseExists));
+    let leased =
+        |key: &'static str| Op::Put(PutRequest { key: key.into(), lease: 7, ..PutRequest::default() });
+    machine
+        .txn(Txn { success: vec![leased("b"), leased("a"), put("c", "")], ..Txn::default() })
+        .expect("txn");
+    machine.put("b", "detached");
+    let view = machine.reopened();
+    let lease = view.lease(7).expect("lease");
+    assert_eq!(lease.keys().collect::<Vec<_>>(), ["a"], "a put without the lease detaches");
+
+    let (answer, events) = machine.apply(Command::LeaseRevoke { id: 7 });
+    answer.expect("revoke");
+    assert_eq!(events.len(), 1);
+    assert_eq!((events[0].kind, events[0].kv.key.as_ref()), (EventKind::Delete, b"a".as_ref()));
+    assert_eq!(machine.apply(Command::LeaseRevoke { id: 7 }).0, Err(MvccError::LeaseNotFound));
+    assert!(machine.reopened().lease(7).is_none());
+}
+
+#[test]
+fn no_space_refuses_what_grows_and_nothing_else() {
+    use mvcc::{Alarm, AlarmAction, AlarmKind};
+    let mut machine = Machine::new();
+    machine.put("k", "1");
+    let alarm = Alarm { member: 5, kind: AlarmKind::NoSpace };
+    machine.apply(Command::Alarm { action: AlarmAction::Activate, alarm }).0.expect("alarm");
+    assert_eq!(machine.txn(Txn::of(put("k", "2"))), Err(MvccError::NoSpace));
+    assert_eq!(machine.apply(Command::LeaseGrant { id: 1, ttl: 9 }).0, Err(MvccError::NoSpace));
+    machine.txn(Txn::of(delete(KeyRange::all()))).expect("deletes go on");
+    assert_eq!(machine.reopened().alarms().collect::<Vec<_>>(), [alarm]);
+    machine.apply(Command::Alarm { action: AlarmAction::Deactivate, alarm }).0.expect("disarm");
+    machine.put("k", "3");
+}
+
+#[derive(Clone, Debug)]
+enum Step {
+    Put(u8, u8),
+    Delete(u8, u8),
+    Both(u8, u8, u8),
+    Compact(u8),
+    Reopen,
+}
+
+fn step() -> impl Strategy<Value = Step> {
+    prop_oneof![
+        6 => (0..8u8, any::<u8>()).prop_map(|(key, value)| Step::Put(key, value)),
+        3 => (0..8u8, 0..3u8).prop_map(|(from, len)| Step::Delete(from, len)),
+        2 => (0..4u8, 4..8u8, any::<u8>()).prop_map(|(put, delete, value)| Step::Both(put, delete, value)),
+        1 => any::<u8>().prop_map(Step::Compact),
+        1 => Just(Step::Reopen),
+    ]
+}
+
+type Kvs = BTreeMap<Bytes, KeyValue>;
+
+#[derive(Default)]
+struct Model {
+    /// The whole state at each revision; the first is revision 1.
+    states: Vec<Kvs>,
+    compacted: i64,
+}
+
+impl Model {
+    fn now(&self) -> Kvs {
+        self.states.last().cloned().unwrap_or_default()
+    }
+
+    fn revision(&self) -> i64 {
+        self.states.len() as i64
+    }
+
+    fn put(&self, state: &mut Kvs, key: &Bytes, value: &Bytes) {
+        let revision = self.revision() + 1;
+        let kv = state.entry(key.clone()).or_insert_with(|| KeyValue {
+            key: key.clone(),
+            create_revision: revision,
+            ..KeyValue::default()
+        });
+        (kv.value, kv.mod_revision, kv.version) = (value.clone(), revision, kv.version + 1);
+    }
+}
+
+fn key(key: u8) -> Bytes {
+    vec![b'a' + key].into()
+}
+
+fn run(steps: &[Step]) {
+    let mut machine = Machine::new();
+    let mut model = Model { states: vec![Kvs::new()], compacted: 0 };
+    for step in steps {
+        let mut state = model.now();
+        let txn = match step {
+            Step::Put(k, value) => {
+                model.put(&mut state, &key(*k), &vec![*value].into());
+                vec![Op::Put(PutRequest {
+                    key: key(*k),
+                    value: vec![*value].into(),
+                    ..PutRequest::default()
+                })]
+            }
+            Step::Delete(from, len) => {
+                let range = KeyRange::Interval { start: key(*from), end: key(from + len) };
+                state.retain(|key, _| !range.contains(key));
+                vec![delete(range)]
+            }
+            Step::Both(k, gone, value) => {
+                model.put(&mut state, &key(*k), &vec![*value].into());
+                state.remove(&key(*gone));
+                let put = PutRequest { key: key(*k), value: vec![*value].into(), ..PutRequest::default() };
+                vec![Op::Put(put), delete(KeyRange::Key(key(*gone)))]
+            }
+            Step::Compact(at) => {
+                let revision = model.compacted + 1 + i64::from(*at) % 4;
+                let done = machine.apply(Command::Compact { revision }).0.is_ok();
+                assert_eq!(done, revision <= model.revision());
+                model.compacted = if done { revision } else { model.compacted };
+                continue;
+            }
+            Step::Reopen => {
+                machine.mvcc = Mvcc::open(machine.engine.clone()).expect("reopen");
+                continue;
+            }
+        };
+        machine.txn(Txn { success: txn, ..Txn::default() }).expect("txn");
+        if state != model.now() {
+            model.states.push(state);
+        }
+    }
+    compare(&machine.view(), &model);
+    compare(&machine.reopened(), &model);
+}
+
+fn compare(view: &View, model: &Model) {
+    assert_eq!(view.revision(), model.revision());
+    assert_eq!(view.live_keys(), model.now().len() as u64);
+    for revision in 1..=model.revision() {
+        let answer = view.range(&RangeRequest { revision, ..RangeRequest::new(KeyRange::all()) });
+        if revision < model.compacted {
+            assert_eq!(answer, Err(MvccError::Compacted { compact_revision: model.compacted }));
+        } else {
+            let expected: Vec<_> = model.states[revision as usize - 1].values().cloned().collect();
+            assert_eq!(answer.expect("range").kvs, expected, "at revision {revision}");
+        }
+    }
+    replay(view, model);
+}
+
+/// The history from the first readable revision on leads from that state to the last one, with right previous values.
+fn replay(view: &View, model: &Model) {
+    let first = model.compacted.max(1);
+    let mut state = model.states[first as usize - 1].clone();
+    let mut next = first + 1;
+    while next <= view.revision() {
+        let batch = view.events(&KeyRange::all(), next, 4).expect("events");
+        assert!(batch.next_revision > next, "history goes on");
+        for event in batch.events {
+            assert_eq!(event.prev.as_ref(), state.get(&event.kv.key), "the value before {event:?}");
+            match event.kind {
+                EventKind::Put => drop(state.insert(event.kv.key.clone(), event.kv)),
+                EventKind::Delete => drop(state.remove(&event.kv.key)),
+            }
+        }
+        next = batch.next_revision;
+        assert_eq!(state, model.states[next as usize - 2], "whole revisions");
+    }
+}
+
+proptest! {
+    #[test]
+    fn the_machine_does_what_the_model_does(steps in proptest::collection::vec(step(), 1..60)) {
+        run(&steps);
+    }
+}
