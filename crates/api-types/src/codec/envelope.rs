@@ -1,0 +1,304 @@
+//! The stored form: `k8s\0` and a `runtime.Unknown` around the protobuf of built-in kinds; plain JSON for others.
+//! `metadata.resourceVersion` is never stored and is filled in on the way out.
+
+use super::encode::{Drop, encode};
+use super::sink::{JsonSink, TreeSink};
+use super::walk::{Fill, TypeMeta, object};
+use super::wire::{Reader, Wire, first_bytes, put_bytes, put_varint};
+use super::{CodecError, stored_json, to_proto};
+use crate::schema::{MessageId, lookup_api_version};
+use serde_json::Value;
+
+/// First bytes of every protobuf body and stored value.
+pub const MAGIC: [u8; 4] = *b"k8s\0";
+
+/// `runtime.Unknown`: an object with its kind beside it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Unknown<'a> {
+    pub api_version: &'a str,
+    pub kind: &'a str,
+    /// The message (or, with a `content_type`, a document of that type).
+    pub raw: &'a [u8],
+    /// Empty for protobuf.
+    pub content_type: &'a str,
+}
+
+impl Unknown<'_> {
+    pub(crate) fn not_known(&self) -> CodecError {
+        CodecError::NotRegistered { api_version: self.api_version.into(), kind: self.kind.into() }
+    }
+
+    fn message(&self) -> Result<MessageId, CodecError> {
+        lookup_api_version(self.api_version, self.kind).ok_or_else(|| self.not_known())
+    }
+
+    fn types(&self) -> TypeMeta<'_> {
+        TypeMeta { kind: self.kind, api_version: self.api_version }
+    }
+}
+
+/// Whether bytes start as a protobuf envelope does.
+pub fn is_proto(bytes: &[u8]) -> bool {
+    bytes.starts_with(&MAGIC)
+}
+
+/// Puts a message into its envelope.
+pub fn wrap_unknown(api_version: &str, kind: &str, raw: &[u8]) -> Vec<u8> {
+    let mut out = Vec::with_capacity(raw.len() + api_version.len() + kind.len() + 24);
+    begin_unknown(&mut out, api_version, kind);
+    put_bytes(&mut out, 2, raw);
+    end_unknown(&mut out);
+    out
+}
+
+fn begin_unknown(out: &mut Vec<u8>, api_version: &str, kind: &str) {
+    out.extend_from_slice(&MAGIC);
+    let mut types = Vec::with_capacity(api_version.len() + kind.len() + 4);
+    put_bytes(&mut types, 1, api_version.as_bytes());
+    put_bytes(&mut types, 2, kind.as_bytes());
+    put_bytes(out, 1, &types);
+}
+
+/// contentEncoding and contentType, always written.
+fn end_unknown(out: &mut Vec<u8>) {
+    out.extend_from_slice(&[0x1a, 0, 0x22, 0]);
+}
+
+/// Takes an envelope apart.
+///
+/// # Errors
+/// Bytes without the prefix, or an envelope that is not whole.
+pub fn unwrap_unknown(bytes: &[u8]) -> Result<Unknown<'_>, CodecError> {
+    let body = bytes.strip_prefix(&MAGIC).ok_or(CodecError::NotEnvelope)?;
+    let mut unknown = Unknown { api_version: "", kind: "", raw: &[], content_type: "" };
+    let text = |b| std::str::from_utf8(b).map_err(|_| CodecError::Wire("a name is not UTF-8"));
+    let mut reader = Reader::new(body);
+    while let Some((number, wire)) = reader.field()? {
+        match (number, wire) {
+            (1, Wire::Bytes(types)) => {
+                unknown.api_version = text(first_bytes(types, 1)?.unwrap_or_default())?;
+                unknown.kind = text(first_bytes(types, 2)?.unwrap_or_default())?;
+            }
+            (2, Wire::Bytes(raw)) => unknown.raw = raw,
+            (4, Wire::Bytes(content_type)) => unknown.content_type = text(content_type)?,
+            _ => {}
+        }
+    }
+    Ok(unknown)
+}
+
+/// A tree as a protobuf body (resourceVersion kept): what a client or server sends.
+///
+/// # Errors
+/// A value of the wrong type.
+pub fn to_envelope(
+    message: MessageId,
+    api_version: &str,
+    kind: &str,
+    value: &Value,
+) -> Result<Vec<u8>, CodecError> {
+    let mut raw = Vec::new();
+    to_proto(message, value, &mut raw)?;
+    Ok(wrap_unknown(api_version, kind, &raw))
+}
+
+/// A protobuf body as a tree with `apiVersion` and `kind`.
+///
+/// # Errors
+/// Bytes that are not an envelope of a known kind.
+pub fn from_envelope(bytes: &[u8]) -> Result<Value, CodecError> {
+    let unknown = unwrap_unknown(bytes)?;
+    if unknown.content_type.contains("json") {
+        return serde_json::from_slice(unknown.raw).map_err(|e| CodecError::Raw(e.to_string()));
+    }
+    let mut sink = TreeSink::default();
+    object(&mut sink, unknown.message()?, unknown.raw, Some(unknown.types()), Fill::Nowhere)?;
+    Ok(sink.finish())
+}
+
+/// A built-in object as it is stored: resourceVersion left out, in its envelope.
+///
+/// # Errors
+/// A value of the wrong type.
+pub fn to_stored(
+    message: MessageId,
+    api_version: &str,
+    kind: &str,
+    value: &Value,
+) -> Result<Vec<u8>, CodecError> {
+    let mut raw = Vec::new();
+    encode(message, value, Drop::InMetadata, &mut raw)?;
+    Ok(wrap_unknown(api_version, kind, &raw))
+}
+
+/// A custom object as it is stored: JSON with sorted keys, resourceVersion left out.
+pub fn json_to_stored(value: &Value) -> Vec<u8> {
+    let stored = |v: &Value| v.to_string().into_bytes();
+    if value["metadata"].get("resourceVersion").is_none() {
+        return stored(value);
+    }
+    let mut copy = value.clone();
+    crate::meta::metadata_mut(&mut copy).remove("resourceVersion");
+    stored(&copy)
+}
+
+/// Stored bytes as a tree with `apiVersion`, `kind` and resourceVersion (left out when not above 0).
+///
+/// # Errors
+/// Bytes that are not a stored object.
+pub fn from_stored(stored: &[u8], resource_version: i64) -> Result<Value, CodecError> {
+    let version = version_text(resource_version);
+    if !is_proto(stored) {
+        let mut value = serde_json::from_slice(stored).map_err(|e| CodecError::Raw(e.to_string()))?;
+        crate::meta::set_resource_version(&mut value, &version);
+        return Ok(value);
+    }
+    let unknown = unwrap_unknown(stored)?;
+    let mut sink = TreeSink::default();
+    object(&mut sink, unknown.message()?, unknown.raw, Some(unknown.types()), fill(&version))?;
+    Ok(sink.finish())
+}
+
+/// Appends the JSON of a stored object, with `kind`, `apiVersion` and resourceVersion, no line end.
+///
+/// # Errors
+/// Bytes that are not a stored object; `out` then holds a part of the text.
+pub fn stored_to_json(stored: &[u8], out: &mut Vec<u8>, resource_version: i64) -> Result<(), CodecError> {
+    json(stored, out, resource_version, true)
+}
+
+/// [`stored_to_json`] for an item of a list: upstream leaves out `kind` and `apiVersion` of built-in kinds there.
+///
+/// # Errors
+/// As [`stored_to_json`].
+pub fn stored_to_json_item(
+    stored: &[u8],
+    out: &mut Vec<u8>,
+    resource_version: i64,
+) -> Result<(), CodecError> {
+    json(stored, out, resource_version, false)
+}
+
+fn json(stored: &[u8], out: &mut Vec<u8>, resource_version: i64, typed: bool) -> Result<(), CodecError> {
+    let version = version_text(resource_version);
+    if !is_proto(stored) {
+        return stored_json::write(stored, &version, out);
+    }
+    let unknown = unwrap_unknown(stored)?;
+    let types = typed.then(|| unknown.types());
+    object(&mut JsonSink::new(out), unknown.message()?, unknown.raw, types, fill(&version))
+}
+
+/// Appends the JSON of a message with the given `apiVersion` and `kind` (empty: left out) and resourceVersion
+/// (left as it is when not above 0).
+///
+/// # Errors
+/// Bytes that are not such a message; `out` then holds a part of the text.
+pub fn object_to_json(
+    message: MessageId,
+    api_version: &str,
+    kind: &str,
+    raw: &[u8],
+    resource_version: i64,
+    out: &mut Vec<u8>,
+) -> Result<(), CodecError> {
+    let version = version_text(resource_version);
+    object(&mut JsonSink::new(out), message, raw, Some(TypeMeta { kind, api_version }), fill(&version))
+}
+
+fn fill(version: &str) -> Fill<'_> {
+    if version.is_empty() { Fill::Nowhere } else { Fill::InMetadata(version) }
+}
+
+fn version_text(resource_version: i64) -> String {
+    if resource_version > 0 { resource_version.to_string() } else { String::new() }
+}
+
+/// Appends a stored built-in object as a protobuf body with resourceVersion.
+///
+/// # Errors
+/// Bytes that are not a stored protobuf object.
+pub fn stored_to_proto(stored: &[u8], out: &mut Vec<u8>, resource_version: i64) -> Result<(), CodecError> {
+    let unknown = unwrap_unknown(stored)?;
+    let parts = Parts::of(unknown.raw, resource_version)?;
+    begin_unknown(out, unknown.api_version, unknown.kind);
+    put_varint(out, 2 << 3 | 2);
+    put_varint(out, parts.len() as u64);
+    parts.write(out);
+    end_unknown(out);
+    Ok(())
+}
+
+/// Appends field `items` (number 2) of a protobuf list with a stored built-in object in it: a list is the
+/// concatenation of these behind its ListMeta.
+///
+/// # Errors
+/// Bytes that are not a stored protobuf object.
+pub fn stored_to_proto_item(
+    stored: &[u8],
+    out: &mut Vec<u8>,
+    resource_version: i64,
+) -> Result<(), CodecError> {
+    let unknown = unwrap_unknown(stored)?;
+    let parts = Parts::of(unknown.raw, resource_version)?;
+    put_varint(out, 2 << 3 | 2);
+    put_varint(out, parts.len() as u64);
+    parts.write(out);
+    Ok(())
+}
+
+/// A message with another resourceVersion in its metadata (field 1), without decoding the rest.
+struct Parts<'a> {
+    /// Metadata up to its resourceVersion.
+    head: &'a [u8],
+    version: Vec<u8>,
+    /// Metadata behind its resourceVersion.
+    tail: &'a [u8],
+    /// The message behind its metadata.
+    rest: &'a [u8],
+}
+
+/// Number of `resourceVersion` in ObjectMeta.
+const RESOURCE_VERSION: u32 = 6;
+
+impl<'a> Parts<'a> {
+    fn of(raw: &'a [u8], resource_version: i64) -> Result<Self, CodecError> {
+        let mut reader = Reader::new(raw);
+        let (metadata, rest) = match reader.field()? {
+            Some((1, Wire::Bytes(metadata))) => (metadata, &raw[reader.at..]),
+            _ => return Err(CodecError::Wire("a stored object does not start with its metadata")),
+        };
+        let mut version = Vec::with_capacity(24);
+        put_bytes(&mut version, RESOURCE_VERSION, version_text(resource_version).as_bytes());
+        let mut reader = Reader::new(metadata);
+        loop {
+            let at = reader.at;
+            match reader.field()? {
+                Some((number, _)) if number < RESOURCE_VERSION => {}
+                Some((RESOURCE_VERSION, _)) => {
+                    return Ok(Self { head: &metadata[..at], version, tail: &metadata[reader.at..], rest });
+                }
+                _ => return Ok(Self { head: &metadata[..at], version, tail: &metadata[at..], rest }),
+            }
+        }
+    }
+
+    fn metadata_len(&self) -> usize {
+        self.head.len() + self.version.len() + self.tail.len()
+    }
+
+    fn len(&self) -> usize {
+        let metadata = self.metadata_len();
+        1 + super::wire::varint_len(metadata as u64) + metadata + self.rest.len()
+    }
+
+    fn write(&self, out: &mut Vec<u8>) {
+        out.reserve(self.len());
+        put_varint(out, 1 << 3 | 2);
+        put_varint(out, self.metadata_len() as u64);
+        out.extend_from_slice(self.head);
+        out.extend_from_slice(&self.version);
+        out.extend_from_slice(self.tail);
+        out.extend_from_slice(self.rest);
+    }
+}

@@ -1,0 +1,131 @@
+//! JSON, YAML and protobuf of API objects, driven by the tables of [`crate::schema`].
+//!
+//! | from | to | function |
+//! |---|---|---|
+//! | JSON, YAML text | tree | [`decode_json`], [`decode_yaml`] (duplicate fields reported) |
+//! | tree | JSON as Go writes it | [`encode_json`] |
+//! | tree | protobuf message | [`to_proto`] |
+//! | protobuf message | tree | [`from_proto`] |
+//! | protobuf message | JSON, no tree between | [`proto_to_json`] |
+//! | tree | stored bytes | [`to_stored`] (built-in kinds), [`json_to_stored`] (custom kinds) |
+//! | stored bytes | tree, JSON, protobuf with resourceVersion | [`from_stored`], [`stored_to_json`], [`stored_to_proto`] |
+//! | stored bytes | one field, cheaply | [`peek`] |
+//!
+//! Trees leave out what is null or absent, but hold the structs that Go always writes (`"status": {}`), so that a
+//! tree read from the store and one read from JSON text agree.
+//!
+//! Reading order: `wire`, `sink`, `walk` (protobuf → JSON or tree), `encode` (tree → protobuf), `envelope`, `peek`.
+
+mod decode;
+mod encode;
+mod envelope;
+pub mod peek;
+mod sink;
+mod stored_json;
+mod walk;
+mod wire;
+
+pub use decode::{DecodeError, Decoded, decode_json, decode_yaml};
+pub use encode::to_proto;
+pub(crate) use encode::{canonical_quantity, decode_base64, json_type};
+pub use envelope::{
+    MAGIC, Unknown, from_envelope, from_stored, is_proto, json_to_stored, object_to_json, stored_to_json,
+    stored_to_json_item, stored_to_proto, stored_to_proto_item, to_envelope, to_stored, unwrap_unknown,
+    wrap_unknown,
+};
+
+use crate::schema::MessageId;
+use serde_json::Value;
+use sink::{JsonSink, TreeSink};
+use walk::{Fill, TypeMeta};
+
+/// Why bytes or a tree do not fit a message.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum CodecError {
+    /// A protobuf message ends in the middle of a field.
+    #[error("unexpected EOF")]
+    Truncated,
+    /// Protobuf that breaks the wire format or has another type than the table.
+    #[error("proto: {0}")]
+    Wire(&'static str),
+    /// The bytes are not `k8s\0` and a `runtime.Unknown`.
+    #[error("provided data does not appear to be a protobuf message, expected prefix [107 56 115 0]")]
+    NotEnvelope,
+    /// The envelope names a kind that is not in the tables.
+    #[error("no kind \"{kind}\" is registered for version \"{api_version}\"")]
+    NotRegistered { api_version: String, kind: String },
+    /// Embedded JSON that is none.
+    #[error("embedded JSON: {0}")]
+    Raw(String),
+    /// A tree with a value of the wrong type; `path` as in [`crate::field::Path`].
+    #[error("{path}: expected {expected}, found {found}")]
+    Type { path: String, expected: &'static str, found: &'static str },
+    /// A text that does not parse (quantity, time, base64, …).
+    #[error("{path}: {detail}")]
+    Value { path: String, detail: String },
+}
+
+impl CodecError {
+    /// The same error with the path put below `name`.
+    fn within(mut self, name: &str) -> Self {
+        if let Self::Type { path, .. } | Self::Value { path, .. } = &mut self {
+            let dot = if path.is_empty() || path.starts_with('[') { "" } else { "." };
+            *path = format!("{name}{dot}{path}");
+        }
+        self
+    }
+}
+
+/// Decodes a protobuf message to a tree. `kind` and `apiVersion` are in the envelope, not in the message.
+///
+/// # Errors
+/// Bytes that are not such a message.
+pub fn from_proto(message: MessageId, bytes: &[u8]) -> Result<Value, CodecError> {
+    let mut sink = TreeSink::default();
+    walk::value_of(&mut sink, message, bytes, Fill::Nowhere)?;
+    Ok(sink.finish())
+}
+
+/// Appends the JSON of a protobuf message, without `kind` and `apiVersion` (see [`object_to_json`] for those).
+///
+/// # Errors
+/// Bytes that are not such a message; `out` then holds a part of the text.
+pub fn proto_to_json(message: MessageId, bytes: &[u8], out: &mut Vec<u8>) -> Result<(), CodecError> {
+    walk::value_of(&mut JsonSink::new(out), message, bytes, Fill::Nowhere)
+}
+
+/// Appends the JSON of a tree as Go writes it: order of fields, omissions, canonical quantities. Unknown fields are
+/// lost.
+///
+/// # Errors
+/// A value of the wrong type.
+pub fn encode_json(message: MessageId, value: &Value, out: &mut Vec<u8>) -> Result<(), CodecError> {
+    let mut proto = Vec::new();
+    to_proto(message, value, &mut proto)?;
+    let text = |key: &str| value[key].as_str().unwrap_or_default();
+    let types = TypeMeta { kind: text("kind"), api_version: text("apiVersion") };
+    let types = message.typed.then_some(types);
+    match message.special {
+        None => walk::object(&mut JsonSink::new(out), message, &proto, types, Fill::Nowhere),
+        Some(_) => proto_to_json(message, &proto, out),
+    }
+}
+
+/// Brings a tree into the form it has after a round trip through Go's types: unknown fields and nulls gone, empty
+/// omitted fields gone, quantities and times canonical. `kind` and `apiVersion` stay.
+///
+/// # Errors
+/// A value of the wrong type.
+pub fn normalize(message: MessageId, value: &Value) -> Result<Value, CodecError> {
+    let mut proto = Vec::new();
+    to_proto(message, value, &mut proto)?;
+    let mut normal = from_proto(message, &proto)?;
+    if let (true, Some(object)) = (message.typed, normal.as_object_mut()) {
+        for key in ["apiVersion", "kind"] {
+            if let Some(text) = value.get(key) {
+                object.insert(key.into(), text.clone());
+            }
+        }
+    }
+    Ok(normal)
+}

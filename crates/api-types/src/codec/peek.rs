@@ -1,0 +1,309 @@
+//! Cheap reads of stored bytes: metadata and scalar fields without decoding the object.
+//!
+//! ```
+//! # use api_types::{codec, table};
+//! # let pods = table::find("", "v1", "pods").unwrap();
+//! # let pod = serde_json::json!({"metadata": {"name": "a", "labels": {"x": "y"}}, "spec": {"nodeName": "n"}});
+//! # let stored = codec::to_stored(pods.message, "v1", "Pod", &pod).unwrap();
+//! let peek = codec::peek::open(&stored).unwrap();
+//! assert_eq!(peek.name(), "a");
+//! assert_eq!(peek.label("x").as_deref(), Some("y"));
+//! assert_eq!(peek.scalar(&["spec", "nodeName"]).as_deref(), Some("n"));
+//! ```
+
+use super::envelope::{is_proto, unwrap_unknown};
+use super::stored_json::member;
+use super::wire::{Reader, Wire, first_bytes};
+use super::{CodecError, from_proto};
+use crate::meta::OwnerReference;
+use crate::schema::{FieldInfo, MessageId, Shape, Special, Type, lookup_api_version};
+use serde_json::Value;
+use std::borrow::Cow;
+
+/// A stored object, opened for reading.
+#[derive(Clone, Copy)]
+pub struct Peek<'a> {
+    form: Form<'a>,
+    api_version: &'a str,
+    kind: &'a str,
+}
+
+#[derive(Clone, Copy)]
+enum Form<'a> {
+    Proto { message: MessageId, raw: &'a [u8], metadata: &'a [u8] },
+    Json(&'a [u8]),
+}
+
+/// Field numbers of ObjectMeta.
+mod number {
+    pub const NAME: u32 = 1;
+    pub const GENERATE_NAME: u32 = 2;
+    pub const NAMESPACE: u32 = 3;
+    pub const UID: u32 = 5;
+    pub const DELETION_TIMESTAMP: u32 = 9;
+    pub const LABELS: u32 = 11;
+    pub const ANNOTATIONS: u32 = 12;
+    pub const OWNER_REFERENCES: u32 = 13;
+    pub const FINALIZERS: u32 = 14;
+}
+
+/// Opens stored bytes.
+///
+/// # Errors
+/// Bytes that are not a stored object.
+pub fn open(stored: &[u8]) -> Result<Peek<'_>, CodecError> {
+    if !is_proto(stored) {
+        let text = |name: &str| -> Result<&str, CodecError> {
+            let found = member(stored, 0, |key| key == name.as_bytes())?;
+            Ok(found.and_then(|m| plain_string(&stored[m.value..m.end])).unwrap_or_default())
+        };
+        return Ok(Peek { form: Form::Json(stored), api_version: text("apiVersion")?, kind: text("kind")? });
+    }
+    let unknown = unwrap_unknown(stored)?;
+    let message = lookup_api_version(unknown.api_version, unknown.kind).ok_or_else(|| unknown.not_known())?;
+    open_message(message, unknown.raw).map(|p| Peek {
+        api_version: unknown.api_version,
+        kind: unknown.kind,
+        ..p
+    })
+}
+
+/// Opens a bare message (an item of a protobuf list, or an envelope's content whose kind is known).
+///
+/// # Errors
+/// Bytes that are not such a message.
+pub fn open_message(message: MessageId, raw: &[u8]) -> Result<Peek<'_>, CodecError> {
+    let metadata = first_bytes(raw, 1)?.unwrap_or_default();
+    Ok(Peek { form: Form::Proto { message, raw, metadata }, api_version: "", kind: "" })
+}
+
+/// The content of a JSON string without escapes.
+fn plain_string(json: &[u8]) -> Option<&str> {
+    let inner = json.strip_prefix(b"\"")?.strip_suffix(b"\"")?;
+    if inner.contains(&b'\\') { None } else { std::str::from_utf8(inner).ok() }
+}
+
+impl<'a> Peek<'a> {
+    /// Empty for a bare message.
+    pub fn api_version(&self) -> &'a str {
+        self.api_version
+    }
+
+    /// Empty for a bare message.
+    pub fn kind(&self) -> &'a str {
+        self.kind
+    }
+
+    pub fn name(&self) -> Cow<'a, str> {
+        self.text(number::NAME, "name")
+    }
+
+    pub fn generate_name(&self) -> Cow<'a, str> {
+        self.text(number::GENERATE_NAME, "generateName")
+    }
+
+    pub fn namespace(&self) -> Cow<'a, str> {
+        self.text(number::NAMESPACE, "namespace")
+    }
+
+    pub fn uid(&self) -> Cow<'a, str> {
+        self.text(number::UID, "uid")
+    }
+
+    /// Seconds since 1970; none when the object is not being deleted.
+    pub fn deletion_timestamp(&self) -> Option<i64> {
+        match self.form {
+            Form::Proto { metadata, .. } => {
+                let time = first_bytes(metadata, number::DELETION_TIMESTAMP).ok()??;
+                if time.is_empty() { None } else { super::walk::first_varint(time, 1).ok().map(|s| s as i64) }
+            }
+            Form::Json(_) => {
+                let text = self.scalar(&["metadata", "deletionTimestamp"])?;
+                crate::time::parse(&text).ok().map(|m| m.seconds)
+            }
+        }
+    }
+
+    /// The value of a label.
+    pub fn label(&self, key: &str) -> Option<Cow<'a, str>> {
+        self.entry(number::LABELS, "labels", key)
+    }
+
+    /// The value of an annotation.
+    pub fn annotation(&self, key: &str) -> Option<Cow<'a, str>> {
+        self.entry(number::ANNOTATIONS, "annotations", key)
+    }
+
+    /// All labels, sorted.
+    pub fn labels(&self) -> Vec<(Cow<'a, str>, Cow<'a, str>)> {
+        match self.form {
+            Form::Proto { metadata, .. } => {
+                let entries = Occurrences { reader: Reader::new(metadata), number: number::LABELS };
+                entries.filter_map(|e| entry_of(e).ok()).map(|(k, v)| (lossy(k), lossy(v))).collect()
+            }
+            Form::Json(_) => match self.json(&["metadata", "labels"]) {
+                Some(Value::Object(map)) => {
+                    map.into_iter().map(|(k, v)| (Cow::Owned(k), Cow::Owned(scalar_text(v)))).collect()
+                }
+                _ => vec![],
+            },
+        }
+    }
+
+    pub fn finalizers(&self) -> Vec<Cow<'a, str>> {
+        match self.form {
+            Form::Proto { metadata, .. } => {
+                Occurrences { reader: Reader::new(metadata), number: number::FINALIZERS }.map(lossy).collect()
+            }
+            Form::Json(_) => match self.json(&["metadata", "finalizers"]) {
+                Some(Value::Array(list)) => list.into_iter().map(|v| Cow::Owned(scalar_text(v))).collect(),
+                _ => vec![],
+            },
+        }
+    }
+
+    pub fn owner_references(&self) -> Vec<OwnerReference> {
+        let metadata = match self.form {
+            Form::Proto { metadata, .. } => {
+                let found = first_bytes(metadata, number::OWNER_REFERENCES);
+                if !matches!(found, Ok(Some(_))) {
+                    return vec![];
+                }
+                crate::schema::by_name("io.k8s.apimachinery.pkg.apis.meta.v1.ObjectMeta")
+                    .and_then(|m| from_proto(m, metadata).ok())
+            }
+            Form::Json(_) => self.json(&["metadata"]),
+        };
+        crate::meta::owner_references(&serde_json::json!({ "metadata": metadata }))
+    }
+
+    /// A scalar by its path of JSON names: strings as they are, numbers and booleans as text. None when absent (or
+    /// when the path leads through a list, or to no scalar).
+    pub fn scalar(&self, path: &[&str]) -> Option<Cow<'a, str>> {
+        match self.form {
+            Form::Proto { message, raw, .. } => proto_scalar(message, raw, path),
+            Form::Json(json) => {
+                let slice = json_slice(json, path)?;
+                if let Some(text) = plain_string(slice) {
+                    return Some(Cow::Borrowed(text));
+                }
+                let value: Value = serde_json::from_slice(slice).ok()?;
+                (!value.is_object() && !value.is_array() && !value.is_null())
+                    .then(|| Cow::Owned(scalar_text(value)))
+            }
+        }
+    }
+
+    fn text(&self, number: u32, name: &str) -> Cow<'a, str> {
+        match self.form {
+            Form::Proto { metadata, .. } => {
+                lossy(first_bytes(metadata, number).ok().flatten().unwrap_or_default())
+            }
+            Form::Json(_) => self.scalar(&["metadata", name]).unwrap_or_default(),
+        }
+    }
+
+    fn entry(&self, number: u32, name: &str, key: &str) -> Option<Cow<'a, str>> {
+        match self.form {
+            Form::Proto { metadata, .. } => Occurrences { reader: Reader::new(metadata), number }
+                .filter_map(|e| entry_of(e).ok())
+                .find(|(k, _)| *k == key.as_bytes())
+                .map(|(_, v)| lossy(v)),
+            Form::Json(_) => self.scalar(&["metadata", name, key]),
+        }
+    }
+
+    fn json(&self, path: &[&str]) -> Option<Value> {
+        match self.form {
+            Form::Json(json) => serde_json::from_slice(json_slice(json, path)?).ok(),
+            Form::Proto { .. } => None,
+        }
+    }
+}
+
+fn lossy(bytes: &[u8]) -> Cow<'_, str> {
+    String::from_utf8_lossy(bytes)
+}
+
+fn scalar_text(value: Value) -> String {
+    match value {
+        Value::String(text) => text,
+        other => other.to_string(),
+    }
+}
+
+/// The length-delimited occurrences of one field; broken bytes end it.
+struct Occurrences<'a> {
+    reader: Reader<'a>,
+    number: u32,
+}
+
+impl<'a> Iterator for Occurrences<'a> {
+    type Item = &'a [u8];
+
+    fn next(&mut self) -> Option<&'a [u8]> {
+        while let Some((number, wire)) = self.reader.field().ok()? {
+            if let (true, Wire::Bytes(bytes)) = (number == self.number, wire) {
+                return Some(bytes);
+            }
+        }
+        None
+    }
+}
+
+fn entry_of(entry: &[u8]) -> Result<(&[u8], &[u8]), CodecError> {
+    Ok((first_bytes(entry, 1)?.unwrap_or_default(), first_bytes(entry, 2)?.unwrap_or_default()))
+}
+
+fn json_slice<'a>(json: &'a [u8], path: &[&str]) -> Option<&'a [u8]> {
+    let mut slice = json;
+    for name in path {
+        let found = member(slice, 0, |key| key == name.as_bytes()).ok()??;
+        slice = &slice[found.value..found.end];
+    }
+    Some(slice)
+}
+
+fn proto_scalar<'a>(message: MessageId, raw: &'a [u8], path: &[&str]) -> Option<Cow<'a, str>> {
+    let (name, rest) = path.split_first()?;
+    let Some(field) = message.fields.iter().find(|f| f.name == *name) else {
+        let embedded = message
+            .fields
+            .iter()
+            .find(|f| f.inline && f.message().is_some_and(|m| m.field(name).is_some()))?;
+        return proto_scalar(embedded.message()?, first_bytes(raw, embedded.number).ok()??, path);
+    };
+    match (field.shape, field.ty) {
+        (Shape::Single, Type::Message(inner)) if inner.special.is_none() => {
+            proto_scalar(inner, first_bytes(raw, field.number).ok()??, rest)
+        }
+        (Shape::Single, _) if rest.is_empty() => leaf(field, raw),
+        (Shape::Map, Type::String) if rest.len() == 1 => {
+            Occurrences { reader: Reader::new(raw), number: field.number }
+                .filter_map(|e| entry_of(e).ok())
+                .find(|(k, _)| *k == rest[0].as_bytes())
+                .map(|(_, v)| lossy(v))
+        }
+        _ => None,
+    }
+}
+
+fn leaf<'a>(field: &FieldInfo, raw: &'a [u8]) -> Option<Cow<'a, str>> {
+    let mut reader = Reader::new(raw);
+    while let Some((number, wire)) = reader.field().ok()? {
+        if number != field.number {
+            continue;
+        }
+        return Some(match (field.ty, wire) {
+            (Type::String, Wire::Bytes(text)) => lossy(text),
+            (Type::Bool, Wire::Varint(flag)) => Cow::Borrowed(if flag != 0 { "true" } else { "false" }),
+            (Type::Int32, Wire::Varint(value)) => Cow::Owned((value as i32).to_string()),
+            (Type::Int64, Wire::Varint(value)) => Cow::Owned((value as i64).to_string()),
+            (Type::Message(message), Wire::Bytes(bytes)) if message.special != Some(Special::Raw) => {
+                Cow::Owned(scalar_text(from_proto(message, bytes).ok()?))
+            }
+            _ => return None,
+        });
+    }
+    None
+}

@@ -1,0 +1,332 @@
+//! Where a decoded message goes: JSON text as Go writes it, or a tree.
+
+use super::CodecError;
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
+use serde_json::{Map, Number, Value};
+use std::io::Write;
+
+/// Receives a document in order.
+pub(crate) trait Sink {
+    fn begin_object(&mut self);
+    fn key(&mut self, key: &str);
+    fn end_object(&mut self);
+    fn begin_array(&mut self);
+    fn end_array(&mut self);
+    fn string(&mut self, text: &str);
+    fn int(&mut self, value: i64);
+    fn float(&mut self, value: f64);
+    fn bool(&mut self, value: bool);
+    fn null(&mut self);
+    /// Any JSON, from its bytes.
+    fn raw(&mut self, json: &[u8]) -> Result<(), CodecError>;
+    fn base64(&mut self, bytes: &[u8]);
+}
+
+/// Compact JSON with Go's escapes.
+pub(crate) struct JsonSink<'a> {
+    out: &'a mut Vec<u8>,
+    comma: bool,
+}
+
+impl<'a> JsonSink<'a> {
+    pub(crate) fn new(out: &'a mut Vec<u8>) -> Self {
+        Self { out, comma: false }
+    }
+
+    fn value(&mut self) {
+        if self.comma {
+            self.out.push(b',');
+        }
+        self.comma = true;
+    }
+
+    fn open(&mut self, bracket: u8) {
+        self.value();
+        self.out.push(bracket);
+        self.comma = false;
+    }
+
+    fn close(&mut self, bracket: u8) {
+        self.out.push(bracket);
+        self.comma = true;
+    }
+}
+
+impl Sink for JsonSink<'_> {
+    fn begin_object(&mut self) {
+        self.open(b'{');
+    }
+
+    fn key(&mut self, key: &str) {
+        self.value();
+        write_string(self.out, key);
+        self.out.push(b':');
+        self.comma = false;
+    }
+
+    fn end_object(&mut self) {
+        self.close(b'}');
+    }
+
+    fn begin_array(&mut self) {
+        self.open(b'[');
+    }
+
+    fn end_array(&mut self) {
+        self.close(b']');
+    }
+
+    fn string(&mut self, text: &str) {
+        self.value();
+        write_string(self.out, text);
+    }
+
+    fn int(&mut self, value: i64) {
+        self.value();
+        write!(self.out, "{value}").expect("writing to memory");
+    }
+
+    fn float(&mut self, value: f64) {
+        self.value();
+        write_float(self.out, value);
+    }
+
+    fn bool(&mut self, value: bool) {
+        self.value();
+        self.out.extend_from_slice(if value { b"true" } else { b"false" });
+    }
+
+    fn null(&mut self) {
+        self.value();
+        self.out.extend_from_slice(b"null");
+    }
+
+    fn raw(&mut self, json: &[u8]) -> Result<(), CodecError> {
+        self.value();
+        write_compact(self.out, json);
+        Ok(())
+    }
+
+    fn base64(&mut self, bytes: &[u8]) {
+        self.value();
+        self.out.push(b'"');
+        let at = self.out.len();
+        self.out.resize(at + bytes.len().div_ceil(3) * 4, 0);
+        STANDARD.encode_slice(bytes, &mut self.out[at..]).expect("room for the whole text");
+        self.out.push(b'"');
+    }
+}
+
+/// Escapes as Go's encoder does with HTML escaping on, which is how upstream's server writes.
+pub(crate) fn write_string(out: &mut Vec<u8>, text: &str) {
+    out.push(b'"');
+    write_escaped(out, text.as_bytes());
+    out.push(b'"');
+}
+
+fn write_escaped(out: &mut Vec<u8>, bytes: &[u8]) {
+    let mut start = 0;
+    for (at, &byte) in bytes.iter().enumerate() {
+        let plain = byte >= 0x20 && !matches!(byte, b'"' | b'\\' | b'<' | b'>' | b'&' | 0xe2);
+        let separator = byte == 0xe2 && is_line_separator(&bytes[at..]);
+        if plain || (byte == 0xe2 && !separator) {
+            continue;
+        }
+        out.extend_from_slice(&bytes[start..at]);
+        start = at + if separator { 3 } else { 1 };
+        match byte {
+            b'"' => out.extend_from_slice(b"\\\""),
+            b'\\' => out.extend_from_slice(b"\\\\"),
+            b'\n' => out.extend_from_slice(b"\\n"),
+            b'\r' => out.extend_from_slice(b"\\r"),
+            b'\t' => out.extend_from_slice(b"\\t"),
+            8 => out.extend_from_slice(b"\\b"),
+            12 => out.extend_from_slice(b"\\f"),
+            0xe2 => write_unicode(out, 0x2000 | u32::from(bytes[at + 2] & 0x3f)),
+            other => write_unicode(out, u32::from(other)),
+        }
+    }
+    out.extend_from_slice(&bytes[start..]);
+}
+
+/// U+2028 and U+2029, which JavaScript took for line ends.
+fn is_line_separator(bytes: &[u8]) -> bool {
+    bytes.starts_with(&[0xe2, 0x80, 0xa8]) || bytes.starts_with(&[0xe2, 0x80, 0xa9])
+}
+
+fn write_unicode(out: &mut Vec<u8>, code: u32) {
+    write!(out, "\\u{code:04x}").expect("writing to memory");
+}
+
+/// Go's shortest form: exponents below 1e-6 and from 1e21.
+fn write_float(out: &mut Vec<u8>, value: f64) {
+    let size = value.abs();
+    if size == 0.0 || (1e-6..1e21).contains(&size) {
+        write!(out, "{value}").expect("writing to memory");
+        return;
+    }
+    let text = format!("{value:e}");
+    let (mantissa, exponent) = text.split_once('e').unwrap_or((&text, "0"));
+    let (sign, digits) = exponent.strip_prefix('-').map_or(('+', exponent), |d| ('-', d));
+    write!(out, "{mantissa}e{sign}{digits:0>2}").expect("writing to memory");
+}
+
+/// Copies JSON without the white space between tokens, with HTML characters escaped as Go's compaction does.
+fn write_compact(out: &mut Vec<u8>, json: &[u8]) {
+    let (mut in_string, mut escaped) = (false, false);
+    let mut skip = 0;
+    for (at, &byte) in json.iter().enumerate() {
+        if skip > 0 {
+            skip -= 1;
+            continue;
+        }
+        match byte {
+            b' ' | b'\n' | b'\r' | b'\t' if !in_string => continue,
+            b'<' | b'>' | b'&' => write_unicode(out, u32::from(byte)),
+            0xe2 if is_line_separator(&json[at..]) => {
+                write_unicode(out, 0x2000 | u32::from(json[at + 2] & 0x3f));
+                skip = 2;
+            }
+            _ => out.push(byte),
+        }
+        if in_string {
+            in_string = escaped || byte != b'"';
+            escaped = !escaped && byte == b'\\';
+        } else {
+            in_string = byte == b'"';
+        }
+    }
+}
+
+/// Builds a tree. Null members of objects are left out: absent and null mean the same to the API.
+#[derive(Default)]
+pub(crate) struct TreeSink {
+    open: Vec<Open>,
+    done: Option<Value>,
+}
+
+enum Open {
+    Object(Map<String, Value>, String),
+    Array(Vec<Value>),
+}
+
+impl TreeSink {
+    pub(crate) fn finish(self) -> Value {
+        self.done.unwrap_or_default()
+    }
+
+    fn put(&mut self, value: Value) {
+        match self.open.last_mut() {
+            Some(Open::Object(map, key)) => {
+                let key = std::mem::take(key);
+                if !value.is_null() {
+                    map.insert(key, value);
+                }
+            }
+            Some(Open::Array(list)) => list.push(value),
+            None => self.done = Some(value),
+        }
+    }
+
+    fn close(&mut self) {
+        match self.open.pop() {
+            Some(Open::Object(map, _)) => self.put(Value::Object(map)),
+            Some(Open::Array(list)) => self.put(Value::Array(list)),
+            None => {}
+        }
+    }
+}
+
+impl Sink for TreeSink {
+    fn begin_object(&mut self) {
+        self.open.push(Open::Object(Map::new(), String::new()));
+    }
+
+    fn key(&mut self, name: &str) {
+        if let Some(Open::Object(_, key)) = self.open.last_mut() {
+            name.clone_into(key);
+        }
+    }
+
+    fn end_object(&mut self) {
+        self.close();
+    }
+
+    fn begin_array(&mut self) {
+        self.open.push(Open::Array(Vec::new()));
+    }
+
+    fn end_array(&mut self) {
+        self.close();
+    }
+
+    fn string(&mut self, text: &str) {
+        self.put(text.into());
+    }
+
+    fn int(&mut self, value: i64) {
+        self.put(value.into());
+    }
+
+    fn float(&mut self, value: f64) {
+        // A whole number reads as an integer, as it does from the JSON text.
+        let whole = value.fract() == 0.0 && value.abs() < 1e15;
+        let number = if whole { Some(Number::from(value as i64)) } else { Number::from_f64(value) };
+        self.put(number.map_or(Value::Null, Value::Number));
+    }
+
+    fn bool(&mut self, value: bool) {
+        self.put(value.into());
+    }
+
+    fn null(&mut self) {
+        self.put(Value::Null);
+    }
+
+    fn raw(&mut self, json: &[u8]) -> Result<(), CodecError> {
+        let value = serde_json::from_slice(json).map_err(|e| CodecError::Raw(e.to_string()))?;
+        self.put(value);
+        Ok(())
+    }
+
+    fn base64(&mut self, bytes: &[u8]) {
+        self.put(STANDARD.encode(bytes).into());
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn string(text: &str) -> String {
+        let mut out = Vec::new();
+        write_string(&mut out, text);
+        String::from_utf8(out).unwrap()
+    }
+
+    #[test]
+    fn strings_are_escaped_as_go_does() {
+        assert_eq!(string("a\"b\\c\n\u{1}\u{8}<>&é"), r#""a\"b\\c\n\u0001\b\u003c\u003e\u0026é""#);
+        assert_eq!(string("\u{2028}€"), "\"\\u2028€\"");
+        assert_eq!(string("\u{7f}"), "\"\u{7f}\"");
+    }
+
+    #[test]
+    fn floats_are_written_as_go_does() {
+        for (value, text) in
+            [(0.5, "0.5"), (1e21, "1e+21"), (1e-7, "1e-07"), (100.0, "100"), (-0.25, "-0.25")]
+        {
+            let mut out = Vec::new();
+            write_float(&mut out, value);
+            assert_eq!(String::from_utf8(out).unwrap(), text);
+        }
+    }
+
+    #[test]
+    fn raw_json_is_compacted() {
+        let mut out = Vec::new();
+        write_compact(&mut out, br#"{ "a" : [1, "x \" < y"] }"#);
+        assert_eq!(String::from_utf8(out).unwrap(), r#"{"a":[1,"x \" \u003c y"]}"#);
+    }
+}

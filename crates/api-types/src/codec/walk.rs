@@ -1,0 +1,445 @@
+//! Protobuf to a [`Sink`], in the order and with the omissions of Go's JSON encoder.
+//!
+//! Protobuf comes by field number, JSON goes by struct order. One pass over a message notes where each field
+//! starts (canonical bytes have ascending numbers); then the fields are emitted in struct order. Nothing is
+//! allocated but for maps.
+
+use super::CodecError;
+use super::envelope::{MAGIC, unwrap_unknown};
+use super::sink::Sink;
+use super::wire::{Reader, Wire};
+use crate::schema::{FieldInfo, MessageId, Shape, Special, Type, lookup_api_version};
+use crate::time;
+
+/// More than any message has; the generator checks it.
+const MAX_FIELDS: usize = 64;
+const ABSENT: u32 = u32::MAX;
+
+/// `kind` and `apiVersion` of a typed object.
+#[derive(Clone, Copy)]
+pub(crate) struct TypeMeta<'a> {
+    pub(crate) kind: &'a str,
+    pub(crate) api_version: &'a str,
+}
+
+/// Where to fill in a resourceVersion.
+#[derive(Clone, Copy)]
+pub(crate) enum Fill<'a> {
+    Nowhere,
+    /// In the `metadata` of the object at hand.
+    InMetadata(&'a str),
+    /// In the message at hand.
+    Here(&'a str),
+}
+
+/// Emits one message as an object.
+pub(crate) fn object<S: Sink>(
+    sink: &mut S,
+    message: MessageId,
+    bytes: &[u8],
+    types: Option<TypeMeta<'_>>,
+    fill: Fill<'_>,
+) -> Result<(), CodecError> {
+    sink.begin_object();
+    if let Some(types) = types {
+        if !types.kind.is_empty() {
+            sink.key("kind");
+            sink.string(types.kind);
+        }
+        if !types.api_version.is_empty() {
+            sink.key("apiVersion");
+            sink.string(types.api_version);
+        }
+    }
+    fields(sink, message, bytes, fill)?;
+    sink.end_object();
+    Ok(())
+}
+
+fn fields<S: Sink>(sink: &mut S, message: MessageId, bytes: &[u8], fill: Fill<'_>) -> Result<(), CodecError> {
+    let places = Places::of(message, bytes)?;
+    for (index, field) in message.fields.iter().enumerate() {
+        match fill {
+            Fill::Here(version) if field.name == "resourceVersion" => {
+                sink.key(field.name);
+                sink.string(version);
+                continue;
+            }
+            _ => {}
+        }
+        let values = places.values(index, field.number);
+        match field.shape {
+            Shape::List => list(sink, field, values)?,
+            Shape::Map => map(sink, field, values)?,
+            Shape::Single => single(sink, field, values.last()?, fill)?,
+        }
+    }
+    Ok(())
+}
+
+/// Where each field of a message starts.
+struct Places<'a> {
+    bytes: &'a [u8],
+    starts: [u32; MAX_FIELDS],
+    ascending: bool,
+}
+
+impl<'a> Places<'a> {
+    fn of(message: MessageId, bytes: &'a [u8]) -> Result<Self, CodecError> {
+        let mut places = Self { bytes, starts: [ABSENT; MAX_FIELDS], ascending: true };
+        let mut reader = Reader::new(bytes);
+        let mut last = 0;
+        loop {
+            let at = reader.at;
+            let Some((number, _)) = reader.field()? else { return Ok(places) };
+            places.ascending &= number >= last;
+            if number == last && at > 0 {
+                continue;
+            }
+            last = number;
+            if let Some(index) = message.fields.iter().position(|f| f.number == number)
+                && places.starts[index] == ABSENT
+            {
+                places.starts[index] =
+                    u32::try_from(at).map_err(|_| CodecError::Wire("a message is too large"))?;
+            }
+        }
+    }
+
+    fn values(&self, index: usize, number: u32) -> Values<'a> {
+        let at = match self.starts[index] {
+            ABSENT => self.bytes.len(),
+            at => at as usize,
+        };
+        Values { reader: Reader::starting_at(self.bytes, at), number, ascending: self.ascending }
+    }
+}
+
+/// The occurrences of one field.
+#[derive(Clone, Copy)]
+struct Values<'a> {
+    reader: Reader<'a>,
+    number: u32,
+    ascending: bool,
+}
+
+impl<'a> Values<'a> {
+    fn next(&mut self) -> Result<Option<Wire<'a>>, CodecError> {
+        while let Some((number, wire)) = self.reader.field()? {
+            if number == self.number {
+                return Ok(Some(wire));
+            }
+            if self.ascending {
+                return Ok(None);
+            }
+        }
+        Ok(None)
+    }
+
+    fn last(mut self) -> Result<Option<Wire<'a>>, CodecError> {
+        let mut last = None;
+        while let Some(wire) = self.next()? {
+            last = Some(wire);
+        }
+        Ok(last)
+    }
+}
+
+/// Emits `null` for an absent field that is never left out.
+fn absent<S: Sink>(sink: &mut S, field: &FieldInfo) {
+    if !field.omit_empty {
+        sink.key(field.name);
+        sink.null();
+    }
+}
+
+fn list<S: Sink>(sink: &mut S, field: &FieldInfo, mut values: Values<'_>) -> Result<(), CodecError> {
+    let Some(first) = values.next()? else {
+        absent(sink, field);
+        return Ok(());
+    };
+    sink.key(field.name);
+    sink.begin_array();
+    let mut next = Some(first);
+    while let Some(wire) = next {
+        element(sink, field, wire)?;
+        next = values.next()?;
+    }
+    sink.end_array();
+    Ok(())
+}
+
+fn element<S: Sink>(sink: &mut S, field: &FieldInfo, wire: Wire<'_>) -> Result<(), CodecError> {
+    match (field.ty, wire) {
+        (Type::Bool | Type::Int32 | Type::Int64, Wire::Bytes(packed)) => {
+            let mut reader = Reader::new(packed);
+            while reader.at < packed.len() {
+                scalar(sink, field.ty, Wire::Varint(reader.varint()?))?;
+            }
+            Ok(())
+        }
+        (Type::Message(message), wire) if field.typed_items => {
+            let types = TypeMeta { kind: message.go_name(), api_version: "v1" };
+            object(sink, message, wire.bytes()?, Some(types), Fill::Nowhere)
+        }
+        (ty, wire) => scalar(sink, ty, wire),
+    }
+}
+
+/// Entries sorted by key; upstream stores them so, other writers may not.
+fn map<S: Sink>(sink: &mut S, field: &FieldInfo, mut values: Values<'_>) -> Result<(), CodecError> {
+    let mut entries: Vec<(&str, Option<Wire<'_>>)> = Vec::new();
+    while let Some(wire) = values.next()? {
+        let (mut key, mut value) = (&b""[..], None);
+        let mut reader = Reader::new(wire.bytes()?);
+        while let Some((number, wire)) = reader.field()? {
+            match number {
+                1 => key = wire.bytes()?,
+                2 => value = Some(wire),
+                _ => {}
+            }
+        }
+        let key = std::str::from_utf8(key).map_err(|_| CodecError::Wire("a map key is not UTF-8"))?;
+        entries.push((key, value));
+    }
+    if entries.is_empty() {
+        absent(sink, field);
+        return Ok(());
+    }
+    if !entries.is_sorted_by(|a, b| a.0 < b.0) {
+        entries.reverse();
+        entries.sort_by_key(|e| e.0);
+        entries.dedup_by_key(|e| e.0);
+    }
+    sink.key(field.name);
+    sink.begin_object();
+    for (key, value) in entries {
+        sink.key(key);
+        scalar(sink, field.ty, value.unwrap_or_else(|| zero(field.ty)))?;
+    }
+    sink.end_object();
+    Ok(())
+}
+
+fn zero(ty: Type) -> Wire<'static> {
+    match ty {
+        Type::Bool | Type::Int32 | Type::Int64 => Wire::Varint(0),
+        Type::Double => Wire::Fixed64(0),
+        Type::String | Type::Bytes | Type::Message(_) => Wire::Bytes(&[]),
+    }
+}
+
+fn single<S: Sink>(
+    sink: &mut S,
+    field: &FieldInfo,
+    value: Option<Wire<'_>>,
+    fill: Fill<'_>,
+) -> Result<(), CodecError> {
+    if let Type::Message(message) = field.ty {
+        return single_message(sink, field, message, value, fill);
+    }
+    let Some(wire) =
+        value.or_else(|| (!field.pointer && !matches!(field.ty, Type::Bytes)).then(|| zero(field.ty)))
+    else {
+        absent(sink, field);
+        return Ok(());
+    };
+    if field.omit_empty && !field.pointer && is_zero(wire) {
+        return Ok(());
+    }
+    sink.key(field.name);
+    scalar(sink, field.ty, wire)
+}
+
+fn is_zero(wire: Wire<'_>) -> bool {
+    match wire {
+        Wire::Varint(value) | Wire::Fixed64(value) => value == 0,
+        Wire::Bytes(bytes) => bytes.is_empty(),
+        Wire::Fixed32(value) => value == 0,
+    }
+}
+
+fn single_message<S: Sink>(
+    sink: &mut S,
+    field: &FieldInfo,
+    message: MessageId,
+    value: Option<Wire<'_>>,
+    fill: Fill<'_>,
+) -> Result<(), CodecError> {
+    let bytes = value.map(Wire::bytes).transpose()?;
+    if field.inline {
+        return fields(sink, message, bytes.unwrap_or_default(), Fill::Nowhere);
+    }
+    let list_like = message.special == Some(Special::Strings);
+    let bytes = match bytes {
+        Some(bytes) if list_like && bytes.is_empty() => {
+            absent(sink, field);
+            return Ok(());
+        }
+        Some(bytes) => bytes,
+        None if field.pointer || list_like => {
+            absent(sink, field);
+            return Ok(());
+        }
+        None => &[],
+    };
+    if field.omit_zero && bytes.is_empty() {
+        return Ok(());
+    }
+    sink.key(field.name);
+    let fill = match fill {
+        Fill::InMetadata(version) if field.name == "metadata" => Fill::Here(version),
+        _ => Fill::Nowhere,
+    };
+    value_of(sink, message, bytes, fill)
+}
+
+fn scalar<S: Sink>(sink: &mut S, ty: Type, wire: Wire<'_>) -> Result<(), CodecError> {
+    match ty {
+        Type::Bool => sink.bool(wire.varint()? != 0),
+        Type::Int32 => sink.int(i64::from(wire.varint()? as i32)),
+        Type::Int64 => sink.int(wire.varint()? as i64),
+        Type::Double => sink.float(wire.double()?),
+        Type::String => sink.string(&String::from_utf8_lossy(wire.bytes()?)),
+        Type::Bytes => sink.base64(wire.bytes()?),
+        Type::Message(message) => value_of(sink, message, wire.bytes()?, Fill::Nowhere)?,
+    }
+    Ok(())
+}
+
+/// A message in its JSON form, which for [`Special`] ones is not an object of its fields.
+pub(crate) fn value_of<S: Sink>(
+    sink: &mut S,
+    message: MessageId,
+    bytes: &[u8],
+    fill: Fill<'_>,
+) -> Result<(), CodecError> {
+    let Some(special) = message.special else { return object(sink, message, bytes, None, fill) };
+    match special {
+        Special::Quantity => {
+            let text = super::wire::first_bytes(bytes, 1)?.filter(|t| !t.is_empty()).unwrap_or(b"0");
+            sink.string(&String::from_utf8_lossy(text));
+        }
+        Special::IntOrString => int_or_string(sink, bytes)?,
+        Special::Time | Special::MicroTime => moment(sink, bytes, special)?,
+        Special::Duration => sink.string(&time::format_duration(first_varint(bytes, 1)? as i64)),
+        Special::Raw => raw(sink, bytes)?,
+        Special::Strings => strings(sink, bytes, 1)?,
+        Special::PropsOrArray => {
+            let [schema, list] = props_fields(message);
+            if super::wire::first_bytes(bytes, list.number)?.is_some() {
+                let values = Values { reader: Reader::new(bytes), number: list.number, ascending: false };
+                bare_list(sink, list, values)?;
+            } else {
+                optional_props(sink, schema, bytes)?;
+            }
+        }
+        Special::PropsOrBool => {
+            let [_, schema] = props_fields(message);
+            match super::wire::first_bytes(bytes, schema.number)? {
+                Some(_) => optional_props(sink, schema, bytes)?,
+                None => sink.bool(first_varint(bytes, 1)? != 0),
+            }
+        }
+        Special::PropsOrStrings => {
+            let [schema, list] = props_fields(message);
+            if super::wire::first_bytes(bytes, list.number)?.is_some() {
+                strings(sink, bytes, list.number)?;
+            } else {
+                optional_props(sink, schema, bytes)?;
+            }
+        }
+    }
+    Ok(())
+}
+
+/// The two fields of a `JSONSchemaPropsOr…` message.
+pub(crate) fn props_fields(message: MessageId) -> [&'static FieldInfo; 2] {
+    match message.fields {
+        [first, second] => [first, second],
+        _ => unreachable!("invariant: JSONSchemaPropsOr… messages have two fields"),
+    }
+}
+
+fn optional_props<S: Sink>(sink: &mut S, field: &FieldInfo, bytes: &[u8]) -> Result<(), CodecError> {
+    match (super::wire::first_bytes(bytes, field.number)?, field.ty) {
+        (Some(schema), Type::Message(message)) => object(sink, message, schema, None, Fill::Nowhere),
+        _ => {
+            sink.null();
+            Ok(())
+        }
+    }
+}
+
+fn bare_list<S: Sink>(sink: &mut S, field: &FieldInfo, mut values: Values<'_>) -> Result<(), CodecError> {
+    sink.begin_array();
+    while let Some(wire) = values.next()? {
+        element(sink, field, wire)?;
+    }
+    sink.end_array();
+    Ok(())
+}
+
+fn strings<S: Sink>(sink: &mut S, bytes: &[u8], number: u32) -> Result<(), CodecError> {
+    sink.begin_array();
+    let mut reader = Reader::new(bytes);
+    while let Some((found, wire)) = reader.field()? {
+        if found == number {
+            sink.string(&String::from_utf8_lossy(wire.bytes()?));
+        }
+    }
+    sink.end_array();
+    Ok(())
+}
+
+pub(crate) fn first_varint(bytes: &[u8], number: u32) -> Result<u64, CodecError> {
+    let mut reader = Reader::new(bytes);
+    while let Some((found, wire)) = reader.field()? {
+        if found == number {
+            return wire.varint();
+        }
+    }
+    Ok(0)
+}
+
+fn int_or_string<S: Sink>(sink: &mut S, bytes: &[u8]) -> Result<(), CodecError> {
+    if first_varint(bytes, 1)? == 0 {
+        sink.int(i64::from(first_varint(bytes, 2)? as i32));
+    } else {
+        let text = super::wire::first_bytes(bytes, 3)?.unwrap_or_default();
+        sink.string(&String::from_utf8_lossy(text));
+    }
+    Ok(())
+}
+
+/// The zero time is an empty message, and null in JSON.
+fn moment<S: Sink>(sink: &mut S, bytes: &[u8], special: Special) -> Result<(), CodecError> {
+    if bytes.is_empty() {
+        sink.null();
+        return Ok(());
+    }
+    let seconds = first_varint(bytes, 1)? as i64;
+    if special == Special::Time {
+        sink.string(&time::from_seconds(seconds));
+    } else {
+        let nanos = u32::try_from(first_varint(bytes, 2)? as i32).unwrap_or_default();
+        sink.string(&time::micro(seconds, nanos));
+    }
+    Ok(())
+}
+
+/// Raw JSON; an object that came as protobuf (inside a watch event or a review) is decoded.
+fn raw<S: Sink>(sink: &mut S, bytes: &[u8]) -> Result<(), CodecError> {
+    let json = super::wire::first_bytes(bytes, 1)?.unwrap_or_default();
+    if json.is_empty() {
+        sink.null();
+        return Ok(());
+    }
+    if !json.starts_with(&MAGIC) {
+        return sink.raw(json);
+    }
+    let unknown = unwrap_unknown(json)?;
+    let message = lookup_api_version(unknown.api_version, unknown.kind).ok_or_else(|| unknown.not_known())?;
+    let types = TypeMeta { kind: unknown.kind, api_version: unknown.api_version };
+    object(sink, message, unknown.raw, Some(types), Fill::Nowhere)
+}

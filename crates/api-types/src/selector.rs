@@ -1,0 +1,569 @@
+//! Label and field selectors: text, object form, matching.
+//!
+//! ```
+//! use api_types::selector::LabelSelector;
+//! let selector = LabelSelector::parse("app in (web,api),tier!=db,!canary").unwrap();
+//! assert!(selector.matches(|key| (key == "app").then_some("web")));
+//! assert_eq!(selector.to_string(), "app in (api,web),!canary,tier!=db");
+//! ```
+
+use serde_json::{Map, Value};
+use std::fmt;
+
+/// Operators of the text form; `In` with one value prints as `=` when parsed from `=`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Operator {
+    Equals,
+    DoubleEquals,
+    NotEquals,
+    In,
+    NotIn,
+    Exists,
+    DoesNotExist,
+    GreaterThan,
+    LessThan,
+}
+
+/// One condition on one label.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Requirement {
+    pub key: String,
+    pub operator: Operator,
+    /// Sorted.
+    pub values: Vec<String>,
+}
+
+impl Requirement {
+    fn new(key: &str, operator: Operator, mut values: Vec<String>) -> Self {
+        values.sort();
+        values.dedup();
+        Self { key: key.into(), operator, values }
+    }
+
+    /// Whether the label with this value (none: no such label) fulfils the condition.
+    pub fn matches(&self, value: Option<&str>) -> bool {
+        let listed = |v: &str| self.values.iter().any(|x| x == v);
+        match self.operator {
+            Operator::Equals | Operator::DoubleEquals | Operator::In => value.is_some_and(listed),
+            Operator::NotEquals | Operator::NotIn => !value.is_some_and(listed),
+            Operator::Exists => value.is_some(),
+            Operator::DoesNotExist => value.is_none(),
+            Operator::GreaterThan => self.compare(value).is_some_and(|(a, b)| a > b),
+            Operator::LessThan => self.compare(value).is_some_and(|(a, b)| a < b),
+        }
+    }
+
+    fn compare(&self, value: Option<&str>) -> Option<(i64, i64)> {
+        Some((value?.parse().ok()?, self.values.first()?.parse().ok()?))
+    }
+}
+
+impl fmt::Display for Requirement {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let (key, first) = (&self.key, self.values.first().map_or("", String::as_str));
+        match self.operator {
+            Operator::Equals => write!(f, "{key}={first}"),
+            Operator::DoubleEquals => write!(f, "{key}=={first}"),
+            Operator::NotEquals => write!(f, "{key}!={first}"),
+            Operator::In => write!(f, "{key} in ({})", self.values.join(",")),
+            Operator::NotIn => write!(f, "{key} notin ({})", self.values.join(",")),
+            Operator::Exists => write!(f, "{key}"),
+            Operator::DoesNotExist => write!(f, "!{key}"),
+            Operator::GreaterThan => write!(f, "{key}>{first}"),
+            Operator::LessThan => write!(f, "{key}<{first}"),
+        }
+    }
+}
+
+/// A selector that does not parse; the text goes behind `unable to parse requirement: `.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{0}")]
+pub struct SelectorError(pub String);
+
+/// A conjunction of label conditions; without any it matches everything (unless made by [`Self::nothing`]).
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct LabelSelector {
+    requirements: Vec<Requirement>,
+    nothing: bool,
+}
+
+impl LabelSelector {
+    pub fn everything() -> Self {
+        Self::default()
+    }
+
+    pub fn nothing() -> Self {
+        Self { requirements: vec![], nothing: true }
+    }
+
+    /// Parses the text of `labelSelector=`.
+    ///
+    /// # Errors
+    /// The text does not follow the grammar, or a key or value is not a valid label.
+    pub fn parse(text: &str) -> Result<Self, SelectorError> {
+        let mut parser = Parser { tokens: tokens(text)?, at: 0 };
+        let mut requirements = parser.requirements()?;
+        requirements.sort_by(|a, b| a.key.cmp(&b.key));
+        Ok(Self { requirements, nothing: false })
+    }
+
+    /// Reads a `meta/v1 LabelSelector` object. Null (no selector) matches nothing, an empty one everything.
+    ///
+    /// # Errors
+    /// An operator that is not known, or values that do not fit it.
+    pub fn from_value(value: &Value) -> Result<Self, SelectorError> {
+        let Some(object) = value.as_object() else { return Ok(Self::nothing()) };
+        let mut requirements = Vec::new();
+        if let Some(labels) = object.get("matchLabels").and_then(Value::as_object) {
+            requirements.extend(equal_to(labels));
+        }
+        for expression in object.get("matchExpressions").and_then(Value::as_array).into_iter().flatten() {
+            requirements.push(expression_requirement(expression)?);
+        }
+        requirements.sort_by(|a, b| a.key.cmp(&b.key));
+        Ok(Self { requirements, nothing: false })
+    }
+
+    /// The selector of a plain map (`spec.selector` of a Service): every label must be equal.
+    pub fn from_map(labels: &Map<String, Value>) -> Self {
+        Self { requirements: equal_to(labels).collect(), nothing: false }
+    }
+
+    pub fn requirements(&self) -> &[Requirement] {
+        &self.requirements
+    }
+
+    pub fn matches_everything(&self) -> bool {
+        !self.nothing && self.requirements.is_empty()
+    }
+
+    /// `value_of` gives a label's value.
+    pub fn matches<'a>(&self, value_of: impl Fn(&str) -> Option<&'a str>) -> bool {
+        !self.nothing && self.requirements.iter().all(|r| r.matches(value_of(&r.key)))
+    }
+
+    pub fn matches_labels(&self, labels: Option<&Map<String, Value>>) -> bool {
+        self.matches(|key| labels?.get(key)?.as_str())
+    }
+
+    /// Matches the labels of an object's metadata.
+    pub fn matches_object(&self, object: &Value) -> bool {
+        self.matches_labels(crate::meta::labels(object))
+    }
+}
+
+impl fmt::Display for LabelSelector {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let texts: Vec<String> = self.requirements.iter().map(ToString::to_string).collect();
+        f.write_str(&texts.join(","))
+    }
+}
+
+fn equal_to(labels: &Map<String, Value>) -> impl Iterator<Item = Requirement> {
+    labels
+        .iter()
+        .map(|(k, v)| Requirement::new(k, Operator::Equals, vec![v.as_str().unwrap_or_default().into()]))
+}
+
+fn expression_requirement(expression: &Value) -> Result<Requirement, SelectorError> {
+    let text = |key: &str| expression[key].as_str().unwrap_or_default();
+    let values: Vec<String> = expression["values"]
+        .as_array()
+        .map(|v| v.iter().filter_map(Value::as_str).map(str::to_owned).collect())
+        .unwrap_or_default();
+    let operator = match text("operator") {
+        "In" => Operator::In,
+        "NotIn" => Operator::NotIn,
+        "Exists" => Operator::Exists,
+        "DoesNotExist" => Operator::DoesNotExist,
+        other => return Err(SelectorError(format!("{other:?} is not a valid label selector operator"))),
+    };
+    let wants_values = matches!(operator, Operator::In | Operator::NotIn);
+    if wants_values == values.is_empty() {
+        let rule = if wants_values { "must be non-empty for" } else { "must be empty for" };
+        return Err(SelectorError(format!(
+            "values: Invalid value: {values:?}: {rule} operator {:?}",
+            text("operator")
+        )));
+    }
+    Ok(Requirement::new(text("key"), operator, values))
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+enum Token {
+    Word(String),
+    Symbol(&'static str),
+    End,
+}
+
+fn tokens(text: &str) -> Result<Vec<Token>, SelectorError> {
+    const SYMBOLS: [&str; 9] = ["==", "!=", "!", "=", "(", ")", ",", ">", "<"];
+    let mut tokens = Vec::new();
+    let mut rest = text.trim_start();
+    while !rest.is_empty() {
+        if let Some(symbol) = SYMBOLS.iter().find(|s| rest.starts_with(**s)) {
+            tokens.push(Token::Symbol(symbol));
+            rest = rest[symbol.len()..].trim_start();
+            continue;
+        }
+        let end = rest.find(|c: char| c.is_whitespace() || "!=(),><".contains(c)).unwrap_or(rest.len());
+        if end == 0 {
+            return Err(SelectorError(format!("unexpected character in {text:?}")));
+        }
+        tokens.push(Token::Word(rest[..end].to_owned()));
+        rest = rest[end..].trim_start();
+    }
+    tokens.push(Token::End);
+    Ok(tokens)
+}
+
+struct Parser {
+    tokens: Vec<Token>,
+    at: usize,
+}
+
+impl Parser {
+    fn peek(&self) -> &Token {
+        self.tokens.get(self.at).unwrap_or(&Token::End)
+    }
+
+    fn next(&mut self) -> Token {
+        let token = self.peek().clone();
+        self.at += 1;
+        token
+    }
+
+    fn requirements(&mut self) -> Result<Vec<Requirement>, SelectorError> {
+        let mut found = Vec::new();
+        if *self.peek() == Token::End {
+            return Ok(found);
+        }
+        loop {
+            found.push(self.requirement()?);
+            match self.next() {
+                Token::End => return Ok(found),
+                Token::Symbol(",") => {}
+                other => return Err(unexpected(&other, "',' or 'end of string'")),
+            }
+        }
+    }
+
+    fn requirement(&mut self) -> Result<Requirement, SelectorError> {
+        if *self.peek() == Token::Symbol("!") {
+            self.next();
+            let key = self.key()?;
+            return Ok(Requirement::new(&key, Operator::DoesNotExist, vec![]));
+        }
+        let key = self.key()?;
+        let operator = match self.peek() {
+            Token::End | Token::Symbol(",") => return Ok(Requirement::new(&key, Operator::Exists, vec![])),
+            Token::Symbol("=") => Operator::Equals,
+            Token::Symbol("==") => Operator::DoubleEquals,
+            Token::Symbol("!=") => Operator::NotEquals,
+            Token::Symbol(">") => Operator::GreaterThan,
+            Token::Symbol("<") => Operator::LessThan,
+            Token::Word(w) if w == "in" => Operator::In,
+            Token::Word(w) if w == "notin" => Operator::NotIn,
+            other => return Err(unexpected(other, "in, notin, =, ==, !=, gt, lt")),
+        };
+        self.next();
+        let values = match operator {
+            Operator::In | Operator::NotIn => self.value_list()?,
+            _ => vec![self.value()?],
+        };
+        check_values(&key, operator, &values)?;
+        Ok(Requirement::new(&key, operator, values))
+    }
+
+    fn key(&mut self) -> Result<String, SelectorError> {
+        match self.next() {
+            Token::Word(key) => {
+                check_key(&key)?;
+                Ok(key)
+            }
+            other => Err(unexpected(&other, "!, identifier, or 'end of string'")),
+        }
+    }
+
+    /// A value may be empty (`a=`).
+    fn value(&mut self) -> Result<String, SelectorError> {
+        match self.peek().clone() {
+            Token::End | Token::Symbol(",") => Ok(String::new()),
+            Token::Word(value) => {
+                self.next();
+                Ok(value)
+            }
+            other => Err(unexpected(&other, "identifier")),
+        }
+    }
+
+    fn value_list(&mut self) -> Result<Vec<String>, SelectorError> {
+        match self.next() {
+            Token::Symbol("(") => {}
+            other => return Err(unexpected(&other, "'('")),
+        }
+        let mut values = Vec::new();
+        let mut last_was_word = false;
+        loop {
+            match self.next() {
+                Token::Word(word) if !last_was_word => {
+                    values.push(word);
+                    last_was_word = true;
+                }
+                Token::Symbol(",") => {
+                    if !last_was_word {
+                        values.push(String::new());
+                    }
+                    last_was_word = false;
+                }
+                Token::Symbol(")") => {
+                    if !last_was_word {
+                        values.push(String::new());
+                    }
+                    return Ok(values);
+                }
+                other => return Err(unexpected(&other, "',' or ')'")),
+            }
+        }
+    }
+}
+
+fn unexpected(token: &Token, expected: &str) -> SelectorError {
+    let found = match token {
+        Token::Word(word) => word.as_str(),
+        Token::Symbol(symbol) => symbol,
+        Token::End => "",
+    };
+    SelectorError(format!("found '{found}', expected: {expected}"))
+}
+
+fn check_values(key: &str, operator: Operator, values: &[String]) -> Result<(), SelectorError> {
+    if matches!(operator, Operator::GreaterThan | Operator::LessThan) {
+        let number = values.first().is_some_and(|v| v.parse::<i64>().is_ok());
+        return if number {
+            Ok(())
+        } else {
+            Err(SelectorError("for 'Gt', 'Lt' operators, the value must be an integer".into()))
+        };
+    }
+    match values.iter().find(|v| !is_label_value(v)) {
+        Some(bad) => Err(SelectorError(format!(
+            "values[0][{key}]: Invalid value: {bad:?}: a valid label must be an empty string or consist of alphanumeric characters, '-', '_' or '.', and must start and end with an alphanumeric character (e.g. 'MyValue',  or 'my_value',  or '12345', regex used for validation is '(([A-Za-z0-9][-A-Za-z0-9_.]*)?[A-Za-z0-9])?')"
+        ))),
+        None => Ok(()),
+    }
+}
+
+fn check_key(key: &str) -> Result<(), SelectorError> {
+    if is_label_key(key) {
+        return Ok(());
+    }
+    Err(SelectorError(format!(
+        "key: Invalid value: {key:?}: name part must consist of alphanumeric characters, '-', '_' or '.', and must start and end with an alphanumeric character (e.g. 'MyName',  or 'my.name',  or '123-abc', regex used for validation is '([A-Za-z0-9][-A-Za-z0-9_.]*)?[A-Za-z0-9]')"
+    )))
+}
+
+/// `name` or `dns.subdomain/name` with a name of at most 63 characters.
+pub fn is_label_key(key: &str) -> bool {
+    let (prefix, name) = match key.split_once('/') {
+        Some((prefix, name)) => (Some(prefix), name),
+        None => (None, key),
+    };
+    !name.is_empty() && is_label_value(name) && prefix.is_none_or(is_subdomain)
+}
+
+/// At most 63 characters, alphanumeric at both ends; may be empty.
+pub fn is_label_value(value: &str) -> bool {
+    let bytes = value.as_bytes();
+    let ends = |b: Option<&u8>| b.is_none_or(u8::is_ascii_alphanumeric);
+    bytes.len() <= 63
+        && ends(bytes.first())
+        && ends(bytes.last())
+        && bytes.iter().all(|b| b.is_ascii_alphanumeric() || b"-_.".contains(b))
+}
+
+fn is_subdomain(text: &str) -> bool {
+    let plain = |b: &u8| b.is_ascii_lowercase() || b.is_ascii_digit();
+    let label = |l: &str| {
+        let bytes = l.as_bytes();
+        bytes.first().is_some_and(plain)
+            && bytes.last().is_some_and(plain)
+            && bytes.iter().all(|b| plain(b) || *b == b'-')
+    };
+    text.len() <= 253 && text.split('.').all(label)
+}
+
+/// One condition of a field selector.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct FieldRequirement {
+    /// Field label as the client gave it: `spec.nodeName`.
+    pub field: String,
+    /// `!=` instead of `=`.
+    pub negated: bool,
+    pub value: String,
+}
+
+/// A conjunction of field conditions.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct FieldSelector {
+    pub requirements: Vec<FieldRequirement>,
+}
+
+impl FieldSelector {
+    /// Parses the text of `fieldSelector=`: `a=b,c!=d`, with `\\`, `\,` and `\=` in values.
+    ///
+    /// # Errors
+    /// A term without an operator, or a bad escape.
+    pub fn parse(text: &str) -> Result<Self, SelectorError> {
+        let mut requirements = Vec::new();
+        for term in split_terms(text).into_iter().filter(|t| !t.is_empty()) {
+            requirements.push(field_requirement(term)?);
+        }
+        Ok(Self { requirements })
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.requirements.is_empty()
+    }
+
+    /// `value_of` gives the value that a field label stands for; an unknown one compares as empty.
+    pub fn matches(&self, mut value_of: impl FnMut(&str) -> Option<String>) -> bool {
+        self.requirements.iter().all(|r| (value_of(&r.field).unwrap_or_default() == r.value) != r.negated)
+    }
+
+    /// The value that `field` must equal, when the selector asks for one: lets an index be used.
+    pub fn exact(&self, field: &str) -> Option<&str> {
+        self.requirements.iter().find(|r| r.field == field && !r.negated).map(|r| r.value.as_str())
+    }
+}
+
+impl fmt::Display for FieldSelector {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for (i, r) in self.requirements.iter().enumerate() {
+            let comma = if i > 0 { "," } else { "" };
+            let value = r.value.replace('\\', "\\\\").replace(',', "\\,").replace('=', "\\=");
+            write!(f, "{comma}{}{}{value}", r.field, if r.negated { "!=" } else { "=" })?;
+        }
+        Ok(())
+    }
+}
+
+fn split_terms(text: &str) -> Vec<&str> {
+    let mut terms = Vec::new();
+    let (mut start, mut escaped) = (0, false);
+    for (at, c) in text.char_indices() {
+        match c {
+            _ if escaped => escaped = false,
+            '\\' => escaped = true,
+            ',' => {
+                terms.push(&text[start..at]);
+                start = at + 1;
+            }
+            _ => {}
+        }
+    }
+    terms.push(&text[start..]);
+    terms
+}
+
+fn field_requirement(term: &str) -> Result<FieldRequirement, SelectorError> {
+    for (at, _) in term.char_indices() {
+        for (operator, negated) in [("!=", true), ("==", false), ("=", false)] {
+            if let Some(value) = term[at..].strip_prefix(operator) {
+                let value = unescape(value)?;
+                return Ok(FieldRequirement { field: term[..at].to_owned(), negated, value });
+            }
+        }
+    }
+    Err(SelectorError(format!("invalid selector: '{term}'; can't understand '{term}'")))
+}
+
+fn unescape(text: &str) -> Result<String, SelectorError> {
+    let mut out = String::new();
+    let mut chars = text.chars();
+    while let Some(c) = chars.next() {
+        match (c, c == '\\') {
+            (_, true) => match chars.next() {
+                Some(next @ ('\\' | ',' | '=')) => out.push(next),
+                other => {
+                    let bad: String = other.into_iter().collect();
+                    return Err(SelectorError(format!(
+                        "invalid field selector: invalid escape sequence: \\{bad}"
+                    )));
+                }
+            },
+            (',' | '=', _) => {
+                return Err(SelectorError(format!(
+                    "invalid field selector: unescaped character in value: {c:?}"
+                )));
+            }
+            (plain, _) => out.push(plain),
+        }
+    }
+    Ok(out)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    fn labels<'a>(pairs: &'a [(&'a str, &'a str)]) -> impl Fn(&str) -> Option<&'a str> {
+        move |key| pairs.iter().find(|(k, _)| *k == key).map(|(_, v)| *v)
+    }
+
+    #[test]
+    fn label_selectors_match() {
+        for (text, expected) in [
+            ("", true),
+            ("app=web", true),
+            ("app==web,tier!=db", true),
+            ("app in (web, api)", true),
+            ("app notin (web)", false),
+            ("missing notin (a)", true),
+            ("missing!=a", true),
+            ("!app", false),
+            ("app", true),
+            ("n>3", true),
+            ("n<3", false),
+            ("empty=", false),
+        ] {
+            let selector = LabelSelector::parse(text).unwrap();
+            assert_eq!(selector.matches(labels(&[("app", "web"), ("n", "5")])), expected, "{text}");
+        }
+    }
+
+    #[test]
+    fn bad_label_selectors_are_refused() {
+        for text in ["a=b=c", "a in b", "a in (b", "=b", "a,,b", "-a=b", "a=b c", "x/y/z=1"] {
+            assert!(LabelSelector::parse(text).is_err(), "{text}");
+        }
+    }
+
+    #[test]
+    fn object_form() {
+        let value =
+            json!({"matchLabels": {"a": "b"}, "matchExpressions": [{"key": "c", "operator": "Exists"}]});
+        let selector = LabelSelector::from_value(&value).unwrap();
+        assert_eq!(selector.to_string(), "a=b,c");
+        assert!(!LabelSelector::from_value(&Value::Null).unwrap().matches(labels(&[])));
+        assert!(LabelSelector::from_value(&json!({})).unwrap().matches(labels(&[])));
+        assert!(
+            LabelSelector::from_value(&json!({"matchExpressions": [{"key": "c", "operator": "In"}]}))
+                .is_err()
+        );
+    }
+
+    #[test]
+    fn field_selectors() {
+        let selector = FieldSelector::parse("spec.nodeName=a,status.phase!=Failed").unwrap();
+        let value = |phase: &'static str| {
+            move |f: &str| Some(if f == "spec.nodeName" { "a".into() } else { phase.to_owned() })
+        };
+        assert!(selector.matches(value("Running")));
+        assert!(!selector.matches(value("Failed")));
+        assert_eq!(selector.exact("spec.nodeName"), Some("a"));
+        assert_eq!(FieldSelector::parse(r"a=x\,y").unwrap().requirements[0].value, "x,y");
+        assert!(FieldSelector::parse("nonsense").is_err());
+    }
+}

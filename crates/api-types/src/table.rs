@@ -1,0 +1,175 @@
+//! The table of kinds: every built-in resource of Kubernetes v1.37 with its subresources, and the groups.
+//!
+//! ```
+//! use api_types::table;
+//! let deployments = table::find("apps", "v1", "deployments").unwrap();
+//! assert_eq!(deployments.storage_prefix, "/registry/deployments/");
+//! assert_eq!(deployments.subresource("scale").unwrap().kind, "Scale");
+//! assert_eq!(table::groups()[0].name, "");
+//! ```
+
+use crate::generated::resources::{GROUPS, RESOURCES};
+use crate::schema::MessageId;
+
+/// One resource in one version.
+#[derive(Debug)]
+pub struct Resource {
+    /// Empty for the core group.
+    pub group: &'static str,
+    pub version: &'static str,
+    /// Plural name: the path segment.
+    pub resource: &'static str,
+    pub singular: &'static str,
+    pub kind: &'static str,
+    pub namespaced: bool,
+    pub verbs: &'static [&'static str],
+    pub short_names: &'static [&'static str],
+    pub categories: &'static [&'static str],
+    /// Key prefix in the store with a trailing slash; empty for kinds that are not stored.
+    pub storage_prefix: &'static str,
+    /// Group that upstream stores the kind in (events.k8s.io events are stored as core events).
+    pub storage_group: &'static str,
+    /// Version that upstream stores the kind in; empty for kinds that are not stored.
+    pub storage_version: &'static str,
+    pub storage_version_hash: &'static str,
+    /// Schema and protobuf of the object.
+    pub message: MessageId,
+    /// The preferred version of the group.
+    pub preferred_version: &'static str,
+    /// Whether a server with default settings serves it (all versions that are generally available).
+    pub served_by_default: bool,
+    pub feature_gate: &'static str,
+    /// Release that introduced this version (`1.19`); empty when not known.
+    pub introduced: &'static str,
+    pub deprecated: &'static str,
+    /// First release that no longer serves it.
+    pub removed: &'static str,
+    pub subresources: &'static [Subresource],
+}
+
+/// One subresource of a resource.
+#[derive(Debug)]
+pub struct Subresource {
+    /// `status`, `scale`, …
+    pub name: &'static str,
+    /// Kind of the request and response body.
+    pub kind: &'static str,
+    /// Group of that kind.
+    pub group: &'static str,
+    /// Version of that kind.
+    pub version: &'static str,
+    pub verbs: &'static [&'static str],
+    pub message: MessageId,
+    pub served_by_default: bool,
+}
+
+/// An API group as discovery lists it.
+#[derive(Debug)]
+pub struct Group {
+    pub name: &'static str,
+    /// `groupPriorityMinimum` of the APIService.
+    pub priority: i32,
+    pub preferred_version: &'static str,
+    /// By falling priority.
+    pub versions: &'static [GroupVersion],
+}
+
+/// A version of a [`Group`].
+#[derive(Debug)]
+pub struct GroupVersion {
+    pub version: &'static str,
+    /// `versionPriority` of the APIService.
+    pub priority: i32,
+    /// Whether a server with default settings serves at least one of its resources.
+    pub served_by_default: bool,
+}
+
+impl Resource {
+    /// `v1` or `apps/v1`.
+    pub fn api_version(&self) -> String {
+        api_version(self.group, self.version)
+    }
+
+    /// `pods` or `deployments.apps`: the name in error messages.
+    pub fn qualified(&self) -> String {
+        qualified(self.resource, self.group)
+    }
+
+    /// `Pod` or `Deployment.apps`.
+    pub fn qualified_kind(&self) -> String {
+        qualified(self.kind, self.group)
+    }
+
+    pub fn subresource(&self, name: &str) -> Option<&'static Subresource> {
+        self.subresources.iter().find(|s| s.name == name)
+    }
+
+    pub fn has_verb(&self, verb: &str) -> bool {
+        self.verbs.contains(&verb)
+    }
+
+    /// Whether objects of the kind are kept in the store.
+    pub fn is_stored(&self) -> bool {
+        !self.storage_prefix.is_empty()
+    }
+
+    /// Whether this version is the one that upstream stores.
+    pub fn is_storage_version(&self) -> bool {
+        self.group == self.storage_group && self.version == self.storage_version
+    }
+
+    /// The store key of an object; `namespace` is ignored for cluster-scoped kinds.
+    pub fn key(&self, namespace: &str, name: &str) -> String {
+        match self.namespaced {
+            true => format!("{}{namespace}/{name}", self.storage_prefix),
+            false => format!("{}{name}", self.storage_prefix),
+        }
+    }
+}
+
+impl Subresource {
+    pub fn has_verb(&self, verb: &str) -> bool {
+        self.verbs.contains(&verb)
+    }
+
+    /// `v1` or `autoscaling/v1`: apiVersion of the body.
+    pub fn api_version(&self) -> String {
+        api_version(self.group, self.version)
+    }
+}
+
+/// `v1` for the core group, else `group/version`.
+pub fn api_version(group: &str, version: &str) -> String {
+    if group.is_empty() { version.to_owned() } else { format!("{group}/{version}") }
+}
+
+/// `name` for the core group, else `name.group`.
+pub fn qualified(name: &str, group: &str) -> String {
+    if group.is_empty() { name.to_owned() } else { format!("{name}.{group}") }
+}
+
+/// All resources in discovery order, also those that a default server does not serve.
+pub fn resources() -> &'static [Resource] {
+    &RESOURCES
+}
+
+/// The resource with this plural name.
+pub fn find(group: &str, version: &str, resource: &str) -> Option<&'static Resource> {
+    RESOURCES.iter().find(|r| r.group == group && r.version == version && r.resource == resource)
+}
+
+/// The resource of a kind.
+pub fn by_kind(group: &str, version: &str, kind: &str) -> Option<&'static Resource> {
+    RESOURCES.iter().find(|r| r.group == group && r.version == version && r.kind == kind)
+}
+
+/// [`by_kind`] with `apps/v1` or `v1`.
+pub fn by_api_version(api_version: &str, kind: &str) -> Option<&'static Resource> {
+    let (group, version) = api_version.split_once('/').unwrap_or(("", api_version));
+    by_kind(group, version, kind)
+}
+
+/// Groups in upstream's order of priority.
+pub fn groups() -> &'static [Group] {
+    &GROUPS
+}
