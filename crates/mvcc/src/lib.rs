@@ -13,8 +13,9 @@
 //!   applied index in one batch).
 //!
 //! Read `types.rs` (requests and answers), `index.rs`, `view.rs` (reading), `txn.rs` (writing), `lease.rs`,
-//! `machine.rs` (commands one by one), `codec.rs` (commands as bytes), `record.rs` (versions as bytes), `engine.rs`.
+//! `machine.rs` (commands one by one), `codec.rs` and `answer.rs` (commands and answers as bytes), `record.rs` (versions as bytes), `engine.rs`.
 
+mod answer;
 mod codec;
 mod engine;
 mod index;
@@ -29,7 +30,7 @@ mod view;
 pub use codec::DecodeError;
 pub use engine::{Batch, Engine, EngineError, MemoryEngine, Table};
 pub use lease::{Lease, MAX_LEASE_TTL};
-pub use machine::Mvcc;
+pub use machine::{Mvcc, peek};
 pub use types::{
     Alarm, AlarmAction, AlarmKind, Applied, Command, Compare, CompareResult, CompareTarget, DeleteRequest,
     Event, EventKind, KeyRange, KeyValue, LeaseId, MemberAttributes, MemberId, MvccError, Op, OpResponse,

@@ -328,6 +328,18 @@ impl<E: Engine> Mvcc<E> {
     }
 }
 
+/// What an engine says of the last commit in it, without opening it: index and term of the last entry, and what the
+/// caller kept beside them.
+///
+/// # Errors
+/// When the engine cannot be read.
+pub fn peek<E: Engine + ?Sized>(engine: &E) -> Result<(u64, u64, Option<Bytes>), EngineError> {
+    let caller = engine.get(Table::Meta, meta::CALLER)?;
+    let Some(bytes) = engine.get(Table::Meta, meta::APPLIED)? else { return Ok((0, 0, caller)) };
+    let [index, term] = record::decode_i64s("the applied index", &bytes)?;
+    Ok((index.cast_unsigned(), term.cast_unsigned(), caller))
+}
+
 fn read_meta<E: Engine>(engine: &E) -> Result<State, EngineError> {
     let numbers = |key: &[u8], what| -> Result<Option<i64>, EngineError> {
         let Some(bytes) = engine.get(Table::Meta, key)? else { return Ok(None) };
@@ -340,10 +352,7 @@ fn read_meta<E: Engine>(engine: &E) -> Result<State, EngineError> {
         hash: numbers(meta::STATE_HASH, "the state's hash")?.unwrap_or(0) as u32,
         ..State::default()
     };
-    if let Some(bytes) = engine.get(Table::Meta, meta::APPLIED)? {
-        let [index, term] = record::decode_i64s("the applied index", &bytes)?;
-        (state.applied_index, state.applied_term) = (index.cast_unsigned(), term.cast_unsigned());
-    }
+    (state.applied_index, state.applied_term, _) = peek(engine)?;
     if let Some(bytes) = engine.get(Table::Meta, meta::ALARMS)? {
         state.alarms = record::decode_alarms(&bytes).into_iter().collect();
     }

@@ -13,7 +13,7 @@ use crate::types::{
     Compare, CompareResult, CompareTarget, DeleteRequest, Event, EventKind, KeyRange, KeyValue, MvccError,
     Op, OpResponse, PutRequest, RangeRequest, Txn, TxnResponse,
 };
-use crate::view::{self, History, State};
+use crate::view::{self, History, State, View};
 
 /// A past version that goes when its successor's revision is compacted.
 #[derive(Clone, Debug)]
@@ -230,6 +230,26 @@ impl Writer<'_> {
         if let Some(lease) = self.state.leases.get_mut(&to) {
             Arc::make_mut(lease).keys.insert(key.clone());
         }
+    }
+}
+
+impl View {
+    /// Answers a transaction that only reads.
+    ///
+    /// # Errors
+    /// Those of [`View::range`].
+    ///
+    /// # Panics
+    /// When it would write: ask [`Txn::is_read_only`] first.
+    pub fn txn(&self, txn: &Txn) -> Result<TxnResponse, MvccError> {
+        let succeeded = txn.compare.iter().all(|compare| holds(&self.state, compare));
+        let taken = if succeeded { &txn.success } else { &txn.failure };
+        let responses = taken.iter().map(|op| match op {
+            Op::Range(request) => self.range(request).map(OpResponse::Range),
+            Op::Txn(txn) => self.txn(txn).map(OpResponse::Txn),
+            Op::Put(_) | Op::Delete(_) => panic!("invariant: a transaction on a view only reads"),
+        });
+        Ok(TxnResponse { succeeded, responses: responses.collect::<Result<_, _>>()? })
     }
 }
 

@@ -1,0 +1,24 @@
+//! Generated code from `proto/`.
+
+/// What members of the store say to each other.
+#[allow(missing_docs, clippy::all, reason = "generated")]
+pub mod peer {
+    tonic::include_proto!("trierarch.peer.v1");
+}
+
+/// The etcd v3 API, in its packages.
+#[allow(missing_docs, clippy::all, reason = "generated")]
+pub mod etcd {
+    /// Users and roles.
+    pub mod authpb {
+        tonic::include_proto!("authpb");
+    }
+    /// Keys and events.
+    pub mod mvccpb {
+        tonic::include_proto!("mvccpb");
+    }
+    /// Services, requests and answers.
+    pub mod etcdserverpb {
+        tonic::include_proto!("etcdserverpb");
+    }
+}

@@ -1,0 +1,38 @@
+//! The replicated store: openraft and the state machine of `mvcc` as one handle.
+//!
+//! Invariants:
+//! - a command is acknowledged only after a quorum has it on disk and this replica has applied it;
+//! - what a [`View`](mvcc::View) shows was applied from the log, in its order, and is also in the engine's hands;
+//! - all events of a revision reach a watcher in one batch, none twice, none out of order;
+//! - a member that does not hear a quorum does not lead: [`Leadership::is_leader`] falls within an election timeout;
+//! - membership has one home, the raft configuration; names and client addresses are replicated state.
+//!
+//! Reading order: `config.rs` (what it is built from), `handle.rs` (what callers do with it), `consensus.rs` (openraft's
+//! types and their bytes), `log.rs` and `state.rs` (openraft's storage over the traits in `storage.rs`), `peers.rs` and
+//! `server.rs` (both ends of the wire between members), `barrier.rs`, `watch.rs`, `leases.rs`, `leadership.rs`.
+
+mod barrier;
+mod config;
+mod consensus;
+mod error;
+mod handle;
+mod leadership;
+mod leases;
+mod log;
+mod members;
+mod memory;
+mod peers;
+mod server;
+mod snapshot;
+mod state;
+pub mod storage;
+mod watch;
+
+pub use config::{PeerTls, StoreConfig, Timing};
+pub use error::{BuildError, StoreError};
+pub use handle::{RunError, Status, Store, StoreServer};
+pub use leadership::Leadership;
+pub use leases::LeaseTime;
+pub use members::{ClusterId, Member, cluster_id, member_id};
+pub use memory::MemoryStorage;
+pub use watch::{WatchBatch, WatchError, WatchRequest, Watcher};

@@ -1,0 +1,25 @@
+//! Compiles `proto/` with protox: no protoc is needed.
+
+use std::error::Error;
+use std::path::Path;
+
+fn main() -> Result<(), Box<dyn Error>> {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../proto");
+    println!("cargo:rerun-if-changed={}", root.display());
+    peer(&root)?;
+    etcd(&root)
+}
+
+/// What members say to each other. Entries and chunks share the bytes they came in.
+fn peer(root: &Path) -> Result<(), Box<dyn Error>> {
+    let files = protox::compile([root.join("peer/peer.proto")], [root])?;
+    tonic_prost_build::configure().bytes(".").compile_fds(files)?;
+    Ok(())
+}
+
+/// The etcd v3 API. Keys and values are shared, not copied.
+fn etcd(root: &Path) -> Result<(), Box<dyn Error>> {
+    let files = protox::compile([root.join("etcd/rpc.proto")], [root])?;
+    tonic_prost_build::configure().bytes(".").compile_fds(files)?;
+    Ok(())
+}

@@ -1,0 +1,68 @@
+//! The read barrier: one question to the leader answers everyone who asked before it was sent.
+
+use std::sync::Arc;
+
+use openraft::ReadPolicy;
+use tokio::sync::{mpsc, oneshot};
+use tokio::time::Instant;
+
+use crate::error::StoreError;
+use crate::handle::Inner;
+use crate::peers::Lane;
+use crate::server::error_from_status;
+
+/// Readers that wait for one round, at most.
+pub(crate) const QUEUE: usize = 8192;
+
+pub(crate) type Waiter = oneshot::Sender<Result<(), StoreError>>;
+
+/// Runs rounds, one at a time; whoever comes during a round is part of the next.
+pub(crate) async fn run(inner: Arc<Inner>, mut waiters: mpsc::Receiver<Waiter>) {
+    let mut group = Vec::new();
+    loop {
+        tokio::select! {
+            _ = waiters.recv_many(&mut group, QUEUE) => {}
+            () = inner.shutdown.wait() => return,
+        }
+        let result = tokio::select! {
+            result = round(&inner) => result,
+            () = inner.shutdown.wait() => Err(StoreError::Stopped),
+        };
+        for waiter in group.drain(..) {
+            drop(waiter.send(result.clone()));
+        }
+    }
+}
+
+/// Asks until a leader answers, then waits until this replica has applied as far.
+async fn round(inner: &Arc<Inner>) -> Result<(), StoreError> {
+    let deadline = inner.env.clock.monotonic() + inner.timing.request_timeout();
+    let index = loop {
+        match ask(inner, deadline).await {
+            Ok(index) => break index,
+            Err(StoreError::Stopped) => return Err(StoreError::Stopped),
+            // A question can be asked again, whatever became of the last one.
+            Err(_) if inner.env.clock.monotonic() < deadline => inner.wait_for_leader().await,
+            Err(_) => return Err(StoreError::Timeout),
+        }
+    };
+    inner.wait_applied(index, deadline).await
+}
+
+async fn ask(inner: &Arc<Inner>, deadline: Instant) -> Result<u64, StoreError> {
+    let leader = inner.leader().ok_or(StoreError::NoLeader)?;
+    if leader == inner.me {
+        let asked =
+            tokio::time::timeout_at(deadline, inner.raft.get_read_linearizer(ReadPolicy::ReadIndex)).await;
+        let linearizer = asked.map_err(|_| StoreError::Timeout)?.map_err(|error| match error {
+            openraft::errors::RaftError::Fatal(_) => StoreError::Stopped,
+            openraft::errors::RaftError::APIError(_) => StoreError::NotLeader,
+        })?;
+        return Ok(linearizer.read_log_id().index());
+    }
+    let mut client = inner.peer(leader, Lane::Forward)?;
+    let asked = client.read_index(protos::peer::ReadIndexRequest {});
+    let answer =
+        tokio::time::timeout(inner.timing.election_max, asked).await.map_err(|_| StoreError::Timeout)?;
+    answer.map(|answer| answer.into_inner().index).map_err(|status| error_from_status(&status))
+}

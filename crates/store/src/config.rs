@@ -1,0 +1,142 @@
+//! What a store is built from.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use openraft::SnapshotPolicy;
+
+use crate::error::BuildError;
+use crate::members::{self, ClusterId};
+
+/// Times of the consensus. They are a promise between members: all must have the same.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Timing {
+    /// How often a leader shows that it lives.
+    pub heartbeat: Duration,
+    /// The shortest silence after which a follower stands for election.
+    pub election_min: Duration,
+    /// The longest; votes are refused for so long after a heartbeat.
+    pub election_max: Duration,
+}
+
+impl Default for Timing {
+    /// For a leader that goes silent. A leader whose process dies is noticed at once, by its closed connections.
+    fn default() -> Self {
+        Self {
+            heartbeat: Duration::from_millis(100),
+            election_min: Duration::from_millis(400),
+            election_max: Duration::from_millis(700),
+        }
+    }
+}
+
+impl Timing {
+    /// How long a request waits for its answer: etcd's 5 s and two election timeouts.
+    pub fn request_timeout(&self) -> Duration {
+        Duration::from_secs(5) + 2 * self.election_max
+    }
+}
+
+/// Mutual TLS between members, as PEM.
+#[derive(Clone)]
+pub struct PeerTls {
+    /// Certificates that may sign members' certificates.
+    pub ca: Vec<u8>,
+    /// This member's certificate chain.
+    pub certificate: Vec<u8>,
+    /// Its key.
+    pub key: Vec<u8>,
+}
+
+/// A store to be.
+pub struct StoreConfig {
+    /// This member's name in `initial_cluster`.
+    pub name: String,
+    /// Tells clusters with the same URLs apart (`--initial-cluster-token`).
+    pub cluster_token: String,
+    /// Names and peer URLs of all first members.
+    pub initial_cluster: Vec<(String, String)>,
+    /// Where to listen for other members.
+    pub listen_peer: SocketAddr,
+    /// What this member tells clients about where it serves them.
+    pub advertise_client_urls: Vec<String>,
+    /// TLS between members; plain text without.
+    pub peer_tls: Option<PeerTls>,
+    /// Times of the consensus.
+    pub timing: Timing,
+    /// Entries after which a snapshot is made (`--snapshot-count`).
+    pub snapshot_count: u64,
+    /// Entries kept behind a snapshot for slow followers (`--snapshot-catchup-entries`).
+    pub snapshot_catchup_entries: u64,
+    /// Bytes that a request may have (`--max-request-bytes`).
+    pub max_request_bytes: usize,
+}
+
+impl StoreConfig {
+    /// A member with etcd's defaults.
+    pub fn new(name: impl Into<String>, listen_peer: SocketAddr) -> Self {
+        Self {
+            name: name.into(),
+            cluster_token: "etcd-cluster".to_owned(),
+            initial_cluster: Vec::new(),
+            listen_peer,
+            advertise_client_urls: Vec::new(),
+            peer_tls: None,
+            timing: Timing::default(),
+            snapshot_count: 10_000,
+            snapshot_catchup_entries: 5_000,
+            max_request_bytes: 3 << 19,
+        }
+    }
+
+    /// Ids of the first members with their peer URLs, this member's id and the cluster's.
+    pub(crate) fn identity(&self) -> Result<Identity, BuildError> {
+        let mut members: Vec<(String, Vec<String>)> = Vec::new();
+        for (name, url) in &self.initial_cluster {
+            match members.iter_mut().find(|(known, _)| known == name) {
+                Some((_, urls)) => urls.push(url.clone()),
+                None => members.push((name.clone(), vec![url.clone()])),
+            }
+        }
+        let ids: Vec<(u64, String, Vec<String>)> = members
+            .into_iter()
+            .map(|(name, urls)| (members::member_id(&urls, &self.cluster_token, None), name, urls))
+            .collect();
+        let Some((me, ..)) = ids.iter().find(|(_, name, _)| *name == self.name) else {
+            let text =
+                format!("couldn't find local name {:?} in the initial cluster configuration", self.name);
+            return Err(BuildError::InitialCluster(text));
+        };
+        let cluster = members::cluster_id(&ids.iter().map(|(id, ..)| *id).collect::<Vec<_>>());
+        Ok(Identity { me: *me, cluster, members: ids.into_iter().map(|(id, _, urls)| (id, urls)).collect() })
+    }
+
+    pub(crate) fn raft_config(&self) -> Result<Arc<openraft::Config>, BuildError> {
+        let millis = |duration: Duration| u64::try_from(duration.as_millis()).unwrap_or(u64::MAX);
+        let config = openraft::Config {
+            cluster_name: self.cluster_token.clone(),
+            heartbeat_interval: millis(self.timing.heartbeat),
+            election_timeout_min: millis(self.timing.election_min),
+            election_timeout_max: millis(self.timing.election_max),
+            enable_pre_vote: Some(true),
+            enable_leader_restore: Some(false),
+            quorum_loss_probe_interval: Some(2 * millis(self.timing.election_max)),
+            snapshot_policy: SnapshotPolicy::LogsSinceLast(self.snapshot_count),
+            max_in_snapshot_log_to_keep: self.snapshot_catchup_entries,
+            replication_lag_threshold: 2 * (self.snapshot_count + self.snapshot_catchup_entries),
+            max_payload_entries: 1024,
+            ..openraft::Config::default()
+        };
+        let config = config.validate().map_err(|error| BuildError::Consensus(error.to_string()))?;
+        Ok(Arc::new(config))
+    }
+}
+
+/// Who this member is.
+#[derive(Clone, Debug)]
+pub(crate) struct Identity {
+    pub me: u64,
+    pub cluster: ClusterId,
+    pub members: Vec<(u64, Vec<String>)>,
+}

@@ -1,0 +1,762 @@
+//! The handle that callers use, and the server behind it.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::io;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use env::{Env, Shutdown, TaskGroup};
+use mvcc::{Applied, Command, LeaseId, MemberAttributes, View};
+use openraft::ChangeMembers;
+use openraft::async_runtime::WatchReceiver as _;
+use openraft::errors::{ClientWriteError, RaftError};
+use protos::peer::{self, peer_server::PeerServer};
+use tokio::net::TcpListener;
+use tokio::sync::{mpsc, oneshot, watch};
+use tokio::time::Instant;
+use tonic::transport::server::TcpIncoming;
+use tonic::transport::{Certificate, ClientTlsConfig, Identity as TlsIdentity, Server, ServerTlsConfig};
+
+use crate::barrier::{self, Waiter};
+use crate::config::{Identity, StoreConfig, Timing};
+use crate::consensus::{Node, Proposal, Raft};
+use crate::error::{BuildError, StoreError};
+use crate::leadership::{self, Leadership};
+use crate::leases::LeaseTime;
+use crate::log::Log;
+use crate::members::{ClusterId, Member};
+use crate::peers::{Client, Lane, MAX_MESSAGE, Peers};
+use crate::server::{self, PeerService};
+use crate::state::{Shared, StateMachine};
+use crate::storage::{LogBatch, LogEngine, LogMeta, Storage};
+use crate::watch::{WatchRequest, Watcher};
+
+/// Entries that are committed and not yet applied, at most, before new ones are refused (etcd's
+/// `maxGapBetweenApplyAndCommitIndex`).
+const MAX_APPLY_GAP: u64 = 5000;
+/// How often the leader looks for leases that are over.
+const LEASE_TICK: Duration = Duration::from_millis(250);
+/// Leases revoked in one tick, at most.
+const MAX_REVOKES: usize = 256;
+/// Pause before the end of a lease is proposed again.
+const REVOKE_RETRY: Duration = Duration::from_secs(3);
+/// How long a leader that stops waits for another one.
+const TRANSFER_TIMEOUT: Duration = Duration::from_secs(1);
+/// Pause while no leader is known.
+const LEADER_POLL: Duration = Duration::from_millis(10);
+
+pub(crate) struct Inner {
+    pub me: u64,
+    pub cluster: ClusterId,
+    pub raft: Raft,
+    pub shared: Arc<Shared>,
+    pub peers: Peers,
+    pub storage: Arc<dyn Storage>,
+    pub env: Env,
+    pub timing: Timing,
+    pub shutdown: Shutdown,
+    max_request_bytes: usize,
+    barrier: mpsc::Sender<Waiter>,
+    leadership: watch::Receiver<Leadership>,
+}
+
+/// The store, for as many callers as like.
+#[derive(Clone)]
+pub struct Store {
+    inner: Arc<Inner>,
+}
+
+/// What must run for the handle to work.
+pub struct StoreServer {
+    inner: Arc<Inner>,
+    listener: TcpListener,
+    tls: Option<ServerTlsConfig>,
+    attributes: MemberAttributes,
+    barrier: mpsc::Receiver<Waiter>,
+    leadership: watch::Sender<Leadership>,
+    first_members: BTreeMap<u64, Node>,
+}
+
+/// Why a running store ended.
+#[derive(Debug, thiserror::Error)]
+pub enum RunError {
+    /// The consensus stopped, in most cases because the disk failed.
+    #[error("the store failed: {0}")]
+    Consensus(String),
+    /// The address for peers failed.
+    #[error("serving peers failed: {0}")]
+    Serve(String),
+    /// Another member removed this one.
+    #[error("the member has been permanently removed from the cluster")]
+    Removed,
+    /// A task failed.
+    #[error(transparent)]
+    Task(#[from] env::TaskFailure),
+}
+
+/// What a member knows of itself.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Status {
+    /// Who leads; 0 when nobody is known to.
+    pub leader: u64,
+    /// The raft term.
+    pub term: u64,
+    /// The last entry known to be committed.
+    pub committed_index: u64,
+    /// The last entry that is in the view.
+    pub applied_index: u64,
+    /// Whether this member has no vote.
+    pub is_learner: bool,
+}
+
+impl StoreConfig {
+    /// Opens the data folder and binds the address for peers. Nothing runs before [`StoreServer::run`].
+    ///
+    /// # Errors
+    /// See [`BuildError`].
+    pub async fn build(
+        self,
+        env: Env,
+        storage: Arc<dyn Storage>,
+    ) -> Result<(Store, StoreServer), BuildError> {
+        let identity = self.identity()?;
+        let engine = storage.open_log().map_err(BuildError::Storage)?;
+        check_identity(&*engine, &identity)?;
+        let listener = listen(&self).await?;
+        let state = StateMachine::open(storage.clone(), env.clone()).map_err(BuildError::Storage)?;
+        let shared = state.shared();
+        let log = Log::open(engine).map_err(BuildError::Storage)?;
+        let (server_tls, client_tls) = tls(&self);
+        let peers = Peers::new(identity.cluster.0, client_tls);
+        let raft = Raft::build(identity.me, self.raft_config()?, peers.clone(), log, state)
+            .await
+            .map_err(|error| BuildError::Consensus(error.to_string()))?;
+        let (barrier, waiters) = mpsc::channel(barrier::QUEUE);
+        let (leadership, leadership_seen) = watch::channel(Leadership::default());
+        let inner = Arc::new(Inner {
+            me: identity.me,
+            cluster: identity.cluster,
+            raft,
+            shared,
+            peers,
+            storage,
+            env,
+            timing: self.timing,
+            shutdown: Shutdown::new(),
+            max_request_bytes: self.max_request_bytes,
+            barrier,
+            leadership: leadership_seen,
+        });
+        let nodes = identity.members.into_iter().map(|(id, peer_urls)| (id, Node { peer_urls }));
+        let server = StoreServer {
+            inner: inner.clone(),
+            listener,
+            tls: server_tls,
+            attributes: MemberAttributes {
+                id: identity.me,
+                name: self.name,
+                client_urls: self.advertise_client_urls,
+            },
+            barrier: waiters,
+            leadership,
+            first_members: nodes.collect(),
+        };
+        Ok((Store { inner }, server))
+    }
+}
+
+/// A data folder is one member's for ever: taken by another it could vote twice.
+fn check_identity(engine: &dyn LogEngine, identity: &Identity) -> Result<(), BuildError> {
+    let expected = format!("member {:x} of cluster {}", identity.me, identity.cluster);
+    match engine.meta(LogMeta::Identity).map_err(BuildError::Storage)? {
+        Some(found) if found != expected.as_bytes() => {
+            Err(BuildError::Identity { found: String::from_utf8_lossy(&found).into_owned(), expected })
+        }
+        Some(_) => Ok(()),
+        None => {
+            let meta = vec![(LogMeta::Identity, Bytes::from(expected))];
+            let batch = LogBatch { meta, ..LogBatch::default() };
+            engine.write(batch).and_then(|()| engine.sync()).map_err(BuildError::Storage)
+        }
+    }
+}
+
+async fn listen(config: &StoreConfig) -> Result<TcpListener, BuildError> {
+    let address = config.listen_peer;
+    TcpListener::bind(address)
+        .await
+        .map_err(|cause| BuildError::Listen { address: address.to_string(), cause })
+}
+
+fn tls(config: &StoreConfig) -> (Option<ServerTlsConfig>, Option<ClientTlsConfig>) {
+    let Some(tls) = &config.peer_tls else { return (None, None) };
+    let identity = TlsIdentity::from_pem(&tls.certificate, &tls.key);
+    let ca = Certificate::from_pem(&tls.ca);
+    let server = ServerTlsConfig::new().identity(identity.clone()).client_ca_root(ca.clone());
+    let client = ClientTlsConfig::new().identity(identity).ca_certificate(ca);
+    (Some(server), Some(client))
+}
+
+impl StoreServer {
+    /// The address for peers.
+    ///
+    /// # Errors
+    /// When the socket has none.
+    pub fn peer_address(&self) -> io::Result<std::net::SocketAddr> {
+        self.listener.local_addr()
+    }
+
+    /// Runs until `shutdown`, then hands leadership over and stops.
+    ///
+    /// # Errors
+    /// See [`RunError`].
+    pub async fn run(self, shutdown: Shutdown) -> Result<(), RunError> {
+        let inner = self.inner.clone();
+        let tasks = TaskGroup::new("store", inner.shutdown.clone());
+        serve_peers(&tasks, self.listener, self.tls, inner.clone())?;
+        inner.raft.run();
+        tasks.spawn_detached("read-barrier", barrier::run(inner.clone(), self.barrier));
+        tasks.spawn_detached("leadership", leadership::follow(inner.clone(), self.leadership));
+        tasks.spawn_detached(
+            "leader-process",
+            leadership::watch_leader(inner.clone(), inner.leadership.clone()),
+        );
+        tasks.spawn_detached("leases", expire_leases(inner.clone()));
+        tasks.spawn_detached("publish", publish_attributes(inner.clone(), self.attributes));
+        begin(&inner, self.first_members).await?;
+        let ended = tokio::select! {
+            () = shutdown.wait() => Ok(()),
+            () = inner.shutdown.wait() => Ok(()),
+            error = failure(&inner) => Err(error),
+        };
+        if ended.is_ok() {
+            hand_over(&inner).await;
+        }
+        inner.shutdown.trigger();
+        drop(inner.raft.shutdown().await);
+        tasks.join(inner.timing.election_max).await?;
+        ended
+    }
+}
+
+fn serve_peers(
+    tasks: &TaskGroup,
+    listener: TcpListener,
+    tls: Option<ServerTlsConfig>,
+    inner: Arc<Inner>,
+) -> Result<(), RunError> {
+    let (cluster, me, shutdown) = (inner.cluster.0, inner.me, inner.shutdown.clone());
+    let service = PeerServer::new(PeerService { inner })
+        .max_decoding_message_size(MAX_MESSAGE)
+        .max_encoding_message_size(MAX_MESSAGE);
+    let service = tonic::service::interceptor::InterceptedService::new(service, move |request| {
+        server::check_identity(cluster, me, request)
+    });
+    let mut server = Server::builder();
+    if let Some(tls) = tls {
+        server = server.tls_config(tls).map_err(|error| RunError::Serve(error.to_string()))?;
+    }
+    let incoming = TcpIncoming::from(listener).with_nodelay(Some(true));
+    let stop = async move { shutdown.wait().await };
+    tasks.spawn("peers", server.add_service(service).serve_with_incoming_shutdown(incoming, stop));
+    Ok(())
+}
+
+/// Writes the first membership, once. Every first member writes the same, so none needs to be the first.
+async fn begin(inner: &Inner, members: BTreeMap<u64, Node>) -> Result<(), RunError> {
+    let failed = |error: String| RunError::Consensus(error);
+    if inner.raft.is_initialized().await.map_err(|error| failed(error.to_string()))? {
+        return Ok(());
+    }
+    match inner.raft.initialize(members).await {
+        Ok(()) | Err(RaftError::APIError(openraft::errors::InitializeError::NotAllowed(_))) => Ok(()),
+        Err(error) => Err(failed(error.to_string())),
+    }
+}
+
+/// Waits for what a store cannot live with.
+async fn failure(inner: &Inner) -> RunError {
+    let mut metrics = inner.raft.metrics();
+    let mut belonged = false;
+    loop {
+        {
+            let now = metrics.borrow_watched();
+            if let Err(error) = &now.running_state {
+                return RunError::Consensus(error.to_string());
+            }
+            let belongs = now.membership_config.membership().get_node(&inner.me).is_some();
+            if belonged && !belongs {
+                return RunError::Removed;
+            }
+            belonged |= belongs;
+        }
+        if metrics.changed().await.is_err() {
+            return RunError::Consensus("it ended unexpectedly".to_owned());
+        }
+    }
+}
+
+/// Before a leader stops it makes the member that is furthest along the leader.
+async fn hand_over(inner: &Inner) {
+    let target = {
+        let metrics = inner.raft.metrics();
+        let metrics = metrics.borrow_watched();
+        let voters: BTreeSet<u64> = metrics.membership_config.membership().voter_ids().collect();
+        let replication = metrics.replication.iter().flatten();
+        let others = replication.filter(|(id, _)| **id != inner.me && voters.contains(id));
+        others.max_by_key(|(_, matched)| matched.map(|matched| matched.index)).map(|(id, _)| *id)
+    };
+    let Some(target) = target else { return };
+    if inner.raft.trigger().transfer_leader(target).await.is_err() {
+        return;
+    }
+    let mut metrics = inner.raft.metrics();
+    let moved = async {
+        while metrics.borrow_watched().current_leader == Some(inner.me) {
+            if metrics.changed().await.is_err() {
+                return;
+            }
+        }
+    };
+    if tokio::time::timeout(TRANSFER_TIMEOUT, moved).await.is_err() {
+        tracing::warn!(to = format!("{target:x}"), "the leadership was not taken over in time");
+    }
+}
+
+/// Tells the cluster this member's name and addresses, until it is told.
+async fn publish_attributes(inner: Arc<Inner>, attributes: MemberAttributes) {
+    loop {
+        let view = inner.shared.view.load_full();
+        if view.members().any(|known| **known == attributes) {
+            return;
+        }
+        let publish = inner.propose(Command::MemberAttributes(attributes.clone()));
+        tokio::select! {
+            result = publish => if let Err(error) = result {
+                tracing::debug!(%error, "cannot publish the member's addresses yet");
+                inner.env.clock.sleep(LEASE_TICK).await;
+            },
+            () = inner.shutdown.wait() => return,
+        }
+    }
+}
+
+async fn expire_leases(inner: Arc<Inner>) {
+    loop {
+        tokio::select! {
+            () = inner.env.clock.sleep(LEASE_TICK) => {}
+            () = inner.shutdown.wait() => return,
+        }
+        if !inner.leadership.borrow().is_leader {
+            continue;
+        }
+        let over = inner.shared.leases.lock().expired(inner.env.clock.monotonic(), MAX_REVOKES, REVOKE_RETRY);
+        let revokes = over.into_iter().map(|id| inner.propose_here(Command::LeaseRevoke { id }.encode()));
+        for result in futures::future::join_all(revokes).await {
+            if let Err(error) = result {
+                tracing::debug!(%error, "a lease that is over could not be revoked yet");
+            }
+        }
+    }
+}
+
+impl Inner {
+    pub fn leader(&self) -> Option<u64> {
+        self.raft.metrics().borrow_watched().current_leader
+    }
+
+    pub fn node(&self, id: u64) -> Option<Node> {
+        self.raft.metrics().borrow_watched().membership_config.membership().get_node(&id).cloned()
+    }
+
+    pub fn peer(&self, id: u64, lane: Lane) -> Result<Client, StoreError> {
+        let node = self.node(id).ok_or(StoreError::NoLeader)?;
+        self.peers.client(id, &node, lane).map_err(|_| StoreError::NoLeader)
+    }
+
+    /// How many voters other than `leader` have a smaller id than this one.
+    pub fn rank_among_followers(&self, leader: Option<u64>) -> u32 {
+        let metrics = self.raft.metrics();
+        let metrics = metrics.borrow_watched();
+        let voters = metrics.membership_config.membership().voter_ids();
+        u32::try_from(voters.filter(|&id| id < self.me && Some(id) != leader).count()).unwrap_or(u32::MAX)
+    }
+
+    pub async fn wait_for_leader(&self) {
+        self.env.clock.sleep(LEADER_POLL).await;
+    }
+
+    pub async fn wait_applied(&self, index: u64, deadline: Instant) -> Result<(), StoreError> {
+        let mut applied = self.shared.applied.subscribe();
+        let reached = applied.wait_for(|&applied| applied >= index);
+        match tokio::time::timeout_at(deadline, reached).await {
+            Ok(Ok(_)) => Ok(()),
+            Ok(Err(_)) => Err(StoreError::Stopped),
+            Err(_) => Err(StoreError::Timeout),
+        }
+    }
+
+    /// Proposes wherever the leader is, and waits until this replica has applied it too.
+    pub async fn propose(&self, command: Command) -> Result<Applied, StoreError> {
+        let bytes = command.encode();
+        if bytes.len() > self.max_request_bytes + MAX_OVERHEAD {
+            return Err(StoreError::TooLarge);
+        }
+        let deadline = self.env.clock.monotonic() + self.timing.request_timeout();
+        loop {
+            let result = match self.leader() {
+                Some(leader) if leader == self.me => {
+                    self.propose_here(bytes.clone()).await.map(|(_, applied)| applied)
+                }
+                Some(leader) => self.propose_there(leader, bytes.clone(), deadline).await,
+                None => Err(StoreError::NoLeader),
+            };
+            match result {
+                // Surely not proposed: the next leader can have it.
+                Err(StoreError::NoLeader | StoreError::NotLeader) if self.shutdown.is_triggered() => {
+                    return Err(StoreError::Stopped);
+                }
+                Err(StoreError::NoLeader | StoreError::NotLeader)
+                    if self.env.clock.monotonic() < deadline =>
+                {
+                    self.wait_for_leader().await;
+                }
+                other => return other,
+            }
+        }
+    }
+
+    /// Proposes as the leader: the entry's index and what it did.
+    pub async fn propose_here(&self, bytes: Bytes) -> Result<(u64, Applied), StoreError> {
+        self.check_apply_gap()?;
+        let write = self.raft.client_write(Proposal(bytes));
+        let written = tokio::time::timeout(self.timing.request_timeout(), write).await;
+        let written = written.map_err(|_| StoreError::Timeout)?.map_err(write_error)?;
+        let applied = written.data.ok_or(StoreError::Stopped)?;
+        Ok((written.log_id.index, applied))
+    }
+
+    fn check_apply_gap(&self) -> Result<(), StoreError> {
+        let metrics = self.raft.metrics();
+        let committed = metrics.borrow_watched().local_committed.map_or(0, |id| id.index);
+        let applied = *self.shared.applied.borrow();
+        if committed > applied + MAX_APPLY_GAP { Err(StoreError::TooManyRequests) } else { Ok(()) }
+    }
+
+    async fn propose_there(
+        &self,
+        leader: u64,
+        command: Bytes,
+        deadline: Instant,
+    ) -> Result<Applied, StoreError> {
+        let mut client = self.peer(leader, Lane::Forward)?;
+        let asked = tokio::time::timeout_at(deadline, client.propose(peer::ProposeRequest { command })).await;
+        let answer = asked.map_err(|_| StoreError::Timeout)?;
+        let answer = answer.map_err(|status| server::error_from_status(&status))?.into_inner();
+        self.wait_applied(answer.index, deadline).await?;
+        Applied::decode(answer.applied)
+            .map_err(|error| StoreError::Mvcc(mvcc::MvccError::Engine(error.to_string())))
+    }
+
+    /// Renews a lease as the leader. A leader that was replaced must not renew: a quorum is asked first.
+    pub async fn renew_here(&self, id: LeaseId) -> Result<Option<i64>, StoreError> {
+        self.must_lead()?;
+        self.read_barrier().await?;
+        self.must_lead()?;
+        Ok(self.shared.leases.lock().renew(id, self.env.clock.monotonic()))
+    }
+
+    pub fn lease_time_here(&self, id: LeaseId) -> Result<Option<LeaseTime>, StoreError> {
+        self.must_lead()?;
+        Ok(self.shared.leases.lock().time(id, self.env.clock.monotonic()))
+    }
+
+    fn must_lead(&self) -> Result<(), StoreError> {
+        if self.leadership.borrow().is_leader { Ok(()) } else { Err(StoreError::NotLeader) }
+    }
+
+    pub async fn read_barrier(&self) -> Result<(), StoreError> {
+        let (done, passed) = oneshot::channel();
+        self.barrier.send(done).await.map_err(|_| StoreError::Stopped)?;
+        passed.await.map_err(|_| StoreError::Stopped)?
+    }
+
+    /// Changes the members as the leader; the index of the last entry of the change.
+    pub async fn change_members_here(&self, request: peer::ChangeMembersRequest) -> Result<u64, StoreError> {
+        use peer::change_members_request::Change;
+        let (id, node) = (request.id, Node { peer_urls: request.peer_urls.clone() });
+        let one = || BTreeMap::from([(id, node.clone())]);
+        let ids = || BTreeSet::from([id]);
+        let (voter, known) = {
+            let metrics = self.raft.metrics();
+            let metrics = metrics.borrow_watched();
+            let membership = metrics.membership_config.membership();
+            (membership.voter_ids().any(|voter| voter == id), membership.get_node(&id).is_some())
+        };
+        let change = match request.change() {
+            Change::Add if !known => ChangeMembers::AddVoters(one()),
+            Change::AddLearner if !known => ChangeMembers::AddNodes(one()),
+            Change::Add | Change::AddLearner => {
+                return Err(StoreError::Membership("member ID already exist".into()));
+            }
+            _ if !known => return Err(StoreError::MemberNotFound),
+            Change::Promote if voter => {
+                return Err(StoreError::Membership("can only promote a learner member".into()));
+            }
+            Change::Promote => ChangeMembers::AddVoterIds(ids()),
+            Change::Remove if voter => ChangeMembers::RemoveVoters(ids()),
+            Change::Remove => ChangeMembers::RemoveNodes(ids()),
+            Change::Update => ChangeMembers::SetNodes(one()),
+        };
+        let done = self.raft.change_membership(change, false).await.map_err(write_error)?;
+        Ok(done.log_id.index)
+    }
+}
+
+/// Bytes that a command's encoding adds to the request it came from, at most.
+const MAX_OVERHEAD: usize = 64 << 10;
+
+fn write_error(
+    error: RaftError<crate::consensus::TypeConfig, ClientWriteError<crate::consensus::TypeConfig>>,
+) -> StoreError {
+    match error {
+        RaftError::APIError(ClientWriteError::ForwardToLeader(_)) => StoreError::NotLeader,
+        RaftError::APIError(ClientWriteError::LogEntryDiscarded(_)) => StoreError::LeaderLost,
+        RaftError::APIError(ClientWriteError::ChangeMembershipError(error)) => {
+            StoreError::Membership(error.to_string())
+        }
+        RaftError::APIError(ClientWriteError::PreconditionFailed(error)) => {
+            StoreError::Membership(error.to_string())
+        }
+        RaftError::Fatal(_) => StoreError::Stopped,
+    }
+}
+
+impl Store {
+    /// The newest state that this replica has applied.
+    pub fn view(&self) -> Arc<View> {
+        self.inner.shared.view.load_full()
+    }
+
+    /// Returns when [`Self::view`] shows everything that was acknowledged, by whichever member, before the call.
+    ///
+    /// # Errors
+    /// `Timeout` without a leader, `Stopped`.
+    pub async fn read_barrier(&self) -> Result<(), StoreError> {
+        self.inner.read_barrier().await
+    }
+
+    /// Replicates a command; it is durable and applied here when this returns. A member that does not lead forwards
+    /// it. The answer of a forwarded command has no events; watchers see them.
+    ///
+    /// # Errors
+    /// `NoLeader`, `NotLeader`, `TooLarge`, `TooManyRequests`: it has no effect. `LeaderLost`, `Timeout`, `Stopped`:
+    /// whether it has is not known. What the state machine refuses is in the answer.
+    pub async fn propose(&self, command: Command) -> Result<Applied, StoreError> {
+        self.inner.propose(command).await
+    }
+
+    /// Watches a range of keys.
+    pub fn watch(&self, request: WatchRequest) -> Watcher {
+        Watcher::new(self.inner.shared.clone(), request, self.inner.shutdown.clone())
+    }
+
+    /// Who leads, as it changes.
+    pub fn leadership(&self) -> watch::Receiver<Leadership> {
+        self.inner.leadership.clone()
+    }
+
+    /// This member's id.
+    pub fn member_id(&self) -> u64 {
+        self.inner.me
+    }
+
+    /// The cluster's id.
+    pub fn cluster_id(&self) -> ClusterId {
+        self.inner.cluster
+    }
+
+    /// The consensus' times.
+    pub fn timing(&self) -> Timing {
+        self.inner.timing
+    }
+
+    /// All members by id, as this replica knows them.
+    pub fn members(&self) -> Vec<Member> {
+        let stored = self.inner.shared.membership.load_full();
+        let view = self.view();
+        let voters: BTreeSet<u64> = stored.membership().voter_ids().collect();
+        let nodes = stored.membership().nodes();
+        nodes
+            .map(|(id, node)| {
+                let known = view.members().find(|known| known.id == *id);
+                Member {
+                    id: *id,
+                    name: known.map(|known| known.name.clone()).unwrap_or_default(),
+                    peer_urls: node.peer_urls.clone(),
+                    client_urls: known.map(|known| known.client_urls.clone()).unwrap_or_default(),
+                    is_learner: !voters.contains(id),
+                }
+            })
+            .collect()
+    }
+
+    /// What this member knows of itself.
+    pub fn status(&self) -> Status {
+        let metrics = self.inner.raft.metrics();
+        let metrics = metrics.borrow_watched();
+        let voters: BTreeSet<u64> = metrics.membership_config.membership().voter_ids().collect();
+        Status {
+            leader: metrics.current_leader.unwrap_or(0),
+            term: metrics.current_term,
+            committed_index: metrics.local_committed.map_or(0, |id| id.index),
+            applied_index: *self.inner.shared.applied.borrow(),
+            is_learner: !voters.contains(&self.inner.me),
+        }
+    }
+
+    /// Renews a lease, wherever the leader is: its time to live in seconds, `None` for an unknown lease.
+    ///
+    /// # Errors
+    /// `NoLeader`, `Timeout`, `Stopped`.
+    pub async fn lease_keep_alive(&self, id: LeaseId) -> Result<Option<i64>, StoreError> {
+        self.ask_leader(
+            || self.inner.renew_here(id),
+            |mut client| async move {
+                let answer = client.lease_keep_alive(peer::LeaseRequest { id }).await?.into_inner();
+                Ok(answer.found.then_some(answer.ttl))
+            },
+        )
+        .await
+    }
+
+    /// How long a lease still has, `None` for an unknown lease.
+    ///
+    /// # Errors
+    /// `NoLeader`, `Timeout`, `Stopped`.
+    pub async fn lease_time_to_live(&self, id: LeaseId) -> Result<Option<LeaseTime>, StoreError> {
+        self.ask_leader(
+            || async { self.inner.lease_time_here(id) },
+            |mut client| async move {
+                let answer = client.lease_time_to_live(peer::LeaseRequest { id }).await?.into_inner();
+                Ok(answer.found.then_some(LeaseTime { granted_ttl: answer.granted_ttl, ttl: answer.ttl }))
+            },
+        )
+        .await
+    }
+
+    /// Makes another member the leader. Only the leader can.
+    ///
+    /// # Errors
+    /// `NotLeader`, `BadTransferee`, `Timeout`.
+    pub async fn transfer_leadership(&self, to: u64) -> Result<(), StoreError> {
+        let inner = &self.inner;
+        if inner.leader() != Some(inner.me) {
+            return Err(StoreError::NotLeader);
+        }
+        if !self.members().iter().any(|member| member.id == to && !member.is_learner) {
+            return Err(StoreError::BadTransferee);
+        }
+        if to == inner.me {
+            return Ok(());
+        }
+        inner.raft.trigger().transfer_leader(to).await.map_err(|_| StoreError::Stopped)?;
+        let mut leadership = inner.leadership.clone();
+        let moved = leadership.wait_for(|now| now.leader == Some(to));
+        match tokio::time::timeout(inner.timing.request_timeout(), moved).await {
+            Ok(Ok(_)) => Ok(()),
+            Ok(Err(_)) => Err(StoreError::Stopped),
+            Err(_) => Err(StoreError::Timeout),
+        }
+    }
+
+    /// Adds a member; it has to be started afterwards.
+    ///
+    /// # Errors
+    /// `Membership`, and those of [`Self::propose`].
+    pub async fn member_add(&self, peer_urls: Vec<String>, learner: bool, id: u64) -> Result<(), StoreError> {
+        use peer::change_members_request::Change;
+        let change = if learner { Change::AddLearner } else { Change::Add };
+        self.change_members(change, id, peer_urls).await
+    }
+
+    /// Removes a member and what is known of it.
+    ///
+    /// # Errors
+    /// `MemberNotFound`, `Membership`, and those of [`Self::propose`].
+    pub async fn member_remove(&self, id: u64) -> Result<(), StoreError> {
+        self.change_members(peer::change_members_request::Change::Remove, id, Vec::new()).await?;
+        self.propose(Command::MemberForget { id }).await.map(drop)
+    }
+
+    /// Makes a learner a voter.
+    ///
+    /// # Errors
+    /// As [`Self::member_remove`].
+    pub async fn member_promote(&self, id: u64) -> Result<(), StoreError> {
+        self.change_members(peer::change_members_request::Change::Promote, id, Vec::new()).await
+    }
+
+    /// Gives a member other peer URLs.
+    ///
+    /// # Errors
+    /// As [`Self::member_remove`].
+    pub async fn member_update(&self, id: u64, peer_urls: Vec<String>) -> Result<(), StoreError> {
+        self.change_members(peer::change_members_request::Change::Update, id, peer_urls).await
+    }
+
+    async fn change_members(
+        &self,
+        change: peer::change_members_request::Change,
+        id: u64,
+        peer_urls: Vec<String>,
+    ) -> Result<(), StoreError> {
+        let request = peer::ChangeMembersRequest { change: change.into(), id, peer_urls };
+        let there = request.clone();
+        let index = self
+            .ask_leader(
+                || self.inner.change_members_here(request.clone()),
+                |mut client| {
+                    let request = there.clone();
+                    async move { Ok(client.change_members(request).await?.into_inner().index) }
+                },
+            )
+            .await?;
+        self.inner.wait_applied(index, self.deadline()).await
+    }
+
+    fn deadline(&self) -> Instant {
+        self.inner.env.clock.monotonic() + self.inner.timing.request_timeout()
+    }
+
+    /// Asks whoever leads, until there is an answer from one who does.
+    async fn ask_leader<T, Here, There>(
+        &self,
+        here: impl Fn() -> Here,
+        there: impl Fn(Client) -> There,
+    ) -> Result<T, StoreError>
+    where
+        Here: Future<Output = Result<T, StoreError>>,
+        There: Future<Output = Result<T, tonic::Status>>,
+    {
+        let (inner, deadline) = (&self.inner, self.deadline());
+        loop {
+            let result = match inner.leader() {
+                Some(leader) if leader == inner.me => here().await,
+                Some(leader) => {
+                    match tokio::time::timeout_at(deadline, there(inner.peer(leader, Lane::Forward)?)).await {
+                        Ok(answer) => answer.map_err(|status| server::error_from_status(&status)),
+                        Err(_) => Err(StoreError::Timeout),
+                    }
+                }
+                None => Err(StoreError::NoLeader),
+            };
+            let again = matches!(result, Err(StoreError::NoLeader | StoreError::NotLeader));
+            if !again || inner.shutdown.is_triggered() || inner.env.clock.monotonic() >= deadline {
+                return result;
+            }
+            inner.wait_for_leader().await;
+        }
+    }
+}

@@ -1,0 +1,150 @@
+//! Who leads, and since when it is known that nobody hears them.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use openraft::async_runtime::WatchReceiver as _;
+use openraft::raft::TransferLeaderRequest;
+use openraft::{Instant as _, ServerState};
+use tokio::net::TcpStream;
+use tokio::sync::watch;
+
+use crate::consensus::{Node, TypeConfig};
+use crate::handle::Inner;
+use crate::peers::Lane;
+
+/// How often the age of the last quorum is looked at.
+const CHECK_INTERVAL: Duration = Duration::from_millis(50);
+/// Between the elections that the followers of a dead leader begin, so that they do not split the votes.
+const RANK_DELAY: Duration = Duration::from_millis(60);
+/// Pause before a leader that cannot be reached is looked for again.
+const RETRY: Duration = Duration::from_millis(100);
+
+/// Who leads, as this member knows it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Leadership {
+    /// The term.
+    pub term: u64,
+    /// Who leads it, if anyone is known to.
+    pub leader: Option<u64>,
+    /// Whether this member leads and heard a quorum within the last election timeout.
+    pub is_leader: bool,
+}
+
+/// Keeps the leadership current: with every change of the consensus, and when a quorum goes silent.
+pub(crate) async fn follow(inner: Arc<Inner>, leadership: watch::Sender<Leadership>) {
+    let mut metrics = inner.raft.metrics();
+    let mut led = false;
+    loop {
+        let now = read(&inner);
+        if now.is_leader && !led {
+            // Whoever takes over gives every lease its full time: nobody knows when it was last renewed.
+            let view = inner.shared.view.load_full();
+            inner.shared.leases.lock().reset(&view, inner.env.clock.monotonic());
+        }
+        led = now.is_leader;
+        leadership.send_if_modified(|current| {
+            let changed = *current != now;
+            if changed {
+                tracing::info!(
+                    term = now.term,
+                    leader = now.leader.map(|id| format!("{id:x}")),
+                    leads = now.is_leader,
+                    "leadership"
+                );
+                metrics::gauge!("trierarch_store_is_leader").set(f64::from(u8::from(now.is_leader)));
+            }
+            *current = now;
+            changed
+        });
+        tokio::select! {
+            changed = metrics.changed() => if changed.is_err() { break },
+            () = inner.env.clock.sleep(CHECK_INTERVAL) => {}
+            () = inner.shutdown.wait() => break,
+        }
+    }
+    leadership.send_modify(|current| (current.leader, current.is_leader) = (None, false));
+}
+
+fn read(inner: &Inner) -> Leadership {
+    let metrics = inner.raft.metrics();
+    let metrics = metrics.borrow_watched();
+    let alone = metrics.membership_config.membership().voter_ids().count() == 1;
+    let heard =
+        metrics.last_quorum_acked.as_ref().is_some_and(|acked| acked.elapsed() < inner.timing.election_max);
+    let leads = metrics.state == ServerState::Leader && metrics.current_leader == Some(inner.me);
+    Leadership {
+        term: metrics.current_term,
+        leader: metrics.current_leader,
+        is_leader: leads && (alone || heard),
+    }
+}
+
+/// Watches the leader's process: an open call that ends, and an address that refuses, mean that it is gone. Then this
+/// member stands at once instead of waiting for the silence to last. Elections are safe whenever they are held; a
+/// leader that is merely slow or cut off refuses nothing, and is given the usual time.
+pub(crate) async fn watch_leader(inner: Arc<Inner>, mut leadership: watch::Receiver<Leadership>) {
+    loop {
+        let current = *leadership.borrow_and_update();
+        let lost = async {
+            match current.leader.filter(|&leader| leader != inner.me) {
+                Some(leader) => follow_process(&inner, leader).await,
+                None => std::future::pending().await,
+            }
+        };
+        tokio::select! {
+            () = lost => stand(&inner, current).await,
+            changed = leadership.changed() => if changed.is_err() { break },
+            () = inner.shutdown.wait() => break,
+        }
+    }
+}
+
+/// Returns when the leader's process is gone.
+async fn follow_process(inner: &Inner, leader: u64) {
+    loop {
+        if let Ok(mut client) = inner.peer(leader, Lane::Control) {
+            let opened = client.alive(protos::peer::AliveRequest { from: inner.me }).await;
+            if let Ok(answer) = opened {
+                let mut beats = answer.into_inner();
+                while let Ok(Some(_)) = beats.message().await {}
+            }
+        }
+        if let Some(node) = inner.node(leader)
+            && refuses(&node).await
+        {
+            return;
+        }
+        inner.env.clock.sleep(RETRY).await;
+    }
+}
+
+async fn refuses(node: &Node) -> bool {
+    let Some(address) = node.peer_urls.first().and_then(|url| url.split("://").nth(1)) else { return false };
+    let address = address.trim_end_matches('/');
+    matches!(TcpStream::connect(address).await, Err(error) if error.kind() == std::io::ErrorKind::ConnectionRefused)
+}
+
+async fn stand(inner: &Inner, lost: Leadership) {
+    let rank = inner.rank_among_followers(lost.leader);
+    inner.env.clock.sleep(RANK_DELAY * rank).await;
+    let (vote, leader) = {
+        let metrics = inner.raft.metrics();
+        let metrics = metrics.borrow_watched();
+        (metrics.vote, metrics.current_leader)
+    };
+    if leader != lost.leader || vote.leader_id.term != lost.term {
+        return;
+    }
+    tracing::info!(
+        leader = lost.leader.map(|id| format!("{id:x}")),
+        "the leader's process is gone, standing for election"
+    );
+    let request = TransferLeaderRequest::<TypeConfig>::new(vote, inner.me, None);
+    match inner.raft.handle_transfer_leader(request).await {
+        Ok(Ok(())) => {}
+        Ok(Err(refused)) => tracing::debug!(%refused, "not standing"),
+        Err(stopped) => tracing::debug!(%stopped, "not standing"),
+    }
+    inner.env.clock.sleep(RETRY).await;
+}

@@ -1,0 +1,256 @@
+//! openraft's log over a [`LogEngine`]: a tail in memory that replication and apply read from, and one thread that
+//! makes appended entries durable, a group at a time.
+
+use std::collections::VecDeque;
+use std::fmt::Debug;
+use std::io;
+use std::ops::{Bound, Range, RangeBounds};
+use std::sync::Arc;
+
+use openraft::storage::{IOFlushed, LogState, RaftLogReader, RaftLogStorage};
+use parking_lot::RwLock;
+use tokio::sync::{mpsc, oneshot};
+
+use crate::consensus::{self, Entry, LogId, TypeConfig, Vote};
+use crate::storage::{LogBatch, LogEngine, LogMeta};
+
+/// Bytes of entries kept in memory behind the newest.
+const TAIL_BYTES: usize = 8 << 20;
+/// Bytes of entries handed to replication at a time.
+const READ_BYTES: usize = 1 << 20;
+/// Appends that wait to be made durable.
+const FLUSH_QUEUE: usize = 4096;
+
+/// The newest entries, without a gap.
+#[derive(Default)]
+struct Tail {
+    entries: VecDeque<Entry>,
+    bytes: usize,
+}
+
+impl Tail {
+    fn first(&self) -> Option<u64> {
+        self.entries.front().map(|entry| entry.log_id.index)
+    }
+
+    fn push(&mut self, entry: Entry) {
+        self.bytes += consensus::entry_size(&entry);
+        self.entries.push_back(entry);
+        while self.bytes > TAIL_BYTES && self.entries.len() > 1 {
+            self.pop_front();
+        }
+    }
+
+    fn pop_front(&mut self) {
+        if let Some(entry) = self.entries.pop_front() {
+            self.bytes -= consensus::entry_size(&entry);
+        }
+    }
+
+    fn truncate_from(&mut self, index: u64) {
+        while self.entries.back().is_some_and(|entry| entry.log_id.index >= index) {
+            let entry = self.entries.pop_back().expect("invariant: just seen");
+            self.bytes -= consensus::entry_size(&entry);
+        }
+    }
+
+    fn purge_to(&mut self, index: u64) {
+        while self.first().is_some_and(|first| first <= index) {
+            self.pop_front();
+        }
+    }
+
+    /// The entries of a range, when the tail reaches back far enough.
+    fn read(&self, range: Range<u64>, max_bytes: usize) -> Option<Vec<Entry>> {
+        let first = self.first()?;
+        if range.start < first {
+            return None;
+        }
+        let skip = usize::try_from(range.start - first).ok()?;
+        let len = usize::try_from(range.end.saturating_sub(range.start)).unwrap_or(usize::MAX);
+        let mut bytes = 0;
+        let taken = self.entries.iter().skip(skip).take(len).take_while(|entry| {
+            let fits = bytes < max_bytes;
+            bytes += consensus::entry_size(entry);
+            fits
+        });
+        Some(taken.cloned().collect())
+    }
+}
+
+enum Flush {
+    Appended(IOFlushed<TypeConfig>),
+    Vote(oneshot::Sender<io::Result<()>>),
+}
+
+struct Inner {
+    engine: Arc<dyn LogEngine>,
+    tail: RwLock<Tail>,
+    vote: RwLock<Option<Vote>>,
+}
+
+/// The log, its reader too.
+#[derive(Clone)]
+pub(crate) struct Log {
+    inner: Arc<Inner>,
+    flushes: mpsc::Sender<Flush>,
+}
+
+impl Log {
+    /// Takes the log up where it was left, and starts the thread that syncs it; the thread ends with the last clone.
+    pub fn open(engine: Arc<dyn LogEngine>) -> io::Result<Self> {
+        let vote = engine.meta(LogMeta::Vote)?.map(consensus::decode_vote).transpose()?;
+        let inner = Inner { engine: engine.clone(), tail: RwLock::default(), vote: RwLock::new(vote) };
+        let (flushes, requests) = mpsc::channel(FLUSH_QUEUE);
+        std::thread::Builder::new()
+            .name("raft-log-sync".into())
+            .spawn(move || sync_loop(&*engine, requests))?;
+        Ok(Self { inner: Arc::new(inner), flushes })
+    }
+
+    fn read(&self, range: Range<u64>, max_bytes: usize) -> io::Result<Vec<Entry>> {
+        if range.is_empty() {
+            return Ok(Vec::new());
+        }
+        if let Some(entries) = self.inner.tail.read().read(range.clone(), max_bytes) {
+            return Ok(entries);
+        }
+        let stored = self.inner.engine.read(range, max_bytes)?;
+        stored.into_iter().map(|(_, bytes)| consensus::decode_entry(bytes)).collect()
+    }
+
+    fn last_log_id(&self, purged: Option<LogId>) -> io::Result<Option<LogId>> {
+        match self.inner.engine.last()? {
+            Some((_, bytes)) => Ok(Some(consensus::decode_entry(bytes)?.log_id)),
+            None => Ok(purged),
+        }
+    }
+
+    fn meta_log_id(&self, key: LogMeta) -> io::Result<Option<LogId>> {
+        self.inner.engine.meta(key)?.map(consensus::decode_log_id).transpose()
+    }
+
+    async fn flush(&self, flush: Flush) -> io::Result<()> {
+        self.flushes.send(flush).await.map_err(|_| io::Error::other("the log's sync thread has ended"))
+    }
+}
+
+/// Syncs once for everything that arrived during the sync before.
+fn sync_loop(engine: &dyn LogEngine, mut requests: mpsc::Receiver<Flush>) {
+    let mut group = Vec::new();
+    while requests.blocking_recv_many(&mut group, FLUSH_QUEUE) > 0 {
+        let result = engine.sync();
+        metrics::counter!("trierarch_log_syncs_total").increment(1);
+        metrics::counter!("trierarch_log_synced_appends_total").increment(group.len() as u64);
+        for flush in group.drain(..) {
+            let result = result
+                .as_ref()
+                .map(|&()| ())
+                .map_err(|error| io::Error::new(error.kind(), error.to_string()));
+            match flush {
+                Flush::Appended(callback) => callback.io_completed(result),
+                Flush::Vote(done) => drop(done.send(result)),
+            }
+        }
+    }
+}
+
+fn to_range(range: impl RangeBounds<u64>) -> Range<u64> {
+    let start = match range.start_bound() {
+        Bound::Included(&start) => start,
+        Bound::Excluded(&start) => start + 1,
+        Bound::Unbounded => 0,
+    };
+    let end = match range.end_bound() {
+        Bound::Included(&end) => end + 1,
+        Bound::Excluded(&end) => end,
+        Bound::Unbounded => u64::MAX,
+    };
+    start..end
+}
+
+impl RaftLogReader<TypeConfig> for Log {
+    async fn try_get_log_entries<RB: RangeBounds<u64> + Clone + Debug + Send>(
+        &mut self,
+        range: RB,
+    ) -> io::Result<Vec<Entry>> {
+        let mut range = to_range(range);
+        let mut entries = Vec::new();
+        // The engine answers in pages; the whole range is asked for.
+        loop {
+            let page = self.read(range.clone(), usize::MAX)?;
+            let Some(last) = page.last() else { return Ok(entries) };
+            range.start = last.log_id.index + 1;
+            entries.extend(page);
+        }
+    }
+
+    async fn read_vote(&mut self) -> io::Result<Option<Vote>> {
+        Ok(*self.inner.vote.read())
+    }
+
+    async fn limited_get_log_entries(&mut self, start: u64, end: u64) -> io::Result<Vec<Entry>> {
+        self.read(start..end, READ_BYTES)
+    }
+}
+
+impl RaftLogStorage<TypeConfig> for Log {
+    type LogReader = Self;
+
+    async fn get_log_state(&mut self) -> io::Result<LogState<TypeConfig>> {
+        let last_purged_log_id = self.meta_log_id(LogMeta::Purged)?;
+        let last_log_id = self.last_log_id(last_purged_log_id)?;
+        Ok(LogState { last_purged_log_id, last_log_id })
+    }
+
+    async fn get_log_reader(&mut self) -> Self {
+        self.clone()
+    }
+
+    async fn save_vote(&mut self, vote: &Vote) -> io::Result<()> {
+        let meta = vec![(LogMeta::Vote, consensus::encode_vote(vote))];
+        self.inner.engine.write(LogBatch { meta, ..LogBatch::default() })?;
+        *self.inner.vote.write() = Some(*vote);
+        let (done, synced) = oneshot::channel();
+        self.flush(Flush::Vote(done)).await?;
+        synced.await.map_err(|_| io::Error::other("the log's sync thread has ended"))?
+    }
+
+    async fn save_committed(&mut self, committed: Option<LogId>) -> io::Result<()> {
+        let Some(committed) = committed else { return Ok(()) };
+        let meta = vec![(LogMeta::Committed, consensus::encode_log_id(&committed))];
+        self.inner.engine.write(LogBatch { meta, ..LogBatch::default() })
+    }
+
+    async fn read_committed(&mut self) -> io::Result<Option<LogId>> {
+        self.meta_log_id(LogMeta::Committed)
+    }
+
+    async fn append<I>(&mut self, entries: I, callback: IOFlushed<TypeConfig>) -> io::Result<()>
+    where
+        I: IntoIterator<Item = Entry> + Send,
+        I::IntoIter: Send,
+    {
+        let entries: Vec<Entry> = entries.into_iter().collect();
+        let encoded =
+            entries.iter().map(|entry| (entry.log_id.index, consensus::encode_entry(entry))).collect();
+        self.inner.engine.write(LogBatch { entries: encoded, ..LogBatch::default() })?;
+        {
+            let mut tail = self.inner.tail.write();
+            entries.into_iter().for_each(|entry| tail.push(entry));
+        }
+        self.flush(Flush::Appended(callback)).await
+    }
+
+    async fn truncate_after(&mut self, last_log_id: Option<LogId>) -> io::Result<()> {
+        let from = last_log_id.map_or(0, |last| last.index + 1);
+        self.inner.tail.write().truncate_from(from);
+        self.inner.engine.write(LogBatch { remove: Some(from..u64::MAX), ..LogBatch::default() })
+    }
+
+    async fn purge(&mut self, log_id: LogId) -> io::Result<()> {
+        self.inner.tail.write().purge_to(log_id.index);
+        let meta = vec![(LogMeta::Purged, consensus::encode_log_id(&log_id))];
+        self.inner.engine.write(LogBatch { remove: Some(0..log_id.index + 1), meta, entries: Vec::new() })
+    }
+}

@@ -1,0 +1,282 @@
+//! The answering end of the wire between members.
+
+use std::collections::VecDeque;
+use std::io;
+use std::sync::Arc;
+
+use futures::stream::{BoxStream, StreamExt as _};
+use openraft::ReadPolicy;
+use openraft::raft::{
+    AppendEntriesRequest, StreamAppendError, StreamAppendResult, TransferLeaderRequest, VoteRequest,
+};
+use openraft::storage::{Snapshot, SnapshotMeta};
+use protos::peer::{self, peer_server::Peer};
+use tokio::io::AsyncWriteExt as _;
+use tonic::{Request, Response, Status, Streaming};
+
+use crate::consensus::{self, TypeConfig};
+use crate::error::StoreError;
+use crate::handle::Inner;
+use crate::peers::{CLUSTER_HEADER, TO_HEADER};
+use crate::snapshot::Folder;
+
+/// How often a caller of `Alive` hears that this process lives, beside the connection itself.
+const ALIVE_INTERVAL: std::time::Duration = std::time::Duration::from_secs(1);
+
+pub(crate) struct PeerService {
+    pub inner: Arc<Inner>,
+}
+
+type Answer<T> = Result<Response<T>, Status>;
+
+fn invalid(error: io::Error) -> Status {
+    Status::invalid_argument(error.to_string())
+}
+
+fn stopped(error: impl std::fmt::Display) -> Status {
+    Status::unavailable(format!("etcdserver: server stopped: {error}"))
+}
+
+/// Refuses calls that are meant for another cluster or another member: an address may have changed hands.
+pub(crate) fn check_identity(cluster: u64, me: u64, request: Request<()>) -> Result<Request<()>, Status> {
+    let header =
+        |name: &str| request.metadata().get(name).and_then(|value| value.to_str().ok()).map(str::to_owned);
+    if header(CLUSTER_HEADER).as_deref() != Some(&format!("{cluster:x}")) {
+        return Err(Status::failed_precondition("etcdserver: cluster ID mismatch"));
+    }
+    if header(TO_HEADER).as_deref() != Some(&format!("{me:x}")) {
+        return Err(Status::failed_precondition("etcdserver: member ID mismatch"));
+    }
+    Ok(request)
+}
+
+/// A store's error for another member, which reads it back with [`error_from_status`].
+pub(crate) fn status_from_error(error: &StoreError) -> Status {
+    let text = error.to_string();
+    match error {
+        StoreError::NotLeader | StoreError::NoLeader => Status::failed_precondition(text),
+        StoreError::TooManyRequests => Status::resource_exhausted(text),
+        StoreError::TooLarge => Status::out_of_range(text),
+        StoreError::MemberNotFound => Status::not_found(text),
+        StoreError::Membership(_) | StoreError::BadTransferee | StoreError::Mvcc(_) => {
+            Status::invalid_argument(text)
+        }
+        StoreError::Timeout | StoreError::LeaderLost => Status::deadline_exceeded(text),
+        StoreError::Stopped => Status::unavailable(text),
+    }
+}
+
+pub(crate) fn error_from_status(status: &Status) -> StoreError {
+    match status.code() {
+        tonic::Code::FailedPrecondition => StoreError::NotLeader,
+        tonic::Code::ResourceExhausted => StoreError::TooManyRequests,
+        tonic::Code::OutOfRange => StoreError::TooLarge,
+        tonic::Code::NotFound => StoreError::MemberNotFound,
+        tonic::Code::InvalidArgument => StoreError::Membership(status.message().to_owned()),
+        _ if crate::peers::was_not_sent(status) => StoreError::NoLeader,
+        tonic::Code::DeadlineExceeded => StoreError::Timeout,
+        _ => StoreError::LeaderLost,
+    }
+}
+
+#[tonic::async_trait]
+impl Peer for PeerService {
+    type AppendStream = BoxStream<'static, Result<peer::AppendResponse, Status>>;
+    type AliveStream = BoxStream<'static, Result<peer::AliveResponse, Status>>;
+
+    async fn append(&self, request: Request<Streaming<peer::AppendRequest>>) -> Answer<Self::AppendStream> {
+        let requests = request.into_inner().map(|request| request.map(append_request_from_wire));
+        // A broken stream simply ends: the leader opens another.
+        let requests = requests.take_while(|request| std::future::ready(matches!(request, Ok(Ok(_)))));
+        let requests = requests.filter_map(|request| std::future::ready(request.ok().and_then(Result::ok)));
+        let answers = self.inner.raft.stream_append(requests);
+        Ok(Response::new(Box::pin(answers.map(|answer| answer.map(append_answer_to_wire).map_err(stopped)))))
+    }
+
+    async fn append_one(&self, request: Request<peer::AppendRequest>) -> Answer<peer::AppendResponse> {
+        let request = append_request_from_wire(request.into_inner()).map_err(invalid)?;
+        let answers = self.inner.raft.stream_append(futures::stream::iter([request]));
+        let mut answers = Box::pin(answers);
+        match answers.next().await {
+            Some(answer) => Ok(Response::new(append_answer_to_wire(answer.map_err(stopped)?))),
+            None => Err(stopped("no answer")),
+        }
+    }
+
+    async fn vote(&self, request: Request<peer::VoteRequest>) -> Answer<peer::VoteResponse> {
+        let request = vote_request_from_wire(request.into_inner()).map_err(invalid)?;
+        let answer = self.inner.raft.vote(request).await.map_err(stopped)?;
+        Ok(Response::new(vote_answer_to_wire(&answer)))
+    }
+
+    async fn pre_vote(&self, request: Request<peer::VoteRequest>) -> Answer<peer::VoteResponse> {
+        let request = vote_request_from_wire(request.into_inner()).map_err(invalid)?;
+        let answer = self.inner.raft.pre_vote(request).await.map_err(stopped)?;
+        Ok(Response::new(vote_answer_to_wire(&answer)))
+    }
+
+    async fn transfer_leader(
+        &self,
+        request: Request<peer::TransferLeaderRequest>,
+    ) -> Answer<peer::TransferLeaderResponse> {
+        let request = request.into_inner();
+        let from = consensus::required_vote(request.from).map_err(invalid)?;
+        let last = request.last.map(consensus::log_id_from_wire);
+        let request = TransferLeaderRequest::new(from, request.to, last);
+        let answer = self.inner.raft.handle_transfer_leader(request).await.map_err(stopped)?;
+        let refused = answer.err().map(|error| error.to_string()).unwrap_or_default();
+        Ok(Response::new(peer::TransferLeaderResponse { refused }))
+    }
+
+    async fn install_snapshot(
+        &self,
+        request: Request<Streaming<peer::SnapshotChunk>>,
+    ) -> Answer<peer::SnapshotResponse> {
+        let mut chunks = request.into_inner();
+        let Some(peer::SnapshotChunk { part: Some(peer::snapshot_chunk::Part::Head(head)) }) =
+            chunks.message().await?
+        else {
+            return Err(Status::invalid_argument("a snapshot begins with its head"));
+        };
+        let vote = consensus::required_vote(head.vote).map_err(invalid)?;
+        let folder = self.receive(&head, chunks).await?;
+        let membership = head.membership.unwrap_or_default();
+        let meta = SnapshotMeta {
+            last_log_id: head.last.map(consensus::log_id_from_wire),
+            last_membership: consensus::stored_membership_from_wire(membership).map_err(invalid)?,
+        };
+        let snapshot = Snapshot { meta, snapshot: folder };
+        let answer = self.inner.raft.install_full_snapshot(vote, snapshot).await.map_err(stopped)?;
+        Ok(Response::new(peer::SnapshotResponse { vote: Some(consensus::vote_to_wire(&answer.vote)) }))
+    }
+
+    async fn propose(&self, request: Request<peer::ProposeRequest>) -> Answer<peer::ProposeResponse> {
+        let answer = self.inner.propose_here(request.into_inner().command).await;
+        let (index, applied) = answer.map_err(|error| status_from_error(&error))?;
+        Ok(Response::new(peer::ProposeResponse { index, applied: applied.encode() }))
+    }
+
+    async fn read_index(&self, _: Request<peer::ReadIndexRequest>) -> Answer<peer::ReadIndexResponse> {
+        let linearizer = self.inner.raft.get_read_linearizer(ReadPolicy::ReadIndex).await;
+        let linearizer = linearizer.map_err(|_| status_from_error(&StoreError::NotLeader))?;
+        Ok(Response::new(peer::ReadIndexResponse { index: linearizer.read_log_id().index() }))
+    }
+
+    async fn lease_keep_alive(&self, request: Request<peer::LeaseRequest>) -> Answer<peer::LeaseResponse> {
+        let ttl = self.inner.renew_here(request.into_inner().id).await;
+        let ttl = ttl.map_err(|error| status_from_error(&error))?;
+        let (found, ttl) = (ttl.is_some(), ttl.unwrap_or_default());
+        Ok(Response::new(peer::LeaseResponse { found, granted_ttl: ttl, ttl }))
+    }
+
+    async fn lease_time_to_live(&self, request: Request<peer::LeaseRequest>) -> Answer<peer::LeaseResponse> {
+        let time = self.inner.lease_time_here(request.into_inner().id);
+        let time = time.map_err(|error| status_from_error(&error))?;
+        Ok(Response::new(match time {
+            Some(time) => peer::LeaseResponse { found: true, granted_ttl: time.granted_ttl, ttl: time.ttl },
+            None => peer::LeaseResponse::default(),
+        }))
+    }
+
+    async fn change_members(
+        &self,
+        request: Request<peer::ChangeMembersRequest>,
+    ) -> Answer<peer::ChangeMembersResponse> {
+        let index = self.inner.change_members_here(request.into_inner()).await;
+        let index = index.map_err(|error| status_from_error(&error))?;
+        Ok(Response::new(peer::ChangeMembersResponse { index }))
+    }
+
+    async fn alive(&self, _: Request<peer::AliveRequest>) -> Answer<Self::AliveStream> {
+        let inner = self.inner.clone();
+        let beats = futures::stream::unfold(inner, |inner| async move {
+            tokio::select! {
+                () = inner.env.clock.sleep(ALIVE_INTERVAL) => Some((Ok(peer::AliveResponse {}), inner)),
+                () = inner.shutdown.wait() => None,
+            }
+        });
+        Ok(Response::new(Box::pin(beats)))
+    }
+}
+
+impl PeerService {
+    async fn receive(
+        &self,
+        head: &peer::SnapshotHead,
+        mut chunks: Streaming<peer::SnapshotChunk>,
+    ) -> Result<Folder, Status> {
+        let failed = |error: io::Error| Status::internal(format!("cannot receive a snapshot: {error}"));
+        let from = head.vote.as_ref().map_or(0, |vote| vote.node);
+        let index = head.last.as_ref().map_or(0, |last| last.index);
+        let folder = Folder::receive(&*self.inner.storage, from, index).map_err(failed)?;
+        let mut left: VecDeque<bytes::Bytes> = VecDeque::new();
+        for file in &head.files {
+            if file.name.contains(['/', '\\']) || file.name.starts_with('.') {
+                return Err(Status::invalid_argument("a snapshot's file has a path"));
+            }
+            let mut out = tokio::fs::File::create(folder.path().join(&file.name)).await.map_err(failed)?;
+            let (mut missing, mut sum) = (file.size, 0);
+            while missing > 0 {
+                let mut data = match left.pop_front() {
+                    Some(data) => data,
+                    None => next_data(&mut chunks).await?,
+                };
+                let take = usize::try_from(missing).unwrap_or(usize::MAX).min(data.len());
+                let here = data.split_to(take);
+                if !data.is_empty() {
+                    left.push_front(data);
+                }
+                sum = crc32c::crc32c_append(sum, &here);
+                missing -= here.len() as u64;
+                out.write_all(&here).await.map_err(failed)?;
+            }
+            if sum != file.crc32c {
+                return Err(Status::data_loss(format!("{} was damaged on its way", file.name)));
+            }
+            out.sync_all().await.map_err(failed)?;
+        }
+        Ok(folder)
+    }
+}
+
+async fn next_data(chunks: &mut Streaming<peer::SnapshotChunk>) -> Result<bytes::Bytes, Status> {
+    match chunks.message().await? {
+        Some(peer::SnapshotChunk { part: Some(peer::snapshot_chunk::Part::Data(data)) }) => Ok(data),
+        _ => Err(Status::invalid_argument("the snapshot ends early")),
+    }
+}
+
+fn append_request_from_wire(request: peer::AppendRequest) -> io::Result<AppendEntriesRequest<TypeConfig>> {
+    Ok(AppendEntriesRequest {
+        vote: consensus::required_vote(request.vote)?,
+        prev_log_id: request.prev.map(consensus::log_id_from_wire),
+        entries: request.entries.into_iter().map(consensus::entry_from_wire).collect::<io::Result<_>>()?,
+        leader_commit: request.commit.map(consensus::log_id_from_wire),
+    })
+}
+
+fn append_answer_to_wire(answer: StreamAppendResult<TypeConfig>) -> peer::AppendResponse {
+    use peer::append_response::Result as Wire;
+    let result = match answer {
+        Ok(id) => Wire::Matched(peer::Matched { id: id.as_ref().map(consensus::log_id_to_wire) }),
+        Err(StreamAppendError::Conflict(id)) => Wire::Conflict(consensus::log_id_to_wire(&id)),
+        Err(StreamAppendError::HigherVote(vote)) => Wire::HigherVote(consensus::vote_to_wire(&vote)),
+    };
+    peer::AppendResponse { result: Some(result) }
+}
+
+fn vote_request_from_wire(request: peer::VoteRequest) -> io::Result<VoteRequest<TypeConfig>> {
+    Ok(VoteRequest {
+        vote: consensus::required_vote(request.vote)?,
+        last_log_id: request.last.map(consensus::log_id_from_wire),
+        leadership_transfer: request.leadership_transfer,
+    })
+}
+
+fn vote_answer_to_wire(answer: &openraft::raft::VoteResponse<TypeConfig>) -> peer::VoteResponse {
+    peer::VoteResponse {
+        vote: Some(consensus::vote_to_wire(&answer.vote)),
+        granted: answer.vote_granted,
+        last: answer.last_log_id.as_ref().map(consensus::log_id_to_wire),
+    }
+}

@@ -1,0 +1,210 @@
+//! openraft's state machine over `mvcc`: applies entries in batches, writes each batch to the engine once, publishes
+//! the view, then hands events to watchers and answers to those who wait, in this order.
+
+use std::io;
+use std::sync::Arc;
+
+use arc_swap::ArcSwap;
+use bytes::Bytes;
+use env::Env;
+use futures::{Stream, StreamExt as _};
+use mvcc::{Applied, Command, Mvcc, Response, View};
+use openraft::entry::EntryPayload;
+use openraft::storage::{ApplyResponder, EntryResponder, RaftStateMachine};
+use parking_lot::Mutex;
+use tokio::sync::watch;
+
+use crate::consensus::{self, LogId, StoredMembership, TypeConfig};
+use crate::leases::LeaseClock;
+use crate::snapshot::{self, Builder, Folder, Meta, Snap};
+use crate::storage::{StateEngine, Storage};
+use crate::watch::Hub;
+
+/// Entries that are written to the engine together, at most.
+const MAX_BATCH: usize = 1024;
+
+/// What the state machine shows to everyone else.
+pub(crate) struct Shared {
+    pub view: ArcSwap<View>,
+    /// The last entry that is in the view.
+    pub applied: watch::Sender<u64>,
+    pub membership: ArcSwap<StoredMembership>,
+    pub hub: Hub,
+    pub leases: Mutex<LeaseClock>,
+    pub env: Env,
+}
+
+/// The single writer.
+pub(crate) struct StateMachine {
+    mvcc: Mvcc<Arc<dyn StateEngine>>,
+    engine: Arc<dyn StateEngine>,
+    membership: StoredMembership,
+    membership_changed: bool,
+    storage: Arc<dyn Storage>,
+    shared: Arc<Shared>,
+}
+
+/// What waits for the batch to be written.
+#[derive(Default)]
+struct Pending {
+    answers: Vec<(ApplyResponder<TypeConfig>, Option<Applied>)>,
+    events: Vec<mvcc::Event>,
+    entries: usize,
+}
+
+impl StateMachine {
+    /// Opens the state that the storage holds.
+    pub fn open(storage: Arc<dyn Storage>, env: Env) -> io::Result<Self> {
+        snapshot::clean(&*storage)?;
+        let engine = storage.open_state()?;
+        let mvcc = Mvcc::open(engine.clone()).map_err(io::Error::other)?;
+        let membership = decode_meta(mvcc.caller_meta())?;
+        let view = mvcc.view();
+        let mut leases = LeaseClock::default();
+        leases.reset(&view, env.clock.monotonic());
+        let shared = Shared {
+            hub: Hub::new(view.revision()),
+            applied: watch::Sender::new(view.applied().0),
+            membership: ArcSwap::from_pointee(membership.clone()),
+            view: ArcSwap::from_pointee(view),
+            leases: Mutex::new(leases),
+            env,
+        };
+        let shared = Arc::new(shared);
+        Ok(Self { mvcc, engine, membership, membership_changed: false, storage, shared })
+    }
+
+    pub fn shared(&self) -> Arc<Shared> {
+        self.shared.clone()
+    }
+
+    fn apply_entry(
+        &mut self,
+        id: LogId,
+        payload: EntryPayload<consensus::Proposal, u64, consensus::Node>,
+    ) -> Option<Applied> {
+        let (index, term) = (id.index, consensus::term_of(&id));
+        match payload {
+            EntryPayload::Blank => {
+                self.mvcc.skip(index, term);
+                None
+            }
+            EntryPayload::Membership(membership) => {
+                self.mvcc.skip(index, term);
+                self.membership = StoredMembership::new(Some(id), membership);
+                self.membership_changed = true;
+                None
+            }
+            EntryPayload::Normal(proposal) => Some(self.apply_command(index, term, proposal.0)),
+        }
+    }
+
+    fn apply_command(&mut self, index: u64, term: u64, bytes: Bytes) -> Applied {
+        let command = match Command::decode(bytes) {
+            Ok(command) => command,
+            // Every replica meets the same bytes and refuses them alike.
+            Err(error) => {
+                self.mvcc.skip(index, term);
+                let response = Err(mvcc::MvccError::Engine(error.to_string()));
+                return Applied { revision: self.mvcc.view().revision(), response, events: Vec::new() };
+            }
+        };
+        let applied = self.mvcc.apply(index, term, &command);
+        self.note_lease(&command, &applied);
+        applied
+    }
+
+    fn note_lease(&self, command: &Command, applied: &Applied) {
+        let now = self.shared.env.clock.monotonic();
+        match (command, &applied.response) {
+            (_, Ok(Response::LeaseGranted { id, ttl })) => self.shared.leases.lock().granted(*id, *ttl, now),
+            (Command::LeaseRevoke { id }, Ok(_)) => self.shared.leases.lock().revoked(*id),
+            _ => {}
+        }
+    }
+
+    /// Writes what was applied, shows it, and answers.
+    fn publish(&mut self, pending: Pending) -> io::Result<()> {
+        let meta = self.membership_changed.then(|| consensus::encode_membership(&self.membership));
+        self.mvcc.commit(meta).map_err(io::Error::other)?;
+        if std::mem::take(&mut self.membership_changed) {
+            self.shared.membership.store(Arc::new(self.membership.clone()));
+        }
+        let view = self.mvcc.view();
+        let (revision, (index, _)) = (view.revision(), view.applied());
+        self.shared.view.store(Arc::new(view));
+        self.shared.hub.publish(pending.events, revision);
+        self.shared.applied.send_replace(index);
+        for (responder, applied) in pending.answers {
+            responder.send(applied);
+        }
+        Ok(())
+    }
+}
+
+fn decode_meta(meta: Option<Bytes>) -> io::Result<StoredMembership> {
+    Ok(meta.map(consensus::decode_membership).transpose()?.unwrap_or_default())
+}
+
+impl RaftStateMachine<TypeConfig> for StateMachine {
+    type SnapshotData = Folder;
+    type SnapshotBuilder = Builder;
+
+    async fn applied_state(&mut self) -> io::Result<(Option<LogId>, StoredMembership)> {
+        let (index, term) = self.mvcc.applied();
+        let last = (term > 0 || index > 0).then(|| consensus::log_id(term, index));
+        Ok((last, self.membership.clone()))
+    }
+
+    async fn apply<Strm>(&mut self, mut entries: Strm) -> io::Result<()>
+    where
+        Strm: Stream<Item = io::Result<EntryResponder<TypeConfig>>> + Unpin + Send,
+    {
+        let mut pending = Pending::default();
+        while let Some(next) = entries.next().await {
+            let (entry, responder) = next?;
+            let mut applied = self.apply_entry(entry.log_id, entry.payload);
+            if let Some(applied) = &mut applied {
+                // The events go to the watchers; whoever proposed needs the answer only.
+                pending.events.append(&mut applied.events);
+            }
+            pending.answers.extend(responder.map(|responder| (responder, applied)));
+            pending.entries += 1;
+            if pending.entries >= MAX_BATCH {
+                self.publish(std::mem::take(&mut pending))?;
+            }
+        }
+        if pending.entries > 0 {
+            self.publish(pending)?;
+        }
+        Ok(())
+    }
+
+    async fn get_snapshot_builder(&mut self) -> Builder {
+        Builder { storage: self.storage.clone(), engine: self.engine.clone() }
+    }
+
+    async fn install_snapshot(&mut self, meta: &Meta, snapshot: Folder) -> io::Result<()> {
+        let engine = self.storage.replace_state(snapshot.path())?;
+        self.mvcc = Mvcc::open(engine.clone()).map_err(io::Error::other)?;
+        self.engine = engine;
+        self.membership = decode_meta(self.mvcc.caller_meta())?;
+        let view = self.mvcc.view();
+        tracing::info!(
+            index = meta.last_log_id.map(|id| id.index),
+            revision = view.revision(),
+            "installed a snapshot"
+        );
+        self.shared.leases.lock().reset(&view, self.shared.env.clock.monotonic());
+        self.shared.membership.store(Arc::new(self.membership.clone()));
+        let (revision, (index, _)) = (view.revision(), view.applied());
+        self.shared.view.store(Arc::new(view));
+        self.shared.hub.restart(revision);
+        self.shared.applied.send_replace(index);
+        Ok(())
+    }
+
+    async fn get_current_snapshot(&mut self) -> io::Result<Option<Snap>> {
+        snapshot::current(&*self.storage)
+    }
+}

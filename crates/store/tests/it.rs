@@ -1,0 +1,356 @@
+//! Whole members over real sockets.
+
+use std::net::{SocketAddr, TcpListener};
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use env::{Env, Shutdown, TaskGroup};
+use mvcc::{Command, KeyRange, Op, PutRequest, Response, Txn};
+use store::storage::Storage;
+use store::{BuildError, MemoryStorage, RunError, Store, StoreConfig, StoreError, Timing, WatchRequest};
+use tempfile::TempDir;
+use tokio::sync::oneshot;
+
+const DEADLINE: Duration = Duration::from_secs(20);
+
+fn free_address() -> SocketAddr {
+    TcpListener::bind("127.0.0.1:0").and_then(|listener| listener.local_addr()).expect("a free port")
+}
+
+struct Member {
+    store: Store,
+    shutdown: Shutdown,
+    ended: oneshot::Receiver<Result<(), RunError>>,
+}
+
+struct Cluster {
+    addresses: Vec<SocketAddr>,
+    storages: Vec<Arc<dyn Storage>>,
+    members: Vec<Option<Member>>,
+    snapshot_count: u64,
+    tasks: TaskGroup,
+    folder: TempDir,
+}
+
+impl Cluster {
+    async fn start(size: usize) -> Self {
+        Self::with_snapshots(size, 10_000).await
+    }
+
+    async fn with_snapshots(size: usize, snapshot_count: u64) -> Self {
+        let folder = tempfile::tempdir().expect("folder");
+        let storage = |index: usize| -> Arc<dyn Storage> {
+            Arc::new(MemoryStorage::new(folder.path().join(index.to_string())))
+        };
+        let mut cluster = Self {
+            addresses: (0..size).map(|_| free_address()).collect(),
+            storages: (0..size).map(storage).collect(),
+            members: Vec::new(),
+            snapshot_count,
+            tasks: TaskGroup::new("test", Shutdown::new()),
+            folder,
+        };
+        cluster.members.resize_with(size, || None);
+        for index in 0..size {
+            cluster.start_member(index).await;
+        }
+        cluster
+    }
+
+    fn config(&self, index: usize) -> StoreConfig {
+        let names = self.addresses.iter().enumerate();
+        StoreConfig {
+            initial_cluster: names
+                .map(|(index, address)| (format!("m{index}"), format!("http://{address}")))
+                .collect(),
+            snapshot_count: self.snapshot_count,
+            snapshot_catchup_entries: self.snapshot_count / 2,
+            advertise_client_urls: vec![format!("http://client-{index}")],
+            ..StoreConfig::new(format!("m{index}"), self.addresses[index])
+        }
+    }
+
+    async fn start_member(&mut self, index: usize) {
+        let storage = self.storages[index].clone();
+        let (store, server) = self.config(index).build(Env::real(), storage).await.expect("build");
+        let shutdown = Shutdown::new();
+        let (tell, ended) = oneshot::channel();
+        let run = server.run(shutdown.clone());
+        self.tasks.spawn_detached(format!("m{index}"), async move { drop(tell.send(run.await)) });
+        self.members[index] = Some(Member { store, shutdown, ended });
+    }
+
+    async fn stop_member(&mut self, index: usize) {
+        let member = self.members[index].take().expect("running");
+        member.shutdown.trigger();
+        member.ended.await.expect("a result").expect("a clean stop");
+    }
+
+    fn store(&self, index: usize) -> &Store {
+        &self.members[index].as_ref().expect("running").store
+    }
+
+    fn running(&self) -> impl Iterator<Item = &Store> {
+        self.members.iter().flatten().map(|member| &member.store)
+    }
+
+    async fn leader(&self) -> usize {
+        eventually("a leader", || {
+            (0..self.members.len()).find(|&index| {
+                self.members[index]
+                    .as_ref()
+                    .is_some_and(|member| member.store.leadership().borrow().is_leader)
+            })
+        })
+        .await
+    }
+}
+
+impl Drop for Cluster {
+    fn drop(&mut self) {
+        self.members.iter().flatten().for_each(|member| member.shutdown.trigger());
+    }
+}
+
+async fn eventually<T>(what: &str, mut check: impl FnMut() -> Option<T>) -> T {
+    let clock = Env::real().clock;
+    let poll = async {
+        loop {
+            if let Some(found) = check() {
+                return found;
+            }
+            clock.sleep(Duration::from_millis(10)).await;
+        }
+    };
+    tokio::time::timeout(DEADLINE, poll).await.unwrap_or_else(|_| panic!("{what} did not happen in time"))
+}
+
+fn put(key: &str, value: &str) -> Command {
+    put_leased(key, value, 0)
+}
+
+fn put_leased(key: &str, value: &str, lease: i64) -> Command {
+    let (key, value) = (key.to_owned().into(), value.to_owned().into());
+    Command::Txn(Txn::of(Op::Put(PutRequest { key, value, lease, ..PutRequest::default() })))
+}
+
+fn value(store: &Store, key: &str) -> Option<Bytes> {
+    store.view().get(key.as_bytes()).map(|kv| kv.value.clone())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_write_anywhere_is_seen_everywhere_behind_the_barrier() {
+    let cluster = Cluster::start(3).await;
+    for writer in 0..3 {
+        let text = format!("by {writer}");
+        let applied = cluster.store(writer).propose(put("k", &text)).await.expect("propose");
+        assert!(matches!(applied.response, Ok(Response::Txn(_))));
+        assert_eq!(
+            value(cluster.store(writer), "k").as_deref(),
+            Some(text.as_bytes()),
+            "applied where it was asked"
+        );
+        for reader in 0..3 {
+            cluster.store(reader).read_barrier().await.expect("barrier");
+            assert_eq!(value(cluster.store(reader), "k").as_deref(), Some(text.as_bytes()));
+        }
+    }
+    let hashes: Vec<u32> = cluster.running().map(|store| store.view().state_hash()).collect();
+    assert!(hashes.windows(2).all(|pair| pair[0] == pair[1]), "{hashes:?}");
+    let members = cluster.store(1).members();
+    let started = eventually("all names", || {
+        let members = cluster.store(1).members();
+        members.iter().all(|member| !member.name.is_empty()).then_some(members)
+    });
+    assert_eq!((members.len(), started.await.len()), (3, 3));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_refusal_is_forwarded_as_it_is() {
+    let cluster = Cluster::start(3).await;
+    let leader = cluster.leader().await;
+    for index in [leader, (leader + 1) % 3] {
+        let applied = cluster.store(index).propose(put_leased("k", "v", 77)).await.expect("propose");
+        assert_eq!(applied.response, Err(mvcc::MvccError::LeaseNotFound));
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn watchers_on_every_member_see_every_revision_once_and_in_order() {
+    let cluster = Cluster::start(3).await;
+    let request = || WatchRequest { range: KeyRange::prefix("k"), start_revision: 2 };
+    let mut watchers: Vec<_> = cluster.running().map(|store| store.watch(request())).collect();
+    for index in 0..60 {
+        cluster
+            .store(index % 3)
+            .propose(put(&format!("k{}", index % 7), &index.to_string()))
+            .await
+            .expect("propose");
+    }
+    for watcher in &mut watchers {
+        let mut seen = Vec::new();
+        while seen.len() < 60 {
+            let batch =
+                tokio::time::timeout(DEADLINE, watcher.next()).await.expect("in time").expect("watch");
+            seen.extend(
+                batch.events.iter().map(|event| String::from_utf8_lossy(&event.kv.value).into_owned()),
+            );
+        }
+        assert_eq!(seen, (0..60).map(|index| index.to_string()).collect::<Vec<_>>());
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_leader_that_stops_hands_over_and_comes_back_with_everything() {
+    let mut cluster = Cluster::start(3).await;
+    let first = cluster.leader().await;
+    cluster.store(first).propose(put("before", "1")).await.expect("propose");
+    cluster.stop_member(first).await;
+    let second = cluster.leader().await;
+    assert_ne!(first, second);
+    cluster.store(second).propose(put("between", "2")).await.expect("propose");
+    cluster.start_member(first).await;
+    cluster.store(first).read_barrier().await.expect("barrier");
+    assert_eq!(value(cluster.store(first), "before"), Some("1".into()));
+    assert_eq!(value(cluster.store(first), "between"), Some("2".into()));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn without_a_quorum_nothing_is_acknowledged_and_nobody_leads() {
+    let mut cluster = Cluster::start(3).await;
+    let leader = cluster.leader().await;
+    let others: Vec<usize> = (0..3).filter(|&index| index != leader).collect();
+    for &index in &others {
+        cluster.stop_member(index).await;
+    }
+    eventually("stepping down", || {
+        let leads = cluster.store(leader).leadership().borrow().is_leader;
+        (!leads).then_some(())
+    })
+    .await;
+    let written = tokio::time::timeout(DEADLINE, cluster.store(leader).propose(put("k", "lost")))
+        .await
+        .expect("in time");
+    assert!(
+        matches!(written, Err(StoreError::NoLeader | StoreError::NotLeader | StoreError::Timeout)),
+        "{written:?}"
+    );
+    cluster.start_member(others[0]).await;
+    cluster.leader().await;
+    cluster.store(leader).propose(put("k", "kept")).await.expect("propose");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_member_that_fell_behind_receives_a_snapshot_and_its_watchers_miss_nothing() {
+    let mut cluster = Cluster::with_snapshots(3, 50).await;
+    let leader = cluster.leader().await;
+    let behind = (leader + 1) % 3;
+    cluster.store(leader).propose(put("k", "first")).await.expect("propose");
+    cluster.stop_member(behind).await;
+    for index in 0..400 {
+        cluster.store(leader).propose(put("k", &index.to_string())).await.expect("propose");
+    }
+    // As if its disk had been lost entirely, but for its identity.
+    cluster.storages[behind] = Arc::new(MemoryStorage::new(cluster.folder.path().join("new")));
+    cluster.start_member(behind).await;
+    let store = cluster.store(behind).clone();
+    let mut watcher = store.watch(WatchRequest { range: KeyRange::all(), start_revision: 2 });
+    store.read_barrier().await.expect("barrier");
+    assert_eq!(value(&store, "k"), Some("399".into()));
+    let mut seen = 0;
+    while seen < 401 {
+        let batch = tokio::time::timeout(DEADLINE, watcher.next()).await.expect("in time").expect("watch");
+        for event in batch.events {
+            assert!(event.kv.mod_revision > 1);
+            seen += 1;
+        }
+    }
+    assert_eq!(store.view().state_hash(), cluster.store(leader).view().state_hash());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_lease_ends_with_its_keys_unless_it_is_renewed() {
+    let cluster = Cluster::start(3).await;
+    let leader = cluster.leader().await;
+    let follower = cluster.store((leader + 1) % 3);
+    for id in [1, 2] {
+        follower.propose(Command::LeaseGrant { id, ttl: 1 }).await.expect("grant").response.expect("granted");
+        follower
+            .propose(put_leased(&format!("lease {id}"), "", id))
+            .await
+            .expect("put")
+            .response
+            .expect("put");
+    }
+    eventually("the end of lease 1", || value(follower, "lease 1").is_none().then_some(())).await;
+    assert_eq!(follower.lease_keep_alive(1).await, Ok(None));
+    assert_eq!(follower.lease_time_to_live(1).await, Ok(None));
+    follower
+        .propose(Command::LeaseGrant { id: 3, ttl: 100 })
+        .await
+        .expect("grant")
+        .response
+        .expect("granted");
+    assert_eq!(follower.lease_keep_alive(3).await, Ok(Some(100)));
+    let time = follower.lease_time_to_live(3).await.expect("time").expect("known");
+    assert!(time.granted_ttl == 100 && (98..=100).contains(&time.ttl), "{time:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn members_can_be_led_by_whom_the_operator_likes() {
+    let cluster = Cluster::start(3).await;
+    let leader = cluster.leader().await;
+    let other = cluster.store((leader + 1) % 3);
+    assert_eq!(other.transfer_leadership(other.member_id()).await, Err(StoreError::NotLeader));
+    cluster.store(leader).transfer_leadership(other.member_id()).await.expect("transfer");
+    assert_eq!(cluster.leader().await, (leader + 1) % 3);
+    assert_eq!(other.transfer_leadership(12345).await, Err(StoreError::BadTransferee));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_single_member_needs_nobody() {
+    let mut cluster = Cluster::start(1).await;
+    cluster.store(0).propose(put("k", "v")).await.expect("propose");
+    cluster.stop_member(0).await;
+    cluster.start_member(0).await;
+    cluster.store(0).read_barrier().await.expect("barrier");
+    assert_eq!(value(cluster.store(0), "k"), Some("v".into()));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_folder_is_not_given_to_another_member_or_cluster() {
+    let mut cluster = Cluster::start(1).await;
+    cluster.leader().await;
+    cluster.stop_member(0).await;
+    let mut config = cluster.config(0);
+    config.cluster_token = "another".to_owned();
+    let built = config.build(Env::real(), cluster.storages[0].clone()).await;
+    assert!(matches!(built, Err(BuildError::Identity { .. })), "another cluster");
+    let config = StoreConfig { name: "nobody".to_owned(), ..cluster.config(0) };
+    let Err(error) = config.build(Env::real(), cluster.storages[0].clone()).await else { panic!("built") };
+    assert_eq!(error.to_string(), "couldn't find local name \"nobody\" in the initial cluster configuration");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_port_in_use_is_named() {
+    let cluster = Cluster::start(1).await;
+    let storage = Arc::new(MemoryStorage::new(cluster.folder.path().join("other")));
+    let Err(error) = cluster.config(0).build(Env::real(), storage).await else { panic!("built") };
+    let expected = format!("cannot listen for peers on {}: ", cluster.addresses[0]);
+    assert!(error.to_string().starts_with(&expected), "{error}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_request_is_bounded_on_both_sides() {
+    let cluster = Cluster::start(1).await;
+    let of = |bytes| put("k", &"x".repeat(bytes));
+    cluster.store(0).propose(of(3 << 19)).await.expect("as large as it may be");
+    assert_eq!(cluster.store(0).propose(of(2 << 20)).await, Err(StoreError::TooLarge));
+}
+
+#[test]
+fn timing_is_that_of_etcd_for_requests() {
+    let timing = Timing { election_max: Duration::from_secs(1), ..Timing::default() };
+    assert_eq!(timing.request_timeout(), Duration::from_secs(7));
+}
