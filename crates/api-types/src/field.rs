@@ -168,6 +168,19 @@ impl FieldError {
         Self::new(path, ErrorType::TooLong, Value::from("<value omitted>"), detail)
     }
 
+    /// [`Self::too_long`] with the limit in characters.
+    pub fn too_long_characters(path: &Path, max: i64) -> Self {
+        let error = Self::too_long(path, max);
+        Self { detail: error.detail.replace("byte", "character"), ..error }
+    }
+
+    /// `min` in characters.
+    pub fn too_short(path: &Path, min: i64) -> Self {
+        let plural = if min == 1 { "" } else { "s" };
+        let detail = format!("must be at least {min} character{plural}");
+        Self::new(path, ErrorType::TooShort, Value::from("<value omitted>"), detail)
+    }
+
     pub fn too_many(path: &Path, found: i64, max: i64) -> Self {
         let detail = match max {
             1 => "must have at most 1 item".to_owned(),

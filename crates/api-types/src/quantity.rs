@@ -104,22 +104,67 @@ impl Quantity {
         self.format
     }
 
-    /// The sum; a zero left side takes the format of the right.
-    #[must_use]
-    pub fn add(self, other: Self) -> Self {
-        self.with(self.nanos + other.nanos, other)
-    }
-
-    /// The difference; a zero left side takes the format of the right.
-    #[must_use]
-    pub fn sub(self, other: Self) -> Self {
-        self.with(self.nanos - other.nanos, other)
-    }
-
     fn with(self, nanos: i128, other: Self) -> Self {
         let format = if self.is_zero() { other.format } else { self.format };
         Self { nanos: nanos.clamp(-MAX_NANOS, MAX_NANOS), format }
     }
+}
+
+/// The sum; a zero left side takes the format of the right.
+impl std::ops::Add for Quantity {
+    type Output = Self;
+
+    fn add(self, other: Self) -> Self {
+        self.with(self.nanos + other.nanos, other)
+    }
+}
+
+/// The difference; a zero left side takes the format of the right.
+impl std::ops::Sub for Quantity {
+    type Output = Self;
+
+    fn sub(self, other: Self) -> Self {
+        self.with(self.nanos - other.nanos, other)
+    }
+}
+
+/// The text that upstream keeps of a quantity: the text itself when it counts as canonical, else the canonical form. The
+/// two differ for texts such as `+1`, `1.001` or `1E3`, which upstream takes for canonical.
+///
+/// # Errors
+/// As [`Quantity::parse`].
+pub fn normalize(text: &str) -> Result<String, QuantityError> {
+    let text = text.trim();
+    let quantity = Quantity::parse(text)?;
+    Ok(if counts_as_canonical(text) { text.to_owned() } else { quantity.to_string() })
+}
+
+/// Digits that surely fit 64 bits.
+const SAFE_DIGITS: usize = 18;
+
+fn counts_as_canonical(text: &str) -> bool {
+    if text == "0" {
+        return true;
+    }
+    let unsigned = text.strip_prefix(['+', '-']).unwrap_or(text);
+    let digits = |t: &str| t.find(|c: char| !c.is_ascii_digit()).unwrap_or(t.len());
+    let (whole, rest) = unsigned.split_at(digits(unsigned));
+    let (fraction, suffix) = match rest.strip_prefix('.') {
+        Some(after) => after.split_at(digits(after)),
+        None => ("", rest),
+    };
+    let whole = whole.trim_start_matches('0');
+    let Some((base_two, exponent, _)) = suffix_value(suffix) else { return false };
+    if whole.is_empty() {
+        return false;
+    }
+    if base_two {
+        let weight = whole.len() + (exponent as usize * 3) / 10 + 1;
+        return fraction.is_empty() && weight <= 15 && whole.parse::<i64>().is_ok_and(|v| v & 7 != 0);
+    }
+    let scale = exponent - fraction.len() as i32;
+    let whole_thousands = fraction.ends_with("000") || (fraction.is_empty() && whole.ends_with("000"));
+    whole.len() + fraction.len() <= SAFE_DIGITS && scale >= -9 && scale % 3 == 0 && !whole_thousands
 }
 
 /// The suffix is letters, then a sign, then digits, and nothing else.
@@ -309,12 +354,12 @@ mod tests {
     fn arithmetic() {
         let half = Quantity::parse("500m").unwrap();
         let one = Quantity::parse("1Gi").unwrap();
-        assert_eq!(half.add(half).to_string(), "1");
-        assert_eq!(Quantity::ZERO.add(one).to_string(), "1Gi");
+        assert_eq!((half + half).to_string(), "1");
+        assert_eq!((Quantity::ZERO + one).to_string(), "1Gi");
         assert_eq!(half.value(), 1);
         assert_eq!(Quantity::parse("-500m").unwrap().value(), -1);
         assert_eq!(one.value(), 1 << 30);
         assert!(half < one);
-        assert_eq!(one.sub(one), Quantity::ZERO);
+        assert_eq!(one - one, Quantity::ZERO);
     }
 }

@@ -7,6 +7,7 @@
 //! assert_eq!(selector.to_string(), "app in (api,web),!canary,tier!=db");
 //! ```
 
+use crate::field::quote;
 use serde_json::{Map, Value};
 use std::fmt;
 
@@ -75,7 +76,7 @@ impl fmt::Display for Requirement {
     }
 }
 
-/// A selector that does not parse; the text goes behind `unable to parse requirement: `.
+/// A selector that does not parse; the text is upstream's.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{0}")]
 pub struct SelectorError(pub String);
@@ -238,12 +239,22 @@ impl Parser {
         if *self.peek() == Token::End {
             return Ok(found);
         }
+        if !matches!(self.peek(), Token::Word(_) | Token::Symbol("!")) {
+            return Err(unexpected(self.peek(), "!, identifier, or 'end of string'"));
+        }
         loop {
-            found.push(self.requirement()?);
+            let requirement = self.requirement().map_err(|e| match e.0.starts_with("found ") {
+                true => SelectorError(format!("unable to parse requirement: {e}")),
+                false => e,
+            });
+            found.push(requirement?);
             match self.next() {
                 Token::End => return Ok(found),
                 Token::Symbol(",") => {}
                 other => return Err(unexpected(&other, "',' or 'end of string'")),
+            }
+            if !matches!(self.peek(), Token::Word(_) | Token::Symbol("!")) {
+                return Err(unexpected(self.peek(), "identifier after ','"));
             }
         }
     }
@@ -281,7 +292,7 @@ impl Parser {
                 check_key(&key)?;
                 Ok(key)
             }
-            other => Err(unexpected(&other, "!, identifier, or 'end of string'")),
+            other => Err(unexpected(&other, "identifier")),
         }
     }
 
@@ -300,7 +311,7 @@ impl Parser {
     fn value_list(&mut self) -> Result<Vec<String>, SelectorError> {
         match self.next() {
             Token::Symbol("(") => {}
-            other => return Err(unexpected(&other, "'('")),
+            other => return Err(SelectorError(format!("found '{}' expected: '('", other.text()))),
         }
         let mut values = Vec::new();
         let mut last_was_word = false;
@@ -328,55 +339,106 @@ impl Parser {
     }
 }
 
+impl Token {
+    fn text(&self) -> &str {
+        match self {
+            Self::Word(word) => word,
+            Self::Symbol(symbol) => symbol,
+            Self::End => "",
+        }
+    }
+}
+
 fn unexpected(token: &Token, expected: &str) -> SelectorError {
-    let found = match token {
-        Token::Word(word) => word.as_str(),
-        Token::Symbol(symbol) => symbol,
-        Token::End => "",
-    };
-    SelectorError(format!("found '{found}', expected: {expected}"))
+    SelectorError(format!("found '{}', expected: {expected}", token.text()))
 }
 
 fn check_values(key: &str, operator: Operator, values: &[String]) -> Result<(), SelectorError> {
+    let fault = |path: String, value: &str, rule: &str| {
+        Err(SelectorError(format!(
+            "unable to parse requirement: {path}: Invalid value: {}: {rule}",
+            quote(value)
+        )))
+    };
     if matches!(operator, Operator::GreaterThan | Operator::LessThan) {
-        let number = values.first().is_some_and(|v| v.parse::<i64>().is_ok());
-        return if number {
-            Ok(())
-        } else {
-            Err(SelectorError("for 'Gt', 'Lt' operators, the value must be an integer".into()))
+        let value = values.first().map_or("", String::as_str);
+        return match value.parse::<i64>() {
+            Ok(_) => Ok(()),
+            Err(_) => {
+                fault("values[0]".into(), value, "for 'Gt', 'Lt' operators, the value must be an integer")
+            }
         };
     }
-    match values.iter().find(|v| !is_label_value(v)) {
-        Some(bad) => Err(SelectorError(format!(
-            "values[0][{key}]: Invalid value: {bad:?}: a valid label must be an empty string or consist of alphanumeric characters, '-', '_' or '.', and must start and end with an alphanumeric character (e.g. 'MyValue',  or 'my_value',  or '12345', regex used for validation is '(([A-Za-z0-9][-A-Za-z0-9_.]*)?[A-Za-z0-9])?')"
-        ))),
+    match values.iter().enumerate().find(|(_, v)| !is_label_value(v)) {
+        Some((index, bad)) if bad.len() > MAX_NAME => {
+            fault(format!("values[{index}][{key}]"), bad, "must be no more than 63 bytes")
+        }
+        Some((index, bad)) => fault(format!("values[{index}][{key}]"), bad, VALUE_RULE),
         None => Ok(()),
     }
 }
 
 fn check_key(key: &str) -> Result<(), SelectorError> {
-    if is_label_key(key) {
-        return Ok(());
+    match label_key_fault(key) {
+        None => Ok(()),
+        Some(rule) => Err(SelectorError(format!(
+            "unable to parse requirement: <nil>: Invalid value: {}: {rule}",
+            quote(key)
+        ))),
     }
-    Err(SelectorError(format!(
-        "key: Invalid value: {key:?}: name part must consist of alphanumeric characters, '-', '_' or '.', and must start and end with an alphanumeric character (e.g. 'MyName',  or 'my.name',  or '123-abc', regex used for validation is '([A-Za-z0-9][-A-Za-z0-9_.]*)?[A-Za-z0-9]')"
-    )))
+}
+
+/// Longest label value and longest name part of a key, in bytes.
+const MAX_NAME: usize = 63;
+/// Longest prefix of a key, in bytes.
+const MAX_SUBDOMAIN: usize = 253;
+
+const VALUE_RULE: &str = "a valid label must be an empty string or consist of alphanumeric characters, '-', '_' or '.', and must start and end with an alphanumeric character (e.g. 'MyValue',  or 'my_value',  or '12345', regex used for validation is '(([A-Za-z0-9][-A-Za-z0-9_.]*)?[A-Za-z0-9])?')";
+const NAME_RULE: &str = "must consist of alphanumeric characters, '-', '_' or '.', and must start and end with an alphanumeric character (e.g. 'MyName',  or 'my.name',  or '123-abc', regex used for validation is '([A-Za-z0-9][-A-Za-z0-9_.]*)?[A-Za-z0-9]')";
+const SUBDOMAIN_RULE: &str = r"a lowercase RFC 1123 subdomain must consist of lower case alphanumeric characters, '-' or '.', and must start and end with an alphanumeric character (e.g. 'example.com', regex used for validation is '[a-z0-9]([-a-z0-9]*[a-z0-9])?(\.[a-z0-9]([-a-z0-9]*[a-z0-9])?)*')";
+
+/// Why a text is no qualified name (label key, annotation key, finalizer), in upstream's words; none when it is one.
+pub fn label_key_fault(key: &str) -> Option<String> {
+    let mut faults = Vec::new();
+    let name = match key.split('/').collect::<Vec<_>>().as_slice() {
+        [name] => *name,
+        [prefix, name] => {
+            if prefix.is_empty() {
+                faults.push("prefix part must be non-empty".to_owned());
+            } else if prefix.len() > MAX_SUBDOMAIN {
+                faults.push(format!("prefix part must be no more than {MAX_SUBDOMAIN} bytes"));
+            } else if !is_subdomain(prefix) {
+                faults.push(format!("prefix part {SUBDOMAIN_RULE}"));
+            }
+            *name
+        }
+        _ => {
+            return Some(format!(
+                "a valid label key {NAME_RULE} with an optional DNS subdomain prefix and '/' (e.g. 'example.com/MyName')"
+            ));
+        }
+    };
+    if name.is_empty() {
+        faults.push("name part must be non-empty".to_owned());
+    } else if name.len() > MAX_NAME {
+        faults.push(format!("name part must be no more than {MAX_NAME} bytes"));
+    }
+    if name.is_empty() || !is_label_value(&name[..name.len().min(MAX_NAME)]) {
+        faults.push(format!("name part {NAME_RULE}"));
+    }
+    (!faults.is_empty()).then(|| faults.join("; "))
 }
 
 /// `name` or `dns.subdomain/name` with a name of at most 63 characters.
 pub fn is_label_key(key: &str) -> bool {
-    let (prefix, name) = match key.split_once('/') {
-        Some((prefix, name)) => (Some(prefix), name),
-        None => (None, key),
-    };
-    !name.is_empty() && is_label_value(name) && prefix.is_none_or(is_subdomain)
+    label_key_fault(key).is_none()
 }
 
 /// At most 63 characters, alphanumeric at both ends; may be empty.
 pub fn is_label_value(value: &str) -> bool {
     let bytes = value.as_bytes();
     let ends = |b: Option<&u8>| b.is_none_or(u8::is_ascii_alphanumeric);
-    bytes.len() <= 63
+    bytes.len() <= MAX_NAME
         && ends(bytes.first())
         && ends(bytes.last())
         && bytes.iter().all(|b| b.is_ascii_alphanumeric() || b"-_.".contains(b))
@@ -390,7 +452,7 @@ fn is_subdomain(text: &str) -> bool {
             && bytes.last().is_some_and(plain)
             && bytes.iter().all(|b| plain(b) || *b == b'-')
     };
-    text.len() <= 253 && text.split('.').all(label)
+    text.len() <= MAX_SUBDOMAIN && text.split('.').all(label)
 }
 
 /// One condition of a field selector.
@@ -417,7 +479,7 @@ impl FieldSelector {
     pub fn parse(text: &str) -> Result<Self, SelectorError> {
         let mut requirements = Vec::new();
         for term in split_terms(text).into_iter().filter(|t| !t.is_empty()) {
-            requirements.push(field_requirement(term)?);
+            requirements.push(field_requirement(text, term)?);
         }
         Ok(Self { requirements })
     }
@@ -466,7 +528,7 @@ fn split_terms(text: &str) -> Vec<&str> {
     terms
 }
 
-fn field_requirement(term: &str) -> Result<FieldRequirement, SelectorError> {
+fn field_requirement(selector: &str, term: &str) -> Result<FieldRequirement, SelectorError> {
     for (at, _) in term.char_indices() {
         for (operator, negated) in [("!=", true), ("==", false), ("=", false)] {
             if let Some(value) = term[at..].strip_prefix(operator) {
@@ -475,7 +537,7 @@ fn field_requirement(term: &str) -> Result<FieldRequirement, SelectorError> {
             }
         }
     }
-    Err(SelectorError(format!("invalid selector: '{term}'; can't understand '{term}'")))
+    Err(SelectorError(format!("invalid selector: '{selector}'; can't understand '{term}'")))
 }
 
 fn unescape(text: &str) -> Result<String, SelectorError> {
@@ -494,7 +556,8 @@ fn unescape(text: &str) -> Result<String, SelectorError> {
             },
             (',' | '=', _) => {
                 return Err(SelectorError(format!(
-                    "invalid field selector: unescaped character in value: {c:?}"
+                    "invalid field selector: unescaped character in value: {}",
+                    u32::from(c)
                 )));
             }
             (plain, _) => out.push(plain),

@@ -195,9 +195,15 @@ impl Status {
         Self::failure(406, "NotAcceptable", message)
     }
 
+    /// 429; without a delay (0) there are no details.
     pub fn too_many(message: impl Into<String>, retry_after_seconds: i32) -> Self {
         let details = Details { retry_after_seconds, ..Details::default() };
-        Self::failure(429, "TooManyRequests", message).about(Some(details))
+        Self::failure(429, "TooManyRequests", message).about((retry_after_seconds > 0).then_some(details))
+    }
+
+    /// 409 of server-side apply; every foreign field is a cause `FieldManagerConflict`.
+    pub fn apply_conflict(message: impl Into<String>) -> Self {
+        Self::failure(409, "Conflict", message)
     }
 
     /// 504: the server did not finish in time and does not know the outcome.

@@ -54,6 +54,14 @@ pub fn parse(text: &str) -> Result<Moment, TimeError> {
     Parser { text, at: 0, layout: LAYOUT }.moment()
 }
 
+/// Parses the form of `metav1.MicroTime`: a fraction of exactly six digits.
+///
+/// # Errors
+/// Go's text for the first part that does not fit.
+pub fn parse_micro(text: &str) -> Result<Moment, TimeError> {
+    Parser { text, at: 0, layout: MICRO_LAYOUT }.moment()
+}
+
 /// `2006-01-02T15:04:05Z`: `metav1.Time`.
 pub fn from_seconds(seconds: i64) -> String {
     let mut out = String::with_capacity(20);
@@ -180,6 +188,10 @@ impl Parser<'_> {
     }
 
     fn fraction(&mut self) -> Result<u32, TimeError> {
+        if self.layout == MICRO_LAYOUT {
+            self.literal(".").map_err(|e| TimeError { expected: ".000000", ..e })?;
+            return self.number(6, ".000000", 0, 999_999).map(|micros| micros as u32 * 1000);
+        }
         if !self.text[self.at..].starts_with('.') {
             return Ok(0);
         }

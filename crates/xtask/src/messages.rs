@@ -219,8 +219,9 @@ fn kinds(message: &Message, definition: Option<&Value>) -> Vec<(String, String, 
         .fields
         .iter()
         .any(|f| f.json_name == "metadata" && (f.ty.ends_with("ObjectMeta") || f.ty.ends_with("ListMeta")));
-    let options = message.package.ends_with("core.v1") && message.name.ends_with("Options");
-    let review = message.name == "AdmissionReview";
+    let options = ["core.v1", "meta.v1"].iter().any(|p| message.package.ends_with(p))
+        && message.name.ends_with("Options");
+    let review = ["AdmissionReview", "ConversionReview"].contains(&message.name.as_str());
     let template = message.name.ends_with("Template") || message.name == "JobTemplateSpec";
     if (!is_object && !options && !review) || template || message.name.ends_with("TemplateSpec") {
         return vec![];

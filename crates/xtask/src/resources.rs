@@ -102,10 +102,13 @@ fn package_group(package: &str) -> String {
     format!("{}.{}", parts[1], parts[0])
 }
 
+/// Versions of a group with their priority.
+type Versions<'a> = Vec<(&'a str, i32)>;
+
 /// Groups by falling minimum priority, their versions by falling version priority.
 fn write_groups(out: &mut String, resources: &[&Row], priorities: &[Row]) -> Result<()> {
     let number = |row: &Row, column: &str| row.get(column).parse::<i32>().unwrap_or_default();
-    let mut groups: Vec<(&str, i32, Vec<(&str, i32)>)> = Vec::new();
+    let mut groups: Vec<(&str, i32, Versions<'_>)> = Vec::new();
     for row in priorities {
         let (group, version) = (row.get("group"), row.get("version"));
         if !resources.iter().any(|r| r.get("group") == group && r.get("version") == version) {

@@ -96,11 +96,24 @@ fn quote_char(byte: u8) -> String {
     }
 }
 
+/// Paths noted of one faulty document at most.
+const MAX_PATHS: usize = 100_000;
+
+/// The paths of all fields of a JSON text in order, repeats included; empty when it is not JSON. Only faulty documents
+/// are walked so, to report their faults in order.
+pub(crate) fn paths_in_order(json: &[u8]) -> Vec<String> {
+    let mut tracker = Tracker { all: Some(Vec::new()), ..Tracker::default() };
+    let walked = Seed(&mut tracker).deserialize(&mut serde_json::Deserializer::from_slice(json));
+    if walked.is_ok() { tracker.all.unwrap_or_default() } else { Vec::new() }
+}
+
 /// Where the decoder stands, and what it met twice.
 #[derive(Default)]
 struct Tracker {
     path: Vec<Step>,
     duplicates: Vec<String>,
+    /// Every path met, when asked for.
+    all: Option<Vec<String>>,
 }
 
 enum Step {
@@ -109,10 +122,17 @@ enum Step {
 }
 
 impl Tracker {
-    fn duplicate(&mut self, key: &str) {
-        if self.duplicates.len() >= MAX_STRICT_ERRORS {
-            return;
+    fn meet(&mut self, key: &str, again: bool) {
+        if again && self.duplicates.len() < MAX_STRICT_ERRORS {
+            self.duplicates.push(self.path_to(key));
         }
+        if self.all.as_ref().is_some_and(|all| all.len() < MAX_PATHS) {
+            let path = self.path_to(key);
+            self.all.get_or_insert_default().push(path);
+        }
+    }
+
+    fn path_to(&self, key: &str) -> String {
         let mut path = String::new();
         for step in &self.path {
             match step {
@@ -121,7 +141,7 @@ impl Tracker {
                 Step::Index(index) => path.push_str(&format!("[{index}]")),
             }
         }
-        self.duplicates.push(if path.is_empty() { key.to_owned() } else { format!("{path}.{key}") });
+        if path.is_empty() { key.to_owned() } else { format!("{path}.{key}") }
     }
 }
 
@@ -194,9 +214,7 @@ impl<'de> Visitor<'de> for Seed<'_> {
     fn visit_map<A: MapAccess<'de>>(self, mut entries: A) -> Result<Value, A::Error> {
         let mut map = Map::new();
         while let Some(key) = entries.next_key_seed(KeySeed)? {
-            if map.contains_key(&key) {
-                self.0.duplicate(&key);
-            }
+            self.0.meet(&key, map.contains_key(&key));
             self.0.path.push(Step::Key(key));
             let value = entries.next_value_seed(Seed(&mut *self.0))?;
             if let Some(Step::Key(key)) = self.0.path.pop() {

@@ -4,7 +4,7 @@
 use super::CodecError;
 use super::walk::props_fields;
 use super::wire::{put_bytes, put_double, put_int, put_part};
-use crate::quantity::Quantity;
+use crate::quantity;
 use crate::schema::{FieldInfo, MessageId, Shape, Special, Type};
 use crate::time;
 use base64::Engine;
@@ -105,6 +105,9 @@ fn entries(field: &FieldInfo, value: Option<&Value>, out: &mut Vec<u8>) -> Resul
     for (key, item) in map {
         put_part(out, field.number, |o| {
             put_bytes(o, 1, key.as_bytes());
+            if item.is_null() && matches!(field.ty, Type::Bytes) {
+                return Ok(());
+            }
             put_value(field, 2, item, Drop::Nothing, o)
         })
         .map_err(|e| e.within(&format!("[{key}]")))?;
@@ -215,6 +218,8 @@ fn encode_special(
                 (Value::Null, _) => {}
                 (Value::Array(_), Special::PropsOrArray) => list(list_field, Some(value), out)?,
                 (Value::Array(_), _) => strings(value, list_field.number, message.go_type(), out)?,
+                // Upstream's decoder ignores what is neither.
+                (Value::Bool(_) | Value::Number(_) | Value::String(_), _) => {}
                 _ => put_value(schema, schema.number, value, Drop::Nothing, out)?,
             }
         }
@@ -230,14 +235,14 @@ fn encode_special(
     Ok(())
 }
 
-/// The canonical text of a quantity given as text or number; null is `0`.
-pub(crate) fn canonical_quantity(value: &Value) -> Result<String, crate::quantity::QuantityError> {
+/// The text that is kept of a quantity given as text or number; null is `0`.
+pub(crate) fn canonical_quantity(value: &Value) -> Result<String, quantity::QuantityError> {
     let text = match value {
         Value::Null => return Ok("0".into()),
         Value::String(text) => text.clone(),
         other => other.to_string(),
     };
-    Ok(Quantity::parse(&text)?.to_string())
+    quantity::normalize(&text)
 }
 
 fn strings(value: &Value, number: u32, expected: &'static str, out: &mut Vec<u8>) -> Result<(), CodecError> {
@@ -272,7 +277,11 @@ fn moment(special: Special, value: &Value, out: &mut Vec<u8>) -> Result<(), Code
         Value::String(text) => text,
         other => return Err(wrong(other, "string")),
     };
-    let moment = time::parse(text).map_err(fault)?;
+    let moment = match special {
+        Special::MicroTime => time::parse_micro(text),
+        _ => time::parse(text),
+    };
+    let moment = moment.map_err(fault)?;
     let nanos = if special == Special::Time { 0 } else { moment.nanos / 1000 * 1000 };
     put_int(out, 1, moment.seconds);
     put_int(out, 2, i64::from(nanos));

@@ -192,6 +192,8 @@ fn json(stored: &[u8], out: &mut Vec<u8>, resource_version: i64, typed: bool) ->
 /// Appends the JSON of a message with the given `apiVersion` and `kind` (empty: left out) and resourceVersion
 /// (left as it is when not above 0).
 ///
+/// Given the message of `meta.k8s.io/v1 PartialObjectMetadata` it writes the metadata of any built-in object.
+///
 /// # Errors
 /// Bytes that are not such a message; `out` then holds a part of the text.
 pub fn object_to_json(
@@ -245,6 +247,29 @@ pub fn stored_to_proto_item(
     put_varint(out, parts.len() as u64);
     parts.write(out);
     Ok(())
+}
+
+/// Appends a `meta/v1 WatchEvent` (`ADDED`, …) around an object's protobuf body: one frame of a protobuf watch, without
+/// the four bytes of length in front.
+pub fn watch_event_to_proto(event: &str, body: &[u8], out: &mut Vec<u8>) {
+    let varint = |n: usize| super::wire::varint_len(n as u64);
+    let object = 1 + varint(body.len()) + body.len();
+    out.reserve(object + event.len() + 16);
+    put_bytes(out, 1, event.as_bytes());
+    put_varint(out, 2 << 3 | 2);
+    put_varint(out, object as u64);
+    put_bytes(out, 1, body);
+}
+
+/// Takes a frame of a protobuf watch apart: (`ADDED`, …; the object's body).
+///
+/// # Errors
+/// Bytes that are not a WatchEvent.
+pub fn watch_event_from_proto(frame: &[u8]) -> Result<(&str, &[u8]), CodecError> {
+    let event = first_bytes(frame, 1)?.unwrap_or_default();
+    let event = std::str::from_utf8(event).map_err(|_| CodecError::Wire("a name is not UTF-8"))?;
+    let object = first_bytes(frame, 2)?.unwrap_or_default();
+    Ok((event, first_bytes(object, 1)?.unwrap_or_default()))
 }
 
 /// A message with another resourceVersion in its metadata (field 1), without decoding the rest.

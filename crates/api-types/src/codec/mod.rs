@@ -25,13 +25,14 @@ mod stored_json;
 mod walk;
 mod wire;
 
+pub(crate) use decode::paths_in_order;
 pub use decode::{DecodeError, Decoded, decode_json, decode_yaml};
 pub use encode::to_proto;
 pub(crate) use encode::{canonical_quantity, decode_base64, json_type};
 pub use envelope::{
     MAGIC, Unknown, from_envelope, from_stored, is_proto, json_to_stored, object_to_json, stored_to_json,
     stored_to_json_item, stored_to_proto, stored_to_proto_item, to_envelope, to_stored, unwrap_unknown,
-    wrap_unknown,
+    watch_event_from_proto, watch_event_to_proto, wrap_unknown,
 };
 
 use crate::schema::MessageId;

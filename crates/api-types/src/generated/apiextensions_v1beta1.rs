@@ -13,7 +13,7 @@ pub(crate) static CONVERSION_RESPONSE: MessageInfo = message("io.k8s.apiextensio
     field("convertedObjects", 2, Type::Message(&super::runtime::RAW_EXTENSION), "[]runtime.RawExtension").repeated(),
     field("result", 3, Type::Message(&super::meta_v1::STATUS), "v1.Status"),
 ]);
-pub(crate) static CONVERSION_REVIEW: MessageInfo = message("io.k8s.apiextensions-apiserver.pkg.apis.apiextensions.v1beta1.ConversionReview").fields(&[
+pub(crate) static CONVERSION_REVIEW: MessageInfo = message("io.k8s.apiextensions-apiserver.pkg.apis.apiextensions.v1beta1.ConversionReview").kinds(&[("apiextensions.k8s.io", "v1beta1", "ConversionReview")]).typed().fields(&[
     field("request", 1, Type::Message(&CONVERSION_REQUEST), "v1beta1.ConversionRequest").pointer().omit_empty(),
     field("response", 2, Type::Message(&CONVERSION_RESPONSE), "v1beta1.ConversionResponse").pointer().omit_empty(),
 ]);

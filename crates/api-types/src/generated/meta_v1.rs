@@ -32,7 +32,7 @@ pub(crate) static API_VERSIONS: MessageInfo = message("io.k8s.apimachinery.pkg.a
     field("versions", 1, Type::String, "[]string").repeated().required().list("atomic", &[]),
     field("serverAddressByClientCIDRs", 2, Type::Message(&SERVER_ADDRESS_BY_CLIENT_CIDR), "[]v1.ServerAddressByClientCIDR").repeated().required().list("atomic", &[]),
 ]);
-pub(crate) static APPLY_OPTIONS: MessageInfo = message("io.k8s.apimachinery.pkg.apis.meta.v1.ApplyOptions").fields(&[
+pub(crate) static APPLY_OPTIONS: MessageInfo = message("io.k8s.apimachinery.pkg.apis.meta.v1.ApplyOptions").kinds(&[("meta.k8s.io", "v1", "ApplyOptions")]).typed().fields(&[
     field("dryRun", 1, Type::String, "[]string").repeated().omit_empty(),
     field("force", 2, Type::Bool, "bool"),
     field("fieldManager", 3, Type::String, "string"),
@@ -45,7 +45,7 @@ pub(crate) static CONDITION: MessageInfo = message("io.k8s.apimachinery.pkg.apis
     field("reason", 5, Type::String, "string").required(),
     field("message", 6, Type::String, "string").required(),
 ]);
-pub(crate) static CREATE_OPTIONS: MessageInfo = message("io.k8s.apimachinery.pkg.apis.meta.v1.CreateOptions").fields(&[
+pub(crate) static CREATE_OPTIONS: MessageInfo = message("io.k8s.apimachinery.pkg.apis.meta.v1.CreateOptions").kinds(&[("meta.k8s.io", "v1", "CreateOptions")]).typed().fields(&[
     field("dryRun", 1, Type::String, "[]string").repeated().omit_empty(),
     field("fieldManager", 3, Type::String, "string").omit_empty(),
     field("fieldValidation", 4, Type::String, "string").omit_empty(),
@@ -65,7 +65,7 @@ pub(crate) static FIELD_SELECTOR_REQUIREMENT: MessageInfo = message("io.k8s.apim
     field("values", 3, Type::String, "[]string").repeated().omit_empty().list("atomic", &[]),
 ]);
 pub(crate) static FIELDS_V1: MessageInfo = message("io.k8s.apimachinery.pkg.apis.meta.v1.FieldsV1").special(Special::Raw);
-pub(crate) static GET_OPTIONS: MessageInfo = message("io.k8s.apimachinery.pkg.apis.meta.v1.GetOptions").fields(&[
+pub(crate) static GET_OPTIONS: MessageInfo = message("io.k8s.apimachinery.pkg.apis.meta.v1.GetOptions").kinds(&[("meta.k8s.io", "v1", "GetOptions")]).typed().fields(&[
     field("resourceVersion", 1, Type::String, "string").omit_empty(),
 ]);
 pub(crate) static GROUP_KIND: MessageInfo = message("io.k8s.apimachinery.pkg.apis.meta.v1.GroupKind").fields(&[
@@ -114,7 +114,7 @@ pub(crate) static LIST_META: MessageInfo = message("io.k8s.apimachinery.pkg.apis
     field("remainingItemCount", 4, Type::Int64, "int64").pointer().omit_empty(),
     field("shardInfo", 5, Type::Message(&SHARD_INFO), "v1.ShardInfo").pointer().omit_empty(),
 ]);
-pub(crate) static LIST_OPTIONS: MessageInfo = message("io.k8s.apimachinery.pkg.apis.meta.v1.ListOptions").order(&[0, 1, 2, 4, 6, 7, 8, 3, 5, 9, 10]).fields(&[
+pub(crate) static LIST_OPTIONS: MessageInfo = message("io.k8s.apimachinery.pkg.apis.meta.v1.ListOptions").kinds(&[("meta.k8s.io", "v1", "ListOptions")]).typed().order(&[0, 1, 2, 4, 6, 7, 8, 3, 5, 9, 10]).fields(&[
     field("labelSelector", 1, Type::String, "string").omit_empty(),
     field("fieldSelector", 2, Type::String, "string").omit_empty(),
     field("watch", 3, Type::Bool, "bool").omit_empty(),
@@ -170,7 +170,7 @@ pub(crate) static PARTIAL_OBJECT_METADATA_LIST: MessageInfo = message("io.k8s.ap
     field("items", 2, Type::Message(&PARTIAL_OBJECT_METADATA), "[]v1.PartialObjectMetadata").repeated(),
 ]);
 pub(crate) static PATCH: MessageInfo = message("io.k8s.apimachinery.pkg.apis.meta.v1.Patch");
-pub(crate) static PATCH_OPTIONS: MessageInfo = message("io.k8s.apimachinery.pkg.apis.meta.v1.PatchOptions").fields(&[
+pub(crate) static PATCH_OPTIONS: MessageInfo = message("io.k8s.apimachinery.pkg.apis.meta.v1.PatchOptions").kinds(&[("meta.k8s.io", "v1", "PatchOptions")]).typed().fields(&[
     field("dryRun", 1, Type::String, "[]string").repeated().omit_empty(),
     field("force", 2, Type::Bool, "bool").pointer().omit_empty(),
     field("fieldManager", 3, Type::String, "string").omit_empty(),
@@ -211,7 +211,7 @@ pub(crate) static STATUS_DETAILS: MessageInfo = message("io.k8s.apimachinery.pkg
     field("causes", 4, Type::Message(&STATUS_CAUSE), "[]v1.StatusCause").repeated().omit_empty().list("atomic", &[]),
     field("retryAfterSeconds", 5, Type::Int32, "int32").omit_empty(),
 ]);
-pub(crate) static TABLE_OPTIONS: MessageInfo = message("io.k8s.apimachinery.pkg.apis.meta.v1.TableOptions").fields(&[
+pub(crate) static TABLE_OPTIONS: MessageInfo = message("io.k8s.apimachinery.pkg.apis.meta.v1.TableOptions").kinds(&[("meta.k8s.io", "v1", "TableOptions")]).typed().fields(&[
     field("includeObject", 1, Type::String, "v1.IncludeObjectPolicy").omit_empty(),
 ]);
 pub(crate) static TIME: MessageInfo = message("io.k8s.apimachinery.pkg.apis.meta.v1.Time").special(Special::Time);
@@ -223,7 +223,7 @@ pub(crate) static TYPE_META: MessageInfo = message("io.k8s.apimachinery.pkg.apis
     field("kind", 1, Type::String, "string").omit_empty(),
     field("apiVersion", 2, Type::String, "string").omit_empty(),
 ]);
-pub(crate) static UPDATE_OPTIONS: MessageInfo = message("io.k8s.apimachinery.pkg.apis.meta.v1.UpdateOptions").fields(&[
+pub(crate) static UPDATE_OPTIONS: MessageInfo = message("io.k8s.apimachinery.pkg.apis.meta.v1.UpdateOptions").kinds(&[("meta.k8s.io", "v1", "UpdateOptions")]).typed().fields(&[
     field("dryRun", 1, Type::String, "[]string").repeated().omit_empty(),
     field("fieldManager", 2, Type::String, "string").omit_empty(),
     field("fieldValidation", 3, Type::String, "string").omit_empty(),

@@ -2,11 +2,11 @@
 //!
 //! The struct in a type error is the innermost one, the path holds struct fields only (no indexes, no map keys):
 //! `json: cannot unmarshal string into Go struct field PodSpec.spec.containers of type []v1.Container`. Paths of
-//! unknown fields do hold them: `spec.containers[0].imagee`. Faults come in the order of the tree (keys sorted), not of
-//! the text.
+//! unknown fields do hold them: `spec.containers[0].imagee`. [`check`] finds faults in the order of the tree (keys
+//! sorted), [`check_document`] in the order of the text.
 
 use super::{FieldInfo, MessageId, Shape, Special, Type};
-use crate::codec::{canonical_quantity, decode_base64, json_type};
+use crate::codec::{Decoded, canonical_quantity, decode_base64, json_type, paths_in_order};
 use crate::time;
 use serde_json::{Map, Value};
 
@@ -20,19 +20,23 @@ pub struct SchemaReport {
     pub unknown_fields: Vec<String>,
     /// Go's texts; the first is the one that upstream reports (with 400).
     pub type_errors: Vec<String>,
+    /// Where each of `type_errors` stands.
+    type_error_paths: Vec<String>,
+}
+
+/// What strict decoding of a document finds, in upstream's words and in the order of its text.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct DocumentReport {
+    /// `unknown field "…"`, `duplicate field "…"`: the `Warning:` headers of `fieldValidation=Warn`; joined by `, `
+    /// the message behind `strict decoding error: ` of `fieldValidation=Strict`.
+    pub strict_errors: Vec<String>,
+    /// Refused with 400 whatever the field validation; upstream reports the first.
+    pub type_errors: Vec<String>,
 }
 
 impl SchemaReport {
     pub fn is_clean(&self) -> bool {
         self.unknown_fields.is_empty() && self.type_errors.is_empty()
-    }
-
-    /// The strict-decoding errors: unknown fields of this report, then `duplicates` of the decoder. They are the
-    /// `Warning:` headers of `fieldValidation=Warn`, and joined by `, ` the message behind
-    /// `strict decoding error: ` of `fieldValidation=Strict`.
-    pub fn strict_errors(&self, duplicates: &[String]) -> Vec<String> {
-        let unknown = self.unknown_fields.iter().map(|p| format!("unknown field {p:?}"));
-        unknown.chain(duplicates.iter().map(|p| format!("duplicate field {p:?}"))).collect()
     }
 }
 
@@ -51,6 +55,31 @@ pub fn check(message: MessageId, value: &Value) -> SchemaReport {
         }
     }
     checker.report
+}
+
+/// [`check`] for a decoded document: its duplicate fields are reported too, and the faults stand in the order of
+/// `text` when that is JSON (otherwise sorted by path, as upstream's YAML reader sorts).
+pub fn check_document(message: MessageId, document: &Decoded, text: &[u8]) -> DocumentReport {
+    let report = check(message, &document.value);
+    if report.is_clean() && document.duplicates.is_empty() {
+        return DocumentReport::default();
+    }
+    let order = paths_in_order(text);
+    let place = |path: &str, nth: usize| {
+        let places = || order.iter().enumerate().filter(|(_, p)| *p == path).map(|(i, _)| i);
+        places().nth(nth).or_else(|| places().next_back()).unwrap_or(usize::MAX)
+    };
+    let unknown = report.unknown_fields.iter().map(|p| (place(p, 0), format!("unknown field {p:?}")));
+    let known_twice = document.duplicates.iter().filter(|p| !report.unknown_fields.contains(p));
+    let twice = known_twice.map(|p| (place(p, 1), format!("duplicate field {p:?}")));
+    let typed = report.type_error_paths.iter().map(|p| place(p, 0)).zip(report.type_errors.iter().cloned());
+    DocumentReport { strict_errors: in_order(unknown.chain(twice)), type_errors: in_order(typed) }
+}
+
+fn in_order(faults: impl Iterator<Item = (usize, String)>) -> Vec<String> {
+    let mut faults: Vec<_> = faults.collect();
+    faults.sort_by_key(|(place, _)| *place);
+    faults.into_iter().map(|(_, text)| text).take(MAX_FAULTS).collect()
 }
 
 /// Removes the fields that the message does not have, at every depth.
@@ -90,6 +119,7 @@ impl Checker {
     fn fault(&mut self, text: String) {
         if self.report.type_errors.len() < MAX_FAULTS {
             self.report.type_errors.push(text);
+            self.report.type_error_paths.push(self.path.clone());
         }
     }
 
@@ -115,9 +145,11 @@ impl Checker {
         for (key, value) in map {
             match message.field(key) {
                 Some(field) => {
+                    let depth = self.fields.len();
+                    embedded_names(message, key, &mut self.fields);
                     self.fields.push(field.name);
                     self.below(key, |c| c.field(At { owner: message, field }, value));
-                    self.fields.pop();
+                    self.fields.truncate(depth);
                 }
                 None if message.knows(key) => self.type_meta(message, key, value),
                 None if self.report.unknown_fields.len() < MAX_FAULTS => {
@@ -131,7 +163,7 @@ impl Checker {
 
     fn type_meta(&mut self, message: MessageId, key: &str, value: &Value) {
         if !value.is_string() && !value.is_null() {
-            let path = self.fields.iter().chain([&key]).copied().collect::<Vec<_>>().join(".");
+            let path = self.fields.iter().chain([&"TypeMeta", &key]).copied().collect::<Vec<_>>().join(".");
             let (found, owner) = (json_type(value), message.go_name());
             self.fault(format!(
                 "json: cannot unmarshal {found} into Go struct field {owner}.{path} of type string"
@@ -193,8 +225,13 @@ impl Checker {
                     self.fault(fault.to_string());
                 }
             }
-            (Special::Time | Special::MicroTime, Value::String(text)) => {
+            (Special::Time, Value::String(text)) => {
                 if let Err(fault) = time::parse(text) {
+                    self.fault(fault.to_string());
+                }
+            }
+            (Special::MicroTime, Value::String(text)) => {
+                if let Err(fault) = time::parse_micro(text) {
                     self.fault(fault.to_string());
                 }
             }
@@ -219,9 +256,22 @@ impl Checker {
                 }
             }
             (Special::Strings, other) => self.wrong(at, json_type(other), message.go_type()),
+            (Special::PropsOrBool, Value::Bool(_) | Value::Object(_)) => {}
+            (Special::PropsOrBool, _) => self.fault("boolean or JSON schema expected".into()),
             // Their own decoders do not look for unknown fields.
-            (Special::Raw | Special::PropsOrArray | Special::PropsOrBool | Special::PropsOrStrings, _) => {}
+            (Special::Raw | Special::PropsOrArray | Special::PropsOrStrings, _) => {}
         }
+    }
+}
+
+/// The embedded structs on the way to a field, outermost first: Go's decoder names them in the path.
+fn embedded_names(message: MessageId, name: &str, names: &mut Vec<&'static str>) {
+    if message.fields.iter().any(|f| f.name == name) {
+        return;
+    }
+    if let Some(inner) = message.embedded().find(|m| m.field(name).is_some()) {
+        names.push(inner.go_name());
+        embedded_names(inner, name, names);
     }
 }
 
@@ -253,7 +303,6 @@ mod tests {
             "spec": {"containers": [{"name": "a", "imagee": "b"}], "volumes": [{"name": "v", "emptyDir": {}, "y": 1}]},
         }));
         assert_eq!(report.unknown_fields, ["spec.containers[0].imagee", "spec.volumes[0].y", "x"]);
-        assert_eq!(report.strict_errors(&["a.b".into()])[3], "duplicate field \"a.b\"");
         assert!(report.type_errors.is_empty());
     }
 

@@ -11,9 +11,11 @@
 
 mod check;
 
-pub use check::{SchemaReport, check, prune_unknown};
+pub use check::{DocumentReport, SchemaReport, check, check_document, prune_unknown};
 
 use crate::generated::MESSAGES;
+use std::collections::HashMap;
+use std::sync::OnceLock;
 
 /// A message of the tables. Two ids are equal when they are the same message.
 pub type MessageId = &'static MessageInfo;
@@ -218,9 +220,21 @@ pub fn by_name(name: &str) -> Option<MessageId> {
     MESSAGES.binary_search_by(|m| m.name.cmp(name)).ok().map(|i| MESSAGES[i])
 }
 
+/// Messages by (group, version, kind).
+type Kinds = HashMap<(&'static str, &'static str, &'static str), MessageId>;
+
 /// The message of a kind (objects, lists, options; `meta.k8s.io` kinds too).
+///
+/// Options and watch events exist in every group and version; they are those of `meta/v1`.
 pub fn lookup(group: &str, version: &str, kind: &str) -> Option<MessageId> {
-    MESSAGES.iter().find(|m| m.kinds.contains(&(group, version, kind))).copied()
+    static KINDS: OnceLock<Kinds> = OnceLock::new();
+    let kinds =
+        KINDS.get_or_init(|| MESSAGES.iter().flat_map(|m| m.kinds.iter().map(|k| (*k, *m))).collect());
+    kinds.get(&(group, version, kind)).copied().or_else(|| match kind {
+        "CreateOptions" | "UpdateOptions" | "PatchOptions" | "DeleteOptions" | "GetOptions"
+        | "ListOptions" | "WatchEvent" => by_name(&format!("io.k8s.apimachinery.pkg.apis.meta.v1.{kind}")),
+        _ => None,
+    })
 }
 
 /// [`lookup`] with `apps/v1` or `v1`.

@@ -242,3 +242,29 @@ fn a_list_is_a_concatenation_of_stored_objects() {
     let list = codec::from_envelope(&codec::wrap_unknown("v1", "PodList", &raw)).unwrap();
     assert_eq!(list["items"][1]["metadata"], json!({"name": "b", "resourceVersion": "5"}));
 }
+
+#[test]
+fn watch_frames_carry_the_object() {
+    let pods = table::find("", "v1", "pods").unwrap();
+    let stored = codec::to_stored(pods.message, "v1", "Pod", &json!({"metadata": {"name": "a"}})).unwrap();
+    let mut body = Vec::new();
+    codec::stored_to_proto(&stored, &mut body, 5).unwrap();
+    let mut frame = Vec::new();
+    codec::watch_event_to_proto("ADDED", &body, &mut frame);
+    assert_eq!(codec::watch_event_from_proto(&frame).unwrap(), ("ADDED", &body[..]));
+    let event = codec::from_proto(schema::lookup("", "v1", "WatchEvent").unwrap(), &frame).unwrap();
+    assert_eq!(event["object"]["metadata"]["resourceVersion"], "5");
+    assert_eq!((&event["type"], &event["object"]["kind"]), (&json!("ADDED"), &json!("Pod")));
+}
+
+#[test]
+fn partial_metadata_is_read_from_any_object() {
+    let stored = codec::to_stored(message("v1", "Pod"), "v1", "Pod", &pod()).unwrap();
+    let raw = codec::unwrap_unknown(&stored).unwrap().raw;
+    let mut json = Vec::new();
+    let (version, kind) = ("meta.k8s.io/v1", "PartialObjectMetadata");
+    codec::object_to_json(message(version, kind), version, kind, raw, 3, &mut json).unwrap();
+    let value = codec::decode_json(&json).unwrap().value;
+    assert_eq!(value["metadata"]["resourceVersion"], "3");
+    assert!(value.get("spec").is_none());
+}

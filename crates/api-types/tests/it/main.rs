@@ -1,4 +1,6 @@
-//! Codec against bytes and texts of upstream's encoders.
+//! The codec, the tables and the texts against what upstream's own libraries answer.
 
 mod codec;
+mod golden;
+mod properties;
 mod table;
