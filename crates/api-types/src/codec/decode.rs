@@ -1,5 +1,6 @@
 //! JSON and YAML text to trees. Fields given twice are reported (strict decoding), the last one wins.
 
+use super::MAX_DEPTH;
 use serde::de::{DeserializeSeed, Deserializer, MapAccess, SeqAccess, Visitor};
 use serde_json::{Map, Number, Value};
 use std::fmt;
@@ -56,6 +57,9 @@ fn json_error(bytes: &[u8], error: &serde_json::Error) -> DecodeError {
         return DecodeError("unexpected end of JSON input".into());
     }
     let text = error.to_string();
+    if text.starts_with("exceeded max depth") || text.starts_with("recursion limit exceeded") {
+        return DecodeError("exceeded max depth".into());
+    }
     let place = [
         ("expected value", "looking for beginning of value"),
         ("key must be a string", "looking for beginning of object key string"),
@@ -151,6 +155,9 @@ impl<'de> DeserializeSeed<'de> for Seed<'_> {
     type Value = Value;
 
     fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<Value, D::Error> {
+        if self.0.path.len() > MAX_DEPTH {
+            return Err(serde::de::Error::custom("exceeded max depth"));
+        }
         deserializer.deserialize_any(self)
     }
 }
@@ -292,6 +299,14 @@ mod tests {
         ] {
             assert_eq!(decode_json(text.as_bytes()).unwrap_err().0, expected, "{text}");
         }
+    }
+
+    #[test]
+    fn deep_documents_are_refused() {
+        let nested = |n: usize| format!("{}1{}", "[".repeat(n), "]".repeat(n));
+        assert!(decode_json(nested(100).as_bytes()).is_ok());
+        assert_eq!(decode_json(nested(100_000).as_bytes()).unwrap_err().0, "exceeded max depth");
+        assert!(decode_yaml(nested(100_000).as_bytes()).is_err());
     }
 
     #[test]

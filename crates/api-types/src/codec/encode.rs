@@ -16,6 +16,9 @@ use serde_json::{Map, Value};
 /// # Errors
 /// A value of the wrong type, with its path.
 pub fn to_proto(message: MessageId, value: &Value, out: &mut Vec<u8>) -> Result<(), CodecError> {
+    if super::is_too_deep(value) {
+        return Err(CodecError::TooDeep);
+    }
     encode(message, value, Drop::Nothing, out)
 }
 

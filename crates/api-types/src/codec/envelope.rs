@@ -126,6 +126,9 @@ pub fn to_stored(
     kind: &str,
     value: &Value,
 ) -> Result<Vec<u8>, CodecError> {
+    if super::is_too_deep(value) {
+        return Err(CodecError::TooDeep);
+    }
     let mut raw = Vec::new();
     encode(message, value, Drop::InMetadata, &mut raw)?;
     Ok(wrap_unknown(api_version, kind, &raw))

@@ -4,6 +4,7 @@
 //! |---|---|---|
 //! | JSON, YAML text | tree | [`decode_json`], [`decode_yaml`] (duplicate fields reported) |
 //! | tree | JSON as Go writes it | [`encode_json`] |
+//! | tree | YAML | [`encode_yaml`] |
 //! | tree | protobuf message | [`to_proto`] |
 //! | protobuf message | tree | [`from_proto`] |
 //! | protobuf message | JSON, no tree between | [`proto_to_json`] |
@@ -24,6 +25,7 @@ mod sink;
 mod stored_json;
 mod walk;
 mod wire;
+mod yaml;
 
 pub(crate) use decode::paths_in_order;
 pub use decode::{DecodeError, Decoded, decode_json, decode_yaml};
@@ -34,11 +36,15 @@ pub use envelope::{
     stored_to_json_item, stored_to_proto, stored_to_proto_item, to_envelope, to_stored, unwrap_unknown,
     watch_event_from_proto, watch_event_to_proto, wrap_unknown,
 };
+pub use yaml::encode_yaml;
 
 use crate::schema::MessageId;
 use serde_json::Value;
 use sink::{JsonSink, TreeSink};
 use walk::{Fill, TypeMeta};
+
+/// Deepest nesting of objects and arrays that is read or written: no document can exhaust the stack.
+pub const MAX_DEPTH: usize = 128;
 
 /// Why bytes or a tree do not fit a message.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -49,6 +55,9 @@ pub enum CodecError {
     /// Protobuf that breaks the wire format or has another type than the table.
     #[error("proto: {0}")]
     Wire(&'static str),
+    /// Nested deeper than [`MAX_DEPTH`].
+    #[error("exceeded max depth")]
+    TooDeep,
     /// The bytes are not `k8s\0` and a `runtime.Unknown`.
     #[error("provided data does not appear to be a protobuf message, expected prefix [107 56 115 0]")]
     NotEnvelope,
@@ -75,6 +84,19 @@ impl CodecError {
         }
         self
     }
+}
+
+/// Whether a tree is nested deeper than [`MAX_DEPTH`]. Trees from [`decode_json`] and [`decode_yaml`] never are; patches
+/// can make one.
+pub fn is_too_deep(value: &Value) -> bool {
+    fn deeper(value: &Value, left: usize) -> bool {
+        match value {
+            Value::Array(items) => left == 0 || items.iter().any(|i| deeper(i, left - 1)),
+            Value::Object(map) => left == 0 || map.values().any(|i| deeper(i, left - 1)),
+            _ => false,
+        }
+    }
+    deeper(value, MAX_DEPTH)
 }
 
 /// Decodes a protobuf message to a tree. `kind` and `apiVersion` are in the envelope, not in the message.

@@ -9,6 +9,8 @@ use std::io::Write;
 /// Receives a document in order.
 pub(crate) trait Sink {
     fn begin_object(&mut self);
+    /// How many objects and arrays are open.
+    fn depth(&self) -> usize;
     fn key(&mut self, key: &str);
     fn end_object(&mut self);
     fn begin_array(&mut self);
@@ -27,11 +29,12 @@ pub(crate) trait Sink {
 pub(crate) struct JsonSink<'a> {
     out: &'a mut Vec<u8>,
     comma: bool,
+    depth: usize,
 }
 
 impl<'a> JsonSink<'a> {
     pub(crate) fn new(out: &'a mut Vec<u8>) -> Self {
-        Self { out, comma: false }
+        Self { out, comma: false, depth: 0 }
     }
 
     fn value(&mut self) {
@@ -45,17 +48,23 @@ impl<'a> JsonSink<'a> {
         self.value();
         self.out.push(bracket);
         self.comma = false;
+        self.depth += 1;
     }
 
     fn close(&mut self, bracket: u8) {
         self.out.push(bracket);
         self.comma = true;
+        self.depth -= 1;
     }
 }
 
 impl Sink for JsonSink<'_> {
     fn begin_object(&mut self) {
         self.open(b'{');
+    }
+
+    fn depth(&self) -> usize {
+        self.depth
     }
 
     fn key(&mut self, key: &str) {
@@ -241,6 +250,10 @@ impl TreeSink {
 impl Sink for TreeSink {
     fn begin_object(&mut self) {
         self.open.push(Open::Object(Map::new(), String::new()));
+    }
+
+    fn depth(&self) -> usize {
+        self.open.len()
     }
 
     fn key(&mut self, name: &str) {

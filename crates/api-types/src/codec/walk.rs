@@ -4,10 +4,10 @@
 //! starts (canonical bytes have ascending numbers); then the fields are emitted in struct order. Nothing is
 //! allocated but for maps.
 
-use super::CodecError;
 use super::envelope::{MAGIC, unwrap_unknown};
 use super::sink::Sink;
 use super::wire::{Reader, Wire};
+use super::{CodecError, MAX_DEPTH};
 use crate::schema::{FieldInfo, MessageId, Shape, Special, Type, lookup_api_version};
 use crate::time;
 
@@ -40,6 +40,9 @@ pub(crate) fn object<S: Sink>(
     types: Option<TypeMeta<'_>>,
     fill: Fill<'_>,
 ) -> Result<(), CodecError> {
+    if sink.depth() > MAX_DEPTH {
+        return Err(CodecError::TooDeep);
+    }
     sink.begin_object();
     if let Some(types) = types {
         if !types.kind.is_empty() {

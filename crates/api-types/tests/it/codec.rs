@@ -268,3 +268,34 @@ fn partial_metadata_is_read_from_any_object() {
     assert_eq!(value["metadata"]["resourceVersion"], "3");
     assert!(value.get("spec").is_none());
 }
+
+/// A client's protobuf may nest without end; neither reading nor writing may exhaust the stack.
+#[test]
+fn deep_schemas_are_refused() {
+    let message =
+        schema::by_name("io.k8s.apiextensions-apiserver.pkg.apis.apiextensions.v1.JSONSchemaProps").unwrap();
+    let not = message.field("not").unwrap().number;
+    let mut bytes = Vec::new();
+    for _ in 0..5000 {
+        let mut outer = Vec::new();
+        varint(u64::from(not) << 3 | 2, &mut outer);
+        varint(bytes.len() as u64, &mut outer);
+        outer.append(&mut bytes);
+        bytes = outer;
+    }
+    assert_eq!(codec::from_proto(message, &bytes), Err(codec::CodecError::TooDeep));
+    assert_eq!(codec::proto_to_json(message, &bytes, &mut Vec::new()), Err(codec::CodecError::TooDeep));
+    let mut value = json!({});
+    for _ in 0..200 {
+        value = json!({"not": value});
+    }
+    assert_eq!(codec::to_proto(message, &value, &mut Vec::new()), Err(codec::CodecError::TooDeep));
+}
+
+fn varint(mut value: u64, out: &mut Vec<u8>) {
+    while value >= 0x80 {
+        out.push(value as u8 | 0x80);
+        value >>= 7;
+    }
+    out.push(value as u8);
+}

@@ -1,12 +1,7 @@
-//! Label and field selectors: text, object form, matching.
-//!
-//! ```
-//! use api_types::selector::LabelSelector;
-//! let selector = LabelSelector::parse("app in (web,api),tier!=db,!canary").unwrap();
-//! assert!(selector.matches(|key| (key == "app").then_some("web")));
-//! assert_eq!(selector.to_string(), "app in (api,web),!canary,tier!=db");
-//! ```
+//! Label selectors.
 
+use super::SelectorError;
+use super::names::{MAX_NAME, VALUE_RULE, is_label_value, label_key_fault};
 use crate::field::quote;
 use serde_json::{Map, Value};
 use std::fmt;
@@ -75,11 +70,6 @@ impl fmt::Display for Requirement {
         }
     }
 }
-
-/// A selector that does not parse; the text is upstream's.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("{0}")]
-pub struct SelectorError(pub String);
 
 /// A conjunction of label conditions; without any it matches everything (unless made by [`Self::nothing`]).
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -388,184 +378,6 @@ fn check_key(key: &str) -> Result<(), SelectorError> {
     }
 }
 
-/// Longest label value and longest name part of a key, in bytes.
-const MAX_NAME: usize = 63;
-/// Longest prefix of a key, in bytes.
-const MAX_SUBDOMAIN: usize = 253;
-
-const VALUE_RULE: &str = "a valid label must be an empty string or consist of alphanumeric characters, '-', '_' or '.', and must start and end with an alphanumeric character (e.g. 'MyValue',  or 'my_value',  or '12345', regex used for validation is '(([A-Za-z0-9][-A-Za-z0-9_.]*)?[A-Za-z0-9])?')";
-const NAME_RULE: &str = "must consist of alphanumeric characters, '-', '_' or '.', and must start and end with an alphanumeric character (e.g. 'MyName',  or 'my.name',  or '123-abc', regex used for validation is '([A-Za-z0-9][-A-Za-z0-9_.]*)?[A-Za-z0-9]')";
-const SUBDOMAIN_RULE: &str = r"a lowercase RFC 1123 subdomain must consist of lower case alphanumeric characters, '-' or '.', and must start and end with an alphanumeric character (e.g. 'example.com', regex used for validation is '[a-z0-9]([-a-z0-9]*[a-z0-9])?(\.[a-z0-9]([-a-z0-9]*[a-z0-9])?)*')";
-
-/// Why a text is no qualified name (label key, annotation key, finalizer), in upstream's words; none when it is one.
-pub fn label_key_fault(key: &str) -> Option<String> {
-    let mut faults = Vec::new();
-    let name = match key.split('/').collect::<Vec<_>>().as_slice() {
-        [name] => *name,
-        [prefix, name] => {
-            if prefix.is_empty() {
-                faults.push("prefix part must be non-empty".to_owned());
-            } else if prefix.len() > MAX_SUBDOMAIN {
-                faults.push(format!("prefix part must be no more than {MAX_SUBDOMAIN} bytes"));
-            } else if !is_subdomain(prefix) {
-                faults.push(format!("prefix part {SUBDOMAIN_RULE}"));
-            }
-            *name
-        }
-        _ => {
-            return Some(format!(
-                "a valid label key {NAME_RULE} with an optional DNS subdomain prefix and '/' (e.g. 'example.com/MyName')"
-            ));
-        }
-    };
-    if name.is_empty() {
-        faults.push("name part must be non-empty".to_owned());
-    } else if name.len() > MAX_NAME {
-        faults.push(format!("name part must be no more than {MAX_NAME} bytes"));
-    }
-    if name.is_empty() || !is_label_value(&name[..name.len().min(MAX_NAME)]) {
-        faults.push(format!("name part {NAME_RULE}"));
-    }
-    (!faults.is_empty()).then(|| faults.join("; "))
-}
-
-/// `name` or `dns.subdomain/name` with a name of at most 63 characters.
-pub fn is_label_key(key: &str) -> bool {
-    label_key_fault(key).is_none()
-}
-
-/// At most 63 characters, alphanumeric at both ends; may be empty.
-pub fn is_label_value(value: &str) -> bool {
-    let bytes = value.as_bytes();
-    let ends = |b: Option<&u8>| b.is_none_or(u8::is_ascii_alphanumeric);
-    bytes.len() <= MAX_NAME
-        && ends(bytes.first())
-        && ends(bytes.last())
-        && bytes.iter().all(|b| b.is_ascii_alphanumeric() || b"-_.".contains(b))
-}
-
-fn is_subdomain(text: &str) -> bool {
-    let plain = |b: &u8| b.is_ascii_lowercase() || b.is_ascii_digit();
-    let label = |l: &str| {
-        let bytes = l.as_bytes();
-        bytes.first().is_some_and(plain)
-            && bytes.last().is_some_and(plain)
-            && bytes.iter().all(|b| plain(b) || *b == b'-')
-    };
-    text.len() <= MAX_SUBDOMAIN && text.split('.').all(label)
-}
-
-/// One condition of a field selector.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct FieldRequirement {
-    /// Field label as the client gave it: `spec.nodeName`.
-    pub field: String,
-    /// `!=` instead of `=`.
-    pub negated: bool,
-    pub value: String,
-}
-
-/// A conjunction of field conditions.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct FieldSelector {
-    pub requirements: Vec<FieldRequirement>,
-}
-
-impl FieldSelector {
-    /// Parses the text of `fieldSelector=`: `a=b,c!=d`, with `\\`, `\,` and `\=` in values.
-    ///
-    /// # Errors
-    /// A term without an operator, or a bad escape.
-    pub fn parse(text: &str) -> Result<Self, SelectorError> {
-        let mut requirements = Vec::new();
-        for term in split_terms(text).into_iter().filter(|t| !t.is_empty()) {
-            requirements.push(field_requirement(text, term)?);
-        }
-        Ok(Self { requirements })
-    }
-
-    pub fn is_empty(&self) -> bool {
-        self.requirements.is_empty()
-    }
-
-    /// `value_of` gives the value that a field label stands for; an unknown one compares as empty.
-    pub fn matches(&self, mut value_of: impl FnMut(&str) -> Option<String>) -> bool {
-        self.requirements.iter().all(|r| (value_of(&r.field).unwrap_or_default() == r.value) != r.negated)
-    }
-
-    /// The value that `field` must equal, when the selector asks for one: lets an index be used.
-    pub fn exact(&self, field: &str) -> Option<&str> {
-        self.requirements.iter().find(|r| r.field == field && !r.negated).map(|r| r.value.as_str())
-    }
-}
-
-impl fmt::Display for FieldSelector {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        for (i, r) in self.requirements.iter().enumerate() {
-            let comma = if i > 0 { "," } else { "" };
-            let value = r.value.replace('\\', "\\\\").replace(',', "\\,").replace('=', "\\=");
-            write!(f, "{comma}{}{}{value}", r.field, if r.negated { "!=" } else { "=" })?;
-        }
-        Ok(())
-    }
-}
-
-fn split_terms(text: &str) -> Vec<&str> {
-    let mut terms = Vec::new();
-    let (mut start, mut escaped) = (0, false);
-    for (at, c) in text.char_indices() {
-        match c {
-            _ if escaped => escaped = false,
-            '\\' => escaped = true,
-            ',' => {
-                terms.push(&text[start..at]);
-                start = at + 1;
-            }
-            _ => {}
-        }
-    }
-    terms.push(&text[start..]);
-    terms
-}
-
-fn field_requirement(selector: &str, term: &str) -> Result<FieldRequirement, SelectorError> {
-    for (at, _) in term.char_indices() {
-        for (operator, negated) in [("!=", true), ("==", false), ("=", false)] {
-            if let Some(value) = term[at..].strip_prefix(operator) {
-                let value = unescape(value)?;
-                return Ok(FieldRequirement { field: term[..at].to_owned(), negated, value });
-            }
-        }
-    }
-    Err(SelectorError(format!("invalid selector: '{selector}'; can't understand '{term}'")))
-}
-
-fn unescape(text: &str) -> Result<String, SelectorError> {
-    let mut out = String::new();
-    let mut chars = text.chars();
-    while let Some(c) = chars.next() {
-        match (c, c == '\\') {
-            (_, true) => match chars.next() {
-                Some(next @ ('\\' | ',' | '=')) => out.push(next),
-                other => {
-                    let bad: String = other.into_iter().collect();
-                    return Err(SelectorError(format!(
-                        "invalid field selector: invalid escape sequence: \\{bad}"
-                    )));
-                }
-            },
-            (',' | '=', _) => {
-                return Err(SelectorError(format!(
-                    "invalid field selector: unescaped character in value: {}",
-                    u32::from(c)
-                )));
-            }
-            (plain, _) => out.push(plain),
-        }
-    }
-    Ok(out)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -615,18 +427,5 @@ mod tests {
             LabelSelector::from_value(&json!({"matchExpressions": [{"key": "c", "operator": "In"}]}))
                 .is_err()
         );
-    }
-
-    #[test]
-    fn field_selectors() {
-        let selector = FieldSelector::parse("spec.nodeName=a,status.phase!=Failed").unwrap();
-        let value = |phase: &'static str| {
-            move |f: &str| Some(if f == "spec.nodeName" { "a".into() } else { phase.to_owned() })
-        };
-        assert!(selector.matches(value("Running")));
-        assert!(!selector.matches(value("Failed")));
-        assert_eq!(selector.exact("spec.nodeName"), Some("a"));
-        assert_eq!(FieldSelector::parse(r"a=x\,y").unwrap().requirements[0].value, "x,y");
-        assert!(FieldSelector::parse("nonsense").is_err());
     }
 }
