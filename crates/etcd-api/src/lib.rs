@@ -1,0 +1,25 @@
+//! The etcd v3 API over a store handle: gRPC services and etcd's HTTP endpoints, on one port.
+//!
+//! Invariants:
+//! - every answer's header carries the revision at which it is true;
+//! - a request that was refused changed nothing, and is refused with etcd's code and text;
+//! - a watch stream delivers each revision of each watch once, whole and in order.
+//!
+//! Read `server.rs` (what is built from what), `convert.rs` (requests into the store's terms), then a service each:
+//! `kv.rs`, `watch.rs`, `lease.rs`, `cluster.rs`, `maintenance.rs`; `http.rs` has /health and its like.
+
+mod cluster;
+mod context;
+mod convert;
+mod error;
+mod http;
+mod kv;
+mod lease;
+mod maintenance;
+mod server;
+mod watch;
+
+pub use server::{BuildError, EtcdApi, EtcdApiConfig, RunError, ServingTls};
+
+/// The version of etcd whose API this is. Clients decide by it what they may use.
+pub const ETCD_VERSION: &str = "3.7.1";

@@ -146,6 +146,8 @@ pub struct Watcher {
     shared: Arc<Shared>,
     range: KeyRange,
     next: Revision,
+    /// Set when the watch began before the compaction; one that merely fell behind it is served from the ring.
+    compacted: Option<Revision>,
     head: watch::Receiver<Revision>,
     stopped: env::Shutdown,
 }
@@ -154,7 +156,9 @@ impl Watcher {
     pub(crate) fn new(shared: Arc<Shared>, request: WatchRequest, stopped: env::Shutdown) -> Self {
         let head = shared.hub.head();
         let next = if request.start_revision > 0 { request.start_revision } else { *head.borrow() + 1 };
-        Self { shared, range: request.range, next, head, stopped }
+        let compact_revision = shared.view.load().compact_revision();
+        let compacted = (next < compact_revision).then_some(compact_revision);
+        Self { shared, range: request.range, next, compacted, head, stopped }
     }
 
     /// The next events; waits until there are some.
@@ -198,6 +202,9 @@ impl Watcher {
     /// # Errors
     /// `Compacted`, `Engine`.
     pub fn poll(&mut self) -> Result<WatchBatch, WatchError> {
+        if let Some(compact_revision) = self.compacted {
+            return Err(WatchError::Compacted { compact_revision });
+        }
         loop {
             let head = *self.head.borrow_and_update();
             if self.next > head {

@@ -202,6 +202,27 @@ async fn watchers_on_every_member_see_every_revision_once_and_in_order() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_watch_that_begins_before_the_compaction_is_refused_even_if_the_events_are_still_at_hand() {
+    let cluster = Cluster::start(1).await;
+    for index in 0..5 {
+        cluster.store(0).propose(put("k", &index.to_string())).await.expect("propose");
+    }
+    let revision = cluster.store(0).view().revision();
+    cluster
+        .store(0)
+        .propose(Command::Compact { revision })
+        .await
+        .expect("propose")
+        .response
+        .expect("compact");
+    let watch =
+        |start_revision| cluster.store(0).watch(WatchRequest { range: KeyRange::all(), start_revision });
+    let refused = tokio::time::timeout(DEADLINE, watch(2).next()).await.expect("in time");
+    assert_eq!(refused.expect_err("compacted"), store::WatchError::Compacted { compact_revision: revision });
+    assert_eq!(watch(revision).poll().expect("the compacted revision itself").events.len(), 1);
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_leader_that_stops_hands_over_and_comes_back_with_everything() {
     let mut cluster = Cluster::start(3).await;
     let first = cluster.leader().await;

@@ -1,0 +1,53 @@
+//! What every service shares.
+
+use env::{Env, Shutdown, TaskGroup};
+use mvcc::Command;
+use protos::etcd::etcdserverpb::ResponseHeader;
+use store::Store;
+use tonic::Status;
+
+use crate::error;
+
+#[derive(Clone)]
+pub(crate) struct Context {
+    pub store: Store,
+    pub env: Env,
+    pub tasks: TaskGroup,
+    pub shutdown: Shutdown,
+    pub limits: Limits,
+}
+
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Limits {
+    pub max_request_bytes: usize,
+    pub max_txn_ops: usize,
+    pub progress_interval: std::time::Duration,
+}
+
+impl Context {
+    pub fn header(&self, revision: i64) -> Option<ResponseHeader> {
+        Some(ResponseHeader {
+            cluster_id: self.store.cluster_id().0,
+            member_id: self.store.member_id(),
+            revision,
+            raft_term: self.store.leadership().borrow().term,
+        })
+    }
+
+    /// A header with this replica's present revision.
+    pub fn header_now(&self) -> Option<ResponseHeader> {
+        self.header(self.store.view().revision())
+    }
+
+    /// Replicates a command: the revision afterwards and the answer.
+    pub async fn propose(&self, command: Command) -> Result<(i64, mvcc::Response), Status> {
+        let applied = self.store.propose(command).await.map_err(error::status)?;
+        let response = applied.response.map_err(|error| error::mvcc_status(&error))?;
+        Ok((applied.revision, response))
+    }
+
+    /// Waits until this replica shows everything that was acknowledged, unless the client wants what there is.
+    pub async fn barrier(&self, serializable: bool) -> Result<(), Status> {
+        if serializable { Ok(()) } else { self.store.read_barrier().await.map_err(error::status) }
+    }
+}

@@ -1,0 +1,46 @@
+//! The store's errors in the words and codes that etcd's clients match on (`rpctypes/error.go`).
+
+use mvcc::MvccError;
+use store::StoreError;
+use tonic::{Code, Status};
+
+pub(crate) fn status(error: StoreError) -> Status {
+    let code = match &error {
+        StoreError::Mvcc(error) => return mvcc_status(error),
+        StoreError::NoLeader | StoreError::LeaderLost | StoreError::Timeout | StoreError::Stopped => {
+            Code::Unavailable
+        }
+        StoreError::NotLeader | StoreError::BadTransferee | StoreError::Membership(_) => {
+            Code::FailedPrecondition
+        }
+        StoreError::TooLarge => Code::InvalidArgument,
+        StoreError::TooManyRequests => Code::ResourceExhausted,
+        StoreError::MemberNotFound => Code::NotFound,
+    };
+    Status::new(code, format!("etcdserver: {error}"))
+}
+
+pub(crate) fn mvcc_status(error: &MvccError) -> Status {
+    let code = match error {
+        MvccError::Compacted { .. } | MvccError::FutureRevision | MvccError::LeaseTtlTooLarge => {
+            Code::OutOfRange
+        }
+        MvccError::LeaseNotFound => Code::NotFound,
+        MvccError::LeaseExists => Code::FailedPrecondition,
+        MvccError::NoSpace => Code::ResourceExhausted,
+        MvccError::Corrupt => Code::DataLoss,
+        MvccError::KeyNotFound
+        | MvccError::EmptyKey
+        | MvccError::ValueProvided
+        | MvccError::LeaseProvided
+        | MvccError::TooManyOps
+        | MvccError::DuplicateKey => Code::InvalidArgument,
+        MvccError::Engine(_) => Code::Internal,
+    };
+    Status::new(code, format!("etcdserver: {error}"))
+}
+
+/// What this build does not do yet.
+pub(crate) fn unimplemented(what: &str) -> Status {
+    Status::unimplemented(format!("etcdserver: {what} is not implemented"))
+}

@@ -1,0 +1,79 @@
+//! etcd's HTTP endpoints beside gRPC.
+
+use std::sync::Arc;
+
+use axum::Router;
+use axum::extract::{Query, State};
+use axum::http::StatusCode;
+use axum::response::{IntoResponse, Response};
+use axum::routing::get;
+use serde::Deserialize;
+use serde_json::json;
+
+use crate::ETCD_VERSION;
+use crate::context::Context;
+
+/// Renders this process' metrics as Prometheus text.
+pub type Metrics = Arc<dyn Fn() -> String + Send + Sync>;
+
+#[derive(Clone)]
+struct Endpoints {
+    context: Context,
+    metrics: Metrics,
+}
+
+#[derive(Deserialize)]
+struct HealthQuery {
+    #[serde(default)]
+    serializable: String,
+    #[serde(default)]
+    exclude: String,
+}
+
+pub(crate) fn router(context: Context, metrics: Metrics) -> Router {
+    Router::new()
+        .route("/health", get(health))
+        .route("/livez", get(livez))
+        .route("/readyz", get(readyz))
+        .route("/version", get(version))
+        .route("/metrics", get(render))
+        .with_state(Endpoints { context, metrics })
+}
+
+async fn health(State(endpoints): State<Endpoints>, Query(query): Query<HealthQuery>) -> Response {
+    let context = &endpoints.context;
+    let reason = if context.store.view().alarms().next().is_some() && query.exclude != "NOSPACE" {
+        Some("ALARM".to_owned())
+    } else if query.serializable != "true" {
+        context.store.read_barrier().await.err().map(|error| format!("RANGE ERROR:{error}"))
+    } else {
+        None
+    };
+    let status = if reason.is_none() { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
+    let health = if reason.is_none() { "true" } else { "false" };
+    (status, axum::Json(json!({ "health": health, "reason": reason.unwrap_or_default() }))).into_response()
+}
+
+async fn livez() -> &'static str {
+    "ok\n"
+}
+
+async fn readyz(State(endpoints): State<Endpoints>) -> Response {
+    match endpoints.context.store.read_barrier().await {
+        Ok(()) => "ok\n".into_response(),
+        Err(error) => {
+            let text = format!("[-]linearizable_read failed: {error}\nreadyz check failed\n");
+            (StatusCode::SERVICE_UNAVAILABLE, text).into_response()
+        }
+    }
+}
+
+async fn version(State(endpoints): State<Endpoints>) -> axum::Json<serde_json::Value> {
+    let view = endpoints.context.store.view();
+    let cluster = view.cluster_version().unwrap_or("3.7.0");
+    axum::Json(json!({ "etcdserver": ETCD_VERSION, "etcdcluster": cluster, "storage": "3.7.0" }))
+}
+
+async fn render(State(endpoints): State<Endpoints>) -> String {
+    (endpoints.metrics)()
+}

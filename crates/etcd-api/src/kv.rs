@@ -1,0 +1,207 @@
+//! Reads and writes.
+
+use futures::stream::BoxStream;
+use mvcc::{Command, KeyRange, Op, OpResponse, RangeRequest, Response as Answer, Txn, TxnResponse};
+use protos::etcd::etcdserverpb as pb;
+use protos::etcd::etcdserverpb::kv_server::Kv;
+use tonic::{Request, Response, Status};
+
+use crate::context::Context;
+use crate::convert;
+use crate::error::{mvcc_status, status};
+
+/// Keys in the first message of a streamed range; the size doubles from there.
+const FIRST_CHUNK: usize = 10;
+/// Keys in one message of a streamed range, at most.
+const MAX_CHUNK: usize = 10_000;
+
+pub(crate) struct KvService(pub Context);
+
+impl KvService {
+    /// Replicates one step and returns its answer with the revision.
+    async fn step(&self, op: Op) -> Result<(i64, OpResponse), Status> {
+        let (revision, mut txn) = self.replicate(Txn::of(op)).await?;
+        let answer = txn.responses.pop().ok_or_else(|| Status::internal("a step without an answer"))?;
+        Ok((revision, answer))
+    }
+
+    async fn replicate(&self, txn: Txn) -> Result<(i64, TxnResponse), Status> {
+        match self.0.propose(Command::Txn(txn)).await? {
+            (revision, Answer::Txn(txn)) => Ok((revision, txn)),
+            (_, other) => Err(Status::internal(format!("a transaction was answered by {other:?}"))),
+        }
+    }
+
+    fn check_size(&self, request: &impl prost::Message) -> Result<(), Status> {
+        if request.encoded_len() > self.0.limits.max_request_bytes {
+            return Err(status(store::StoreError::TooLarge));
+        }
+        Ok(())
+    }
+}
+
+#[tonic::async_trait]
+impl Kv for KvService {
+    type RangeStreamStream = BoxStream<'static, Result<pb::RangeStreamResponse, Status>>;
+
+    async fn range(&self, request: Request<pb::RangeRequest>) -> Result<Response<pb::RangeResponse>, Status> {
+        let request = request.into_inner();
+        let serializable = request.serializable;
+        let request = convert::range(request)?;
+        self.0.barrier(serializable).await?;
+        let view = self.0.store.view();
+        let answer = view.range(&request).map_err(|error| mvcc_status(&error))?;
+        let header = self.0.header(answer.revision);
+        Ok(Response::new(convert::range_response(answer, header)))
+    }
+
+    async fn range_stream(
+        &self,
+        request: Request<pb::RangeRequest>,
+    ) -> Result<Response<Self::RangeStreamStream>, Status> {
+        let request = request.into_inner();
+        let filters = [
+            request.min_mod_revision,
+            request.max_mod_revision,
+            request.min_create_revision,
+            request.max_create_revision,
+        ];
+        if request.sort_order != 0 || request.sort_target != 0 || filters.iter().any(|&bound| bound != 0) {
+            return Err(Status::unimplemented(
+                "etcdserver: range stream with sorting or filters is not supported",
+            ));
+        }
+        let serializable = request.serializable;
+        let request = convert::range(request)?;
+        self.0.barrier(serializable).await?;
+        let chunks = Chunks::new(&self.0, request)?;
+        Ok(Response::new(Box::pin(futures::stream::unfold(Some(chunks), |chunks| async {
+            let mut chunks = chunks?;
+            let next = chunks.next();
+            let again = matches!(&next, Ok((_, false)));
+            Some((next.map(|(message, _)| message), again.then_some(chunks)))
+        }))))
+    }
+
+    async fn put(&self, request: Request<pb::PutRequest>) -> Result<Response<pb::PutResponse>, Status> {
+        self.check_size(request.get_ref())?;
+        let put = convert::put(request.into_inner())?;
+        let (revision, answer) = self.step(Op::Put(put)).await?;
+        let OpResponse::Put { prev } = answer else {
+            return Err(Status::internal("a put was answered otherwise"));
+        };
+        let header = self.0.header(revision);
+        Ok(Response::new(pb::PutResponse { header, prev_kv: prev.map(convert::kv) }))
+    }
+
+    async fn delete_range(
+        &self,
+        request: Request<pb::DeleteRangeRequest>,
+    ) -> Result<Response<pb::DeleteRangeResponse>, Status> {
+        self.check_size(request.get_ref())?;
+        let delete = convert::delete(request.into_inner())?;
+        let (revision, answer) = self.step(Op::Delete(delete)).await?;
+        let OpResponse::Delete { deleted, prev_kvs } = answer else {
+            return Err(Status::internal("a delete was answered otherwise"));
+        };
+        let prev_kvs = prev_kvs.into_iter().map(convert::kv).collect();
+        Ok(Response::new(pb::DeleteRangeResponse { header: self.0.header(revision), deleted, prev_kvs }))
+    }
+
+    async fn txn(&self, request: Request<pb::TxnRequest>) -> Result<Response<pb::TxnResponse>, Status> {
+        self.check_size(request.get_ref())?;
+        let request = request.into_inner();
+        let serializable = is_serializable(&request);
+        let txn = convert::txn(request, self.0.limits.max_txn_ops)?;
+        let (revision, answer) = if txn.is_read_only() {
+            self.0.barrier(serializable).await?;
+            let view = self.0.store.view();
+            (view.revision(), view.txn(&txn).map_err(|error| mvcc_status(&error))?)
+        } else {
+            self.replicate(txn).await?
+        };
+        Ok(Response::new(convert::txn_response(answer, self.0.header(revision), revision)))
+    }
+
+    async fn compact(
+        &self,
+        request: Request<pb::CompactionRequest>,
+    ) -> Result<Response<pb::CompactionResponse>, Status> {
+        let revision = request.into_inner().revision;
+        let (revision, _) = self.0.propose(Command::Compact { revision }).await?;
+        Ok(Response::new(pb::CompactionResponse { header: self.0.header(revision) }))
+    }
+}
+
+/// A transaction may be read from what there is when each of its reads may.
+fn is_serializable(txn: &pb::TxnRequest) -> bool {
+    use pb::request_op::Request as Step;
+    txn.success.iter().chain(&txn.failure).all(|op| match &op.request {
+        Some(Step::RequestRange(range)) => range.serializable,
+        Some(Step::RequestTxn(txn)) => is_serializable(txn),
+        _ => false,
+    })
+}
+
+/// A range in pieces, all of one view.
+struct Chunks {
+    view: std::sync::Arc<mvcc::View>,
+    request: RangeRequest,
+    header: Option<pb::ResponseHeader>,
+    size: usize,
+    /// Keys in the whole range, and how many may still be sent.
+    count: i64,
+    left: usize,
+}
+
+impl Chunks {
+    fn new(context: &Context, request: RangeRequest) -> Result<Self, Status> {
+        let view = context.store.view();
+        let counted = RangeRequest { count_only: true, limit: 0, ..request.clone() };
+        let count = view.range(&counted).map_err(|error| mvcc_status(&error))?.count;
+        let total = usize::try_from(count).unwrap_or(usize::MAX);
+        let left = match usize::try_from(request.limit) {
+            Ok(limit) if limit > 0 => limit.min(total),
+            _ => total,
+        };
+        let left = if request.count_only { 0 } else { left };
+        let header = context.header(view.revision());
+        Ok(Self { view, request, header, size: FIRST_CHUNK, count, left })
+    }
+
+    /// The next message, and whether it is the last.
+    fn next(&mut self) -> Result<(pb::RangeStreamResponse, bool), Status> {
+        let take = self.size.min(self.left);
+        let mut answer = pb::RangeResponse::default();
+        if take > 0 {
+            let page = RangeRequest { limit: take as i64, ..self.request.clone() };
+            let page = self.view.range(&page).map_err(|error| mvcc_status(&error))?;
+            if let Some(last) = page.kvs.last() {
+                self.request.range = behind(&self.request.range, &last.key);
+            }
+            answer.kvs = page.kvs.into_iter().map(convert::kv).collect();
+        }
+        self.left -= take;
+        self.size = (self.size * 2).min(MAX_CHUNK);
+        let last = self.left == 0;
+        if last {
+            answer.header = self.header.take();
+            answer.count = self.count;
+            answer.more =
+                !self.request.count_only && self.request.limit > 0 && self.count > self.request.limit;
+        }
+        Ok((pb::RangeStreamResponse { range_response: Some(answer) }, last))
+    }
+}
+
+/// The part of a range behind `key`.
+fn behind(range: &KeyRange, key: &[u8]) -> KeyRange {
+    let mut start = Vec::with_capacity(key.len() + 1);
+    start.extend_from_slice(key);
+    start.push(0);
+    match range {
+        KeyRange::Interval { end, .. } => KeyRange::Interval { start: start.into(), end: end.clone() },
+        KeyRange::From(_) => KeyRange::From(start.into()),
+        KeyRange::Key(only) => KeyRange::Interval { start: start.into(), end: only.clone() },
+    }
+}

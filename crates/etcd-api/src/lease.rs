@@ -1,0 +1,131 @@
+//! Leases.
+
+use mvcc::{Command, Response as Answer};
+use protos::etcd::etcdserverpb as pb;
+use protos::etcd::etcdserverpb::lease_server::Lease;
+use tokio::sync::mpsc;
+use tokio_stream::wrappers::ReceiverStream;
+use tonic::{Request, Response, Status, Streaming};
+
+use crate::context::Context;
+use crate::error::status;
+
+/// Answers that wait for a slow client.
+const QUEUE: usize = 64;
+
+pub(crate) struct LeaseService(pub Context);
+
+impl LeaseService {
+    /// The shortest time to live, in seconds: one and a half election timeouts, rounded up.
+    fn min_ttl(&self) -> i64 {
+        let millis = self.0.store.timing().election_max.as_millis() * 3 / 2;
+        i64::try_from(millis.div_ceil(1000)).unwrap_or(i64::MAX).max(1)
+    }
+
+    /// An id that no lease has: positive, so that clients in every language can hold it.
+    fn free_id(&self) -> i64 {
+        let view = self.0.store.view();
+        loop {
+            let id = (self.0.env.rng.u64() >> 1).cast_signed();
+            if id != 0 && view.lease(id).is_none() {
+                return id;
+            }
+        }
+    }
+}
+
+#[tonic::async_trait]
+impl Lease for LeaseService {
+    type LeaseKeepAliveStream = ReceiverStream<Result<pb::LeaseKeepAliveResponse, Status>>;
+
+    async fn lease_grant(
+        &self,
+        request: Request<pb::LeaseGrantRequest>,
+    ) -> Result<Response<pb::LeaseGrantResponse>, Status> {
+        let request = request.into_inner();
+        let id = if request.id == 0 { self.free_id() } else { request.id };
+        let ttl = request.ttl.max(self.min_ttl());
+        let (revision, answer) = self.0.propose(Command::LeaseGrant { id, ttl }).await?;
+        let Answer::LeaseGranted { id, ttl } = answer else {
+            return Err(Status::internal("a grant was answered otherwise"));
+        };
+        Ok(Response::new(pb::LeaseGrantResponse {
+            header: self.0.header(revision),
+            id,
+            ttl,
+            error: String::new(),
+        }))
+    }
+
+    async fn lease_revoke(
+        &self,
+        request: Request<pb::LeaseRevokeRequest>,
+    ) -> Result<Response<pb::LeaseRevokeResponse>, Status> {
+        let (revision, _) = self.0.propose(Command::LeaseRevoke { id: request.into_inner().id }).await?;
+        Ok(Response::new(pb::LeaseRevokeResponse { header: self.0.header(revision) }))
+    }
+
+    async fn lease_keep_alive(
+        &self,
+        request: Request<Streaming<pb::LeaseKeepAliveRequest>>,
+    ) -> Result<Response<Self::LeaseKeepAliveStream>, Status> {
+        let (out, responses) = mpsc::channel(QUEUE);
+        let context = self.0.clone();
+        self.0.tasks.spawn_detached("lease-keep-alive", async move {
+            tokio::select! {
+                () = keep_alive(&context, request.into_inner(), &out) => {}
+                () = context.shutdown.wait() => {}
+                () = out.closed() => {}
+            }
+        });
+        Ok(Response::new(ReceiverStream::new(responses)))
+    }
+
+    async fn lease_time_to_live(
+        &self,
+        request: Request<pb::LeaseTimeToLiveRequest>,
+    ) -> Result<Response<pb::LeaseTimeToLiveResponse>, Status> {
+        let request = request.into_inner();
+        let time = self.0.store.lease_time_to_live(request.id).await.map_err(status)?;
+        let mut answer =
+            pb::LeaseTimeToLiveResponse { header: self.0.header_now(), id: request.id, ..Default::default() };
+        match time {
+            Some(time) => (answer.ttl, answer.granted_ttl) = (time.ttl, time.granted_ttl),
+            None => answer.ttl = -1,
+        }
+        if request.keys && time.is_some() {
+            let view = self.0.store.view();
+            answer.keys =
+                view.lease(request.id).map(|lease| lease.keys().cloned().collect()).unwrap_or_default();
+        }
+        Ok(Response::new(answer))
+    }
+
+    async fn lease_leases(
+        &self,
+        _: Request<pb::LeaseLeasesRequest>,
+    ) -> Result<Response<pb::LeaseLeasesResponse>, Status> {
+        let view = self.0.store.view();
+        let leases = view.leases().map(|lease| pb::LeaseStatus { id: lease.id }).collect();
+        Ok(Response::new(pb::LeaseLeasesResponse { header: self.0.header(view.revision()), leases }))
+    }
+}
+
+async fn keep_alive(
+    context: &Context,
+    mut requests: Streaming<pb::LeaseKeepAliveRequest>,
+    out: &mpsc::Sender<Result<pb::LeaseKeepAliveResponse, Status>>,
+) {
+    while let Ok(Some(request)) = requests.message().await {
+        // Taken before the renewal, so that a lease that ends meanwhile never looks younger than its end.
+        let header = context.header_now();
+        let answer = match context.store.lease_keep_alive(request.id).await {
+            Ok(ttl) => Ok(pb::LeaseKeepAliveResponse { header, id: request.id, ttl: ttl.unwrap_or(0) }),
+            Err(error) => Err(status(error)),
+        };
+        let failed = answer.is_err();
+        if out.send(answer).await.is_err() || failed {
+            return;
+        }
+    }
+}

@@ -1,0 +1,141 @@
+//! What operators ask of a member.
+
+use futures::stream::BoxStream;
+use mvcc::{Alarm, AlarmAction, AlarmKind, Command, Response as Answer};
+use protos::etcd::etcdserverpb as pb;
+use protos::etcd::etcdserverpb::maintenance_server::Maintenance;
+use tonic::{Request, Response, Status};
+
+use crate::ETCD_VERSION;
+use crate::context::Context;
+use crate::error::{status, unimplemented};
+
+/// The storage format that etcd of this version writes; clients only show it.
+const STORAGE_VERSION: &str = "3.7.0";
+
+pub(crate) struct MaintenanceService(pub Context);
+
+fn kind_of(alarm: pb::AlarmType) -> Option<AlarmKind> {
+    match alarm {
+        pb::AlarmType::None => None,
+        pb::AlarmType::Nospace => Some(AlarmKind::NoSpace),
+        pb::AlarmType::Corrupt => Some(AlarmKind::Corrupt),
+    }
+}
+
+fn alarm_member(alarm: Alarm) -> pb::AlarmMember {
+    let kind = match alarm.kind {
+        AlarmKind::NoSpace => pb::AlarmType::Nospace,
+        AlarmKind::Corrupt => pb::AlarmType::Corrupt,
+    };
+    pb::AlarmMember { member_id: alarm.member, alarm: kind.into() }
+}
+
+impl MaintenanceService {
+    fn raised(&self, member: u64, kind: Option<AlarmKind>) -> Vec<Alarm> {
+        let view = self.0.store.view();
+        let wanted = |alarm: &Alarm| {
+            (member == 0 || alarm.member == member) && kind.is_none_or(|kind| alarm.kind == kind)
+        };
+        view.alarms().filter(wanted).collect()
+    }
+
+    async fn change(&self, action: AlarmAction, alarms: Vec<Alarm>) -> Result<Vec<Alarm>, Status> {
+        let mut changed = Vec::new();
+        for alarm in alarms {
+            if let (_, Answer::Alarms(alarms)) = self.0.propose(Command::Alarm { action, alarm }).await? {
+                changed.extend(alarms);
+            }
+        }
+        Ok(changed)
+    }
+}
+
+#[tonic::async_trait]
+impl Maintenance for MaintenanceService {
+    type SnapshotStream = BoxStream<'static, Result<pb::SnapshotResponse, Status>>;
+
+    async fn alarm(&self, request: Request<pb::AlarmRequest>) -> Result<Response<pb::AlarmResponse>, Status> {
+        use pb::alarm_request::AlarmAction as Wire;
+        let request = request.into_inner();
+        let kind = kind_of(request.alarm());
+        let alarms = match request.action() {
+            Wire::Get => self.raised(request.member_id, kind),
+            Wire::Activate => {
+                let alarm = kind.map(|kind| Alarm { member: request.member_id, kind });
+                self.change(AlarmAction::Activate, alarm.into_iter().collect()).await?
+            }
+            Wire::Deactivate => {
+                let alarms = self.raised(request.member_id, kind);
+                self.change(AlarmAction::Deactivate, alarms).await?
+            }
+        };
+        let alarms = alarms.into_iter().map(alarm_member).collect();
+        Ok(Response::new(pb::AlarmResponse { header: self.0.header_now(), alarms }))
+    }
+
+    async fn status(&self, _: Request<pb::StatusRequest>) -> Result<Response<pb::StatusResponse>, Status> {
+        let (view, status) = (self.0.store.view(), self.0.store.status());
+        let mut errors = Vec::new();
+        if status.leader == 0 {
+            errors.push("etcdserver: no leader".to_owned());
+        }
+        errors.extend(view.alarms().map(|alarm| {
+            let alarm = alarm_member(alarm);
+            format!("memberID:{} alarm:{}", alarm.member_id, alarm.alarm().as_str_name())
+        }));
+        Ok(Response::new(pb::StatusResponse {
+            header: self.0.header(view.revision()),
+            version: ETCD_VERSION.to_owned(),
+            db_size: view.total_bytes().cast_signed(),
+            leader: status.leader,
+            raft_index: status.committed_index,
+            raft_term: status.term,
+            raft_applied_index: status.applied_index,
+            errors,
+            db_size_in_use: view.live_bytes().cast_signed(),
+            is_learner: status.is_learner,
+            storage_version: STORAGE_VERSION.to_owned(),
+            db_size_quota: 0,
+            downgrade_info: Some(pb::DowngradeInfo::default()),
+        }))
+    }
+
+    /// There is nothing to defragment: the answer comes at once, without a header as etcd's.
+    async fn defragment(
+        &self,
+        _: Request<pb::DefragmentRequest>,
+    ) -> Result<Response<pb::DefragmentResponse>, Status> {
+        Ok(Response::new(pb::DefragmentResponse::default()))
+    }
+
+    async fn hash(&self, _: Request<pb::HashRequest>) -> Result<Response<pb::HashResponse>, Status> {
+        Err(unimplemented("Hash"))
+    }
+
+    async fn hash_kv(&self, _: Request<pb::HashKvRequest>) -> Result<Response<pb::HashKvResponse>, Status> {
+        Err(unimplemented("HashKV"))
+    }
+
+    async fn snapshot(
+        &self,
+        _: Request<pb::SnapshotRequest>,
+    ) -> Result<Response<Self::SnapshotStream>, Status> {
+        Err(unimplemented("Snapshot"))
+    }
+
+    async fn move_leader(
+        &self,
+        request: Request<pb::MoveLeaderRequest>,
+    ) -> Result<Response<pb::MoveLeaderResponse>, Status> {
+        self.0.store.transfer_leadership(request.into_inner().target_id).await.map_err(status)?;
+        Ok(Response::new(pb::MoveLeaderResponse::default()))
+    }
+
+    async fn downgrade(
+        &self,
+        _: Request<pb::DowngradeRequest>,
+    ) -> Result<Response<pb::DowngradeResponse>, Status> {
+        Err(unimplemented("Downgrade"))
+    }
+}

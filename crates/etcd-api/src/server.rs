@@ -1,0 +1,181 @@
+//! The server: what it is built from and how it runs.
+
+use std::io;
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use env::{Env, Shutdown, TaskGroup};
+use protos::etcd::etcdserverpb::{
+    cluster_server::ClusterServer, kv_server::KvServer, lease_server::LeaseServer,
+    maintenance_server::MaintenanceServer, watch_server::WatchServer,
+};
+use store::Store;
+use tokio::net::TcpListener;
+use tonic::service::Routes;
+use tonic::transport::server::TcpIncoming;
+use tonic::transport::{Certificate, Identity, Server, ServerTlsConfig};
+
+use crate::cluster::ClusterService;
+use crate::context::{Context, Limits};
+use crate::http;
+use crate::kv::KvService;
+use crate::lease::LeaseService;
+use crate::maintenance::MaintenanceService;
+use crate::watch::WatchService;
+
+/// Bytes of a gRPC message beyond `--max-request-bytes`, as in etcd.
+const MESSAGE_OVERHEAD: usize = 512 << 10;
+/// How long open streams may take to end at a stop.
+const STOP_DEADLINE: Duration = Duration::from_secs(2);
+
+/// TLS towards clients, as PEM.
+#[derive(Clone)]
+pub struct ServingTls {
+    /// The certificate chain.
+    pub certificate: Vec<u8>,
+    /// Its key.
+    pub key: Vec<u8>,
+    /// Who may sign clients' certificates; without it clients need none.
+    pub client_ca: Option<Vec<u8>>,
+}
+
+/// An API server to be.
+pub struct EtcdApiConfig {
+    /// Where clients connect.
+    pub listen: Vec<SocketAddr>,
+    /// TLS towards clients; plain text without.
+    pub tls: Option<ServingTls>,
+    /// Bytes that a request may have (`--max-request-bytes`).
+    pub max_request_bytes: usize,
+    /// Steps that a transaction may have (`--max-txn-ops`).
+    pub max_txn_ops: usize,
+    /// How often quiet watches that asked for it are told how far they are.
+    pub watch_progress_notify_interval: Duration,
+    /// Renders the process' metrics.
+    pub metrics: http::Metrics,
+}
+
+impl EtcdApiConfig {
+    /// etcd's defaults.
+    pub fn new(listen: Vec<SocketAddr>, metrics: http::Metrics) -> Self {
+        Self {
+            listen,
+            tls: None,
+            max_request_bytes: 3 << 19,
+            max_txn_ops: mvcc::MAX_TXN_OPS,
+            watch_progress_notify_interval: Duration::from_secs(600),
+            metrics,
+        }
+    }
+
+    /// Binds the addresses.
+    ///
+    /// # Errors
+    /// When one cannot be bound.
+    pub async fn build(self, env: Env, store: Store) -> Result<EtcdApi, BuildError> {
+        let mut listeners = Vec::new();
+        for address in &self.listen {
+            let listener = TcpListener::bind(address).await;
+            listeners.push(listener.map_err(|cause| BuildError::Listen { address: *address, cause })?);
+        }
+        Ok(EtcdApi { config: self, env, store, listeners })
+    }
+}
+
+/// Why the API cannot be served.
+#[derive(Debug, thiserror::Error)]
+pub enum BuildError {
+    /// An address cannot be listened on.
+    #[error("cannot listen for clients on {address}: {cause}")]
+    Listen {
+        /// The address.
+        address: SocketAddr,
+        /// Why.
+        cause: io::Error,
+    },
+}
+
+/// Why serving ended.
+#[derive(Debug, thiserror::Error)]
+pub enum RunError {
+    /// The TLS files cannot be used.
+    #[error("cannot serve clients: {0}")]
+    Tls(#[from] tonic::transport::Error),
+    /// A task failed.
+    #[error(transparent)]
+    Task(#[from] env::TaskFailure),
+}
+
+/// The bound server.
+pub struct EtcdApi {
+    config: EtcdApiConfig,
+    env: Env,
+    store: Store,
+    listeners: Vec<TcpListener>,
+}
+
+impl EtcdApi {
+    /// The addresses it is bound to.
+    ///
+    /// # Errors
+    /// When a socket has none.
+    pub fn addresses(&self) -> io::Result<Vec<SocketAddr>> {
+        self.listeners.iter().map(TcpListener::local_addr).collect()
+    }
+
+    /// Serves until `shutdown`.
+    ///
+    /// # Errors
+    /// See [`RunError`].
+    pub async fn run(self, shutdown: Shutdown) -> Result<(), RunError> {
+        let tasks = TaskGroup::new("etcd-api", shutdown.clone());
+        let limits = Limits {
+            max_request_bytes: self.config.max_request_bytes,
+            max_txn_ops: self.config.max_txn_ops,
+            progress_interval: self.config.watch_progress_notify_interval,
+        };
+        let context = Context {
+            store: self.store,
+            env: self.env,
+            tasks: tasks.clone(),
+            shutdown: shutdown.clone(),
+            limits,
+        };
+        let routes = routes(&context, self.config.metrics);
+        for listener in self.listeners {
+            let mut server = Server::builder().accept_http1(true);
+            if let Some(tls) = &self.config.tls {
+                server = server.tls_config(server_tls(tls))?;
+            }
+            let stop = shutdown.clone();
+            let incoming = TcpIncoming::from(listener).with_nodelay(Some(true));
+            let serve = server
+                .add_routes(routes.clone())
+                .serve_with_incoming_shutdown(incoming, async move { stop.wait().await });
+            tasks.spawn("clients", serve);
+        }
+        Ok(tasks.join(STOP_DEADLINE).await?)
+    }
+}
+
+fn server_tls(tls: &ServingTls) -> ServerTlsConfig {
+    let config = ServerTlsConfig::new().identity(Identity::from_pem(&tls.certificate, &tls.key));
+    match &tls.client_ca {
+        Some(ca) => config.client_ca_root(Certificate::from_pem(ca)),
+        None => config,
+    }
+}
+
+fn routes(context: &Context, metrics: http::Metrics) -> Routes {
+    let max = context.limits.max_request_bytes + MESSAGE_OVERHEAD;
+    let kv = KvServer::new(KvService(context.clone())).max_decoding_message_size(max);
+    let kv = kv.max_encoding_message_size(usize::MAX);
+    let watch = WatchServer::new(WatchService(context.clone())).max_encoding_message_size(usize::MAX);
+    let lease = LeaseServer::new(LeaseService(context.clone()));
+    let cluster = ClusterServer::new(ClusterService(context.clone()));
+    let maintenance = MaintenanceServer::new(MaintenanceService(context.clone()));
+    let (_, health) = tonic_health::server::health_reporter();
+    let mut routes = Routes::from(http::router(context.clone(), metrics));
+    routes = routes.add_service(kv).add_service(watch).add_service(lease).add_service(cluster);
+    routes.add_service(maintenance).add_service(health)
+}

@@ -1,0 +1,301 @@
+//! The API over real sockets, asked by a client library and by Debian's `etcdctl`.
+
+use std::net::{SocketAddr, TcpListener};
+use std::process::Command;
+use std::sync::Arc;
+use std::time::Duration;
+
+use env::{Env, Shutdown, TaskGroup};
+use etcd_api::EtcdApiConfig;
+use etcd_client::{
+    Client, Compare, CompareOp, DeleteOptions, GetOptions, PutOptions, SortOrder, SortTarget, Txn, TxnOp,
+    WatchFilterType, WatchOptions,
+};
+use store::{MemoryStorage, StoreConfig};
+use tempfile::TempDir;
+
+struct Server {
+    address: SocketAddr,
+    shutdown: Shutdown,
+    _folder: TempDir,
+    _tasks: TaskGroup,
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        self.shutdown.trigger();
+    }
+}
+
+/// One member behind the API.
+async fn start() -> Server {
+    let folder = tempfile::tempdir().expect("folder");
+    let peer =
+        TcpListener::bind("127.0.0.1:0").and_then(|listener| listener.local_addr()).expect("a free port");
+    let any = "127.0.0.1:0".parse().expect("address");
+    let mut config = StoreConfig::new("default", peer);
+    config.initial_cluster = vec![("default".to_owned(), format!("http://{peer}"))];
+    config.advertise_client_urls = vec!["http://client".to_owned()];
+    let storage = Arc::new(MemoryStorage::new(folder.path()));
+    let (store, server) = config.build(Env::real(), storage).await.expect("store");
+    let mut api = EtcdApiConfig::new(vec![any], Arc::new(|| "some_metric 1\n".to_owned()));
+    api.watch_progress_notify_interval = Duration::from_millis(200);
+    let api = api.build(Env::real(), store).await.expect("api");
+    let address = api.addresses().expect("addresses")[0];
+    let shutdown = Shutdown::new();
+    let tasks = TaskGroup::new("test", shutdown.clone());
+    tasks.spawn("store", server.run(shutdown.child()));
+    tasks.spawn("api", api.run(shutdown.child()));
+    Server { address, shutdown, _folder: folder, _tasks: tasks }
+}
+
+async fn connect(server: &Server) -> Client {
+    let mut client = Client::connect([server.address.to_string()], None).await.expect("connect");
+    // The first leader is elected while the first request waits.
+    client.get("warm up", None).await.expect("get");
+    client
+}
+
+async fn next(stream: &mut etcd_client::WatchStream) -> etcd_client::WatchResponse {
+    let message = tokio::time::timeout(Duration::from_secs(10), stream.message()).await.expect("in time");
+    message.expect("message").expect("open")
+}
+
+fn text(bytes: &[u8]) -> String {
+    String::from_utf8_lossy(bytes).into_owned()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn keys_are_written_read_and_deleted() {
+    let server = start().await;
+    let mut client = connect(&server).await;
+    let first = client.put("k1", "a", None).await.expect("put").header().expect("header").revision();
+    let again = client.put("k1", "b", Some(PutOptions::new().with_prev_key())).await.expect("put");
+    assert_eq!(text(again.prev_key().expect("previous").value()), "a");
+    assert_eq!(again.header().expect("header").revision(), first + 1);
+    client.put("k2", "c", None).await.expect("put");
+
+    let order = GetOptions::new().with_prefix().with_sort(SortTarget::Key, SortOrder::Descend).with_limit(1);
+    let found = client.get("k", Some(order)).await.expect("get");
+    assert_eq!((text(found.kvs()[0].key()), found.more(), found.count()), ("k2".to_owned(), true, 2));
+    let old = client.get("k1", Some(GetOptions::new().with_revision(first))).await.expect("get");
+    assert_eq!(text(old.kvs()[0].value()), "a");
+
+    let gone =
+        client.delete("k", Some(DeleteOptions::new().with_prefix().with_prev_key())).await.expect("delete");
+    assert_eq!((gone.deleted(), gone.prev_kvs().len()), (2, 2));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn errors_are_those_that_clients_match_on() {
+    let server = start().await;
+    let mut client = connect(&server).await;
+    let error = |error: etcd_client::Error| match error {
+        etcd_client::Error::GRpcStatus(status) => (status.code(), status.message().to_owned()),
+        other => panic!("{other}"),
+    };
+    let told = |code, text: &str| (code, text.to_owned());
+    let put = client.put("", "v", None).await.expect_err("no key");
+    assert_eq!(error(put), told(tonic::Code::InvalidArgument, "etcdserver: key is not provided"));
+    let future = client.get("k", Some(GetOptions::new().with_revision(1 << 40))).await.expect_err("future");
+    let text = "etcdserver: mvcc: required revision is a future revision";
+    assert_eq!(error(future), told(tonic::Code::OutOfRange, text));
+    let lease = client.put("k", "v", Some(PutOptions::new().with_lease(99))).await.expect_err("lease");
+    assert_eq!(error(lease), told(tonic::Code::NotFound, "etcdserver: requested lease not found"));
+    let twice = Txn::new().and_then([TxnOp::put("k", "1", None), TxnOp::put("k", "2", None)]);
+    let twice = client.txn(twice).await.expect_err("twice");
+    assert_eq!(
+        error(twice),
+        told(tonic::Code::InvalidArgument, "etcdserver: duplicate key given in txn request")
+    );
+    let many = Txn::new().and_then(vec![TxnOp::get("k", None); 129]);
+    let many = client.txn(many).await.expect_err("too many");
+    assert_eq!(
+        error(many),
+        told(tonic::Code::InvalidArgument, "etcdserver: too many operations in txn request")
+    );
+    let large = client.put("k", vec![0; (3 << 19) + 1], None).await.expect_err("too large");
+    assert_eq!(error(large), told(tonic::Code::InvalidArgument, "etcdserver: request is too large"));
+
+    client.put("k", "v", None).await.expect("put");
+    let revision = client.put("k", "v", None).await.expect("put").header().expect("header").revision();
+    client.compact(revision, None).await.expect("compact");
+    let compacted = client.get("k", Some(GetOptions::new().with_revision(1))).await.expect_err("compacted");
+    let text = "etcdserver: mvcc: required revision has been compacted";
+    assert_eq!(error(compacted), told(tonic::Code::OutOfRange, text));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_transaction_takes_the_branch_that_its_compares_say() {
+    let server = start().await;
+    let mut client = connect(&server).await;
+    let txn = |value: &str| {
+        let when = [Compare::value("k", CompareOp::Equal, value)];
+        let swap = [TxnOp::put("k", "new", None), TxnOp::get("k", None)];
+        Txn::new().when(when).and_then(swap).or_else([TxnOp::get("k", None)])
+    };
+    client.put("k", "old", None).await.expect("put");
+    assert!(!client.txn(txn("other")).await.expect("txn").succeeded());
+    let done = client.txn(txn("old")).await.expect("txn");
+    assert!(done.succeeded());
+    let etcd_client::TxnOpResponse::Get(read) = &done.op_responses()[1] else { panic!("a read") };
+    assert_eq!(text(read.kvs()[0].value()), "new");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_watch_begins_where_it_is_told_and_filters() {
+    let server = start().await;
+    let mut client = connect(&server).await;
+    let first = client.put("w", "1", None).await.expect("put").header().expect("header").revision();
+    client.put("w", "2", None).await.expect("put");
+    client.delete("w", None).await.expect("delete");
+    let options = WatchOptions::new().with_start_revision(first).with_prev_key();
+    let mut stream = client.watch("w", Some(options)).await.expect("watch");
+    let mut seen = Vec::new();
+    while seen.len() < 3 {
+        let message = next(&mut stream).await;
+        for event in message.events() {
+            let prev = event.prev_kv().map(|kv| text(kv.value()));
+            seen.push((event.event_type(), event.kv().map(|kv| text(kv.value())), prev));
+        }
+    }
+    use etcd_client::EventType::{Delete, Put};
+    let said = |value: &str| Some(value.to_owned());
+    assert_eq!(seen, [(Put, said("1"), None), (Put, said("2"), said("1")), (Delete, said(""), said("2"))]);
+    let only_deletes = WatchOptions::new().with_start_revision(first).with_filters([WatchFilterType::NoPut]);
+    let mut stream = client.watch("w", Some(only_deletes)).await.expect("watch");
+    loop {
+        let message = next(&mut stream).await;
+        if let [event, ..] = message.events() {
+            assert_eq!(event.event_type(), Delete);
+            break;
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn progress_is_told_when_asked_and_by_the_timer() {
+    let server = start().await;
+    let mut client = connect(&server).await;
+    let mut stream =
+        client.watch("quiet", Some(WatchOptions::new().with_progress_notify())).await.expect("watch");
+    let revision =
+        client.put("elsewhere", "1", None).await.expect("put").header().expect("header").revision();
+    stream.request_progress().await.expect("ask");
+    let (mut asked, mut timed) = (false, false);
+    while !(asked && timed) {
+        let message = next(&mut stream).await;
+        if message.created() {
+            continue;
+        }
+        assert!(message.events().is_empty());
+        assert!(message.header().expect("header").revision() >= revision);
+        if message.watch_id() == -1 { asked = true } else { timed = true }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_watch_behind_the_compaction_is_told_so() {
+    let server = start().await;
+    let mut client = connect(&server).await;
+    for value in 0..5 {
+        client.put("k", value.to_string(), None).await.expect("put");
+    }
+    let revision = client.put("k", "last", None).await.expect("put").header().expect("header").revision();
+    client.compact(revision, None).await.expect("compact");
+    let mut stream =
+        client.watch("k", Some(WatchOptions::new().with_start_revision(2))).await.expect("watch");
+    loop {
+        let message = next(&mut stream).await;
+        if message.canceled() {
+            assert_eq!(message.compact_revision(), revision);
+            break;
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_lease_keeps_its_keys_while_it_is_renewed() {
+    let server = start().await;
+    let mut client = connect(&server).await;
+    let lease = client.lease_grant(1, None).await.expect("grant");
+    assert_eq!(lease.ttl(), 2, "raised to the shortest");
+    client.put("l", "v", Some(PutOptions::new().with_lease(lease.id()))).await.expect("put");
+    let keys = etcd_client::LeaseTimeToLiveOptions::new().with_keys();
+    let time = client.lease_time_to_live(lease.id(), Some(keys)).await.expect("time");
+    assert_eq!(time.keys(), [b"l".to_vec()]);
+    let (mut keeper, mut answers) = client.lease_keep_alive(lease.id()).await.expect("keep alive");
+    keeper.keep_alive().await.expect("ask");
+    assert_eq!(answers.message().await.expect("answer").expect("open").ttl(), 2);
+    client.lease_revoke(lease.id()).await.expect("revoke");
+    assert_eq!(client.get("l", None).await.expect("get").count(), 0);
+    keeper.keep_alive().await.expect("ask");
+    assert_eq!(answers.message().await.expect("answer").expect("open").ttl(), 0, "unknown is no error");
+    assert_eq!(client.lease_time_to_live(lease.id(), None).await.expect("time").ttl(), -1);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_member_tells_who_it_is() {
+    let server = start().await;
+    let mut client = connect(&server).await;
+    let members = client.member_list().await.expect("members");
+    assert_eq!(members.members().len(), 1);
+    let status = client.status().await.expect("status");
+    assert_eq!((status.version(), status.leader()), (etcd_api::ETCD_VERSION, members.members()[0].id()));
+    assert!(status.raft_index() > 0 && status.raft_applied_index() > 0);
+}
+
+/// Runs Debian's `etcdctl` against the server.
+fn etcdctl(server: &Server, args: &[&str]) -> (bool, String) {
+    let mut command = Command::new("etcdctl");
+    command.env("ETCDCTL_API", "3").arg("--endpoints").arg(server.address.to_string()).args(args);
+    let output = command.output().expect("etcdctl is missing: run `scripts/node-deps`");
+    let both = [output.stdout, output.stderr].concat();
+    (output.status.success(), String::from_utf8_lossy(&both).trim().to_owned())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn debians_etcdctl_works() {
+    let server = start().await;
+    connect(&server).await;
+    tokio::task::spawn_blocking(move || {
+        let ok = |args: &[&str]| {
+            let (success, text) = etcdctl(&server, args);
+            assert!(success, "{args:?}: {text}");
+            text
+        };
+        assert_eq!(ok(&["put", "a/1", "x"]), "OK");
+        ok(&["put", "a/2", "y"]);
+        assert_eq!(ok(&["get", "a/", "--prefix", "--keys-only"]), "a/1\n\na/2");
+        assert_eq!(ok(&["del", "a/", "--prefix"]), "2");
+        assert!(ok(&["endpoint", "health"]).contains("is healthy"));
+        assert!(ok(&["endpoint", "status"]).contains(etcd_api::ETCD_VERSION));
+        assert!(ok(&["member", "list"]).contains("started, default"));
+        assert!(ok(&["alarm", "list"]).is_empty());
+        assert!(ok(&["defrag"]).contains("Finished defragmenting"));
+        let (success, text) = etcdctl(&server, &["auth", "enable"]);
+        assert!(!success && text.contains("Unimplemented"), "{text}");
+    })
+    .await
+    .expect("etcdctl");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn http_endpoints_answer_on_the_same_port() {
+    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+    let server = start().await;
+    connect(&server).await;
+    let get = async |path: &str| {
+        let mut socket = tokio::net::TcpStream::connect(server.address).await.expect("connect");
+        let request = format!("GET {path} HTTP/1.1\r\nhost: h\r\nconnection: close\r\n\r\n");
+        socket.write_all(request.as_bytes()).await.expect("write");
+        let mut answer = String::new();
+        socket.read_to_string(&mut answer).await.expect("read");
+        answer
+    };
+    assert!(get("/health").await.contains(r#"{"health":"true","reason":""}"#));
+    assert!(get("/version").await.contains(r#""etcdserver":"3.7.1""#));
+    assert!(get("/readyz").await.starts_with("HTTP/1.1 200"));
+    assert!(get("/metrics").await.contains("some_metric 1"));
+    assert!(get("/nothing").await.starts_with("HTTP/1.1 404"));
+}
