@@ -5,6 +5,7 @@
 //! * [`table`]: every built-in resource (names, scope, verbs, storage key, subresources, message) and the groups.
 //! * [`schema`]: every message and field (type, required, enum, list type, merge key), strict checks.
 //! * [`codec`]: JSON, YAML and protobuf; the stored form; cheap reads of stored bytes ([`codec::peek`]).
+//! * [`openapi`]: OpenAPI v3 documents from the same tables.
 //! * [`meta`], [`selector`], [`quantity`], [`time`]: questions about data.
 //! * [`status`], [`field`]: the API's errors in upstream's words.
 //!
@@ -32,6 +33,7 @@ pub mod field;
 #[rustfmt::skip]
 mod generated;
 pub mod meta;
+pub mod openapi;
 pub mod quantity;
 pub mod schema;
 pub mod selector;

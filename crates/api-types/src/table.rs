@@ -67,7 +67,7 @@ pub struct Subresource {
 #[derive(Debug)]
 pub struct Group {
     pub name: &'static str,
-    /// `groupPriorityMinimum` of the APIService.
+    /// `groupPriorityMinimum` of the APIService; 0 for apiregistration.k8s.io, which has no APIService.
     pub priority: i32,
     pub preferred_version: &'static str,
     /// By falling priority.

@@ -55,8 +55,7 @@ fn package_file(
             "two statics {} in {package}",
             constant(&message.name)
         );
-        let definition = openapi.get(&message.openapi_name());
-        write_message(&mut out, message, known, definition)
+        write_message(&mut out, message, known, openapi)
             .with_context(|| format!("message {}.{}", package, message.name))?;
     }
     Ok(out)
@@ -66,8 +65,10 @@ fn write_message(
     out: &mut String,
     message: &Message,
     known: &HashMap<String, &Message>,
-    definition: Option<&Value>,
+    openapi: &OpenApi,
 ) -> Result<()> {
+    let definition = openapi.get(&message.openapi_name());
+    let facts_of_fields = definition.or_else(|| host_definition(message, known, openapi));
     let name = constant(&message.name);
     write!(out, "pub(crate) static {name}: MessageInfo = message({:?})", message.openapi_name())?;
     let gvks = kinds(message, definition);
@@ -80,8 +81,8 @@ fn write_message(
     if has_type_meta(message, definition) {
         write!(out, ".typed()")?;
     }
-    if definition.is_some_and(|d| d["x-kubernetes-map-type"] == "atomic") {
-        write!(out, ".atomic()")?;
+    if let Some(map_type) = definition.and_then(|d| d["x-kubernetes-map-type"].as_str()) {
+        write!(out, ".map_type({map_type:?})")?;
     }
     if let Some(order) = number_order(message)? {
         write!(out, ".order(&{order:?})")?;
@@ -91,12 +92,12 @@ fn write_message(
         return Ok(());
     }
     writeln!(out, ".fields(&[")?;
-    let required: Vec<&str> = definition
+    let required: Vec<&str> = facts_of_fields
         .and_then(|d| d["required"].as_array())
         .map(|r| r.iter().filter_map(Value::as_str).collect())
         .unwrap_or_default();
     for field in &message.fields {
-        let facts = definition.map(|d| &d["properties"][field.json_name.as_str()]);
+        let facts = facts_of_fields.map(|d| &d["properties"][field.json_name.as_str()]);
         write!(out, "    {}", field_code(message, field, known)?)?;
         if required.contains(&field.json_name.as_str()) {
             write!(out, ".required()")?;
@@ -105,7 +106,7 @@ fn write_message(
             write!(out, ".typed_items()")?;
         }
         if let Some(facts) = facts {
-            write_facts(out, facts)?;
+            write_facts(out, field, facts)?;
         }
         writeln!(out, ",")?;
     }
@@ -165,38 +166,64 @@ fn type_code(message: &Message, ty: &str, known: &HashMap<String, &Message>) -> 
     })
 }
 
-fn write_facts(out: &mut String, facts: &Value) -> Result<()> {
-    let text = |key: &str| facts[key].as_str().unwrap_or_default();
-    let strings = |key: &str| -> Vec<&str> {
-        facts[key].as_array().map(|a| a.iter().filter_map(Value::as_str).collect()).unwrap_or_default()
+/// The definition of a message that embeds this one: OpenAPI knows embedded structs only there.
+fn host_definition<'a>(
+    message: &Message,
+    known: &HashMap<String, &Message>,
+    openapi: &'a OpenApi,
+) -> Option<&'a Value> {
+    let embeds = |host: &&&Message| {
+        let is_this = |ty: &str| match ty.strip_prefix('.') {
+            Some(full) => full == format!("{}.{}", message.package, message.name),
+            None => host.package == message.package && ty == message.name,
+        };
+        host.fields.iter().any(|f| f.json_name == "(inline)" && is_this(&f.ty))
     };
+    let mut hosts: Vec<&&Message> = known.values().filter(embeds).collect();
+    hosts.sort_by_key(|h| h.openapi_name());
+    hosts
+        .into_iter()
+        .find_map(|host| openapi.get(&host.openapi_name()).or_else(|| host_definition(host, known, openapi)))
+}
+
+fn write_facts(out: &mut String, field: &Field, facts: &Value) -> Result<()> {
+    let text = |key: &str| facts[key].as_str().unwrap_or_default();
+    let list = |value: &'_ Value| -> Vec<String> {
+        let texts = |a: &Vec<Value>| a.iter().filter_map(Value::as_str).map(str::to_owned).collect();
+        value.as_array().map(texts).unwrap_or_default()
+    };
+    let strings = |key: &str| list(&facts[key]);
     let list_type = text("x-kubernetes-list-type");
     if !list_type.is_empty() {
         write!(out, ".list({list_type:?}, &{:?})", strings("x-kubernetes-list-map-keys"))?;
     }
-    if text("x-kubernetes-map-type") == "atomic" {
-        write!(out, ".atomic()")?;
+    if !text("x-kubernetes-map-type").is_empty() {
+        write!(out, ".map_type({:?})", text("x-kubernetes-map-type"))?;
     }
     let (strategy, key) = (text("x-kubernetes-patch-strategy"), text("x-kubernetes-patch-merge-key"));
     if !strategy.is_empty() || !key.is_empty() {
         write!(out, ".patch({strategy:?}, {key:?})")?;
     }
-    if let Some(default) = facts.get("default").filter(|d| worth_keeping(d)) {
+    if let Some(default) = facts.get("default").filter(|d| worth_keeping(field, d)) {
         write!(out, ".default({:?})", default.to_string())?;
     }
-    if !strings("enum").is_empty() {
-        write!(out, ".values(&{:?})", strings("enum"))?;
+    for values in [&facts["enum"], &facts["items"]["enum"], &facts["additionalProperties"]["enum"]] {
+        if !list(values).is_empty() {
+            write!(out, ".values(&{:?})", list(values))?;
+        }
     }
     Ok(())
 }
 
-/// Zero defaults (`{}`, `""`, `0`, `false`) follow from the Go type and are not kept.
-fn worth_keeping(default: &Value) -> bool {
+/// The zero default of a field that is neither a pointer nor omitted follows from its type; so does `{}` of a struct.
+fn worth_keeping(field: &Field, default: &Value) -> bool {
+    let pointer = field.go_type.starts_with('*');
+    let follows = !pointer && !field.flags.contains("omitempty");
     match default {
-        Value::Object(o) => !o.is_empty(),
-        Value::String(s) => !s.is_empty(),
-        Value::Number(n) => n.as_i64() != Some(0),
-        Value::Bool(b) => *b,
+        Value::Object(o) => !o.is_empty() || pointer,
+        Value::String(s) => !s.is_empty() || !follows,
+        Value::Number(n) => n.as_i64() != Some(0) || !follows,
+        Value::Bool(b) => *b || !follows,
         _ => false,
     }
 }

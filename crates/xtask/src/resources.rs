@@ -121,6 +121,12 @@ fn write_groups(out: &mut String, resources: &[&Row], priorities: &[Row]) -> Res
         }
     }
     groups.sort_by_key(|g| std::cmp::Reverse(g.1));
+    // The aggregator's own group has no APIService; discovery lists it right behind the core group.
+    for row in resources {
+        if !groups.iter().any(|g| g.0 == row.get("group")) {
+            groups.insert(1, (row.get("group"), 0, vec![(row.get("version"), 0)]));
+        }
+    }
     writeln!(out, "pub(crate) static GROUPS: [Group; {}] = [", groups.len())?;
     for (name, priority, mut versions) in groups {
         versions.sort_by_key(|v| std::cmp::Reverse(v.1));

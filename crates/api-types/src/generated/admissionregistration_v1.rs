@@ -21,7 +21,7 @@ pub(crate) static MATCH_CONDITION: MessageInfo = message("io.k8s.api.admissionre
     field("name", 1, Type::String, "string").required(),
     field("expression", 2, Type::String, "string").required(),
 ]);
-pub(crate) static MATCH_RESOURCES: MessageInfo = message("io.k8s.api.admissionregistration.v1.MatchResources").atomic().fields(&[
+pub(crate) static MATCH_RESOURCES: MessageInfo = message("io.k8s.api.admissionregistration.v1.MatchResources").map_type("atomic").fields(&[
     field("namespaceSelector", 1, Type::Message(&super::meta_v1::LABEL_SELECTOR), "v1.LabelSelector").pointer().omit_empty(),
     field("objectSelector", 2, Type::Message(&super::meta_v1::LABEL_SELECTOR), "v1.LabelSelector").pointer().omit_empty(),
     field("resourceRules", 3, Type::Message(&NAMED_RULE_WITH_OPERATIONS), "[]v1.NamedRuleWithOperations").repeated().omit_empty().list("atomic", &[]),
@@ -85,28 +85,28 @@ pub(crate) static MUTATION: MessageInfo = message("io.k8s.api.admissionregistrat
     field("applyConfiguration", 3, Type::Message(&APPLY_CONFIGURATION), "v1.ApplyConfiguration").pointer().omit_empty(),
     field("jsonPatch", 4, Type::Message(&JSON_PATCH), "v1.JSONPatch").pointer().omit_empty(),
 ]);
-pub(crate) static NAMED_RULE_WITH_OPERATIONS: MessageInfo = message("io.k8s.api.admissionregistration.v1.NamedRuleWithOperations").atomic().fields(&[
+pub(crate) static NAMED_RULE_WITH_OPERATIONS: MessageInfo = message("io.k8s.api.admissionregistration.v1.NamedRuleWithOperations").map_type("atomic").fields(&[
     field("resourceNames", 1, Type::String, "[]string").repeated().omit_empty().list("atomic", &[]),
     field("", 2, Type::Message(&RULE_WITH_OPERATIONS), "v1.RuleWithOperations").inline(),
 ]);
-pub(crate) static PARAM_KIND: MessageInfo = message("io.k8s.api.admissionregistration.v1.ParamKind").atomic().fields(&[
+pub(crate) static PARAM_KIND: MessageInfo = message("io.k8s.api.admissionregistration.v1.ParamKind").map_type("atomic").fields(&[
     field("apiVersion", 1, Type::String, "string").omit_empty(),
     field("kind", 2, Type::String, "string").omit_empty(),
 ]);
-pub(crate) static PARAM_REF: MessageInfo = message("io.k8s.api.admissionregistration.v1.ParamRef").atomic().fields(&[
+pub(crate) static PARAM_REF: MessageInfo = message("io.k8s.api.admissionregistration.v1.ParamRef").map_type("atomic").fields(&[
     field("name", 1, Type::String, "string").omit_empty(),
     field("namespace", 2, Type::String, "string").omit_empty(),
     field("selector", 3, Type::Message(&super::meta_v1::LABEL_SELECTOR), "v1.LabelSelector").pointer().omit_empty(),
     field("parameterNotFoundAction", 4, Type::String, "v1.ParameterNotFoundActionType").pointer().omit_empty(),
 ]);
 pub(crate) static RULE: MessageInfo = message("io.k8s.api.admissionregistration.v1.Rule").fields(&[
-    field("apiGroups", 1, Type::String, "[]string").repeated().omit_empty(),
-    field("apiVersions", 2, Type::String, "[]string").repeated().omit_empty(),
-    field("resources", 3, Type::String, "[]string").repeated().omit_empty(),
-    field("scope", 4, Type::String, "v1.ScopeType").pointer().omit_empty(),
+    field("apiGroups", 1, Type::String, "[]string").repeated().omit_empty().list("atomic", &[]),
+    field("apiVersions", 2, Type::String, "[]string").repeated().omit_empty().list("atomic", &[]),
+    field("resources", 3, Type::String, "[]string").repeated().omit_empty().list("atomic", &[]),
+    field("scope", 4, Type::String, "v1.ScopeType").pointer().omit_empty().values(&["*", "Cluster", "Namespaced"]),
 ]);
 pub(crate) static RULE_WITH_OPERATIONS: MessageInfo = message("io.k8s.api.admissionregistration.v1.RuleWithOperations").fields(&[
-    field("operations", 1, Type::String, "[]v1.OperationType").repeated().omit_empty().list("atomic", &[]),
+    field("operations", 1, Type::String, "[]v1.OperationType").repeated().omit_empty().list("atomic", &[]).values(&["*", "CONNECT", "CREATE", "DELETE", "UPDATE"]),
     field("", 2, Type::Message(&RULE), "v1.Rule").inline(),
 ]);
 pub(crate) static SERVICE_REFERENCE: MessageInfo = message("io.k8s.api.admissionregistration.v1.ServiceReference").fields(&[
@@ -135,7 +135,7 @@ pub(crate) static VALIDATING_ADMISSION_POLICY_BINDING_SPEC: MessageInfo = messag
     field("policyName", 1, Type::String, "string").omit_empty().required(),
     field("paramRef", 2, Type::Message(&PARAM_REF), "v1.ParamRef").pointer().omit_empty(),
     field("matchResources", 3, Type::Message(&MATCH_RESOURCES), "v1.MatchResources").pointer().omit_empty(),
-    field("validationActions", 4, Type::String, "[]v1.ValidationAction").repeated().omit_empty().required().list("set", &[]),
+    field("validationActions", 4, Type::String, "[]v1.ValidationAction").repeated().omit_empty().required().list("set", &[]).values(&["Audit", "Deny", "Warn"]),
 ]);
 pub(crate) static VALIDATING_ADMISSION_POLICY_LIST: MessageInfo = message("io.k8s.api.admissionregistration.v1.ValidatingAdmissionPolicyList").kinds(&[("admissionregistration.k8s.io", "v1", "ValidatingAdmissionPolicyList")]).typed().fields(&[
     field("metadata", 1, Type::Message(&super::meta_v1::LIST_META), "v1.ListMeta").omit_empty(),
@@ -182,7 +182,7 @@ pub(crate) static VALIDATION: MessageInfo = message("io.k8s.api.admissionregistr
     field("reason", 3, Type::String, "v1.StatusReason").pointer().omit_empty(),
     field("messageExpression", 4, Type::String, "string").omit_empty(),
 ]);
-pub(crate) static VARIABLE: MessageInfo = message("io.k8s.api.admissionregistration.v1.Variable").atomic().fields(&[
+pub(crate) static VARIABLE: MessageInfo = message("io.k8s.api.admissionregistration.v1.Variable").map_type("atomic").fields(&[
     field("name", 1, Type::String, "string").required(),
     field("expression", 2, Type::String, "string").required(),
 ]);

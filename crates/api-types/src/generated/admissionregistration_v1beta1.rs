@@ -21,7 +21,7 @@ pub(crate) static MATCH_CONDITION: MessageInfo = message("io.k8s.api.admissionre
     field("name", 1, Type::String, "string").required(),
     field("expression", 2, Type::String, "string").required(),
 ]);
-pub(crate) static MATCH_RESOURCES: MessageInfo = message("io.k8s.api.admissionregistration.v1beta1.MatchResources").atomic().fields(&[
+pub(crate) static MATCH_RESOURCES: MessageInfo = message("io.k8s.api.admissionregistration.v1beta1.MatchResources").map_type("atomic").fields(&[
     field("namespaceSelector", 1, Type::Message(&super::meta_v1::LABEL_SELECTOR), "v1.LabelSelector").pointer().omit_empty(),
     field("objectSelector", 2, Type::Message(&super::meta_v1::LABEL_SELECTOR), "v1.LabelSelector").pointer().omit_empty(),
     field("resourceRules", 3, Type::Message(&NAMED_RULE_WITH_OPERATIONS), "[]v1beta1.NamedRuleWithOperations").repeated().omit_empty().list("atomic", &[]),
@@ -85,15 +85,15 @@ pub(crate) static MUTATION: MessageInfo = message("io.k8s.api.admissionregistrat
     field("applyConfiguration", 3, Type::Message(&APPLY_CONFIGURATION), "v1beta1.ApplyConfiguration").pointer().omit_empty(),
     field("jsonPatch", 4, Type::Message(&JSON_PATCH), "v1beta1.JSONPatch").pointer().omit_empty(),
 ]);
-pub(crate) static NAMED_RULE_WITH_OPERATIONS: MessageInfo = message("io.k8s.api.admissionregistration.v1beta1.NamedRuleWithOperations").atomic().fields(&[
+pub(crate) static NAMED_RULE_WITH_OPERATIONS: MessageInfo = message("io.k8s.api.admissionregistration.v1beta1.NamedRuleWithOperations").map_type("atomic").fields(&[
     field("resourceNames", 1, Type::String, "[]string").repeated().omit_empty().list("atomic", &[]),
     field("", 2, Type::Message(&super::admissionregistration_v1::RULE_WITH_OPERATIONS), "v1beta1.RuleWithOperations").inline(),
 ]);
-pub(crate) static PARAM_KIND: MessageInfo = message("io.k8s.api.admissionregistration.v1beta1.ParamKind").atomic().fields(&[
+pub(crate) static PARAM_KIND: MessageInfo = message("io.k8s.api.admissionregistration.v1beta1.ParamKind").map_type("atomic").fields(&[
     field("apiVersion", 1, Type::String, "string").omit_empty(),
     field("kind", 2, Type::String, "string").omit_empty(),
 ]);
-pub(crate) static PARAM_REF: MessageInfo = message("io.k8s.api.admissionregistration.v1beta1.ParamRef").atomic().fields(&[
+pub(crate) static PARAM_REF: MessageInfo = message("io.k8s.api.admissionregistration.v1beta1.ParamRef").map_type("atomic").fields(&[
     field("name", 1, Type::String, "string").omit_empty(),
     field("namespace", 2, Type::String, "string").omit_empty(),
     field("selector", 3, Type::Message(&super::meta_v1::LABEL_SELECTOR), "v1.LabelSelector").pointer().omit_empty(),
@@ -172,7 +172,7 @@ pub(crate) static VALIDATION: MessageInfo = message("io.k8s.api.admissionregistr
     field("reason", 3, Type::String, "v1.StatusReason").pointer().omit_empty(),
     field("messageExpression", 4, Type::String, "string").omit_empty(),
 ]);
-pub(crate) static VARIABLE: MessageInfo = message("io.k8s.api.admissionregistration.v1beta1.Variable").atomic().fields(&[
+pub(crate) static VARIABLE: MessageInfo = message("io.k8s.api.admissionregistration.v1beta1.Variable").map_type("atomic").fields(&[
     field("name", 1, Type::String, "string").required(),
     field("expression", 2, Type::String, "string").required(),
 ]);

@@ -15,7 +15,7 @@ pub(crate) static CONTAINER_RESOURCE_METRIC_STATUS: MessageInfo = message("io.k8
     field("currentAverageValue", 3, Type::Message(&super::resource::QUANTITY), "resource.Quantity"),
     field("container", 4, Type::String, "string"),
 ]);
-pub(crate) static CROSS_VERSION_OBJECT_REFERENCE: MessageInfo = message("io.k8s.api.autoscaling.v1.CrossVersionObjectReference").atomic().fields(&[
+pub(crate) static CROSS_VERSION_OBJECT_REFERENCE: MessageInfo = message("io.k8s.api.autoscaling.v1.CrossVersionObjectReference").map_type("atomic").fields(&[
     field("kind", 1, Type::String, "string").required(),
     field("name", 2, Type::String, "string").required(),
     field("apiVersion", 3, Type::String, "string").omit_empty(),
@@ -118,7 +118,7 @@ pub(crate) static SCALE: MessageInfo = message("io.k8s.api.autoscaling.v1.Scale"
     field("status", 3, Type::Message(&SCALE_STATUS), "v1.ScaleStatus").omit_empty(),
 ]);
 pub(crate) static SCALE_SPEC: MessageInfo = message("io.k8s.api.autoscaling.v1.ScaleSpec").fields(&[
-    field("replicas", 1, Type::Int32, "int32").omit_empty(),
+    field("replicas", 1, Type::Int32, "int32").omit_empty().default("0"),
 ]);
 pub(crate) static SCALE_STATUS: MessageInfo = message("io.k8s.api.autoscaling.v1.ScaleStatus").fields(&[
     field("replicas", 1, Type::Int32, "int32").required(),

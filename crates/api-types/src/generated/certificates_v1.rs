@@ -24,7 +24,7 @@ pub(crate) static CERTIFICATE_SIGNING_REQUEST_SPEC: MessageInfo = message("io.k8
     field("request", 1, Type::Bytes, "[]uint8").required(),
     field("signerName", 7, Type::String, "string").required(),
     field("expirationSeconds", 8, Type::Int32, "int32").pointer().omit_empty(),
-    field("usages", 5, Type::String, "[]v1.KeyUsage").repeated().omit_empty().list("atomic", &[]),
+    field("usages", 5, Type::String, "[]v1.KeyUsage").repeated().omit_empty().list("atomic", &[]).values(&["any", "cert sign", "client auth", "code signing", "content commitment", "crl sign", "data encipherment", "decipher only", "digital signature", "email protection", "encipher only", "ipsec end system", "ipsec tunnel", "ipsec user", "key agreement", "key encipherment", "microsoft sgc", "netscape sgc", "ocsp signing", "s/mime", "server auth", "signing", "timestamping"]),
     field("username", 2, Type::String, "string").omit_empty(),
     field("uid", 3, Type::String, "string").omit_empty(),
     field("groups", 4, Type::String, "[]string").repeated().omit_empty().list("atomic", &[]),

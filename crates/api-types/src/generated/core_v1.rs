@@ -30,7 +30,7 @@ pub(crate) static AZURE_DISK_VOLUME_SOURCE: MessageInfo = message("io.k8s.api.co
     field("diskURI", 2, Type::String, "string").required(),
     field("cachingMode", 3, Type::String, "v1.AzureDataDiskCachingMode").pointer().omit_empty().default("\"ReadWrite\"").values(&["None", "ReadOnly", "ReadWrite"]),
     field("fsType", 4, Type::String, "string").pointer().omit_empty().default("\"ext4\""),
-    field("readOnly", 5, Type::Bool, "bool").pointer().omit_empty(),
+    field("readOnly", 5, Type::Bool, "bool").pointer().omit_empty().default("false"),
     field("kind", 6, Type::String, "v1.AzureDataDiskKind").pointer().omit_empty().default("\"Shared\"").values(&["Dedicated", "Managed", "Shared"]),
 ]);
 pub(crate) static AZURE_FILE_PERSISTENT_VOLUME_SOURCE: MessageInfo = message("io.k8s.api.core.v1.AzureFilePersistentVolumeSource").fields(&[
@@ -134,7 +134,7 @@ pub(crate) static CONFIG_MAP_ENV_SOURCE: MessageInfo = message("io.k8s.api.core.
     field("", 1, Type::Message(&LOCAL_OBJECT_REFERENCE), "v1.LocalObjectReference").inline(),
     field("optional", 2, Type::Bool, "bool").pointer().omit_empty(),
 ]);
-pub(crate) static CONFIG_MAP_KEY_SELECTOR: MessageInfo = message("io.k8s.api.core.v1.ConfigMapKeySelector").atomic().fields(&[
+pub(crate) static CONFIG_MAP_KEY_SELECTOR: MessageInfo = message("io.k8s.api.core.v1.ConfigMapKeySelector").map_type("atomic").fields(&[
     field("", 1, Type::Message(&LOCAL_OBJECT_REFERENCE), "v1.LocalObjectReference").inline(),
     field("key", 2, Type::String, "string").required(),
     field("optional", 3, Type::Bool, "bool").pointer().omit_empty(),
@@ -281,13 +281,13 @@ pub(crate) static EMPTY_DIR_VOLUME_SOURCE: MessageInfo = message("io.k8s.api.cor
     field("sizeLimit", 2, Type::Message(&super::resource::QUANTITY), "resource.Quantity").pointer().omit_empty(),
     field("mode", 3, Type::Int32, "int32").pointer().omit_empty(),
 ]);
-pub(crate) static ENDPOINT_ADDRESS: MessageInfo = message("io.k8s.api.core.v1.EndpointAddress").atomic().order(&[0, 3, 1, 2]).fields(&[
+pub(crate) static ENDPOINT_ADDRESS: MessageInfo = message("io.k8s.api.core.v1.EndpointAddress").map_type("atomic").order(&[0, 3, 1, 2]).fields(&[
     field("ip", 1, Type::String, "string").required(),
     field("hostname", 3, Type::String, "string").omit_empty(),
     field("nodeName", 4, Type::String, "string").pointer().omit_empty(),
     field("targetRef", 2, Type::Message(&OBJECT_REFERENCE), "v1.ObjectReference").pointer().omit_empty(),
 ]);
-pub(crate) static ENDPOINT_PORT: MessageInfo = message("io.k8s.api.core.v1.EndpointPort").atomic().fields(&[
+pub(crate) static ENDPOINT_PORT: MessageInfo = message("io.k8s.api.core.v1.EndpointPort").map_type("atomic").fields(&[
     field("name", 1, Type::String, "string").omit_empty(),
     field("port", 2, Type::Int32, "int32").required(),
     field("protocol", 3, Type::String, "v1.Protocol").omit_empty().values(&["SCTP", "TCP", "UDP"]),
@@ -328,27 +328,27 @@ pub(crate) static EPHEMERAL_CONTAINER: MessageInfo = message("io.k8s.api.core.v1
     field("targetContainerName", 2, Type::String, "string").omit_empty(),
 ]);
 pub(crate) static EPHEMERAL_CONTAINER_COMMON: MessageInfo = message("io.k8s.api.core.v1.EphemeralContainerCommon").order(&[0, 1, 2, 3, 4, 5, 7, 8, 12, 14, 15, 17, 18, 20, 21, 22, 23, 24, 6, 19, 13, 16, 9, 10, 11]).fields(&[
-    field("name", 1, Type::String, "string"),
+    field("name", 1, Type::String, "string").required(),
     field("image", 2, Type::String, "string").omit_empty(),
-    field("command", 3, Type::String, "[]string").repeated().omit_empty(),
-    field("args", 4, Type::String, "[]string").repeated().omit_empty(),
+    field("command", 3, Type::String, "[]string").repeated().omit_empty().list("atomic", &[]),
+    field("args", 4, Type::String, "[]string").repeated().omit_empty().list("atomic", &[]),
     field("workingDir", 5, Type::String, "string").omit_empty(),
-    field("ports", 6, Type::Message(&CONTAINER_PORT), "[]v1.ContainerPort").repeated().omit_empty(),
-    field("envFrom", 19, Type::Message(&ENV_FROM_SOURCE), "[]v1.EnvFromSource").repeated().omit_empty(),
-    field("env", 7, Type::Message(&ENV_VAR), "[]v1.EnvVar").repeated().omit_empty(),
+    field("ports", 6, Type::Message(&CONTAINER_PORT), "[]v1.ContainerPort").repeated().omit_empty().list("map", &["containerPort", "protocol"]).patch("merge", "containerPort"),
+    field("envFrom", 19, Type::Message(&ENV_FROM_SOURCE), "[]v1.EnvFromSource").repeated().omit_empty().list("atomic", &[]),
+    field("env", 7, Type::Message(&ENV_VAR), "[]v1.EnvVar").repeated().omit_empty().list("map", &["name"]).patch("merge", "name"),
     field("resources", 8, Type::Message(&RESOURCE_REQUIREMENTS), "v1.ResourceRequirements").omit_empty(),
-    field("resizePolicy", 23, Type::Message(&CONTAINER_RESIZE_POLICY), "[]v1.ContainerResizePolicy").repeated().omit_empty(),
+    field("resizePolicy", 23, Type::Message(&CONTAINER_RESIZE_POLICY), "[]v1.ContainerResizePolicy").repeated().omit_empty().list("atomic", &[]),
     field("restartPolicy", 24, Type::String, "v1.ContainerRestartPolicy").pointer().omit_empty(),
-    field("restartPolicyRules", 25, Type::Message(&CONTAINER_RESTART_RULE), "[]v1.ContainerRestartRule").repeated().omit_empty(),
-    field("volumeMounts", 9, Type::Message(&VOLUME_MOUNT), "[]v1.VolumeMount").repeated().omit_empty(),
-    field("volumeDevices", 21, Type::Message(&VOLUME_DEVICE), "[]v1.VolumeDevice").repeated().omit_empty(),
+    field("restartPolicyRules", 25, Type::Message(&CONTAINER_RESTART_RULE), "[]v1.ContainerRestartRule").repeated().omit_empty().list("atomic", &[]),
+    field("volumeMounts", 9, Type::Message(&VOLUME_MOUNT), "[]v1.VolumeMount").repeated().omit_empty().list("map", &["mountPath"]).patch("merge", "mountPath"),
+    field("volumeDevices", 21, Type::Message(&VOLUME_DEVICE), "[]v1.VolumeDevice").repeated().omit_empty().list("map", &["devicePath"]).patch("merge", "devicePath"),
     field("livenessProbe", 10, Type::Message(&PROBE), "v1.Probe").pointer().omit_empty(),
     field("readinessProbe", 11, Type::Message(&PROBE), "v1.Probe").pointer().omit_empty(),
     field("startupProbe", 22, Type::Message(&PROBE), "v1.Probe").pointer().omit_empty(),
     field("lifecycle", 12, Type::Message(&LIFECYCLE), "v1.Lifecycle").pointer().omit_empty(),
     field("terminationMessagePath", 13, Type::String, "string").omit_empty(),
-    field("terminationMessagePolicy", 20, Type::String, "v1.TerminationMessagePolicy").omit_empty(),
-    field("imagePullPolicy", 14, Type::String, "v1.PullPolicy").omit_empty(),
+    field("terminationMessagePolicy", 20, Type::String, "v1.TerminationMessagePolicy").omit_empty().values(&["FallbackToLogsOnError", "File"]),
+    field("imagePullPolicy", 14, Type::String, "v1.PullPolicy").omit_empty().values(&["Always", "IfNotPresent", "Never"]),
     field("securityContext", 15, Type::Message(&SECURITY_CONTEXT), "v1.SecurityContext").pointer().omit_empty(),
     field("stdin", 16, Type::Bool, "bool").omit_empty(),
     field("stdinOnce", 17, Type::Bool, "bool").omit_empty(),
@@ -386,7 +386,7 @@ pub(crate) static EVENT_SOURCE: MessageInfo = message("io.k8s.api.core.v1.EventS
     field("component", 1, Type::String, "string").omit_empty(),
     field("host", 2, Type::String, "string").omit_empty(),
 ]);
-pub(crate) static EVICTION_RESPONDER: MessageInfo = message("io.k8s.api.core.v1.EvictionResponder").atomic().fields(&[
+pub(crate) static EVICTION_RESPONDER: MessageInfo = message("io.k8s.api.core.v1.EvictionResponder").map_type("atomic").fields(&[
     field("name", 1, Type::String, "string").required(),
     field("priority", 2, Type::Int32, "int32").pointer().required(),
 ]);
@@ -400,11 +400,11 @@ pub(crate) static FC_VOLUME_SOURCE: MessageInfo = message("io.k8s.api.core.v1.FC
     field("readOnly", 4, Type::Bool, "bool").omit_empty(),
     field("wwids", 5, Type::String, "[]string").repeated().omit_empty().list("atomic", &[]),
 ]);
-pub(crate) static FILE_KEY_SELECTOR: MessageInfo = message("io.k8s.api.core.v1.FileKeySelector").atomic().fields(&[
+pub(crate) static FILE_KEY_SELECTOR: MessageInfo = message("io.k8s.api.core.v1.FileKeySelector").map_type("atomic").fields(&[
     field("volumeName", 1, Type::String, "string").required(),
     field("path", 2, Type::String, "string").required(),
     field("key", 3, Type::String, "string").required(),
-    field("optional", 4, Type::Bool, "bool").pointer().omit_empty(),
+    field("optional", 4, Type::Bool, "bool").pointer().omit_empty().default("false"),
 ]);
 pub(crate) static FLEX_PERSISTENT_VOLUME_SOURCE: MessageInfo = message("io.k8s.api.core.v1.FlexPersistentVolumeSource").fields(&[
     field("driver", 1, Type::String, "string").required(),
@@ -432,7 +432,7 @@ pub(crate) static GCE_PERSISTENT_DISK_VOLUME_SOURCE: MessageInfo = message("io.k
 ]);
 pub(crate) static GRPC_ACTION: MessageInfo = message("io.k8s.api.core.v1.GRPCAction").fields(&[
     field("port", 1, Type::Int32, "int32").required(),
-    field("service", 2, Type::String, "string").pointer(),
+    field("service", 2, Type::String, "string").pointer().default("\"\""),
     field("mode", 3, Type::String, "v1.GRPCProbeMode").pointer().omit_empty().values(&["Plaintext", "TLS"]),
 ]);
 pub(crate) static GIT_REPO_VOLUME_SOURCE: MessageInfo = message("io.k8s.api.core.v1.GitRepoVolumeSource").fields(&[
@@ -561,8 +561,8 @@ pub(crate) static LOAD_BALANCER_INGRESS: MessageInfo = message("io.k8s.api.core.
 pub(crate) static LOAD_BALANCER_STATUS: MessageInfo = message("io.k8s.api.core.v1.LoadBalancerStatus").fields(&[
     field("ingress", 1, Type::Message(&LOAD_BALANCER_INGRESS), "[]v1.LoadBalancerIngress").repeated().omit_empty().list("atomic", &[]),
 ]);
-pub(crate) static LOCAL_OBJECT_REFERENCE: MessageInfo = message("io.k8s.api.core.v1.LocalObjectReference").atomic().fields(&[
-    field("name", 1, Type::String, "string").omit_empty(),
+pub(crate) static LOCAL_OBJECT_REFERENCE: MessageInfo = message("io.k8s.api.core.v1.LocalObjectReference").map_type("atomic").fields(&[
+    field("name", 1, Type::String, "string").omit_empty().default("\"\""),
 ]);
 pub(crate) static LOCAL_VOLUME_SOURCE: MessageInfo = message("io.k8s.api.core.v1.LocalVolumeSource").fields(&[
     field("path", 1, Type::String, "string").required(),
@@ -669,7 +669,7 @@ pub(crate) static NODE_RUNTIME_HANDLER_FEATURES: MessageInfo = message("io.k8s.a
     field("recursiveReadOnlyMounts", 1, Type::Bool, "bool").pointer().omit_empty(),
     field("userNamespaces", 2, Type::Bool, "bool").pointer().omit_empty(),
 ]);
-pub(crate) static NODE_SELECTOR: MessageInfo = message("io.k8s.api.core.v1.NodeSelector").atomic().fields(&[
+pub(crate) static NODE_SELECTOR: MessageInfo = message("io.k8s.api.core.v1.NodeSelector").map_type("atomic").fields(&[
     field("nodeSelectorTerms", 1, Type::Message(&NODE_SELECTOR_TERM), "[]v1.NodeSelectorTerm").repeated().required().list("atomic", &[]),
 ]);
 pub(crate) static NODE_SELECTOR_REQUIREMENT: MessageInfo = message("io.k8s.api.core.v1.NodeSelectorRequirement").fields(&[
@@ -677,7 +677,7 @@ pub(crate) static NODE_SELECTOR_REQUIREMENT: MessageInfo = message("io.k8s.api.c
     field("operator", 2, Type::String, "v1.NodeSelectorOperator").required().values(&["DoesNotExist", "Exists", "Gt", "In", "Lt", "NotIn"]),
     field("values", 3, Type::String, "[]string").repeated().omit_empty().list("atomic", &[]),
 ]);
-pub(crate) static NODE_SELECTOR_TERM: MessageInfo = message("io.k8s.api.core.v1.NodeSelectorTerm").atomic().fields(&[
+pub(crate) static NODE_SELECTOR_TERM: MessageInfo = message("io.k8s.api.core.v1.NodeSelectorTerm").map_type("atomic").fields(&[
     field("matchExpressions", 1, Type::Message(&NODE_SELECTOR_REQUIREMENT), "[]v1.NodeSelectorRequirement").repeated().omit_empty().list("atomic", &[]),
     field("matchFields", 2, Type::Message(&NODE_SELECTOR_REQUIREMENT), "[]v1.NodeSelectorRequirement").repeated().omit_empty().list("atomic", &[]),
 ]);
@@ -724,11 +724,11 @@ pub(crate) static NODE_SYSTEM_INFO: MessageInfo = message("io.k8s.api.core.v1.No
     field("swap", 11, Type::Message(&NODE_SWAP_STATUS), "v1.NodeSwapStatus").pointer().omit_empty(),
     field("runningInUserNamespace", 12, Type::Bool, "bool").pointer().omit_empty(),
 ]);
-pub(crate) static OBJECT_FIELD_SELECTOR: MessageInfo = message("io.k8s.api.core.v1.ObjectFieldSelector").atomic().fields(&[
+pub(crate) static OBJECT_FIELD_SELECTOR: MessageInfo = message("io.k8s.api.core.v1.ObjectFieldSelector").map_type("atomic").fields(&[
     field("apiVersion", 1, Type::String, "string").omit_empty(),
     field("fieldPath", 2, Type::String, "string").required(),
 ]);
-pub(crate) static OBJECT_REFERENCE: MessageInfo = message("io.k8s.api.core.v1.ObjectReference").atomic().fields(&[
+pub(crate) static OBJECT_REFERENCE: MessageInfo = message("io.k8s.api.core.v1.ObjectReference").map_type("atomic").fields(&[
     field("kind", 1, Type::String, "string").omit_empty(),
     field("namespace", 2, Type::String, "string").omit_empty(),
     field("name", 3, Type::String, "string").omit_empty(),
@@ -760,7 +760,7 @@ pub(crate) static PERSISTENT_VOLUME_CLAIM_LIST: MessageInfo = message("io.k8s.ap
     field("items", 2, Type::Message(&PERSISTENT_VOLUME_CLAIM), "[]v1.PersistentVolumeClaim").repeated().required(),
 ]);
 pub(crate) static PERSISTENT_VOLUME_CLAIM_SPEC: MessageInfo = message("io.k8s.api.core.v1.PersistentVolumeClaimSpec").order(&[0, 2, 3, 1, 4, 5, 6, 7, 8]).fields(&[
-    field("accessModes", 1, Type::String, "[]v1.PersistentVolumeAccessMode").repeated().omit_empty().list("atomic", &[]),
+    field("accessModes", 1, Type::String, "[]v1.PersistentVolumeAccessMode").repeated().omit_empty().list("atomic", &[]).values(&["ReadOnlyMany", "ReadWriteMany", "ReadWriteOnce", "ReadWriteOncePod"]),
     field("selector", 4, Type::Message(&super::meta_v1::LABEL_SELECTOR), "v1.LabelSelector").pointer().omit_empty(),
     field("resources", 2, Type::Message(&VOLUME_RESOURCE_REQUIREMENTS), "v1.VolumeResourceRequirements").omit_empty(),
     field("volumeName", 3, Type::String, "string").omit_empty(),
@@ -772,11 +772,11 @@ pub(crate) static PERSISTENT_VOLUME_CLAIM_SPEC: MessageInfo = message("io.k8s.ap
 ]);
 pub(crate) static PERSISTENT_VOLUME_CLAIM_STATUS: MessageInfo = message("io.k8s.api.core.v1.PersistentVolumeClaimStatus").fields(&[
     field("phase", 1, Type::String, "v1.PersistentVolumeClaimPhase").omit_empty().values(&["Bound", "Lost", "Pending"]),
-    field("accessModes", 2, Type::String, "[]v1.PersistentVolumeAccessMode").repeated().omit_empty().list("atomic", &[]),
+    field("accessModes", 2, Type::String, "[]v1.PersistentVolumeAccessMode").repeated().omit_empty().list("atomic", &[]).values(&["ReadOnlyMany", "ReadWriteMany", "ReadWriteOnce", "ReadWriteOncePod"]),
     field("capacity", 3, Type::Message(&super::resource::QUANTITY), "v1.ResourceList").map().omit_empty(),
     field("conditions", 4, Type::Message(&PERSISTENT_VOLUME_CLAIM_CONDITION), "[]v1.PersistentVolumeClaimCondition").repeated().omit_empty().list("map", &["type"]).patch("merge", "type"),
     field("allocatedResources", 5, Type::Message(&super::resource::QUANTITY), "v1.ResourceList").map().omit_empty(),
-    field("allocatedResourceStatuses", 7, Type::String, "map[v1.ResourceName]v1.ClaimResourceStatus").map().omit_empty(),
+    field("allocatedResourceStatuses", 7, Type::String, "map[v1.ResourceName]v1.ClaimResourceStatus").map().omit_empty().map_type("granular").values(&["ControllerResizeInProgress", "ControllerResizeInfeasible", "NodeResizeInProgress", "NodeResizeInfeasible", "NodeResizePending"]),
     field("currentVolumeAttributesClassName", 8, Type::String, "string").pointer().omit_empty(),
     field("modifyVolumeStatus", 9, Type::Message(&MODIFY_VOLUME_STATUS), "v1.ModifyVolumeStatus").pointer().omit_empty(),
     field("healthStatus", 10, Type::Message(&VOLUME_HEALTH_STATUS), "v1.VolumeHealthStatus").pointer().omit_empty(),
@@ -820,8 +820,8 @@ pub(crate) static PERSISTENT_VOLUME_SOURCE: MessageInfo = message("io.k8s.api.co
 pub(crate) static PERSISTENT_VOLUME_SPEC: MessageInfo = message("io.k8s.api.core.v1.PersistentVolumeSpec").fields(&[
     field("capacity", 1, Type::Message(&super::resource::QUANTITY), "v1.ResourceList").map().omit_empty(),
     field("", 2, Type::Message(&PERSISTENT_VOLUME_SOURCE), "v1.PersistentVolumeSource").inline(),
-    field("accessModes", 3, Type::String, "[]v1.PersistentVolumeAccessMode").repeated().omit_empty().list("atomic", &[]),
-    field("claimRef", 4, Type::Message(&OBJECT_REFERENCE), "v1.ObjectReference").pointer().omit_empty(),
+    field("accessModes", 3, Type::String, "[]v1.PersistentVolumeAccessMode").repeated().omit_empty().list("atomic", &[]).values(&["ReadOnlyMany", "ReadWriteMany", "ReadWriteOnce", "ReadWriteOncePod"]),
+    field("claimRef", 4, Type::Message(&OBJECT_REFERENCE), "v1.ObjectReference").pointer().omit_empty().map_type("granular"),
     field("persistentVolumeReclaimPolicy", 5, Type::String, "v1.PersistentVolumeReclaimPolicy").omit_empty().values(&["Delete", "Recycle", "Retain"]),
     field("storageClassName", 6, Type::String, "string").omit_empty(),
     field("mountOptions", 7, Type::String, "[]string").repeated().omit_empty().list("atomic", &[]),
@@ -980,7 +980,7 @@ pub(crate) static POD_SPEC: MessageInfo = message("io.k8s.api.core.v1.PodSpec").
     field("terminationGracePeriodSeconds", 4, Type::Int64, "int64").pointer().omit_empty(),
     field("activeDeadlineSeconds", 5, Type::Int64, "int64").pointer().omit_empty(),
     field("dnsPolicy", 6, Type::String, "v1.DNSPolicy").omit_empty().values(&["ClusterFirst", "ClusterFirstWithHostNet", "Default", "None"]),
-    field("nodeSelector", 7, Type::String, "map[string]string").map().omit_empty().atomic(),
+    field("nodeSelector", 7, Type::String, "map[string]string").map().omit_empty().map_type("atomic"),
     field("serviceAccountName", 8, Type::String, "string").omit_empty(),
     field("serviceAccount", 9, Type::String, "string").omit_empty(),
     field("automountServiceAccountToken", 21, Type::Bool, "bool").pointer().omit_empty(),
@@ -1151,8 +1151,8 @@ pub(crate) static REPLICATION_CONTROLLER_LIST: MessageInfo = message("io.k8s.api
 ]);
 pub(crate) static REPLICATION_CONTROLLER_SPEC: MessageInfo = message("io.k8s.api.core.v1.ReplicationControllerSpec").order(&[0, 2, 3, 1]).fields(&[
     field("replicas", 1, Type::Int32, "int32").pointer().omit_empty().default("1"),
-    field("minReadySeconds", 4, Type::Int32, "int32").omit_empty(),
-    field("selector", 2, Type::String, "map[string]string").map().omit_empty().atomic(),
+    field("minReadySeconds", 4, Type::Int32, "int32").omit_empty().default("0"),
+    field("selector", 2, Type::String, "map[string]string").map().omit_empty().map_type("atomic"),
     field("template", 3, Type::Message(&POD_TEMPLATE_SPEC), "v1.PodTemplateSpec").pointer().omit_empty(),
 ]);
 pub(crate) static REPLICATION_CONTROLLER_STATUS: MessageInfo = message("io.k8s.api.core.v1.ReplicationControllerStatus").order(&[0, 1, 4, 2, 3, 5]).fields(&[
@@ -1167,7 +1167,7 @@ pub(crate) static RESOURCE_CLAIM: MessageInfo = message("io.k8s.api.core.v1.Reso
     field("name", 1, Type::String, "string").required(),
     field("request", 2, Type::String, "string").omit_empty(),
 ]);
-pub(crate) static RESOURCE_FIELD_SELECTOR: MessageInfo = message("io.k8s.api.core.v1.ResourceFieldSelector").atomic().fields(&[
+pub(crate) static RESOURCE_FIELD_SELECTOR: MessageInfo = message("io.k8s.api.core.v1.ResourceFieldSelector").map_type("atomic").fields(&[
     field("containerName", 1, Type::String, "string").omit_empty(),
     field("resource", 2, Type::String, "string").required(),
     field("divisor", 3, Type::Message(&super::resource::QUANTITY), "resource.Quantity").omit_empty(),
@@ -1188,7 +1188,7 @@ pub(crate) static RESOURCE_QUOTA_LIST: MessageInfo = message("io.k8s.api.core.v1
 ]);
 pub(crate) static RESOURCE_QUOTA_SPEC: MessageInfo = message("io.k8s.api.core.v1.ResourceQuotaSpec").fields(&[
     field("hard", 1, Type::Message(&super::resource::QUANTITY), "v1.ResourceList").map().omit_empty(),
-    field("scopes", 2, Type::String, "[]v1.ResourceQuotaScope").repeated().omit_empty().list("atomic", &[]),
+    field("scopes", 2, Type::String, "[]v1.ResourceQuotaScope").repeated().omit_empty().list("atomic", &[]).values(&["BestEffort", "CrossNamespacePodAffinity", "NotBestEffort", "NotTerminating", "PriorityClass", "Terminating", "VolumeAttributesClass"]),
     field("scopeSelector", 3, Type::Message(&SCOPE_SELECTOR), "v1.ScopeSelector").pointer().omit_empty(),
 ]);
 pub(crate) static RESOURCE_QUOTA_STATUS: MessageInfo = message("io.k8s.api.core.v1.ResourceQuotaStatus").fields(&[
@@ -1234,7 +1234,7 @@ pub(crate) static SCALE_IO_VOLUME_SOURCE: MessageInfo = message("io.k8s.api.core
     field("fsType", 9, Type::String, "string").omit_empty().default("\"xfs\""),
     field("readOnly", 10, Type::Bool, "bool").omit_empty(),
 ]);
-pub(crate) static SCOPE_SELECTOR: MessageInfo = message("io.k8s.api.core.v1.ScopeSelector").atomic().fields(&[
+pub(crate) static SCOPE_SELECTOR: MessageInfo = message("io.k8s.api.core.v1.ScopeSelector").map_type("atomic").fields(&[
     field("matchExpressions", 1, Type::Message(&SCOPED_RESOURCE_SELECTOR_REQUIREMENT), "[]v1.ScopedResourceSelectorRequirement").repeated().omit_empty().list("atomic", &[]),
 ]);
 pub(crate) static SCOPED_RESOURCE_SELECTOR_REQUIREMENT: MessageInfo = message("io.k8s.api.core.v1.ScopedResourceSelectorRequirement").fields(&[
@@ -1257,7 +1257,7 @@ pub(crate) static SECRET_ENV_SOURCE: MessageInfo = message("io.k8s.api.core.v1.S
     field("", 1, Type::Message(&LOCAL_OBJECT_REFERENCE), "v1.LocalObjectReference").inline(),
     field("optional", 2, Type::Bool, "bool").pointer().omit_empty(),
 ]);
-pub(crate) static SECRET_KEY_SELECTOR: MessageInfo = message("io.k8s.api.core.v1.SecretKeySelector").atomic().fields(&[
+pub(crate) static SECRET_KEY_SELECTOR: MessageInfo = message("io.k8s.api.core.v1.SecretKeySelector").map_type("atomic").fields(&[
     field("", 1, Type::Message(&LOCAL_OBJECT_REFERENCE), "v1.LocalObjectReference").inline(),
     field("key", 2, Type::String, "string").required(),
     field("optional", 3, Type::Bool, "bool").pointer().omit_empty(),
@@ -1271,7 +1271,7 @@ pub(crate) static SECRET_PROJECTION: MessageInfo = message("io.k8s.api.core.v1.S
     field("items", 2, Type::Message(&KEY_TO_PATH), "[]v1.KeyToPath").repeated().omit_empty().list("atomic", &[]),
     field("optional", 4, Type::Bool, "bool").pointer().omit_empty(),
 ]);
-pub(crate) static SECRET_REFERENCE: MessageInfo = message("io.k8s.api.core.v1.SecretReference").atomic().fields(&[
+pub(crate) static SECRET_REFERENCE: MessageInfo = message("io.k8s.api.core.v1.SecretReference").map_type("atomic").fields(&[
     field("name", 1, Type::String, "string").omit_empty(),
     field("namespace", 2, Type::String, "string").omit_empty(),
 ]);
@@ -1337,7 +1337,7 @@ pub(crate) static SERVICE_PROXY_OPTIONS: MessageInfo = message("io.k8s.api.core.
 ]);
 pub(crate) static SERVICE_SPEC: MessageInfo = message("io.k8s.api.core.v1.ServiceSpec").order(&[0, 1, 2, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 15, 3, 14, 16, 17, 18, 19]).fields(&[
     field("ports", 1, Type::Message(&SERVICE_PORT), "[]v1.ServicePort").repeated().omit_empty().list("map", &["port", "protocol"]).patch("merge", "port"),
-    field("selector", 2, Type::String, "map[string]string").map().omit_empty().atomic(),
+    field("selector", 2, Type::String, "map[string]string").map().omit_empty().map_type("atomic"),
     field("clusterIP", 3, Type::String, "string").omit_empty(),
     field("clusterIPs", 18, Type::String, "[]string").repeated().omit_empty().list("atomic", &[]),
     field("type", 4, Type::String, "v1.ServiceType").omit_empty().values(&["ClusterIP", "ExternalName", "LoadBalancer", "NodePort"]),
@@ -1350,7 +1350,7 @@ pub(crate) static SERVICE_SPEC: MessageInfo = message("io.k8s.api.core.v1.Servic
     field("healthCheckNodePort", 12, Type::Int32, "int32").omit_empty(),
     field("publishNotReadyAddresses", 13, Type::Bool, "bool").omit_empty(),
     field("sessionAffinityConfig", 14, Type::Message(&SESSION_AFFINITY_CONFIG), "v1.SessionAffinityConfig").pointer().omit_empty(),
-    field("ipFamilies", 19, Type::String, "[]v1.IPFamily").repeated().omit_empty().list("atomic", &[]),
+    field("ipFamilies", 19, Type::String, "[]v1.IPFamily").repeated().omit_empty().list("atomic", &[]).values(&["", "IPv4", "IPv6"]),
     field("ipFamilyPolicy", 17, Type::String, "v1.IPFamilyPolicy").pointer().omit_empty().values(&["PreferDualStack", "RequireDualStack", "SingleStack"]),
     field("allocateLoadBalancerNodePorts", 20, Type::Bool, "bool").pointer().omit_empty(),
     field("loadBalancerClass", 21, Type::String, "string").pointer().omit_empty(),
@@ -1406,7 +1406,7 @@ pub(crate) static TOPOLOGY_SELECTOR_LABEL_REQUIREMENT: MessageInfo = message("io
     field("key", 1, Type::String, "string").required(),
     field("values", 2, Type::String, "[]string").repeated().required().list("atomic", &[]),
 ]);
-pub(crate) static TOPOLOGY_SELECTOR_TERM: MessageInfo = message("io.k8s.api.core.v1.TopologySelectorTerm").atomic().fields(&[
+pub(crate) static TOPOLOGY_SELECTOR_TERM: MessageInfo = message("io.k8s.api.core.v1.TopologySelectorTerm").map_type("atomic").fields(&[
     field("matchLabelExpressions", 1, Type::Message(&TOPOLOGY_SELECTOR_LABEL_REQUIREMENT), "[]v1.TopologySelectorLabelRequirement").repeated().omit_empty().list("atomic", &[]),
 ]);
 pub(crate) static TOPOLOGY_SPREAD_CONSTRAINT: MessageInfo = message("io.k8s.api.core.v1.TopologySpreadConstraint").fields(&[
@@ -1419,7 +1419,7 @@ pub(crate) static TOPOLOGY_SPREAD_CONSTRAINT: MessageInfo = message("io.k8s.api.
     field("nodeTaintsPolicy", 7, Type::String, "v1.NodeInclusionPolicy").pointer().omit_empty().values(&["Honor", "Ignore"]),
     field("matchLabelKeys", 8, Type::String, "[]string").repeated().omit_empty().list("atomic", &[]),
 ]);
-pub(crate) static TYPED_LOCAL_OBJECT_REFERENCE: MessageInfo = message("io.k8s.api.core.v1.TypedLocalObjectReference").atomic().fields(&[
+pub(crate) static TYPED_LOCAL_OBJECT_REFERENCE: MessageInfo = message("io.k8s.api.core.v1.TypedLocalObjectReference").map_type("atomic").fields(&[
     field("apiGroup", 1, Type::String, "string").pointer(),
     field("kind", 2, Type::String, "string").required(),
     field("name", 3, Type::String, "string").required(),

@@ -22,7 +22,7 @@ pub(crate) static ENDPOINT_HINTS: MessageInfo = message("io.k8s.api.discovery.v1
     field("forZones", 1, Type::Message(&FOR_ZONE), "[]v1.ForZone").repeated().omit_empty().list("atomic", &[]),
     field("forNodes", 2, Type::Message(&FOR_NODE), "[]v1.ForNode").repeated().omit_empty().list("atomic", &[]),
 ]);
-pub(crate) static ENDPOINT_PORT: MessageInfo = message("io.k8s.api.discovery.v1.EndpointPort").atomic().fields(&[
+pub(crate) static ENDPOINT_PORT: MessageInfo = message("io.k8s.api.discovery.v1.EndpointPort").map_type("atomic").fields(&[
     field("name", 1, Type::String, "string").pointer().omit_empty(),
     field("protocol", 2, Type::String, "v1.Protocol").pointer().omit_empty().values(&["SCTP", "TCP", "UDP"]),
     field("port", 3, Type::Int32, "int32").pointer().omit_empty(),

@@ -54,11 +54,11 @@ pub(crate) static EVICTION_STATUS: MessageInfo = message("io.k8s.api.lifecycle.v
 pub(crate) static EVICTION_TARGET: MessageInfo = message("io.k8s.api.lifecycle.v1alpha1.EvictionTarget").fields(&[
     field("pod", 1, Type::Message(&EVICTION_POD_REFERENCE), "v1alpha1.EvictionPodReference").pointer().omit_empty(),
 ]);
-pub(crate) static REQUESTER: MessageInfo = message("io.k8s.api.lifecycle.v1alpha1.Requester").atomic().fields(&[
+pub(crate) static REQUESTER: MessageInfo = message("io.k8s.api.lifecycle.v1alpha1.Requester").map_type("atomic").fields(&[
     field("name", 1, Type::String, "string").required(),
     field("intent", 2, Type::String, "v1alpha1.RequesterIntent").required().values(&["Eviction", "Withdrawn"]),
 ]);
-pub(crate) static RESPONDER_STATUS: MessageInfo = message("io.k8s.api.lifecycle.v1alpha1.ResponderStatus").fields(&[
+pub(crate) static RESPONDER_STATUS: MessageInfo = message("io.k8s.api.lifecycle.v1alpha1.ResponderStatus").map_type("granular").fields(&[
     field("name", 1, Type::String, "string").required(),
     field("startTime", 2, Type::Message(&super::meta_v1::TIME), "v1.Time").pointer().omit_empty(),
     field("heartbeatTime", 3, Type::Message(&super::meta_v1::TIME), "v1.Time").pointer().omit_empty(),
@@ -66,7 +66,7 @@ pub(crate) static RESPONDER_STATUS: MessageInfo = message("io.k8s.api.lifecycle.
     field("completionTime", 5, Type::Message(&super::meta_v1::TIME), "v1.Time").pointer().omit_empty(),
     field("message", 6, Type::String, "string").pointer().omit_empty(),
 ]);
-pub(crate) static TARGET_RESPONDER: MessageInfo = message("io.k8s.api.lifecycle.v1alpha1.TargetResponder").atomic().fields(&[
+pub(crate) static TARGET_RESPONDER: MessageInfo = message("io.k8s.api.lifecycle.v1alpha1.TargetResponder").map_type("atomic").fields(&[
     field("name", 1, Type::String, "string").required(),
     field("priority", 2, Type::Int32, "int32").pointer().required(),
     field("state", 3, Type::String, "v1alpha1.ResponderStateType").required().values(&["Active", "Canceled", "Completed", "Inactive", "Interrupted"]),

@@ -94,7 +94,7 @@ pub(crate) static GROUP_VERSION_RESOURCE: MessageInfo = message("io.k8s.apimachi
     field("version", 2, Type::String, "string"),
     field("resource", 3, Type::String, "string"),
 ]);
-pub(crate) static LABEL_SELECTOR: MessageInfo = message("io.k8s.apimachinery.pkg.apis.meta.v1.LabelSelector").atomic().fields(&[
+pub(crate) static LABEL_SELECTOR: MessageInfo = message("io.k8s.apimachinery.pkg.apis.meta.v1.LabelSelector").map_type("atomic").fields(&[
     field("matchLabels", 1, Type::String, "map[string]string").map().omit_empty(),
     field("matchExpressions", 2, Type::Message(&LABEL_SELECTOR_REQUIREMENT), "[]v1.LabelSelectorRequirement").repeated().omit_empty().list("atomic", &[]),
 ]);
@@ -154,7 +154,7 @@ pub(crate) static OBJECT_META: MessageInfo = message("io.k8s.apimachinery.pkg.ap
     field("finalizers", 14, Type::String, "[]string").repeated().omit_empty().list("set", &[]).patch("merge", ""),
     field("managedFields", 17, Type::Message(&MANAGED_FIELDS_ENTRY), "[]v1.ManagedFieldsEntry").repeated().omit_empty().list("atomic", &[]),
 ]);
-pub(crate) static OWNER_REFERENCE: MessageInfo = message("io.k8s.apimachinery.pkg.apis.meta.v1.OwnerReference").atomic().order(&[1, 2, 3, 0, 4, 5]).fields(&[
+pub(crate) static OWNER_REFERENCE: MessageInfo = message("io.k8s.apimachinery.pkg.apis.meta.v1.OwnerReference").map_type("atomic").order(&[1, 2, 3, 0, 4, 5]).fields(&[
     field("apiVersion", 5, Type::String, "string").required(),
     field("kind", 1, Type::String, "string").required(),
     field("name", 3, Type::String, "string").required(),

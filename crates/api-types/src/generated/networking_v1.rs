@@ -125,7 +125,7 @@ pub(crate) static NETWORK_POLICY_SPEC: MessageInfo = message("io.k8s.api.network
     field("podSelector", 1, Type::Message(&super::meta_v1::LABEL_SELECTOR), "v1.LabelSelector"),
     field("ingress", 2, Type::Message(&NETWORK_POLICY_INGRESS_RULE), "[]v1.NetworkPolicyIngressRule").repeated().omit_empty().list("atomic", &[]),
     field("egress", 3, Type::Message(&NETWORK_POLICY_EGRESS_RULE), "[]v1.NetworkPolicyEgressRule").repeated().omit_empty().list("atomic", &[]),
-    field("policyTypes", 4, Type::String, "[]v1.PolicyType").repeated().omit_empty().list("atomic", &[]),
+    field("policyTypes", 4, Type::String, "[]v1.PolicyType").repeated().omit_empty().list("atomic", &[]).values(&["Egress", "Ingress"]),
 ]);
 pub(crate) static PARENT_REFERENCE: MessageInfo = message("io.k8s.api.networking.v1.ParentReference").fields(&[
     field("group", 1, Type::String, "string").omit_empty(),
@@ -133,7 +133,7 @@ pub(crate) static PARENT_REFERENCE: MessageInfo = message("io.k8s.api.networking
     field("namespace", 3, Type::String, "string").omit_empty(),
     field("name", 4, Type::String, "string").omit_empty().required(),
 ]);
-pub(crate) static SERVICE_BACKEND_PORT: MessageInfo = message("io.k8s.api.networking.v1.ServiceBackendPort").atomic().fields(&[
+pub(crate) static SERVICE_BACKEND_PORT: MessageInfo = message("io.k8s.api.networking.v1.ServiceBackendPort").map_type("atomic").fields(&[
     field("name", 1, Type::String, "string").omit_empty(),
     field("number", 2, Type::Int32, "int32").omit_empty(),
 ]);

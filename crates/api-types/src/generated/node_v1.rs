@@ -17,6 +17,6 @@ pub(crate) static RUNTIME_CLASS_LIST: MessageInfo = message("io.k8s.api.node.v1.
     field("items", 2, Type::Message(&RUNTIME_CLASS), "[]v1.RuntimeClass").repeated().required(),
 ]);
 pub(crate) static SCHEDULING: MessageInfo = message("io.k8s.api.node.v1.Scheduling").fields(&[
-    field("nodeSelector", 1, Type::String, "map[string]string").map().omit_empty().atomic(),
+    field("nodeSelector", 1, Type::String, "map[string]string").map().omit_empty().map_type("atomic"),
     field("tolerations", 2, Type::Message(&super::core_v1::TOLERATION), "[]v1.Toleration").repeated().omit_empty().list("atomic", &[]),
 ]);

@@ -48,12 +48,12 @@ pub(crate) static ROLE_LIST: MessageInfo = message("io.k8s.api.rbac.v1.RoleList"
     field("metadata", 1, Type::Message(&super::meta_v1::LIST_META), "v1.ListMeta").omit_empty(),
     field("items", 2, Type::Message(&ROLE), "[]v1.Role").repeated().required(),
 ]);
-pub(crate) static ROLE_REF: MessageInfo = message("io.k8s.api.rbac.v1.RoleRef").atomic().fields(&[
+pub(crate) static ROLE_REF: MessageInfo = message("io.k8s.api.rbac.v1.RoleRef").map_type("atomic").fields(&[
     field("apiGroup", 1, Type::String, "string"),
     field("kind", 2, Type::String, "string").required(),
     field("name", 3, Type::String, "string").required(),
 ]);
-pub(crate) static SUBJECT: MessageInfo = message("io.k8s.api.rbac.v1.Subject").atomic().fields(&[
+pub(crate) static SUBJECT: MessageInfo = message("io.k8s.api.rbac.v1.Subject").map_type("atomic").fields(&[
     field("kind", 1, Type::String, "string").required(),
     field("apiGroup", 2, Type::String, "string").omit_empty(),
     field("name", 3, Type::String, "string").required(),

@@ -136,7 +136,7 @@ pub(crate) static DEVICE_REQUEST_ALLOCATION_RESULT: MessageInfo = message("io.k8
     field("bindingFailureConditions", 8, Type::String, "[]string").repeated().omit_empty().list("atomic", &[]),
     field("shareID", 9, Type::String, "types.UID").pointer().omit_empty(),
     field("consumedCapacity", 10, Type::Message(&super::resource::QUANTITY), "map[v1.QualifiedName]resource.Quantity").map().omit_empty(),
-    field("skipNodeOperations", 11, Type::String, "[]v1.SkipNodeOperation").repeated().omit_empty().list("set", &[]),
+    field("skipNodeOperations", 11, Type::String, "[]v1.SkipNodeOperation").repeated().omit_empty().list("set", &[]).values(&["*", "NodePrepareResources", "NodeUnprepareResources"]),
 ]);
 pub(crate) static DEVICE_SELECTOR: MessageInfo = message("io.k8s.api.resource.v1.DeviceSelector").fields(&[
     field("cel", 1, Type::Message(&CEL_DEVICE_SELECTOR), "v1.CELDeviceSelector").pointer().omit_empty(),
@@ -275,5 +275,5 @@ pub(crate) static RESOURCE_SLICE_SPEC: MessageInfo = message("io.k8s.api.resourc
     field("perDeviceNodeSelection", 7, Type::Bool, "bool").pointer().omit_empty(),
     field("sharedCounters", 8, Type::Message(&COUNTER_SET), "[]v1.CounterSet").repeated().omit_empty().list("atomic", &[]),
     field("partitionTypeAttribute", 9, Type::String, "v1.FullyQualifiedName").pointer().omit_empty(),
-    field("skipNodeOperations", 10, Type::String, "[]v1.SkipNodeOperation").repeated().omit_empty().list("set", &[]),
+    field("skipNodeOperations", 10, Type::String, "[]v1.SkipNodeOperation").repeated().omit_empty().list("set", &[]).values(&["*", "NodePrepareResources", "NodeUnprepareResources"]),
 ]);

@@ -468,9 +468,12 @@ pub(crate) static RESOURCES: [Resource; 100] = [
     ] },
 ];
 
-pub(crate) static GROUPS: [Group; 23] = [
+pub(crate) static GROUPS: [Group; 24] = [
     Group { name: "", priority: 18000, preferred_version: "v1", versions: &[
         GroupVersion { version: "v1", priority: 1, served_by_default: true },
+    ] },
+    Group { name: "apiregistration.k8s.io", priority: 0, preferred_version: "v1", versions: &[
+        GroupVersion { version: "v1", priority: 0, served_by_default: true },
     ] },
     Group { name: "apps", priority: 17800, preferred_version: "v1", versions: &[
         GroupVersion { version: "v1", priority: 15, served_by_default: true },

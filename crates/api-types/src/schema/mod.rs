@@ -30,8 +30,8 @@ pub struct MessageInfo {
     pub special: Option<Special>,
     /// The Go struct embeds TypeMeta: JSON has `kind` and `apiVersion`, protobuf has not.
     pub typed: bool,
-    /// `x-kubernetes-map-type: atomic`: server-side apply owns it as a whole.
-    pub atomic: bool,
+    /// Atomic: server-side apply owns the struct as a whole.
+    pub map_type: MapType,
     /// In the order of the Go struct. Empty for most [`Special`] messages.
     pub fields: &'static [FieldInfo],
     /// Field indexes by ascending number; empty when `fields` has that order.
@@ -95,6 +95,14 @@ pub enum ListType {
     Map,
 }
 
+/// `x-kubernetes-map-type` of a map or struct. One without is granular to server-side apply.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum MapType {
+    None,
+    Atomic,
+    Granular,
+}
+
 /// One field of a message.
 pub struct FieldInfo {
     /// JSON name; empty when the field has none (inline structs, special messages).
@@ -118,8 +126,8 @@ pub struct FieldInfo {
     pub typed_items: bool,
     pub list_type: ListType,
     pub list_map_keys: &'static [&'static str],
-    /// `x-kubernetes-map-type: atomic` on the field.
-    pub map_atomic: bool,
+    /// Of the field; stands above the one of its message.
+    pub map_type: MapType,
     /// `merge`, `replace`, `retainKeys`, `merge,retainKeys` or empty.
     pub patch_strategy: &'static str,
     pub patch_merge_key: &'static str,
@@ -196,6 +204,16 @@ impl MessageInfo {
 }
 
 impl FieldInfo {
+    /// Whether server-side apply owns the map or struct of this field as a whole.
+    pub fn is_atomic(&self) -> bool {
+        match (self.map_type, self.message()) {
+            (MapType::None, Some(message)) if self.shape == Shape::Single => {
+                message.map_type == MapType::Atomic
+            }
+            (map_type, _) => map_type == MapType::Atomic,
+        }
+    }
+
     /// The message of the field (of its elements or values).
     pub fn message(&self) -> Option<MessageId> {
         match self.ty {
@@ -245,10 +263,18 @@ pub fn lookup_api_version(api_version: &str, kind: &str) -> Option<MessageId> {
 
 /// Constructors for the generated tables.
 pub(crate) mod build {
-    pub(crate) use super::{FieldInfo, ListType, MessageInfo, Shape, Special, Type};
+    pub(crate) use super::{FieldInfo, ListType, MapType, MessageInfo, Shape, Special, Type};
 
     pub(crate) const fn message(name: &'static str) -> MessageInfo {
-        MessageInfo { name, kinds: &[], special: None, typed: false, atomic: false, fields: &[], order: &[] }
+        MessageInfo {
+            name,
+            kinds: &[],
+            special: None,
+            typed: false,
+            map_type: MapType::None,
+            fields: &[],
+            order: &[],
+        }
     }
 
     pub(crate) const fn field(name: &'static str, number: u32, ty: Type, go_type: &'static str) -> FieldInfo {
@@ -266,7 +292,7 @@ pub(crate) mod build {
             typed_items: false,
             list_type: ListType::None,
             list_map_keys: &[],
-            map_atomic: false,
+            map_type: MapType::None,
             patch_strategy: "",
             patch_merge_key: "",
             default: "",
@@ -275,6 +301,10 @@ pub(crate) mod build {
     }
 
     type Names = &'static [&'static str];
+
+    const fn map_type_of(text: &str) -> MapType {
+        if text.as_bytes()[0] == b'a' { MapType::Atomic } else { MapType::Granular }
+    }
 
     impl MessageInfo {
         pub(crate) const fn kinds(
@@ -295,8 +325,8 @@ pub(crate) mod build {
             self
         }
 
-        pub(crate) const fn atomic(mut self) -> Self {
-            self.atomic = true;
+        pub(crate) const fn map_type(mut self, map_type: &'static str) -> Self {
+            self.map_type = map_type_of(map_type);
             self
         }
 
@@ -362,8 +392,8 @@ pub(crate) mod build {
             self
         }
 
-        pub(crate) const fn atomic(mut self) -> Self {
-            self.map_atomic = true;
+        pub(crate) const fn map_type(mut self, map_type: &'static str) -> Self {
+            self.map_type = map_type_of(map_type);
             self
         }
 

@@ -2,5 +2,6 @@
 
 mod codec;
 mod golden;
+mod openapi;
 mod properties;
 mod table;

@@ -38,7 +38,11 @@ fn resources_are_found_by_name_and_kind() {
 #[test]
 fn groups_are_in_upstreams_order() {
     let names: Vec<&str> = table::groups().iter().map(|g| g.name).collect();
-    assert_eq!(&names[..4], ["", "apps", "events.k8s.io", "authentication.k8s.io"]);
+    assert_eq!(&names[..4], ["", "apiregistration.k8s.io", "apps", "events.k8s.io"]);
+    for resource in table::resources() {
+        let group = table::groups().iter().find(|g| g.name == resource.group).unwrap();
+        assert!(group.versions.iter().any(|v| v.version == resource.version), "{}", resource.resource);
+    }
     let autoscaling = table::groups().iter().find(|g| g.name == "autoscaling").unwrap();
     assert_eq!(autoscaling.preferred_version, "v2");
     assert_eq!(autoscaling.versions.iter().map(|v| v.version).collect::<Vec<_>>(), ["v2", "v1"]);

@@ -1,0 +1,53 @@
+//! OpenAPI v3 documents of the built-in kinds, made from the same tables as everything else.
+//!
+//! ```
+//! let document = api_types::openapi::document("apps", "v1", &|r| r.served_by_default).unwrap();
+//! let schemas = &document["components"]["schemas"];
+//! assert_eq!(schemas["io.k8s.api.apps.v1.DeploymentSpec"]["properties"]["replicas"]["format"], "int32");
+//! assert!(document["paths"]["/apis/apps/v1/namespaces/{namespace}/deployments/{name}"]["patch"].is_object());
+//! ```
+//!
+//! `/openapi/v3/<path>` serves [`document`]; [`path_of`] gives the key in the index. Descriptions are added by who serves
+//! the document ([`definition`] has none).
+
+mod definitions;
+mod paths;
+
+pub use definitions::{closure, definition};
+
+use crate::table::{Resource, resources};
+use serde_json::{Map, Value, json};
+
+/// Release whose API this is.
+pub const RELEASE: &str = "v1.37.2";
+
+/// `api/v1` or `apis/apps/v1`: the path of a group and version, and its key in the index of `/openapi/v3`.
+pub fn path_of(group: &str, version: &str) -> String {
+    if group.is_empty() { format!("api/{version}") } else { format!("apis/{group}/{version}") }
+}
+
+/// The document of one group and version with the resources that `served` lets through; none when there are none.
+pub fn document(group: &str, version: &str, served: &dyn Fn(&Resource) -> bool) -> Option<Value> {
+    let of_group = |r: &&Resource| r.group == group && r.version == version && served(r);
+    let resources: Vec<&Resource> = resources().iter().filter(of_group).collect();
+    if resources.is_empty() {
+        return None;
+    }
+    let mut paths = Map::new();
+    paths.insert(format!("/{}/", path_of(group, version)), paths::discovery(group, version));
+    for resource in &resources {
+        paths::add(resource, &mut paths);
+    }
+    let schemas = closure(&Value::Object(paths.clone()));
+    Some(json!({
+        "openapi": "3.0.0",
+        "info": {"title": "Kubernetes", "version": RELEASE},
+        "paths": paths,
+        "components": {
+            "schemas": schemas,
+            "securitySchemes": {"BearerToken": {
+                "type": "apiKey", "name": "authorization", "in": "header", "description": "Bearer Token authentication"
+            }},
+        },
+    }))
+}
