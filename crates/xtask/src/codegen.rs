@@ -66,3 +66,27 @@ fn stale_files(target: &Path, files: &Files) -> Result<Vec<String>> {
     }
     Ok(stale)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn root() -> std::path::PathBuf {
+        Path::new(env!("CARGO_MANIFEST_DIR")).join("../..")
+    }
+
+    #[test]
+    fn the_generated_sources_are_current() {
+        run(&root(), true).unwrap();
+    }
+
+    #[test]
+    fn a_changed_or_foreign_file_is_found() {
+        let files = generate(&root().join("crates/xtask/data")).unwrap();
+        let mut changed = files.clone();
+        changed.insert("core_v1.rs".into(), String::new());
+        changed.remove("apps_v1.rs");
+        let target = root().join("crates/api-types/src/generated");
+        assert_eq!(stale_files(&target, &changed).unwrap(), ["core_v1.rs", "apps_v1.rs"]);
+    }
+}

@@ -101,13 +101,13 @@ fn text(out: &mut String, string: &str, level: usize) {
         && string.chars().all(printable)
         && !string.starts_with([' ', '\n', '\t'])
         && !string.lines().any(|l| l.ends_with(' '));
-    if is_plain(string) {
+    if is_plain(string) && !reads_as_other(string) {
         out.push_str(string);
     } else if literal {
         literal_block(out, string, level);
-    } else if string.chars().any(|c| c.is_control()) {
+    } else if string.chars().any(is_special) {
         out.push_str(&Value::from(string).to_string());
-    } else if string.contains('\'') && !string.contains(['"', '\\']) {
+    } else if reads_as_other(string) {
         write!(out, "\"{string}\"").expect("writing to a string");
     } else {
         write!(out, "'{}'", string.replace('\'', "''")).expect("writing to a string");
@@ -131,26 +131,36 @@ fn literal_block(out: &mut String, string: &str, level: usize) {
     }
 }
 
-/// Whether a YAML 1.1 or 1.2 reader takes the bare text for this very string.
+/// Characters that only stand in double quotes, escaped.
+fn is_special(c: char) -> bool {
+    c.is_control() || matches!(c, '\u{feff}' | '\u{2028}' | '\u{2029}')
+}
+
+/// Whether the bare text is a scalar by its characters.
 fn is_plain(string: &str) -> bool {
-    const INDICATORS: &str = "-?:,[]{}#&*!|>'\"%@`=<~ ";
-    const WORDS: [&str; 11] = ["y", "n", "yes", "no", "on", "off", "true", "false", "null", "nan", "inf"];
-    let lower = string.to_ascii_lowercase();
-    let number_like = string.starts_with(|c: char| c.is_ascii_digit() || c == '+' || c == '.');
+    const INDICATORS: &str = ",[]{}#&*!|>'\"%@` ";
+    let starts_entry =
+        matches!(string, "-" | "?" | ":") || ["- ", "? ", ": "].iter().any(|s| string.starts_with(s));
     !string.is_empty()
+        && !starts_entry
         && !string.starts_with(|c| INDICATORS.contains(c))
+        && !["---", "..."].iter().any(|s| string.starts_with(s))
         && !string.ends_with([' ', ':'])
         && !string.contains(": ")
         && !string.contains(" #")
-        && !string.contains(|c: char| c.is_control() || c == '\u{feff}' || c == '\u{2028}' || c == '\u{2029}')
-        && !WORDS.contains(&lower.as_str())
-        && !(number_like && looks_like_number(&lower))
+        && !string.contains(is_special)
 }
 
-/// Everything that some reader takes for a number, a time or base 60: erring on the side of quotes.
-fn looks_like_number(lower: &str) -> bool {
-    lower.chars().all(|c| c.is_ascii_hexdigit() || "+-._:xobtz ".contains(c))
-        || lower.trim_start_matches(['+', '.']) == "inf"
+/// Whether some reader of YAML 1.1 or 1.2 takes the bare text for something else than a string: null, a boolean, a
+/// number, a time, base 60. Errs on the side of quotes.
+fn reads_as_other(string: &str) -> bool {
+    const WORDS: [&str; 15] =
+        ["", "y", "n", "yes", "no", "on", "off", "true", "false", "null", "~", "=", "<<", ".nan", ".inf"];
+    let lower = string.to_ascii_lowercase();
+    let signless = lower.strip_prefix(['+', '-']).unwrap_or(&lower);
+    let digit = signless.strip_prefix('.').unwrap_or(signless).starts_with(|c: char| c.is_ascii_digit());
+    let number = digit && lower.chars().all(|c| c.is_ascii_hexdigit() || "+-._:xotz ".contains(c));
+    WORDS.contains(&signless) || number
 }
 
 #[cfg(test)]
@@ -164,7 +174,7 @@ mod tests {
         let value =
             json!({"a": {"b": [1, {"c": "x", "d": []}], "e": {}}, "f": "1", "g": "two\nlines\n", "h": null});
         let expected =
-            "a:\n  b:\n  - 1\n  - c: x\n    d: []\n  e: {}\nf: '1'\ng: |\n  two\n  lines\nh: null\n";
+            "a:\n  b:\n  - 1\n  - c: x\n    d: []\n  e: {}\nf: \"1\"\ng: |\n  two\n  lines\nh: null\n";
         assert_eq!(encode_yaml(&value), expected);
     }
 
