@@ -1,1 +1,79 @@
-fn main() {}
+//! The one binary: masters, node agents, a drop-in etcd, and a whole cluster on one machine for trying it out.
+//!
+//! Holds no logic: it reads flags, builds the parts and wires them. Read `server.rs` for what a master is made of.
+
+mod etcd;
+mod logging;
+mod member;
+mod observe;
+mod server;
+mod signals;
+
+use std::path::Path;
+use std::process::ExitCode;
+
+use anyhow::Result;
+use clap::{Parser, Subcommand};
+use env::Env;
+
+#[global_allocator]
+static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
+
+/// A Kubernetes-compatible control plane for high-availability clusters.
+#[derive(Parser)]
+#[command(name = "trierarch", version, arg_required_else_help = true)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Run a master
+    Server(Box<server::Options>),
+    /// Run only the store, with etcd's own flags
+    #[command(disable_help_flag = true)]
+    Etcd {
+        /// etcd's flags
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+        flags: Vec<String>,
+    },
+}
+
+fn main() -> ExitCode {
+    let arguments: Vec<String> = std::env::args().collect();
+    let called_etcd = arguments.first().and_then(|name| Path::new(name).file_name()).is_some_and(|name| name == "etcd");
+    let command =
+        if called_etcd { Command::Etcd { flags: arguments[1..].to_vec() } } else { Cli::parse().command };
+    match run(command) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("error: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(command: Command) -> Result<()> {
+    rustls::crypto::aws_lc_rs::default_provider().install_default().map_err(|_| anyhow::anyhow!("two TLS providers"))?;
+    let env = Env::real();
+    match command {
+        Command::Server(options) => many_threads()?.block_on(server::run(env, *options)),
+        Command::Etcd { flags } => many_threads()?.block_on(etcd::run(env, flags)),
+    }
+}
+
+fn many_threads() -> Result<tokio::runtime::Runtime> {
+    Ok(tokio::runtime::Builder::new_multi_thread().enable_all().build()?)
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory as _;
+
+    #[test]
+    fn the_command_line_is_sound() {
+        super::Cli::command().debug_assert();
+        super::etcd::check_flags();
+    }
+}

@@ -1,0 +1,119 @@
+//! A member of the store with its etcd API: what `server` and `etcd` have in common.
+
+use std::net::{SocketAddr, ToSocketAddrs as _};
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use anyhow::{Context as _, Result, bail};
+use env::{Env, TaskGroup};
+use etcd_api::{EtcdApi, EtcdApiConfig, ServingTls};
+use rocks::DataFolder;
+use store::{PeerTls, Store, StoreConfig, StoreServer, Timing};
+
+use crate::observe;
+
+/// A member to be.
+pub struct Config {
+    pub name: String,
+    pub data_dir: PathBuf,
+    pub initial_cluster: Vec<(String, String)>,
+    pub cluster_token: String,
+    pub listen_peer_url: String,
+    pub listen_client_urls: Vec<String>,
+    pub advertise_client_urls: Vec<String>,
+    pub peer_tls: Option<PeerTls>,
+    pub client_tls: Option<ServingTls>,
+    pub timing: Timing,
+    pub snapshot_count: u64,
+    pub snapshot_catchup_entries: u64,
+    pub max_request_bytes: usize,
+    pub max_txn_ops: usize,
+}
+
+/// A member, opened and bound.
+pub struct Member {
+    pub store: Store,
+    server: StoreServer,
+    api: EtcdApi,
+}
+
+impl Config {
+    /// Opens the data folder and binds the addresses.
+    pub async fn build(self, env: &Env) -> Result<Member> {
+        let metrics = observe::install()?;
+        let listen = self.listen_client_urls.iter().map(|url| address_of(url)).collect::<Result<Vec<_>>>()?;
+        let config = StoreConfig {
+            cluster_token: self.cluster_token,
+            initial_cluster: self.initial_cluster,
+            advertise_client_urls: self.advertise_client_urls,
+            peer_tls: self.peer_tls,
+            timing: self.timing,
+            snapshot_count: self.snapshot_count,
+            snapshot_catchup_entries: self.snapshot_catchup_entries,
+            max_request_bytes: self.max_request_bytes,
+            ..StoreConfig::new(self.name, address_of(&self.listen_peer_url)?)
+        };
+        let folder = Arc::new(DataFolder::open(self.data_dir)?);
+        let (store, server) = config.build(env.clone(), folder).await?;
+        let api = EtcdApiConfig {
+            tls: self.client_tls,
+            max_request_bytes: self.max_request_bytes,
+            max_txn_ops: self.max_txn_ops,
+            ..EtcdApiConfig::new(listen, Arc::new(move || metrics.render()))
+        };
+        let api = api.build(env.clone(), store.clone()).await?;
+        Ok(Member { store, server, api })
+    }
+}
+
+impl Member {
+    /// Starts the member's tasks.
+    pub fn start(self, tasks: &TaskGroup) {
+        // The store outlives the API by a moment, so that requests in flight are answered.
+        tasks.spawn("etcd-api", self.api.run(tasks.shutdown().clone()));
+        tasks.spawn("store", self.server.run(tasks.shutdown().clone()));
+    }
+}
+
+/// `name=url,name=url` as in `--initial-cluster`.
+pub fn parse_initial_cluster(text: &str) -> Result<Vec<(String, String)>> {
+    let parts = text.split(',').filter(|part| !part.trim().is_empty());
+    let parsed = parts.map(|part| match part.trim().split_once('=') {
+        Some((name, url)) if !name.is_empty() && !url.is_empty() => Ok((name.to_owned(), url.to_owned())),
+        _ => bail!("--initial-cluster is name=url,name=url; {part:?} is not"),
+    });
+    let members = parsed.collect::<Result<Vec<_>>>()?;
+    if members.is_empty() {
+        bail!("--initial-cluster names no member");
+    }
+    Ok(members)
+}
+
+/// The socket address of `scheme://host:port`.
+pub fn address_of(url: &str) -> Result<SocketAddr> {
+    let rest = url.split_once("://").map_or(url, |(_, rest)| rest).trim_end_matches('/');
+    let mut addresses = rest.to_socket_addrs().with_context(|| format!("{url:?} is no address to listen on"))?;
+    addresses.next().with_context(|| format!("{url:?} names no address"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn initial_clusters_are_read_and_refused() {
+        let read = parse_initial_cluster("a=http://h:1,b=http://h:2").expect("two members");
+        assert_eq!(read, [("a".into(), "http://h:1".into()), ("b".into(), "http://h:2".into())]);
+        for wrong in ["", "a", "a=", "=http://h:1", "a=http://h:1,b"] {
+            assert!(parse_initial_cluster(wrong).is_err(), "{wrong:?}");
+        }
+    }
+
+    #[test]
+    fn addresses_are_read_with_and_without_a_scheme() {
+        for url in ["http://127.0.0.1:2379", "127.0.0.1:2379", "https://127.0.0.1:2379/"] {
+            assert_eq!(address_of(url).expect("address").port(), 2379);
+        }
+        assert!(address_of("http://127.0.0.1").is_err());
+    }
+}
