@@ -1,0 +1,186 @@
+//! Field paths without allocation and the collector of field errors that all validation writes to.
+
+use api_types::field::{ErrorType, FieldError};
+use serde_json::Value;
+
+/// A path into an object, linked through the stack: text is only made when an error is reported.
+#[derive(Clone, Copy)]
+pub struct At<'a> {
+    parent: Option<&'a At<'a>>,
+    step: Step<'a>,
+}
+
+#[derive(Clone, Copy)]
+enum Step<'a> {
+    Field(&'a str),
+    Index(usize),
+    Key(&'a str),
+}
+
+impl At<'static> {
+    /// A path that starts at a field (or several, dotted); the empty path is the object itself.
+    pub const fn root(field: &'static str) -> At<'static> {
+        At { parent: None, step: Step::Field(field) }
+    }
+}
+
+impl<'a> At<'a> {
+    /// `path.field`; the field may be dotted.
+    pub const fn at(&'a self, field: &'a str) -> At<'a> {
+        At { parent: Some(self), step: Step::Field(field) }
+    }
+
+    /// `path[index]`.
+    pub const fn index(&'a self, index: usize) -> At<'a> {
+        At { parent: Some(self), step: Step::Index(index) }
+    }
+
+    /// `path[key]`.
+    pub const fn key(&'a self, key: &'a str) -> At<'a> {
+        At { parent: Some(self), step: Step::Key(key) }
+    }
+}
+
+impl std::fmt::Display for At<'_> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let mut inside = false;
+        if let Some(parent) = self.parent {
+            write!(f, "{parent}")?;
+            inside = !parent.is_empty();
+        }
+        match self.step {
+            Step::Field(name) if inside && !name.is_empty() => write!(f, ".{name}"),
+            Step::Field(name) => f.write_str(name),
+            Step::Index(index) => write!(f, "[{index}]"),
+            Step::Key(key) => write!(f, "[{key}]"),
+        }
+    }
+}
+
+impl At<'_> {
+    fn is_empty(&self) -> bool {
+        matches!(self.step, Step::Field("")) && self.parent.is_none_or(At::is_empty)
+    }
+}
+
+/// Collects the errors of one object.
+#[derive(Debug, Default)]
+pub struct Errors(Vec<FieldError>);
+
+impl Errors {
+    /// No errors yet.
+    pub fn new() -> Errors {
+        Errors::default()
+    }
+
+    /// The errors in the order found.
+    pub fn done(self) -> Vec<FieldError> {
+        self.0
+    }
+
+    fn push(&mut self, error_type: ErrorType, at: At<'_>, bad_value: Value, detail: impl Into<String>) {
+        self.0.push(FieldError { field: at.to_string(), error_type, bad_value, detail: detail.into() });
+    }
+
+    /// A value is missing.
+    pub fn required(&mut self, at: At<'_>, detail: impl Into<String>) {
+        self.push(ErrorType::Required, at, Value::from(""), detail);
+    }
+
+    /// A value is malformed.
+    pub fn invalid(&mut self, at: At<'_>, value: impl Into<Value>, detail: impl Into<String>) {
+        self.push(ErrorType::Invalid, at, value.into(), detail);
+    }
+
+    /// The messages of a format check, each as one error.
+    pub fn format(&mut self, at: At<'_>, value: &str, problems: Vec<String>) {
+        for problem in problems {
+            self.invalid(at, value, problem);
+        }
+    }
+
+    /// A field may not be set, or not be changed in this way.
+    pub fn forbidden(&mut self, at: At<'_>, detail: impl Into<String>) {
+        self.push(ErrorType::Forbidden, at, Value::from(""), detail);
+    }
+
+    /// A value is not one of the known ones (given sorted, as upstream prints them).
+    pub fn not_supported(&mut self, at: At<'_>, value: &str, supported: &[&str]) {
+        let quoted: Vec<String> = supported.iter().map(|s| crate::format::quoted(s)).collect();
+        let detail = if quoted.is_empty() { String::new() } else { format!("supported values: {}", quoted.join(", ")) };
+        self.push(ErrorType::NotSupported, at, Value::from(value), detail);
+    }
+
+    /// A value that must be unique occurs twice.
+    pub fn duplicate(&mut self, at: At<'_>, value: impl Into<Value>) {
+        self.push(ErrorType::Duplicate, at, value.into(), "");
+    }
+
+    /// A text or the total of a map is longer than `max` bytes.
+    pub fn too_long(&mut self, at: At<'_>, max: usize) {
+        let unit = if max == 1 { "byte" } else { "bytes" };
+        self.push(ErrorType::TooLong, at, Value::from(""), format!("may not be more than {max} {unit}"));
+    }
+
+    /// A list has more than `max` elements.
+    pub fn too_many(&mut self, at: At<'_>, count: usize, max: usize) {
+        let unit = if max == 1 { "item" } else { "items" };
+        self.push(ErrorType::TooMany, at, Value::from(count), format!("must have at most {max} {unit}"));
+    }
+
+    /// A reference points nowhere.
+    pub fn not_found(&mut self, at: At<'_>, value: &str) {
+        self.push(ErrorType::NotFound, at, Value::from(value), "");
+    }
+
+    /// The value must be one of `supported` (sorted); empty is an error of its own kind.
+    pub fn one_of(&mut self, at: At<'_>, value: &str, supported: &[&str]) {
+        if value.is_empty() {
+            self.required(at, "");
+        } else if !supported.contains(&value) {
+            self.not_supported(at, value, supported);
+        }
+    }
+
+    /// The value, if set, must be one of `supported`.
+    pub fn optional_of(&mut self, at: At<'_>, value: &str, supported: &[&str]) {
+        if !value.is_empty() && !supported.contains(&value) {
+            self.not_supported(at, value, supported);
+        }
+    }
+
+    /// The integer may not be negative.
+    pub fn non_negative(&mut self, at: At<'_>, value: i64) {
+        if value < 0 {
+            self.invalid(at, value, NON_NEGATIVE);
+        }
+    }
+
+    /// The value may not change once the object exists.
+    pub fn immutable(&mut self, at: At<'_>, new: &Value, old: &Value) {
+        if !crate::look::same(new, old) {
+            self.invalid(at, new.clone(), IMMUTABLE);
+        }
+    }
+}
+
+/// Text for a negative number.
+pub const NON_NEGATIVE: &str = "must be greater than or equal to 0";
+/// Text for a changed field that may not change.
+pub const IMMUTABLE: &str = "field is immutable";
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn paths_print_as_upstream() {
+        let root = At::root("spec");
+        let containers = root.at("containers");
+        let first = containers.index(0);
+        let limits = first.at("resources.limits");
+        assert_eq!(limits.key("cpu").to_string(), "spec.containers[0].resources.limits[cpu]");
+        let nothing = At::root("");
+        assert_eq!(nothing.at("data").to_string(), "data");
+    }
+}
