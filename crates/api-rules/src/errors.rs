@@ -78,13 +78,15 @@ impl Errors {
         self.0
     }
 
-    fn push(&mut self, error_type: ErrorType, at: At<'_>, bad_value: Value, detail: impl Into<String>) {
-        self.0.push(FieldError { field: at.to_string(), error_type, bad_value, detail: detail.into() });
+    fn push(&mut self, ty: ErrorType, at: At<'_>, bad_value: Value, detail: impl Into<String>) {
+        let path = at.to_string();
+        let field = if path.is_empty() { "<nil>".to_owned() } else { path };
+        self.0.push(FieldError { field, ty, bad_value, detail: detail.into(), origin: "" });
     }
 
     /// A value is missing.
     pub fn required(&mut self, at: At<'_>, detail: impl Into<String>) {
-        self.push(ErrorType::Required, at, Value::from(""), detail);
+        self.push(ErrorType::Required, at, Value::Null, detail);
     }
 
     /// A value is malformed.
@@ -101,14 +103,18 @@ impl Errors {
 
     /// A field may not be set, or not be changed in this way.
     pub fn forbidden(&mut self, at: At<'_>, detail: impl Into<String>) {
-        self.push(ErrorType::Forbidden, at, Value::from(""), detail);
+        self.push(ErrorType::Forbidden, at, Value::Null, detail);
     }
 
     /// A value is not one of the known ones (given sorted, as upstream prints them).
-    pub fn not_supported(&mut self, at: At<'_>, value: &str, supported: &[&str]) {
-        let quoted: Vec<String> = supported.iter().map(|s| crate::format::quoted(s)).collect();
-        let detail = if quoted.is_empty() { String::new() } else { format!("supported values: {}", quoted.join(", ")) };
-        self.push(ErrorType::NotSupported, at, Value::from(value), detail);
+    pub fn not_supported(&mut self, at: At<'_>, value: impl Into<Value>, supported: &[&str]) {
+        let quoted: Vec<String> = supported.iter().map(|s| api_types::field::quote(s)).collect();
+        let detail = if quoted.is_empty() {
+            String::new()
+        } else {
+            format!("supported values: {}", quoted.join(", "))
+        };
+        self.push(ErrorType::NotSupported, at, value.into(), detail);
     }
 
     /// A value that must be unique occurs twice.
@@ -119,7 +125,12 @@ impl Errors {
     /// A text or the total of a map is longer than `max` bytes.
     pub fn too_long(&mut self, at: At<'_>, max: usize) {
         let unit = if max == 1 { "byte" } else { "bytes" };
-        self.push(ErrorType::TooLong, at, Value::from(""), format!("may not be more than {max} {unit}"));
+        self.push(
+            ErrorType::TooLong,
+            at,
+            Value::from("<value omitted>"),
+            format!("may not be more than {max} {unit}"),
+        );
     }
 
     /// A list has more than `max` elements.
@@ -154,6 +165,27 @@ impl Errors {
         if value < 0 {
             self.invalid(at, value, NON_NEGATIVE);
         }
+    }
+
+    /// An error that the server itself is to blame for.
+    pub fn internal(&mut self, at: At<'_>, detail: impl Into<String>) {
+        self.push(ErrorType::InternalError, at, Value::Null, detail);
+    }
+
+    /// A list has fewer than `min` elements.
+    pub fn too_few(&mut self, at: At<'_>, count: usize, min: usize) {
+        let unit = if min == 1 { "item" } else { "items" };
+        self.push(ErrorType::TooFew, at, Value::from(count), format!("must have at least {min} {unit}"));
+    }
+
+    /// Adds errors found elsewhere.
+    pub fn extend(&mut self, more: Vec<FieldError>) {
+        self.0.extend(more);
+    }
+
+    /// Whether no error was found yet.
+    pub fn is_empty(&self) -> bool {
+        self.0.is_empty()
     }
 
     /// The value may not change once the object exists.

@@ -230,7 +230,8 @@ pub fn domain_prefixed_path(s: &str) -> Problems {
     let Some((domain, path)) = s.split_once('/').filter(|(d, p)| !d.is_empty() && !p.is_empty()) else {
         return vec!["must be a domain-prefixed path (such as \"acme.io/foo\")".into()];
     };
-    let mut out: Problems = dns1123_subdomain(domain).into_iter().map(|m| format!("prefix part {m}")).collect();
+    let mut out: Problems =
+        dns1123_subdomain(domain).into_iter().map(|m| format!("prefix part {m}")).collect();
     if !path.bytes().all(|c| c.is_ascii_alphanumeric() || b"/%-._~:@!$&'()*+,;=".contains(&c)) {
         out.push("Invalid path (regex used for validation is '[A-Za-z0-9/\\-._~%!$&'()*+,;=:]+')".into());
     }
@@ -246,7 +247,11 @@ pub fn parse_ip(s: &str) -> Option<IpAddr> {
     if octets.len() != 4 || octets.iter().any(|o| o.is_empty() || !o.bytes().all(|b| b.is_ascii_digit())) {
         return None;
     }
-    let trimmed: Vec<String> = octets.iter().map(|o| o.trim_start_matches('0')).map(|o| if o.is_empty() { "0".into() } else { o.to_string() }).collect();
+    let trimmed: Vec<String> = octets
+        .iter()
+        .map(|o| o.trim_start_matches('0'))
+        .map(|o| if o.is_empty() { "0".into() } else { o.to_string() })
+        .collect();
     trimmed.join(".").parse().ok()
 }
 
@@ -289,11 +294,6 @@ pub fn non_special_ip(s: &str) -> Problems {
     out
 }
 
-/// Go's `%q` of a string: JSON quoting is the same for what field errors carry.
-pub fn quoted(s: &str) -> String {
-    serde_json::Value::from(s).to_string()
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -326,7 +326,13 @@ mod tests {
         assert!(port_name("http-1").is_empty());
         assert_eq!(port_name("80"), vec!["must contain at least one letter (a-z)".to_string()]);
         assert!(ip("010.0.0.1").is_empty() && ip("::1").is_empty() && !ip("1.2.3").is_empty());
-        assert_eq!(non_special_ip("127.0.0.1"), vec!["may not be in the loopback range (127.0.0.0/8, ::1/128)".to_string()]);
-        assert_eq!(path_segment("a/b%"), vec!["may not contain '/'".to_string(), "may not contain '%'".to_string()]);
+        assert_eq!(
+            non_special_ip("127.0.0.1"),
+            vec!["may not be in the loopback range (127.0.0.0/8, ::1/128)".to_string()]
+        );
+        assert_eq!(
+            path_segment("a/b%"),
+            vec!["may not contain '/'".to_string(), "may not contain '%'".to_string()]
+        );
     }
 }

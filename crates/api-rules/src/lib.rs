@@ -1,0 +1,34 @@
+//! What is true of a Kubernetes object whoever asks: defaults, what a client may set, validation, printing, patches.
+//!
+//! Pure: no store, no HTTP, no clock, no randomness. Objects are [`serde_json::Value`] trees with `apiVersion` and
+//! `kind` set, already checked against their schema; time and generated names come in as arguments.
+//!
+//! [`rules`] gives the rules of a kind. The order in which an API server calls them for a create:
+//! [`meta::fill_system_fields`], `default`, `prepare_create`, `validate`, `warnings`; for an update: `default`,
+//! `prepare_update` (or `prepare_status_update`), `validate_update` (or `validate_status_update`), `warnings`.
+//!
+//! Invariants: a rule never fails and never panics, whatever the tree holds: a field of another type reads as its
+//! zero value. Defaulting is idempotent. Error texts, field paths and the order of alternatives are upstream's
+//! (Kubernetes v1.37).
+//!
+//! Reading order: [`look`] (reading trees), [`errors`] (paths and the collector), [`Rules`], one file of `kinds`,
+//! then [`defaults`], [`strategy`], [`columns`], [`patch`].
+
+pub mod columns;
+mod cron;
+pub mod defaults;
+pub mod errors;
+pub mod fields;
+pub mod format;
+mod index;
+mod kinds;
+pub mod look;
+pub mod meta;
+pub mod patch;
+pub mod qos;
+mod rules;
+pub mod strategy;
+mod warnings;
+
+pub use kinds::pod::{validate_binding, validate_ephemeral_containers_update, validate_resize};
+pub use rules::{Rules, custom_rules, rules, rules_of};

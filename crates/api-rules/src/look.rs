@@ -1,6 +1,7 @@
 //! Reading and writing JSON trees by dotted path without ever failing: a field that is missing, null or of
 //! another type reads as the zero value, as in the decoded Go struct.
 
+use api_types::quantity::Quantity;
 use serde_json::{Map, Value};
 
 static NULL: Value = Value::Null;
@@ -135,6 +136,15 @@ pub fn set(value: &mut Value, path: &str, new: Value) {
 pub fn remove(value: &mut Value, path: &str) -> Option<Value> {
     let (parent, field) = path.rsplit_once('.').unwrap_or(("", path));
     at_mut(value, parent)?.as_object_mut()?.remove(field)
+}
+
+/// The quantity that a string or number stands for.
+pub fn quantity(value: &Value) -> Option<Quantity> {
+    match value {
+        Value::String(text) => Quantity::parse(text).ok(),
+        Value::Number(number) => Quantity::parse(&number.to_string()).ok(),
+        _ => None,
+    }
 }
 
 /// Whether two trees mean the same to a decoded object: null, missing, and empty lists, objects and strings are

@@ -147,7 +147,8 @@ fn validate_owner(owner: &Value, at: At<'_>, errors: &mut Errors) {
     }
     for field in ["apiVersion", "kind", "name", "uid"] {
         if owner.text(field).is_empty() {
-            let detail = if field == "apiVersion" { "version must not be empty" } else { "must not be empty" };
+            let detail =
+                if field == "apiVersion" { "version must not be empty" } else { "must not be empty" };
             errors.invalid(at.at(field), owner.at(field).as_str().unwrap_or(""), detail);
         }
     }
@@ -192,7 +193,11 @@ pub fn validate_manager(manager: &str, at: At<'_>, errors: &mut Errors) {
         errors.too_long(at, MANAGER_MAX_BYTES);
     }
     if let Some((index, _)) = manager.char_indices().find(|(_, c)| c.is_control()) {
-        errors.invalid(at, manager, format!("invalid character {index} in fieldManager, should only contain printable characters"));
+        errors.invalid(
+            at,
+            manager,
+            format!("invalid character {index} in fieldManager, should only contain printable characters"),
+        );
     }
 }
 
@@ -208,12 +213,18 @@ pub fn validate_update(new: &Value, old: &Value, unconditional: bool, errors: &m
     let (new, old) = (new.at("metadata"), old.at("metadata"));
     new_finalizers_while_deleted(new, old, errors);
     if !unconditional && new.text("resourceVersion").is_empty() {
-        errors.invalid(META.at("resourceVersion"), new.text("resourceVersion"), "must be specified for an update");
+        errors.invalid(
+            META.at("resourceVersion"),
+            new.text("resourceVersion"),
+            "must be specified for an update",
+        );
     }
     if new.int("generation") < old.int("generation") {
         errors.invalid(META.at("generation"), new.int("generation"), "must not be decremented");
     }
-    for field in ["name", "namespace", "uid", "creationTimestamp", "deletionTimestamp", "deletionGracePeriodSeconds"] {
+    for field in
+        ["name", "namespace", "uid", "creationTimestamp", "deletionTimestamp", "deletionGracePeriodSeconds"]
+    {
         if new.at(field) != old.at(field) {
             errors.invalid(META.at(field), new.at(field).clone(), IMMUTABLE);
         }
@@ -238,9 +249,9 @@ fn new_finalizers_while_deleted(new: &Value, old: &Value, errors: &mut Errors) {
     }
 }
 
-/// Clears what a client may not set on a new object.
+/// Clears what a client may not set on a new object; uid and creation time are [`fill_system_fields`]'s.
 pub fn prepare_create(object: &mut Value) {
-    for field in ["deletionTimestamp", "deletionGracePeriodSeconds", "selfLink", "uid", "creationTimestamp", "generation"] {
+    for field in ["deletionTimestamp", "deletionGracePeriodSeconds", "selfLink", "generation"] {
         remove(object, &format!("metadata.{field}"));
     }
     object_mut(object, "metadata");
@@ -298,17 +309,27 @@ mod tests {
         assert!(problems(&json!({"metadata": {"name": "a", "namespace": "b"}})).is_empty());
         assert_eq!(
             problems(&json!({"metadata": {}})),
-            ["metadata.name: Required value: name or generateName is required", "metadata.namespace: Required value"]
+            [
+                "metadata.name: Required value: name or generateName is required",
+                "metadata.namespace: Required value"
+            ]
         );
         let bad = problems(&json!({"metadata": {"name": "A_b", "namespace": "b"}}));
-        assert!(bad[0].starts_with("metadata.name: Invalid value: \"A_b\": a lowercase RFC 1123 subdomain"), "{bad:?}");
-        assert!(problems(&json!({"metadata": {"name": "x", "generateName": "x-", "namespace": "b"}})).is_empty());
+        assert!(
+            bad[0].starts_with("metadata.name: Invalid value: \"A_b\": a lowercase RFC 1123 subdomain"),
+            "{bad:?}"
+        );
+        assert!(
+            problems(&json!({"metadata": {"name": "x", "generateName": "x-", "namespace": "b"}})).is_empty()
+        );
     }
 
     #[test]
     fn two_controllers_and_bad_owner() {
         let owner = json!({"apiVersion": "v1", "kind": "Pod", "name": "p", "uid": "u", "controller": true});
-        let found = problems(&json!({"metadata": {"name": "a", "namespace": "b", "ownerReferences": [owner, owner]}}));
+        let found = problems(
+            &json!({"metadata": {"name": "a", "namespace": "b", "ownerReferences": [owner, owner]}}),
+        );
         assert!(found[0].contains("Found \"true\" in references for Pod/p and Pod/p"), "{found:?}");
     }
 
@@ -323,7 +344,12 @@ mod tests {
         let mut errors = Errors::new();
         validate_update(&new, &old, false, &mut errors);
         let found: Vec<String> = errors.done().iter().map(ToString::to_string).collect();
-        assert_eq!(found, ["metadata.finalizers: Forbidden: no new finalizers can be added if the object is being deleted, found new finalizers []string{\"c/d\"}"]);
+        assert_eq!(
+            found,
+            [
+                "metadata.finalizers: Forbidden: no new finalizers can be added if the object is being deleted, found new finalizers []string{\"c/d\"}"
+            ]
+        );
     }
 
     #[test]

@@ -1,9 +1,9 @@
 //! Create and update strategies of every kind, from `data/strategies.txt`: status and spec kept apart, generation,
 //! unconditional updates.
 
+use crate::index::Index;
 use crate::look::{Look, remove, same, set};
 use crate::meta;
-use foldhash::HashMap;
 use serde_json::{Value, json};
 use std::sync::LazyLock;
 
@@ -34,18 +34,17 @@ pub struct Strategy {
     status_update_keeps: Vec<&'static str>,
 }
 
-type Table = HashMap<(&'static str, &'static str), Strategy>;
-
-static TABLE: LazyLock<Table> = LazyLock::new(|| include_str!("../data/strategies.txt").lines().filter_map(parse).collect());
+static TABLE: LazyLock<Index<2, Strategy>> =
+    LazyLock::new(|| include_str!("../data/strategies.txt").lines().filter_map(parse).collect());
 
 /// For kinds without a row, custom resources among them.
 static GENERIC: LazyLock<Strategy> = LazyLock::new(|| row("skg", "*", "metadata,spec"));
 
-fn parse(line: &'static str) -> Option<((&'static str, &'static str), Strategy)> {
+fn parse(line: &'static str) -> Option<([&'static str; 2], Strategy)> {
     let words: Vec<&str> = line.split(' ').collect();
     match words[..] {
         [group, kind, flags, raised, kept] if group != "#" && !line.starts_with('#') => {
-            Some(((if group == "-" { "" } else { group }, kind), row(flags, raised, kept)))
+            Some(([if group == "-" { "" } else { group }, kind], row(flags, raised, kept)))
         }
         _ => None,
     }
@@ -67,7 +66,7 @@ fn row(flags: &str, raised: &'static str, kept: &'static str) -> Strategy {
 
 /// The strategy of a kind.
 pub fn strategy(group: &str, kind: &str) -> &'static Strategy {
-    TABLE.get(&(group, kind)).unwrap_or(&GENERIC)
+    TABLE.get([group, kind]).unwrap_or(&GENERIC)
 }
 
 /// The strategy of the object's own kind.
@@ -149,8 +148,12 @@ mod tests {
     fn new_objects_start_at_generation_one_without_status() {
         let mut deployment = json!({"apiVersion": "apps/v1", "kind": "Deployment", "metadata": {"name": "a", "generation": 7}, "status": {"replicas": 3}});
         prepare_create(&mut deployment);
-        assert_eq!(deployment, json!({"apiVersion": "apps/v1", "kind": "Deployment", "metadata": {"name": "a", "generation": 1}}));
-        let mut node = json!({"apiVersion": "v1", "kind": "Node", "metadata": {"name": "a"}, "status": {"phase": "x"}});
+        assert_eq!(
+            deployment,
+            json!({"apiVersion": "apps/v1", "kind": "Deployment", "metadata": {"name": "a", "generation": 1}})
+        );
+        let mut node =
+            json!({"apiVersion": "v1", "kind": "Node", "metadata": {"name": "a"}, "status": {"phase": "x"}});
         prepare_create(&mut node);
         assert_eq!(node.text("status.phase"), "x", "a node registers with its status");
     }

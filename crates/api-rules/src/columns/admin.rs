@@ -1,9 +1,11 @@
 //! Columns of access control, admission, certificates, flow control, devices and the extension kinds.
 
 use super::cluster::three;
-use super::{AGE, CREATED_AT, Cell, Column, KindColumns, NAME, condition, duration, first_few, is_true, number, plain, text, wide};
+use super::{
+    AGE, CREATED_AT, Cell, Column, KindColumns, NAME, condition, duration, first_few, is_true, number, plain,
+    text, wide,
+};
 use crate::look::Look;
-use api_types::selector;
 use serde_json::Value;
 
 const ACCESS: &str = "rbac.authorization.k8s.io";
@@ -19,120 +21,185 @@ pub(super) static KINDS: &[KindColumns] = &[
     (ACCESS, "RoleBinding", BINDING),
     (ACCESS, "ClusterRoleBinding", BINDING),
     ("", "LimitRange", &[NAME, CREATED_AT]),
-    (CERTIFICATES, "CertificateSigningRequest", &[
-        NAME,
-        AGE,
-        text("SignerName", Cell::Text("spec.signerName", "<none>")),
-        text("Requestor", Cell::Text("spec.username", "")),
-        text("RequestedDuration", Cell::Of(requested_duration)),
-        text("Condition", Cell::Of(signing_state)),
-    ]),
-    (CERTIFICATES, "ClusterTrustBundle", &[NAME, text("SignerName", Cell::Text("spec.signerName", "<none>"))]),
-    (CERTIFICATES, "PodCertificateRequest", &[
-        NAME,
-        text("PodName", Cell::Text("spec.podName", "")),
-        text("ServiceAccountName", Cell::Text("spec.serviceAccountName", "")),
-        text("NodeName", Cell::Text("spec.nodeName", "")),
-        text("SignerName", Cell::Text("spec.signerName", "")),
-        text("State", Cell::Of(|o, _| last_condition(o, &["Issued", "Denied", "Failed"], "Pending", false))),
-        text("UnverifiedUserAnnotations", Cell::Labels("spec.unverifiedUserAnnotations")),
-    ]),
+    (
+        CERTIFICATES,
+        "CertificateSigningRequest",
+        &[
+            NAME,
+            AGE,
+            text("SignerName", Cell::Text("spec.signerName", "<none>")),
+            text("Requestor", Cell::Text("spec.username", "")),
+            text("RequestedDuration", Cell::Of(requested_duration)),
+            text("Condition", Cell::Of(signing_state)),
+        ],
+    ),
+    (
+        CERTIFICATES,
+        "ClusterTrustBundle",
+        &[NAME, text("SignerName", Cell::Text("spec.signerName", "<none>"))],
+    ),
+    (
+        CERTIFICATES,
+        "PodCertificateRequest",
+        &[
+            NAME,
+            text("PodName", Cell::Text("spec.podName", "")),
+            text("ServiceAccountName", Cell::Text("spec.serviceAccountName", "")),
+            text("NodeName", Cell::Text("spec.nodeName", "")),
+            text("SignerName", Cell::Text("spec.signerName", "")),
+            text(
+                "State",
+                Cell::Of(|o, _| last_condition(o, &["Issued", "Denied", "Failed"], "Pending", false)),
+            ),
+            text("UnverifiedUserAnnotations", Cell::Labels("spec.unverifiedUserAnnotations")),
+        ],
+    ),
     (ADMISSION, "MutatingWebhookConfiguration", WEBHOOKS),
     (ADMISSION, "ValidatingWebhookConfiguration", WEBHOOKS),
-    (ADMISSION, "ValidatingAdmissionPolicy", &[NAME, counted("Validations", "spec.validations"), PARAM_KIND, AGE]),
+    (
+        ADMISSION,
+        "ValidatingAdmissionPolicy",
+        &[NAME, counted("Validations", "spec.validations"), PARAM_KIND, AGE],
+    ),
     (ADMISSION, "MutatingAdmissionPolicy", &[NAME, counted("Mutations", "spec.mutations"), PARAM_KIND, AGE]),
     (ADMISSION, "ValidatingAdmissionPolicyBinding", POLICY_BINDING),
     (ADMISSION, "MutatingAdmissionPolicyBinding", POLICY_BINDING),
-    (FLOW, "FlowSchema", &[
-        NAME,
-        text("PriorityLevel", Cell::Text("spec.priorityLevelConfiguration.name", "")),
-        text("MatchingPrecedence", Cell::Int("spec.matchingPrecedence")),
-        text("DistinguisherMethod", Cell::Text("spec.distinguisherMethod.type", "<none>")),
-        AGE,
-        text("MissingPL", Cell::Of(|o, _| condition(o, "status.conditions", "Dangling").map_or("?", |c| c.text("status")).into())),
-    ]),
-    (FLOW, "PriorityLevelConfiguration", &[
-        NAME,
-        text("Type", Cell::Text("spec.type", "")),
-        text("NominalConcurrencyShares", Cell::Text("spec.limited.nominalConcurrencyShares", "<none>")),
-        text("Queues", Cell::Text("spec.limited.limitResponse.queuing.queues", "<none>")),
-        text("HandSize", Cell::Text("spec.limited.limitResponse.queuing.handSize", "<none>")),
-        text("QueueLengthLimit", Cell::Text("spec.limited.limitResponse.queuing.queueLengthLimit", "<none>")),
-        AGE,
-    ]),
-    ("internal.apiserver.k8s.io", "StorageVersion", &[
-        NAME,
-        text("CommonEncodingVersion", Cell::Text("status.commonEncodingVersion", "<unset>")),
-        text("StorageVersions", Cell::Of(storage_versions)),
-        AGE,
-    ]),
-    ("storagemigration.k8s.io", "StorageVersionMigration", &[
-        Column { format: "", ..NAME },
-        text("Resource", Cell::Of(migrated)),
-        text("Status", Cell::Of(|o, _| last_condition(o, &["Running", "Failed", "Succeeded"], "Unknown", true))),
-    ]),
-    ("autoscaling", "Scale", &[
-        Column { format: "", ..NAME },
-        number("Desired", "spec.replicas"),
-        number("Available", "status.replicas"),
-        AGE,
-    ]),
+    (
+        FLOW,
+        "FlowSchema",
+        &[
+            NAME,
+            text("PriorityLevel", Cell::Text("spec.priorityLevelConfiguration.name", "")),
+            text("MatchingPrecedence", Cell::Int("spec.matchingPrecedence")),
+            text("DistinguisherMethod", Cell::Text("spec.distinguisherMethod.type", "<none>")),
+            AGE,
+            text(
+                "MissingPL",
+                Cell::Of(|o, _| {
+                    condition(o, "status.conditions", "Dangling").map_or("?", |c| c.text("status")).into()
+                }),
+            ),
+        ],
+    ),
+    (
+        FLOW,
+        "PriorityLevelConfiguration",
+        &[
+            NAME,
+            text("Type", Cell::Text("spec.type", "")),
+            text("NominalConcurrencyShares", Cell::Text("spec.limited.nominalConcurrencyShares", "<none>")),
+            text("Queues", Cell::Text("spec.limited.limitResponse.queuing.queues", "<none>")),
+            text("HandSize", Cell::Text("spec.limited.limitResponse.queuing.handSize", "<none>")),
+            text(
+                "QueueLengthLimit",
+                Cell::Text("spec.limited.limitResponse.queuing.queueLengthLimit", "<none>"),
+            ),
+            AGE,
+        ],
+    ),
+    (
+        "internal.apiserver.k8s.io",
+        "StorageVersion",
+        &[
+            NAME,
+            text("CommonEncodingVersion", Cell::Text("status.commonEncodingVersion", "<unset>")),
+            text("StorageVersions", Cell::Of(storage_versions)),
+            AGE,
+        ],
+    ),
+    (
+        "storagemigration.k8s.io",
+        "StorageVersionMigration",
+        &[
+            Column { format: "", ..NAME },
+            text("Resource", Cell::Of(migrated)),
+            text(
+                "Status",
+                Cell::Of(|o, _| last_condition(o, &["Running", "Failed", "Succeeded"], "Unknown", true)),
+            ),
+        ],
+    ),
+    (
+        "autoscaling",
+        "Scale",
+        &[
+            Column { format: "", ..NAME },
+            number("Desired", "spec.replicas"),
+            number("Available", "status.replicas"),
+            AGE,
+        ],
+    ),
     (DEVICES, "DeviceClass", &[NAME, AGE]),
     (DEVICES, "ResourceClaim", &[NAME, text("State", Cell::Of(claim_state)), AGE]),
     (DEVICES, "ResourceClaimTemplate", &[NAME, AGE]),
-    (DEVICES, "ResourceSlice", &[
-        NAME,
-        text("Node", Cell::Text("spec.nodeName", "")),
-        text("Driver", Cell::Text("spec.driver", "")),
-        text("Pool", Cell::Text("spec.pool.name", "")),
-        AGE,
-    ]),
-    (DEVICES, "ResourcePoolStatusRequest", &[
-        NAME,
-        text("Driver", Cell::Text("spec.driver", "")),
-        text("Total", Cell::Of(|o, _| pool_sum(o, "totalDevices"))),
-        text("Available", Cell::Of(|o, _| pool_sum(o, "availableDevices"))),
-        text("Allocated", Cell::Of(|o, _| pool_sum(o, "allocatedDevices"))),
-        text("Unavailable", Cell::Of(|o, _| pool_sum(o, "unavailableDevices"))),
-        text("Errors", Cell::Of(pool_errors)),
-        number("Pools", "status.poolCount"),
-        text("Status", Cell::Of(pool_state)),
-        text("Completed", Cell::Of(pool_completed)),
-    ]),
-    (DEVICES, "DeviceTaintRule", &[
-        NAME,
-        text("Key", Cell::Text("spec.taint.key", "")),
-        text("Value", Cell::Text("spec.taint.value", "")),
-        text("Effect", Cell::Text("spec.taint.effect", "")),
-        text("TimeAdded", Cell::Since("spec.taint.timeAdded", "")),
-        AGE,
-    ]),
+    (
+        DEVICES,
+        "ResourceSlice",
+        &[
+            NAME,
+            text("Node", Cell::Text("spec.nodeName", "")),
+            text("Driver", Cell::Text("spec.driver", "")),
+            text("Pool", Cell::Text("spec.pool.name", "")),
+            AGE,
+        ],
+    ),
+    (
+        DEVICES,
+        "ResourcePoolStatusRequest",
+        &[
+            NAME,
+            text("Driver", Cell::Text("spec.driver", "")),
+            text("Total", Cell::Of(|o, _| pool_sum(o, "totalDevices"))),
+            text("Available", Cell::Of(|o, _| pool_sum(o, "availableDevices"))),
+            text("Allocated", Cell::Of(|o, _| pool_sum(o, "allocatedDevices"))),
+            text("Unavailable", Cell::Of(|o, _| pool_sum(o, "unavailableDevices"))),
+            text("Errors", Cell::Of(pool_errors)),
+            number("Pools", "status.poolCount"),
+            text("Status", Cell::Of(pool_state)),
+            text("Completed", Cell::Of(pool_completed)),
+        ],
+    ),
+    (
+        DEVICES,
+        "DeviceTaintRule",
+        &[
+            NAME,
+            text("Key", Cell::Text("spec.taint.key", "")),
+            text("Value", Cell::Text("spec.taint.value", "")),
+            text("Effect", Cell::Text("spec.taint.effect", "")),
+            text("TimeAdded", Cell::Since("spec.taint.timeAdded", "")),
+            AGE,
+        ],
+    ),
     (SCHEDULING, "Workload", &[NAME, AGE]),
     (SCHEDULING, "PodGroup", &[NAME, POLICY, WORKLOAD, text("Status", Cell::Of(pod_group_status)), AGE]),
     (SCHEDULING, "CompositePodGroup", &[NAME, POLICY, WORKLOAD, AGE]),
-    ("apiregistration.k8s.io", "APIService", &[
-        NAME,
-        text("Service", Cell::Of(api_service)),
-        text("Available", Cell::Of(available)),
-        AGE,
-    ]),
-    ("apiextensions.k8s.io", "CustomResourceDefinition", &[
-        NAME,
-        text("Scope", Cell::Text("spec.scope", "")),
-        text("Versions", Cell::Of(served_versions)),
-        CREATED_AT,
-        wide("Group", Cell::Text("spec.group", "")),
-        wide("Kind", Cell::Text("spec.names.kind", "")),
-        wide("ShortNames", Cell::Join("spec.names.shortNames", ",", "")),
-        Column {
-            name: "Established",
-            type_: "boolean",
-            format: "",
-            priority: 1,
-            description: "",
-            cell: Cell::Of(|o, _| is_true(o, "Established").into()),
-        },
-    ]),
+    (
+        "apiregistration.k8s.io",
+        "APIService",
+        &[NAME, text("Service", Cell::Of(api_service)), text("Available", Cell::Of(available)), AGE],
+    ),
+    (
+        "apiextensions.k8s.io",
+        "CustomResourceDefinition",
+        &[
+            NAME,
+            text("Scope", Cell::Text("spec.scope", "")),
+            text("Versions", Cell::Of(served_versions)),
+            CREATED_AT,
+            wide("Group", Cell::Text("spec.group", "")),
+            wide("Kind", Cell::Text("spec.names.kind", "")),
+            wide("ShortNames", Cell::Join("spec.names.shortNames", ",", "")),
+            Column {
+                name: "Established",
+                type_: "boolean",
+                format: "",
+                priority: 1,
+                description: "",
+                cell: Cell::Of(|o, _| is_true(o, "Established").into()),
+            },
+        ],
+    ),
 ];
 
 static BINDING: &[Column] = &[
@@ -151,7 +218,10 @@ static POLICY_BINDING: &[Column] = &[
     AGE,
 ];
 const PARAM_KIND: Column = text("ParamKind", Cell::Of(param_kind));
-const POLICY: Column = text("Policy", Cell::Of(|o, _| if o.has("spec.schedulingPolicy.gang") { "Gang" } else { "Basic" }.into()));
+const POLICY: Column = text(
+    "Policy",
+    Cell::Of(|o, _| if o.has("spec.schedulingPolicy.gang") { "Gang" } else { "Basic" }.into()),
+);
 const WORKLOAD: Column = text("Workload", Cell::Text("spec.workloadRef.workloadName", "<none>"));
 
 const fn counted(name: &'static str, path: &'static str) -> Column {
@@ -209,7 +279,11 @@ fn last_condition(object: &Value, types: &[&str], none: &str, must_hold: bool) -
 
 fn param_kind(policy: &Value, _: i64) -> Value {
     let kind = policy.at("spec.paramKind");
-    if kind.is_object() { format!("{}/{}", kind.text("apiVersion"), kind.text("kind")).into() } else { "<unset>".into() }
+    if kind.is_object() {
+        format!("{}/{}", kind.text("apiVersion"), kind.text("kind")).into()
+    } else {
+        "<unset>".into()
+    }
 }
 
 fn param_ref(binding: &Value, _: i64) -> Value {
@@ -218,7 +292,7 @@ fn param_ref(binding: &Value, _: i64) -> Value {
         return "<unset>".into();
     }
     match reference.text("name") {
-        "" => selector::to_string(reference.at("selector")).into(),
+        "" => super::selector_text(reference.at("selector")).into(),
         name => format!("{}/{name}", plain(reference.at("namespace"), "*")).into(),
     }
 }
@@ -262,7 +336,8 @@ fn pools(request: &Value) -> Option<&[Value]> {
 }
 
 fn pool_sum(request: &Value, field: &str) -> Value {
-    pools(request).map_or_else(|| "-".into(), |p| p.iter().map(|p| p.int(field)).sum::<i64>().to_string().into())
+    pools(request)
+        .map_or_else(|| "-".into(), |p| p.iter().map(|p| p.int(field)).sum::<i64>().to_string().into())
 }
 
 fn pool_errors(request: &Value, _: i64) -> Value {
@@ -285,7 +360,8 @@ fn pool_state(request: &Value, _: i64) -> Value {
 
 fn pool_completed(request: &Value, now: i64) -> Value {
     let done = condition(request, "status.conditions", "Complete").filter(|c| c.text("status") == "True");
-    done.map_or_else(|| "<none>".into(), |c| duration::since(c.text("lastTransitionTime"), now, "<none>")).into()
+    done.map_or_else(|| "<none>".into(), |c| duration::since(c.text("lastTransitionTime"), now, "<none>"))
+        .into()
 }
 
 fn pod_group_status(group: &Value, _: i64) -> Value {
@@ -301,7 +377,11 @@ fn pod_group_status(group: &Value, _: i64) -> Value {
 
 fn api_service(object: &Value, _: i64) -> Value {
     let service = object.at("spec.service");
-    if service.is_object() { format!("{}/{}", service.text("namespace"), service.text("name")).into() } else { "Local".into() }
+    if service.is_object() {
+        format!("{}/{}", service.text("namespace"), service.text("name")).into()
+    } else {
+        "Local".into()
+    }
 }
 
 fn available(object: &Value, _: i64) -> Value {
@@ -318,7 +398,9 @@ fn served_versions(crd: &Value, _: i64) -> Value {
         .items("spec.versions")
         .iter()
         .filter(|v| v.flag("served"))
-        .map(|v| if v.flag("storage") { format!("{}(storage)", v.text("name")) } else { v.text("name").to_owned() })
+        .map(|v| {
+            if v.flag("storage") { format!("{}(storage)", v.text("name")) } else { v.text("name").to_owned() }
+        })
         .collect();
     all.sort_unstable();
     first_few(&all, usize::MAX, ",").into()

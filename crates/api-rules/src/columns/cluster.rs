@@ -1,126 +1,198 @@
 //! Columns of the objects that describe the cluster: nodes, namespaces, configuration, storage, events, leases.
 
-use super::{AGE, CREATED_AT, Cell, Column, KindColumns, NAME, condition, duration, first_few, number, plain, text, wide};
+use super::{
+    AGE, CREATED_AT, Cell, Column, KindColumns, NAME, condition, duration, first_few, number, plain, text,
+    wide,
+};
 use crate::look::Look;
 use serde_json::Value;
 
 pub(super) static KINDS: &[KindColumns] = &[
-    ("", "Node", &[
-        NAME,
-        text("Status", Cell::Of(node_status)),
-        text("Roles", Cell::Of(node_roles)),
-        AGE,
-        text("Version", Cell::Text("status.nodeInfo.kubeletVersion", "")),
-        wide("Internal-IP", Cell::Of(|o, _| address(o, "InternalIP"))),
-        wide("External-IP", Cell::Of(|o, _| address(o, "ExternalIP"))),
-        wide("OS-Image", Cell::Text("status.nodeInfo.osImage", "<unknown>")),
-        wide("Kernel-Version", Cell::Of(kernel)),
-        wide("Container-Runtime", Cell::Text("status.nodeInfo.containerRuntimeVersion", "<unknown>")),
-    ]),
+    (
+        "",
+        "Node",
+        &[
+            NAME,
+            text("Status", Cell::Of(node_status)),
+            text("Roles", Cell::Of(node_roles)),
+            AGE,
+            text("Version", Cell::Text("status.nodeInfo.kubeletVersion", "")),
+            wide("Internal-IP", Cell::Of(|o, _| address(o, "InternalIP"))),
+            wide("External-IP", Cell::Of(|o, _| address(o, "ExternalIP"))),
+            wide("OS-Image", Cell::Text("status.nodeInfo.osImage", "<unknown>")),
+            wide("Kernel-Version", Cell::Of(kernel)),
+            wide("Container-Runtime", Cell::Text("status.nodeInfo.containerRuntimeVersion", "<unknown>")),
+        ],
+    ),
     ("", "Namespace", &[NAME, text("Status", Cell::Text("status.phase", "")), AGE]),
     ("", "Secret", &[NAME, text("Type", Cell::Text("type", "")), text("Data", Cell::Count("data")), AGE]),
     ("", "ConfigMap", &[NAME, text("Data", Cell::Of(config_data)), AGE]),
     ("", "ServiceAccount", &[NAME, AGE]),
-    ("", "ResourceQuota", &[
-        NAME,
-        text("Request", Cell::Of(|o, _| quota(o, false))),
-        text("Limit", Cell::Of(|o, _| quota(o, true))),
-        AGE,
-    ]),
-    ("", "ComponentStatus", &[
-        NAME,
-        text("Status", Cell::Of(component_status)),
-        text("Message", Cell::Of(|o, _| component(o, "message"))),
-        text("Error", Cell::Of(|o, _| component(o, "error"))),
-    ]),
+    (
+        "",
+        "ResourceQuota",
+        &[
+            NAME,
+            text("Request", Cell::Of(|o, _| quota(o, false))),
+            text("Limit", Cell::Of(|o, _| quota(o, true))),
+            AGE,
+        ],
+    ),
+    (
+        "",
+        "ComponentStatus",
+        &[
+            NAME,
+            text("Status", Cell::Of(component_status)),
+            text("Message", Cell::Of(|o, _| component(o, "message"))),
+            text("Error", Cell::Of(|o, _| component(o, "error"))),
+        ],
+    ),
     ("", "Event", EVENT),
     ("events.k8s.io", "Event", EVENT),
-    ("", "PersistentVolume", &[
-        NAME,
-        text("Capacity", Cell::Text("spec.capacity.storage", "0")),
-        text("Access Modes", Cell::Of(|o, _| access_modes(o.items("spec.accessModes")))),
-        text("Reclaim Policy", Cell::Text("spec.persistentVolumeReclaimPolicy", "")),
-        text("Status", Cell::Of(phase)),
-        text("Claim", Cell::Of(claim)),
-        text("StorageClass", Cell::Of(storage_class)),
-        text("VolumeAttributesClass", Cell::Text("spec.volumeAttributesClassName", "<unset>")),
-        text("Reason", Cell::Text("status.reason", "")),
-        AGE,
-        wide("VolumeMode", Cell::Text("spec.volumeMode", "<unset>")),
-    ]),
-    ("", "PersistentVolumeClaim", &[
-        NAME,
-        text("Status", Cell::Of(phase)),
-        text("Volume", Cell::Text("spec.volumeName", "")),
-        text("Capacity", Cell::Of(|o, _| bound(o, || plain(o.at("status.capacity.storage"), "0").into()))),
-        text("Access Modes", Cell::Of(|o, _| bound(o, || access_modes(o.items("status.accessModes"))))),
-        text("StorageClass", Cell::Of(storage_class)),
-        text("VolumeAttributesClass", Cell::Text("spec.volumeAttributesClassName", "<unset>")),
-        AGE,
-        wide("VolumeMode", Cell::Text("spec.volumeMode", "<unset>")),
-    ]),
-    ("storage.k8s.io", "StorageClass", &[
-        NAME,
-        text("Provisioner", Cell::Text("provisioner", "")),
-        text("ReclaimPolicy", Cell::Text("reclaimPolicy", "Delete")),
-        text("VolumeBindingMode", Cell::Text("volumeBindingMode", "Immediate")),
-        text("AllowVolumeExpansion", Cell::Bool("allowVolumeExpansion", false)),
-        AGE,
-    ]),
-    ("storage.k8s.io", "VolumeAttributesClass", &[NAME, text("DriverName", Cell::Text("driverName", "")), AGE]),
-    ("storage.k8s.io", "VolumeAttachment", &[
-        NAME,
-        Column { name: "Attacher", type_: "string", format: "name", priority: 0, description: "", cell: Cell::Text("spec.attacher", "") },
-        text("PV", Cell::Text("spec.source.persistentVolumeName", "")),
-        text("Node", Cell::Text("spec.nodeName", "")),
-        boolean("Attached", Cell::Bool("status.attached", false)),
-        AGE,
-    ]),
-    ("storage.k8s.io", "CSINode", &[
-        NAME,
-        Column { name: "Drivers", type_: "integer", format: "", priority: 0, description: "", cell: Cell::Count("spec.drivers") },
-        AGE,
-    ]),
-    ("storage.k8s.io", "CSIDriver", &[
-        NAME,
-        boolean("AttachRequired", Cell::Bool("spec.attachRequired", true)),
-        boolean("PodInfoOnMount", Cell::Bool("spec.podInfoOnMount", false)),
-        boolean("StorageCapacity", Cell::Bool("spec.storageCapacity", false)),
-        text("TokenRequests", Cell::Of(token_requests)),
-        boolean("RequiresRepublish", Cell::Bool("spec.requiresRepublish", false)),
-        text("Modes", Cell::Join("spec.volumeLifecycleModes", ",", "<none>")),
-        AGE,
-    ]),
+    (
+        "",
+        "PersistentVolume",
+        &[
+            NAME,
+            text("Capacity", Cell::Text("spec.capacity.storage", "0")),
+            text("Access Modes", Cell::Of(|o, _| access_modes(o.items("spec.accessModes")))),
+            text("Reclaim Policy", Cell::Text("spec.persistentVolumeReclaimPolicy", "")),
+            text("Status", Cell::Of(phase)),
+            text("Claim", Cell::Of(claim)),
+            text("StorageClass", Cell::Of(storage_class)),
+            text("VolumeAttributesClass", Cell::Text("spec.volumeAttributesClassName", "<unset>")),
+            text("Reason", Cell::Text("status.reason", "")),
+            AGE,
+            wide("VolumeMode", Cell::Text("spec.volumeMode", "<unset>")),
+        ],
+    ),
+    (
+        "",
+        "PersistentVolumeClaim",
+        &[
+            NAME,
+            text("Status", Cell::Of(phase)),
+            text("Volume", Cell::Text("spec.volumeName", "")),
+            text(
+                "Capacity",
+                Cell::Of(|o, _| bound(o, || plain(o.at("status.capacity.storage"), "0").into())),
+            ),
+            text("Access Modes", Cell::Of(|o, _| bound(o, || access_modes(o.items("status.accessModes"))))),
+            text("StorageClass", Cell::Of(storage_class)),
+            text("VolumeAttributesClass", Cell::Text("spec.volumeAttributesClassName", "<unset>")),
+            AGE,
+            wide("VolumeMode", Cell::Text("spec.volumeMode", "<unset>")),
+        ],
+    ),
+    (
+        "storage.k8s.io",
+        "StorageClass",
+        &[
+            NAME,
+            text("Provisioner", Cell::Text("provisioner", "")),
+            text("ReclaimPolicy", Cell::Text("reclaimPolicy", "Delete")),
+            text("VolumeBindingMode", Cell::Text("volumeBindingMode", "Immediate")),
+            text("AllowVolumeExpansion", Cell::Bool("allowVolumeExpansion", false)),
+            AGE,
+        ],
+    ),
+    (
+        "storage.k8s.io",
+        "VolumeAttributesClass",
+        &[NAME, text("DriverName", Cell::Text("driverName", "")), AGE],
+    ),
+    (
+        "storage.k8s.io",
+        "VolumeAttachment",
+        &[
+            NAME,
+            Column {
+                name: "Attacher",
+                type_: "string",
+                format: "name",
+                priority: 0,
+                description: "",
+                cell: Cell::Text("spec.attacher", ""),
+            },
+            text("PV", Cell::Text("spec.source.persistentVolumeName", "")),
+            text("Node", Cell::Text("spec.nodeName", "")),
+            boolean("Attached", Cell::Bool("status.attached", false)),
+            AGE,
+        ],
+    ),
+    (
+        "storage.k8s.io",
+        "CSINode",
+        &[
+            NAME,
+            Column {
+                name: "Drivers",
+                type_: "integer",
+                format: "",
+                priority: 0,
+                description: "",
+                cell: Cell::Count("spec.drivers"),
+            },
+            AGE,
+        ],
+    ),
+    (
+        "storage.k8s.io",
+        "CSIDriver",
+        &[
+            NAME,
+            boolean("AttachRequired", Cell::Bool("spec.attachRequired", true)),
+            boolean("PodInfoOnMount", Cell::Bool("spec.podInfoOnMount", false)),
+            boolean("StorageCapacity", Cell::Bool("spec.storageCapacity", false)),
+            text("TokenRequests", Cell::Of(token_requests)),
+            boolean("RequiresRepublish", Cell::Bool("spec.requiresRepublish", false)),
+            text("Modes", Cell::Join("spec.volumeLifecycleModes", ",", "<none>")),
+            AGE,
+        ],
+    ),
     ("storage.k8s.io", "CSIStorageCapacity", &[NAME, CREATED_AT]),
     ("coordination.k8s.io", "Lease", &[NAME, text("Holder", Cell::Text("spec.holderIdentity", "")), AGE]),
-    ("coordination.k8s.io", "LeaseCandidate", &[
-        NAME,
-        text("LeaseName", Cell::Text("spec.leaseName", "")),
-        text("BinaryVersion", Cell::Text("spec.binaryVersion", "")),
-        text("EmulationVersion", Cell::Text("spec.emulationVersion", "")),
-        AGE,
-    ]),
-    ("networking.k8s.io", "IngressClass", &[
-        Column { cell: Cell::Of(ingress_class_name), ..NAME },
-        text("Controller", Cell::Text("spec.controller", "")),
-        text("Parameters", Cell::Of(ingress_class_parameters)),
-        AGE,
-    ]),
-    ("networking.k8s.io", "NetworkPolicy", &[
-        NAME,
-        text("Pod-Selector", Cell::Selector("spec.podSelector", "<none>")),
-        AGE,
-    ]),
+    (
+        "coordination.k8s.io",
+        "LeaseCandidate",
+        &[
+            NAME,
+            text("LeaseName", Cell::Text("spec.leaseName", "")),
+            text("BinaryVersion", Cell::Text("spec.binaryVersion", "")),
+            text("EmulationVersion", Cell::Text("spec.emulationVersion", "")),
+            AGE,
+        ],
+    ),
+    (
+        "networking.k8s.io",
+        "IngressClass",
+        &[
+            Column { cell: Cell::Of(ingress_class_name), ..NAME },
+            text("Controller", Cell::Text("spec.controller", "")),
+            text("Parameters", Cell::Of(ingress_class_parameters)),
+            AGE,
+        ],
+    ),
+    (
+        "networking.k8s.io",
+        "NetworkPolicy",
+        &[NAME, text("Pod-Selector", Cell::Selector("spec.podSelector", "<none>")), AGE],
+    ),
     ("networking.k8s.io", "ServiceCIDR", &[NAME, text("CIDRs", Cell::Join("spec.cidrs", ",", "")), AGE]),
     ("networking.k8s.io", "IPAddress", &[NAME, text("ParentRef", Cell::Of(parent_ref))]),
     ("node.k8s.io", "RuntimeClass", &[NAME, text("Handler", Cell::Text("handler", "")), AGE]),
-    ("scheduling.k8s.io", "PriorityClass", &[
-        NAME,
-        number("Value", "value"),
-        boolean("Global-Default", Cell::Bool("globalDefault", false)),
-        AGE,
-        text("PreemptionPolicy", Cell::Text("preemptionPolicy", "")),
-    ]),
+    (
+        "scheduling.k8s.io",
+        "PriorityClass",
+        &[
+            NAME,
+            number("Value", "value"),
+            boolean("Global-Default", Cell::Bool("globalDefault", false)),
+            AGE,
+            text("PreemptionPolicy", Cell::Text("preemptionPolicy", "")),
+        ],
+    ),
 ];
 
 static EVENT: &[Column] = &[
@@ -128,7 +200,10 @@ static EVENT: &[Column] = &[
     text("Type", Cell::Text("type", "")),
     text("Reason", Cell::Text("reason", "")),
     text("Object", Cell::Of(event_object)),
-    wide("Subobject", Cell::Of(|o, _| event_field(o, "involvedObject.fieldPath", "regarding.fieldPath").into())),
+    wide(
+        "Subobject",
+        Cell::Of(|o, _| event_field(o, "involvedObject.fieldPath", "regarding.fieldPath").into()),
+    ),
     wide("Source", Cell::Of(event_source)),
     text("Message", Cell::Of(|o, _| event_field(o, "message", "note").trim().into())),
     wide("First Seen", Cell::Of(|o, now| first_seen(o, now).into())),
@@ -266,17 +341,26 @@ fn access_modes(modes: &[Value]) -> Value {
         ("ReadWriteMany", "RWX"),
         ("ReadWriteOncePod", "RWOP"),
     ];
-    let short: Vec<&str> = all.iter().filter(|(long, _)| modes.iter().any(|m| m == long)).map(|(_, s)| *s).collect();
+    let short: Vec<&str> =
+        all.iter().filter(|(long, _)| modes.iter().any(|m| m == long)).map(|(_, s)| *s).collect();
     short.join(",").into()
 }
 
 fn phase(object: &Value, _: i64) -> Value {
-    if object.has("metadata.deletionTimestamp") { "Terminating".into() } else { object.text("status.phase").into() }
+    if object.has("metadata.deletionTimestamp") {
+        "Terminating".into()
+    } else {
+        object.text("status.phase").into()
+    }
 }
 
 fn claim(volume: &Value, _: i64) -> Value {
     let claim = volume.at("spec.claimRef");
-    if claim.is_object() { format!("{}/{}", claim.text("namespace"), claim.text("name")).into() } else { "".into() }
+    if claim.is_object() {
+        format!("{}/{}", claim.text("namespace"), claim.text("name")).into()
+    } else {
+        "".into()
+    }
 }
 
 fn storage_class(object: &Value, _: i64) -> Value {

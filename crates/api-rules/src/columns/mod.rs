@@ -10,9 +10,9 @@ pub mod duration;
 mod pod;
 mod workloads;
 
+use crate::index::Index;
 use crate::look::Look;
-use api_types::selector;
-use foldhash::HashMap;
+use api_types::selector::LabelSelector;
 use serde_json::{Value, json};
 use std::sync::LazyLock;
 
@@ -99,17 +99,17 @@ pub static FALLBACK: &[Column] = &[NAME, CREATED_AT];
 
 type KindColumns = (&'static str, &'static str, &'static [Column]);
 
-static KINDS: LazyLock<HashMap<(&'static str, &'static str), &'static [Column]>> = LazyLock::new(|| {
+static KINDS: LazyLock<Index<2, &'static [Column]>> = LazyLock::new(|| {
     [workloads::KINDS, cluster::KINDS, admin::KINDS]
         .into_iter()
         .flatten()
-        .map(|(group, kind, columns)| ((*group, *kind), *columns))
+        .map(|(group, kind, columns)| ([*group, *kind], *columns))
         .collect()
 });
 
 /// The columns of a kind; every version of a group prints alike.
 pub fn columns(group: &str, kind: &str) -> &'static [Column] {
-    KINDS.get(&(group, kind)).copied().unwrap_or(FALLBACK)
+    KINDS.get([group, kind]).copied().unwrap_or(FALLBACK)
 }
 
 /// The cells of one object under `columns`; `now` in milliseconds since the epoch.
@@ -141,12 +141,17 @@ fn cell(cell: Cell, object: &Value, now: i64) -> Value {
         Cell::Count(path) => return Value::from(count(object.at(path))),
         Cell::Join(path, separator, none) => or(joined(object.items(path), separator), none),
         Cell::Labels(path) => or(labels(object.at(path)), "<none>"),
-        Cell::Selector(path, none) => or(selector::to_string(object.at(path)), none),
+        Cell::Selector(path, none) => or(selector_text(object.at(path)), none),
         Cell::Each(path, field) => each(object.items(path), field),
         Cell::Since(path, none) => duration::since(object.text(path), now, none),
         Cell::Of(f) => return f(object, now),
     };
     Value::String(shown)
+}
+
+/// A label selector object as kubectl's `-l` takes it; empty when it selects everything or nothing.
+fn selector_text(selector: &Value) -> String {
+    LabelSelector::from_value(selector).map_or_else(|_| "<error>".to_owned(), |s| s.to_string())
 }
 
 fn count(value: &Value) -> usize {
@@ -176,7 +181,8 @@ fn each(items: &[Value], field: &str) -> String {
 }
 
 fn labels(map: &Value) -> String {
-    let mut pairs: Vec<String> = map.entries("").map(|(k, v)| format!("{k}={}", v.as_str().unwrap_or(""))).collect();
+    let mut pairs: Vec<String> =
+        map.entries("").map(|(k, v)| format!("{k}={}", v.as_str().unwrap_or(""))).collect();
     pairs.sort_unstable();
     pairs.join(",")
 }

@@ -10,7 +10,15 @@ pub(super) static POD: &[Column] = &[
     text("Status", Cell::Of(|pod, _| summary(pod).status.into())),
     text("Restarts", Cell::Of(|pod, now| restarts(&summary(pod), now).into())),
     super::AGE,
-    wide("IP", Cell::Of(|pod, _| pod.items("status.podIPs").first().map_or_else(|| "<none>".into(), |ip| plain(ip.at("ip"), "<none>")).into())),
+    wide(
+        "IP",
+        Cell::Of(|pod, _| {
+            pod.items("status.podIPs")
+                .first()
+                .map_or_else(|| "<none>".into(), |ip| plain(ip.at("ip"), "<none>"))
+                .into()
+        }),
+    ),
     wide("Node", Cell::Text("spec.nodeName", "<none>")),
     wide("Nominated Node", Cell::Text("status.nominatedNodeName", "<none>")),
     wide("Readiness Gates", Cell::Of(|pod, _| readiness_gates(pod).into())),
@@ -193,7 +201,8 @@ fn readiness_gates(pod: &Value) -> String {
     let passed = gates
         .iter()
         .filter(|gate| {
-            condition(pod, "status.conditions", gate.text("conditionType")).is_some_and(|c| c.text("status") == "True")
+            condition(pod, "status.conditions", gate.text("conditionType"))
+                .is_some_and(|c| c.text("status") == "True")
         })
         .count();
     format!("{passed}/{}", gates.len())

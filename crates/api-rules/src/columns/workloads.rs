@@ -1,131 +1,210 @@
 //! Columns of pods and what makes them, of services and what routes to them.
 
-use super::{AGE, Cell, Column, KindColumns, NAME, count, duration, first_few, is_true, number, plain, text, wide};
+use super::{
+    AGE, Cell, Column, KindColumns, NAME, count, duration, first_few, is_true, number, plain, text, wide,
+};
 use crate::look::Look;
-use api_types::quantity::Quantity;
 use serde_json::Value;
 
 pub(super) static KINDS: &[KindColumns] = &[
     ("", "Pod", super::pod::POD),
-    ("", "PodTemplate", &[
-        NAME,
-        text("Containers", Cell::Each("template.spec.containers", "name")),
-        text("Images", Cell::Each("template.spec.containers", "image")),
-        text("Pod Labels", Cell::Labels("template.metadata.labels")),
-    ]),
-    ("", "ReplicationController", &[
-        NAME,
-        number("Desired", "spec.replicas"),
-        number("Current", "status.replicas"),
-        number("Ready", "status.readyReplicas"),
-        AGE,
-        CONTAINERS,
-        IMAGES,
-        wide("Selector", Cell::Labels("spec.selector")),
-    ]),
-    ("apps", "ReplicaSet", &[
-        NAME,
-        number("Desired", "spec.replicas"),
-        number("Current", "status.replicas"),
-        number("Ready", "status.readyReplicas"),
-        AGE,
-        CONTAINERS,
-        IMAGES,
-        SELECTOR,
-    ]),
-    ("apps", "Deployment", &[
-        NAME,
-        text("Ready", Cell::Of(ready_of_replicas)),
-        text("Up-to-date", Cell::Int("status.updatedReplicas")),
-        text("Available", Cell::Int("status.availableReplicas")),
-        AGE,
-        CONTAINERS,
-        IMAGES,
-        wide("Selector", Cell::Selector("spec.selector", "")),
-    ]),
-    ("apps", "DaemonSet", &[
-        NAME,
-        number("Desired", "status.desiredNumberScheduled"),
-        number("Current", "status.currentNumberScheduled"),
-        number("Ready", "status.numberReady"),
-        number("Up-to-date", "status.updatedNumberScheduled"),
-        number("Available", "status.numberAvailable"),
-        text("Node Selector", Cell::Labels("spec.template.spec.nodeSelector")),
-        AGE,
-        CONTAINERS,
-        IMAGES,
-        SELECTOR,
-    ]),
+    (
+        "",
+        "PodTemplate",
+        &[
+            NAME,
+            text("Containers", Cell::Each("template.spec.containers", "name")),
+            text("Images", Cell::Each("template.spec.containers", "image")),
+            text("Pod Labels", Cell::Labels("template.metadata.labels")),
+        ],
+    ),
+    (
+        "",
+        "ReplicationController",
+        &[
+            NAME,
+            number("Desired", "spec.replicas"),
+            number("Current", "status.replicas"),
+            number("Ready", "status.readyReplicas"),
+            AGE,
+            CONTAINERS,
+            IMAGES,
+            wide("Selector", Cell::Labels("spec.selector")),
+        ],
+    ),
+    (
+        "apps",
+        "ReplicaSet",
+        &[
+            NAME,
+            number("Desired", "spec.replicas"),
+            number("Current", "status.replicas"),
+            number("Ready", "status.readyReplicas"),
+            AGE,
+            CONTAINERS,
+            IMAGES,
+            SELECTOR,
+        ],
+    ),
+    (
+        "apps",
+        "Deployment",
+        &[
+            NAME,
+            text("Ready", Cell::Of(ready_of_replicas)),
+            text("Up-to-date", Cell::Int("status.updatedReplicas")),
+            text("Available", Cell::Int("status.availableReplicas")),
+            AGE,
+            CONTAINERS,
+            IMAGES,
+            wide("Selector", Cell::Selector("spec.selector", "")),
+        ],
+    ),
+    (
+        "apps",
+        "DaemonSet",
+        &[
+            NAME,
+            number("Desired", "status.desiredNumberScheduled"),
+            number("Current", "status.currentNumberScheduled"),
+            number("Ready", "status.numberReady"),
+            number("Up-to-date", "status.updatedNumberScheduled"),
+            number("Available", "status.numberAvailable"),
+            text("Node Selector", Cell::Labels("spec.template.spec.nodeSelector")),
+            AGE,
+            CONTAINERS,
+            IMAGES,
+            SELECTOR,
+        ],
+    ),
     ("apps", "StatefulSet", &[NAME, text("Ready", Cell::Of(ready_of_replicas)), AGE, CONTAINERS, IMAGES]),
-    ("apps", "ControllerRevision", &[
-        NAME,
-        text("Controller", Cell::Of(controller)),
-        text("Revision", Cell::Int("revision")),
-        AGE,
-    ]),
-    ("batch", "Job", &[
-        NAME,
-        text("Status", Cell::Of(job_status)),
-        text("Completions", Cell::Of(completions)),
-        text("Duration", Cell::Of(job_duration)),
-        AGE,
-        CONTAINERS,
-        IMAGES,
-        SELECTOR,
-    ]),
-    ("batch", "CronJob", &[
-        NAME,
-        text("Schedule", Cell::Text("spec.schedule", "")),
-        text("Timezone", Cell::Text("spec.timeZone", "<none>")),
-        Column { name: "Suspend", type_: "boolean", format: "", priority: 0, description: "", cell: Cell::Of(suspend) },
-        Column { name: "Active", type_: "integer", format: "", priority: 0, description: "", cell: Cell::Count("status.active") },
-        text("Last Schedule", Cell::Since("status.lastScheduleTime", "<none>")),
-        AGE,
-        wide("Containers", Cell::Each("spec.jobTemplate.spec.template.spec.containers", "name")),
-        wide("Images", Cell::Each("spec.jobTemplate.spec.template.spec.containers", "image")),
-        wide("Selector", Cell::Selector("spec.jobTemplate.spec.selector", "<none>")),
-    ]),
-    ("autoscaling", "HorizontalPodAutoscaler", &[
-        NAME,
-        text("Reference", Cell::Of(|o, _| format!("{}/{}", o.text("spec.scaleTargetRef.kind"), o.text("spec.scaleTargetRef.name")).into())),
-        text("Targets", Cell::Of(targets)),
-        text("MinPods", Cell::Text("spec.minReplicas", "<unset>")),
-        text("MaxPods", Cell::Int("spec.maxReplicas")),
-        text("Replicas", Cell::Int("status.currentReplicas")),
-        AGE,
-    ]),
-    ("policy", "PodDisruptionBudget", &[
-        NAME,
-        text("Min Available", Cell::Text("spec.minAvailable", "N/A")),
-        text("Max Unavailable", Cell::Text("spec.maxUnavailable", "N/A")),
-        number("Allowed Disruptions", "status.disruptionsAllowed"),
-        AGE,
-    ]),
-    ("", "Service", &[
-        NAME,
-        text("Type", Cell::Text("spec.type", "")),
-        text("Cluster-IP", Cell::Of(|o, _| o.items("spec.clusterIPs").first().map_or_else(|| "<none>".into(), |ip| plain(ip, "<none>")).into())),
-        text("External-IP", Cell::Of(external_ip)),
-        text("Port(s)", Cell::Of(ports)),
-        AGE,
-        wide("Selector", Cell::Labels("spec.selector")),
-    ]),
-    ("networking.k8s.io", "Ingress", &[
-        NAME,
-        text("Class", Cell::Text("spec.ingressClassName", "<none>")),
-        text("Hosts", Cell::Of(hosts)),
-        text("Address", Cell::Of(|o, _| load_balancer(o).join(",").into())),
-        text("Ports", Cell::Of(|o, _| if o.items("spec.tls").is_empty() { "80" } else { "80, 443" }.into())),
-        AGE,
-    ]),
+    (
+        "apps",
+        "ControllerRevision",
+        &[NAME, text("Controller", Cell::Of(controller)), text("Revision", Cell::Int("revision")), AGE],
+    ),
+    (
+        "batch",
+        "Job",
+        &[
+            NAME,
+            text("Status", Cell::Of(job_status)),
+            text("Completions", Cell::Of(completions)),
+            text("Duration", Cell::Of(job_duration)),
+            AGE,
+            CONTAINERS,
+            IMAGES,
+            SELECTOR,
+        ],
+    ),
+    (
+        "batch",
+        "CronJob",
+        &[
+            NAME,
+            text("Schedule", Cell::Text("spec.schedule", "")),
+            text("Timezone", Cell::Text("spec.timeZone", "<none>")),
+            Column {
+                name: "Suspend",
+                type_: "boolean",
+                format: "",
+                priority: 0,
+                description: "",
+                cell: Cell::Of(suspend),
+            },
+            Column {
+                name: "Active",
+                type_: "integer",
+                format: "",
+                priority: 0,
+                description: "",
+                cell: Cell::Count("status.active"),
+            },
+            text("Last Schedule", Cell::Since("status.lastScheduleTime", "<none>")),
+            AGE,
+            wide("Containers", Cell::Each("spec.jobTemplate.spec.template.spec.containers", "name")),
+            wide("Images", Cell::Each("spec.jobTemplate.spec.template.spec.containers", "image")),
+            wide("Selector", Cell::Selector("spec.jobTemplate.spec.selector", "<none>")),
+        ],
+    ),
+    (
+        "autoscaling",
+        "HorizontalPodAutoscaler",
+        &[
+            NAME,
+            text(
+                "Reference",
+                Cell::Of(|o, _| {
+                    format!("{}/{}", o.text("spec.scaleTargetRef.kind"), o.text("spec.scaleTargetRef.name"))
+                        .into()
+                }),
+            ),
+            text("Targets", Cell::Of(targets)),
+            text("MinPods", Cell::Text("spec.minReplicas", "<unset>")),
+            text("MaxPods", Cell::Int("spec.maxReplicas")),
+            text("Replicas", Cell::Int("status.currentReplicas")),
+            AGE,
+        ],
+    ),
+    (
+        "policy",
+        "PodDisruptionBudget",
+        &[
+            NAME,
+            text("Min Available", Cell::Text("spec.minAvailable", "N/A")),
+            text("Max Unavailable", Cell::Text("spec.maxUnavailable", "N/A")),
+            number("Allowed Disruptions", "status.disruptionsAllowed"),
+            AGE,
+        ],
+    ),
+    (
+        "",
+        "Service",
+        &[
+            NAME,
+            text("Type", Cell::Text("spec.type", "")),
+            text(
+                "Cluster-IP",
+                Cell::Of(|o, _| {
+                    o.items("spec.clusterIPs")
+                        .first()
+                        .map_or_else(|| "<none>".into(), |ip| plain(ip, "<none>"))
+                        .into()
+                }),
+            ),
+            text("External-IP", Cell::Of(external_ip)),
+            text("Port(s)", Cell::Of(ports)),
+            AGE,
+            wide("Selector", Cell::Labels("spec.selector")),
+        ],
+    ),
+    (
+        "networking.k8s.io",
+        "Ingress",
+        &[
+            NAME,
+            text("Class", Cell::Text("spec.ingressClassName", "<none>")),
+            text("Hosts", Cell::Of(hosts)),
+            text("Address", Cell::Of(|o, _| load_balancer(o).join(",").into())),
+            text(
+                "Ports",
+                Cell::Of(|o, _| if o.items("spec.tls").is_empty() { "80" } else { "80, 443" }.into()),
+            ),
+            AGE,
+        ],
+    ),
     ("", "Endpoints", &[NAME, text("Endpoints", Cell::Of(endpoints)), AGE]),
-    ("discovery.k8s.io", "EndpointSlice", &[
-        NAME,
-        text("AddressType", Cell::Text("addressType", "")),
-        text("Ports", Cell::Of(slice_ports)),
-        text("Endpoints", Cell::Of(slice_endpoints)),
-        AGE,
-    ]),
+    (
+        "discovery.k8s.io",
+        "EndpointSlice",
+        &[
+            NAME,
+            text("AddressType", Cell::Text("addressType", "")),
+            text("Ports", Cell::Of(slice_ports)),
+            text("Endpoints", Cell::Of(slice_endpoints)),
+            AGE,
+        ],
+    ),
 ];
 
 const CONTAINERS: Column = wide("Containers", Cell::Each("spec.template.spec.containers", "name"));
@@ -301,7 +380,7 @@ fn target(spec: &Value, current: &Value) -> String {
         return "<unknown type>".into();
     }
     let (want, have) = (spec.at(source).at("target"), current.at(source).at("current"));
-    let amount = |v: &Value| v.as_str().and_then(|s| s.parse::<Quantity>().ok()).map(|q| q.to_string());
+    let amount = |v: &Value| crate::look::quantity(v).map(|q| q.to_string());
     let now = |field: &str| amount(have.at(field)).unwrap_or_else(|| "<unknown>".into());
     let average = amount(want.at("averageValue"));
     match source {
@@ -310,8 +389,12 @@ fn target(spec: &Value, current: &Value) -> String {
             match average {
                 Some(a) => format!("{name}: {}/{a}", now("averageValue")),
                 None => {
-                    let have = have.int_opt("averageUtilization").map_or_else(|| "<unknown>".into(), |n| format!("{n}%"));
-                    let want = want.int_opt("averageUtilization").map_or_else(|| "<auto>".into(), |n| format!("{n}%"));
+                    let have = have
+                        .int_opt("averageUtilization")
+                        .map_or_else(|| "<unknown>".into(), |n| format!("{n}%"));
+                    let want = want
+                        .int_opt("averageUtilization")
+                        .map_or_else(|| "<auto>".into(), |n| format!("{n}%"));
                     format!("{name}: {have}/{want}")
                 }
             }

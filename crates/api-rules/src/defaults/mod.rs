@@ -170,7 +170,9 @@ fn parse_rule(line: &str) -> Rule {
         "zero" => Operation::Zero(value()),
         "is" => Operation::Is(argument.to_owned()),
         "milli" => Operation::Milli,
-        "call" => Operation::Call(special::find(argument).expect("invariant: the defaults table names known rules")),
+        "call" => {
+            Operation::Call(special::find(argument).expect("invariant: the defaults table names known rules"))
+        }
         other => unreachable!("unknown operation {other} in the defaults table"),
     };
     Rule { path, operation }

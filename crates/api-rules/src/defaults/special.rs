@@ -47,8 +47,9 @@ fn default_value(value: &mut Value, path: &str, new: Value) {
 /// Quantities finer than a thousandth are rounded up to one.
 pub(super) fn round_to_milli(map: &mut Value) {
     for amount in map.as_object_mut().into_iter().flat_map(|m| m.values_mut()) {
-        let Some(quantity) = amount.as_str().and_then(|s| s.parse::<Quantity>().ok()) else { continue };
-        if let Some(rounded) = quantity.rounded_up_to_milli() {
+        let Some(quantity) = crate::look::quantity(amount) else { continue };
+        let rounded = Quantity::from_millis(quantity.milli_value());
+        if rounded > quantity && quantity.milli_value() < i64::MAX {
             *amount = Value::String(rounded.to_string());
         }
     }
@@ -181,7 +182,9 @@ fn statefulset_strategy(object: &mut Value) {
         set(object, "spec.updateStrategy.type", json!("RollingUpdate"));
         default_value(object, "spec.updateStrategy.rollingUpdate", json!({}));
     }
-    if object.text("spec.updateStrategy.type") == "RollingUpdate" && object.has("spec.updateStrategy.rollingUpdate") {
+    if object.text("spec.updateStrategy.type") == "RollingUpdate"
+        && object.has("spec.updateStrategy.rollingUpdate")
+    {
         default_value(object, "spec.updateStrategy.rollingUpdate.partition", json!(0));
         default_value(object, "spec.updateStrategy.rollingUpdate.maxUnavailable", json!(1));
     }
@@ -201,7 +204,9 @@ fn job(job: &mut Value) {
 fn service(service: &mut Value) {
     match service.text("spec.sessionAffinity") {
         "None" => drop(remove(service, "spec.sessionAffinityConfig")),
-        "ClientIP" => default_value(service, "spec.sessionAffinityConfig.clientIP.timeoutSeconds", json!(10_800)),
+        "ClientIP" => {
+            default_value(service, "spec.sessionAffinityConfig.clientIP.timeoutSeconds", json!(10_800))
+        }
         _ => {}
     }
     for port in items_mut(service, "spec.ports").into_iter().flatten() {
@@ -233,7 +238,8 @@ fn service(service: &mut Value) {
 fn namespace_label(namespace: &mut Value) {
     let name = namespace.text("metadata.name").to_owned();
     if !name.is_empty() {
-        object_mut(namespace, "metadata.labels").insert("kubernetes.io/metadata.name".into(), Value::from(name));
+        object_mut(namespace, "metadata.labels")
+            .insert("kubernetes.io/metadata.name".into(), Value::from(name));
     }
 }
 
@@ -262,7 +268,11 @@ fn limit_range_item(item: &mut Value) {
 
 fn network_policy_types(policy: &mut Value) {
     if policy.has("spec") && policy.items("spec.policyTypes").is_empty() {
-        let types = if policy.items("spec.egress").is_empty() { json!(["Ingress"]) } else { json!(["Ingress", "Egress"]) };
+        let types = if policy.items("spec.egress").is_empty() {
+            json!(["Ingress"])
+        } else {
+            json!(["Ingress", "Egress"])
+        };
         set(policy, "spec.policyTypes", types);
     }
 }
@@ -280,8 +290,12 @@ fn crd_names(crd: &mut Value) {
         default_text(crd, "spec.names.listKind", &format!("{kind}List"));
     }
     if crd.items("status.storedVersions").is_empty() {
-        let stored: Vec<Value> =
-            crd.items("spec.versions").iter().filter(|v| v.flag("storage")).map(|v| v.at("name").clone()).collect();
+        let stored: Vec<Value> = crd
+            .items("spec.versions")
+            .iter()
+            .filter(|v| v.flag("storage"))
+            .map(|v| v.at("name").clone())
+            .collect();
         if !stored.is_empty() {
             set(crd, "status.storedVersions", Value::Array(stored));
         }

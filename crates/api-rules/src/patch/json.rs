@@ -36,7 +36,8 @@ fn apply(doc: &mut Value, operation: &Value, copied: &mut usize) -> Result<(), S
     if !matches!(kind, "add" | "remove" | "replace" | "move" | "test" | "copy") {
         return Err(format!("Unexpected kind: {kind}"));
     }
-    let path = field("path").ok_or_else(|| format!("{kind} operation failed to decode path: missing value"))?;
+    let path =
+        field("path").ok_or_else(|| format!("{kind} operation failed to decode path: missing value"))?;
     let value = || operation.get("value").cloned().unwrap_or(Value::Null);
     match kind {
         "add" => add(doc, path, value(), "add operation does not apply: doc is missing path"),
@@ -44,9 +45,15 @@ fn apply(doc: &mut Value, operation: &Value, copied: &mut usize) -> Result<(), S
         "replace" => replace(doc, path, value()),
         "test" => test(doc, path, &value()),
         _ => {
-            let from = field("from").ok_or_else(|| format!("{kind} operation failed to decode from: missing value"))?;
+            let from = field("from")
+                .ok_or_else(|| format!("{kind} operation failed to decode from: missing value"))?;
             let moved = if kind == "move" { remove(doc, from, kind)? } else { copy(doc, from, copied)? };
-            add(doc, path, moved, &format!("{kind} operation does not apply: doc is missing destination path"))
+            add(
+                doc,
+                path,
+                moved,
+                &format!("{kind} operation does not apply: doc is missing destination path"),
+            )
         }
     }
 }
@@ -74,9 +81,12 @@ fn unescape(step: &str) -> String {
 }
 
 fn index_of(step: &str, length: usize) -> Result<usize, String> {
-    let index: i64 = step.parse().map_err(|_| format!("strconv.Atoi: parsing {}: invalid syntax", crate::format::quoted(step)))?;
+    let index: i64 = step
+        .parse()
+        .map_err(|_| format!("strconv.Atoi: parsing {}: invalid syntax", api_types::field::quote(step)))?;
     let wrapped = if index < 0 { index + length as i64 } else { index };
-    usize::try_from(wrapped).map_err(|_| format!("Unable to access invalid index: {index}: invalid index referenced"))
+    usize::try_from(wrapped)
+        .map_err(|_| format!("Unable to access invalid index: {index}: invalid index referenced"))
 }
 
 fn add(doc: &mut Value, path: &str, value: Value, missing: &str) -> Result<(), String> {
@@ -92,7 +102,9 @@ fn add(doc: &mut Value, path: &str, value: Value, missing: &str) -> Result<(), S
         Some((Value::Array(list), step)) => {
             let index = if step == "-" { list.len() } else { index_of(&step, list.len() + 1)? };
             if index > list.len() {
-                return Err(format!("error in add for path: '{path}': Unable to access invalid index: {index}: invalid index referenced"));
+                return Err(format!(
+                    "error in add for path: '{path}': Unable to access invalid index: {index}: invalid index referenced"
+                ));
             }
             list.insert(index, value);
             Ok(())
@@ -104,17 +116,23 @@ fn add(doc: &mut Value, path: &str, value: Value, missing: &str) -> Result<(), S
 fn remove(doc: &mut Value, path: &str, kind: &str) -> Result<Value, String> {
     let place = if kind == "move" { "from path" } else { "path" };
     match parent(doc, path) {
-        Some((Value::Object(object), key)) => object
-            .remove(&key)
-            .ok_or_else(|| format!("error in {kind} for path: '{path}': Unable to remove nonexistent key: {key}: missing value")),
+        Some((Value::Object(object), key)) => object.remove(&key).ok_or_else(|| {
+            format!(
+                "error in {kind} for path: '{path}': Unable to remove nonexistent key: {key}: missing value"
+            )
+        }),
         Some((Value::Array(list), step)) => {
             let index = index_of(&step, list.len())?;
             if index >= list.len() {
-                return Err(format!("error in {kind} for path: '{path}': Unable to access invalid index: {index}: invalid index referenced"));
+                return Err(format!(
+                    "error in {kind} for path: '{path}': Unable to access invalid index: {index}: invalid index referenced"
+                ));
             }
             Ok(list.remove(index))
         }
-        _ => Err(format!("{kind} operation does not apply: doc is missing {place}: \"{path}\": missing value")),
+        _ => {
+            Err(format!("{kind} operation does not apply: doc is missing {place}: \"{path}\": missing value"))
+        }
     }
 }
 
@@ -159,9 +177,9 @@ fn test(doc: &mut Value, path: &str, want: &Value) -> Result<(), String> {
 }
 
 fn copy(doc: &mut Value, from: &str, copied: &mut usize) -> Result<Value, String> {
-    let value = find(doc, from)
-        .map(|v| v.clone())
-        .ok_or_else(|| format!("copy operation does not apply: doc is missing from path: {from}: missing value"))?;
+    let value = find(doc, from).map(|v| v.clone()).ok_or_else(|| {
+        format!("copy operation does not apply: doc is missing from path: {from}: missing value")
+    })?;
     *copied += value.to_string().len();
     if *copied > MAX_COPIED_BYTES {
         return Err(format!(
@@ -183,12 +201,27 @@ mod tests {
     #[test]
     fn operations() {
         let doc = json!({"a": [1, 2], "b": {"c/d": 1}});
-        assert_eq!(run(doc.clone(), json!([{"op": "add", "path": "/a/-", "value": 3}])).unwrap()["a"], json!([1, 2, 3]));
-        assert_eq!(run(doc.clone(), json!([{"op": "add", "path": "/a/0", "value": 3}])).unwrap()["a"], json!([3, 1, 2]));
+        assert_eq!(
+            run(doc.clone(), json!([{"op": "add", "path": "/a/-", "value": 3}])).unwrap()["a"],
+            json!([1, 2, 3])
+        );
+        assert_eq!(
+            run(doc.clone(), json!([{"op": "add", "path": "/a/0", "value": 3}])).unwrap()["a"],
+            json!([3, 1, 2])
+        );
         assert_eq!(run(doc.clone(), json!([{"op": "remove", "path": "/a/-1"}])).unwrap()["a"], json!([1]));
-        assert_eq!(run(doc.clone(), json!([{"op": "replace", "path": "/b/c~1d", "value": 2}])).unwrap()["b"], json!({"c/d": 2}));
-        assert_eq!(run(doc.clone(), json!([{"op": "move", "from": "/a/0", "path": "/b/x"}])).unwrap(), json!({"a": [2], "b": {"c/d": 1, "x": 1}}));
-        assert_eq!(run(doc.clone(), json!([{"op": "copy", "from": "/b", "path": "/a/1"}])).unwrap()["a"], json!([1, {"c/d": 1}, 2]));
+        assert_eq!(
+            run(doc.clone(), json!([{"op": "replace", "path": "/b/c~1d", "value": 2}])).unwrap()["b"],
+            json!({"c/d": 2})
+        );
+        assert_eq!(
+            run(doc.clone(), json!([{"op": "move", "from": "/a/0", "path": "/b/x"}])).unwrap(),
+            json!({"a": [2], "b": {"c/d": 1, "x": 1}})
+        );
+        assert_eq!(
+            run(doc.clone(), json!([{"op": "copy", "from": "/b", "path": "/a/1"}])).unwrap()["a"],
+            json!([1, {"c/d": 1}, 2])
+        );
         assert!(run(doc.clone(), json!([{"op": "test", "path": "/a/1", "value": 2}])).is_ok());
         assert!(run(doc, json!([{"op": "test", "path": "/zzz", "value": null}])).is_ok());
     }
@@ -198,9 +231,18 @@ mod tests {
         let doc = json!({"a": 1});
         for (operation, want) in [
             (json!({"op": "test", "path": "/a", "value": 2}), "testing value /a failed: test failed"),
-            (json!({"op": "add", "path": "/x/y", "value": 2}), "add operation does not apply: doc is missing path: \"/x/y\": missing value"),
-            (json!({"op": "replace", "path": "/x", "value": 2}), "replace operation does not apply: doc is missing key: /x: missing value"),
-            (json!({"op": "remove", "path": "/x"}), "error in remove for path: '/x': Unable to remove nonexistent key: x: missing value"),
+            (
+                json!({"op": "add", "path": "/x/y", "value": 2}),
+                "add operation does not apply: doc is missing path: \"/x/y\": missing value",
+            ),
+            (
+                json!({"op": "replace", "path": "/x", "value": 2}),
+                "replace operation does not apply: doc is missing key: /x: missing value",
+            ),
+            (
+                json!({"op": "remove", "path": "/x"}),
+                "error in remove for path: '/x': Unable to remove nonexistent key: x: missing value",
+            ),
             (json!({"op": "frob", "path": "/x"}), "Unexpected kind: frob"),
         ] {
             assert_eq!(run(doc.clone(), json!([operation])).unwrap_err(), want);

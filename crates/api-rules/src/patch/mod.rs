@@ -57,7 +57,12 @@ fn conflict_text(conflicts: &[Conflict]) -> String {
         (_, managers) => {
             let groups: Vec<String> = managers
                 .iter()
-                .map(|m| format!("conflicts with {m}:\n{}", fields(m).iter().map(|f| format!("- {f}")).collect::<Vec<_>>().join("\n")))
+                .map(|m| {
+                    format!(
+                        "conflicts with {m}:\n{}",
+                        fields(m).iter().map(|f| format!("- {f}")).collect::<Vec<_>>().join("\n")
+                    )
+                })
                 .collect();
             groups.join("\n")
         }

@@ -22,7 +22,11 @@ pub fn strategic_merge(message: MessageId, doc: &Value, patch: &Value) -> Result
 
 type Object = Map<String, Value>;
 
-fn merge_map(mut original: Object, mut patch: Object, message: Option<MessageId>) -> Result<Object, PatchError> {
+fn merge_map(
+    mut original: Object,
+    mut patch: Object,
+    message: Option<MessageId>,
+) -> Result<Object, PatchError> {
     match patch.remove(DIRECTIVE) {
         None => {}
         Some(Value::String(s)) if s == "replace" => return Ok(patch),
@@ -37,7 +41,12 @@ fn merge_map(mut original: Object, mut patch: Object, message: Option<MessageId>
     Ok(original)
 }
 
-fn merge_field(original: &mut Object, key: String, change: Value, message: Option<MessageId>) -> Result<(), PatchError> {
+fn merge_field(
+    original: &mut Object,
+    key: String,
+    change: Value,
+    message: Option<MessageId>,
+) -> Result<(), PatchError> {
     if let Some(name) = key.strip_prefix(DELETE_FROM) {
         return delete_from(original, name, &change);
     }
@@ -54,7 +63,9 @@ fn merge_field(original: &mut Object, key: String, change: Value, message: Optio
                 Value::Object(merge_map(old, new, known.message)?)
             }
         }
-        (Some(Value::Array(old)), Value::Array(new)) => Value::Array(merge_list(old, new, &field(message, &key))?),
+        (Some(Value::Array(old)), Value::Array(new)) => {
+            Value::Array(merge_list(old, new, &field(message, &key))?)
+        }
         (_, new) => added(new),
     };
     original.insert(key, merged);
@@ -65,7 +76,9 @@ fn merge_field(original: &mut Object, key: String, change: Value, message: Optio
 fn added(value: Value) -> Value {
     match value {
         Value::Object(object) => Value::Object(without_directives(object)),
-        Value::Array(list) => Value::Array(list.into_iter().filter(|item| item.get(DIRECTIVE).is_none()).map(added).collect()),
+        Value::Array(list) => {
+            Value::Array(list.into_iter().filter(|item| item.get(DIRECTIVE).is_none()).map(added).collect())
+        }
         other => other,
     }
 }
@@ -74,7 +87,11 @@ fn without_directives(object: Object) -> Object {
     let directive = |key: &str| {
         key == DIRECTIVE || key == RETAIN_KEYS || key.starts_with(SET_ORDER) || key.starts_with(DELETE_FROM)
     };
-    object.into_iter().filter(|(key, value)| !value.is_null() && !directive(key)).map(|(k, v)| (k, added(v))).collect()
+    object
+        .into_iter()
+        .filter(|(key, value)| !value.is_null() && !directive(key))
+        .map(|(k, v)| (k, added(v)))
+        .collect()
 }
 
 /// `$retainKeys` drops every field of the original that it does not list.
@@ -82,7 +99,9 @@ fn retain_keys(original: &mut Object, patch: &mut Object) -> Result<(), PatchErr
     let Some(listed) = patch.remove(RETAIN_KEYS) else { return Ok(()) };
     let bad = || PatchError::BadRequest("invalid patch format of retainKeys".into());
     let keys: Vec<&str> = listed.as_array().ok_or_else(bad)?.iter().filter_map(Value::as_str).collect();
-    let named = |key: &str| key.strip_prefix(SET_ORDER).or_else(|| key.strip_prefix(DELETE_FROM)).unwrap_or(key).to_owned();
+    let named = |key: &str| {
+        key.strip_prefix(SET_ORDER).or_else(|| key.strip_prefix(DELETE_FROM)).unwrap_or(key).to_owned()
+    };
     if patch.iter().any(|(key, value)| !value.is_null() && !keys.contains(&named(key).as_str())) {
         return Err(bad());
     }
@@ -101,7 +120,11 @@ fn delete_from(original: &mut Object, name: &str, removed: &Value) -> Result<(),
 }
 
 /// Fields with `$setElementOrder`: merged here and put into the order that the directive gives.
-fn ordered_lists(original: &mut Object, patch: &mut Object, message: Option<MessageId>) -> Result<(), PatchError> {
+fn ordered_lists(
+    original: &mut Object,
+    patch: &mut Object,
+    message: Option<MessageId>,
+) -> Result<(), PatchError> {
     let directives: Vec<String> = patch.keys().filter(|k| k.starts_with(SET_ORDER)).cloned().collect();
     for directive in directives {
         let bad = || PatchError::BadRequest("invalid patch format of setElementOrder list".into());
@@ -179,7 +202,12 @@ fn merge_scalars(old: Vec<Value>, new: Vec<Value>) -> Vec<Value> {
     sort_merged(merged, &new, &old, None)
 }
 
-fn merge_elements(old: Vec<Value>, new: Vec<Value>, key: &str, message: Option<MessageId>) -> Result<Vec<Value>, PatchError> {
+fn merge_elements(
+    old: Vec<Value>,
+    new: Vec<Value>,
+    key: &str,
+    message: Option<MessageId>,
+) -> Result<Vec<Value>, PatchError> {
     let mut merged = old.clone();
     let mut changes: Vec<Object> = Vec::new();
     let mut replaced = false;
@@ -195,7 +223,9 @@ fn merge_elements(old: Vec<Value>, new: Vec<Value>, key: &str, message: Option<M
                 merged.retain(|element| element.get(key) != Some(wanted));
             }
             Some(Value::String(s)) if s == "merge" => {
-                return Err(PatchError::Internal("merging lists cannot yet be specified in the patch".into()));
+                return Err(PatchError::Internal(
+                    "merging lists cannot yet be specified in the patch".into(),
+                ));
             }
             Some(other) => return Err(PatchError::Internal(format!("unknown patch type found: {other}"))),
         }
@@ -223,8 +253,10 @@ fn no_merge_key(element: &Object, key: &str) -> PatchError {
 
 /// A map as Go prints it.
 fn go_map(element: &Object) -> String {
-    let mut pairs: Vec<String> =
-        element.iter().map(|(k, v)| format!("{k}:{}", v.as_str().map_or_else(|| v.to_string(), str::to_owned))).collect();
+    let mut pairs: Vec<String> = element
+        .iter()
+        .map(|(k, v)| format!("{k}:{}", v.as_str().map_or_else(|| v.to_string(), str::to_owned)))
+        .collect();
     pairs.sort_unstable();
     format!("map[{}]", pairs.join(" "))
 }
@@ -238,7 +270,12 @@ fn same_element(a: &Value, b: &Value, key: Option<&str>) -> bool {
 
 /// Elements that the patch names come in its order, the others keep theirs; where both orders know two elements,
 /// the order on the server decides which goes first.
-fn sort_merged(merged: Vec<Value>, patch_order: &[Value], server_order: &[Value], key: Option<&str>) -> Vec<Value> {
+fn sort_merged(
+    merged: Vec<Value>,
+    patch_order: &[Value],
+    server_order: &[Value],
+    key: Option<&str>,
+) -> Vec<Value> {
     let rank = |item: &Value, order: &[Value]| order.iter().position(|o| same_element(item, o, key));
     let (mut named, mut others): (Vec<Value>, Vec<Value>) =
         merged.into_iter().partition(|item| rank(item, patch_order).is_some());
@@ -247,7 +284,8 @@ fn sort_merged(merged: Vec<Value>, patch_order: &[Value], server_order: &[Value]
     let mut out = Vec::with_capacity(named.len() + others.len());
     let (mut named, mut others) = (named.into_iter().peekable(), others.into_iter().peekable());
     while let (Some(other), Some(name)) = (others.peek(), named.peek()) {
-        let first = matches!((rank(other, server_order), rank(name, server_order)), (Some(o), Some(n)) if o < n);
+        let first =
+            matches!((rank(other, server_order), rank(name, server_order)), (Some(o), Some(n)) if o < n);
         out.extend(if first { others.next() } else { named.next() });
     }
     out.extend(others);

@@ -1,0 +1,103 @@
+//! What is particular about single kinds: one file a kind or a family, found through one table.
+
+mod apps;
+mod batch;
+mod cluster;
+mod config;
+mod discovery;
+mod events;
+mod networking;
+pub mod pod;
+mod rbac;
+mod scaling;
+mod selector;
+mod service;
+mod shared;
+mod storage;
+
+use crate::errors::Errors;
+use crate::index::Index;
+use crate::meta::NameFormat;
+use serde_json::Value;
+use std::sync::LazyLock;
+
+type Check = fn(&Value, &mut Errors);
+type UpdateCheck = fn(&Value, &Value, &mut Errors);
+
+/// The own rules of a kind, on top of those for every object.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Kind {
+    group: &'static str,
+    kind: &'static str,
+    pub names: NameFormat,
+    pub prepare_create: fn(&mut Value),
+    /// (new, old), before status and generation are settled.
+    pub prepare_update: fn(&mut Value, &Value),
+    pub prepare_status_update: fn(&mut Value, &Value),
+    pub validate: Check,
+    pub validate_update: UpdateCheck,
+    pub validate_status: UpdateCheck,
+}
+
+impl Kind {
+    /// A kind with nothing but its name's format.
+    pub(crate) const fn new(group: &'static str, kind: &'static str) -> Kind {
+        Kind {
+            group,
+            kind,
+            names: NameFormat::Subdomain,
+            prepare_create: |_| {},
+            prepare_update: |_, _| {},
+            prepare_status_update: |_, _| {},
+            validate: |_, _| {},
+            validate_update: |_, _, _| {},
+            validate_status: |_, _, _| {},
+        }
+    }
+
+    pub(crate) const fn names(mut self, names: NameFormat) -> Kind {
+        self.names = names;
+        self
+    }
+
+    pub(crate) const fn create(mut self, check: Check) -> Kind {
+        self.validate = check;
+        self
+    }
+
+    pub(crate) const fn update(mut self, check: UpdateCheck) -> Kind {
+        self.validate_update = check;
+        self
+    }
+
+    pub(crate) const fn status(mut self, check: UpdateCheck) -> Kind {
+        self.validate_status = check;
+        self
+    }
+}
+
+/// For kinds without rules of their own.
+static GENERIC: Kind = Kind::new("", "");
+
+static TABLE: LazyLock<Index<2, Kind>> = LazyLock::new(|| {
+    let all = [
+        apps::KINDS,
+        batch::KINDS,
+        cluster::KINDS,
+        config::KINDS,
+        discovery::KINDS,
+        events::KINDS,
+        networking::KINDS,
+        pod::KINDS,
+        rbac::KINDS,
+        scaling::KINDS,
+        service::KINDS,
+        storage::KINDS,
+    ];
+    all.into_iter().flatten().map(|k| ([k.group, k.kind], *k)).collect()
+});
+
+/// The own rules of a kind, the generic ones when it has none.
+pub(crate) fn find(group: &str, kind: &str) -> &'static Kind {
+    TABLE.get([group, kind]).unwrap_or(&GENERIC)
+}
