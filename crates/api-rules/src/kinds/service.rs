@@ -416,9 +416,11 @@ fn traffic(object: &Value, errors: &mut Errors) {
         }
     }
     let internal = spec.text("internalTrafficPolicy");
-    if kind(object) != "ExternalName" {
-        errors.one_of(SPEC.at("internalTrafficPolicy"), internal, &["Cluster", "Local"]);
+    let at = SPEC.at("internalTrafficPolicy");
+    if internal.is_empty() && has_cluster_ip(object) {
+        errors.required(at, "");
     }
+    errors.optional_of(at, internal, &["Cluster", "Local"]);
     if let Some(wanted) = spec.at("trafficDistribution").as_str() {
         let known = ["PreferClose", "PreferSameNode", "PreferSameZone"];
         errors.optional_of(SPEC.at("trafficDistribution"), wanted, &known);

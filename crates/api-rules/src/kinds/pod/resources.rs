@@ -173,7 +173,7 @@ fn against_limit(
 /// Sum of one resource over the main containers, `None` when none asks for it.
 fn sum(spec: &Value, field: &str, name: &str) -> Option<Quantity> {
     let containers = spec.items("containers").iter();
-    containers.filter_map(|c| quantity(c.at("resources").at(field).key(name))).reduce(Quantity::add)
+    containers.filter_map(|c| quantity(c.at("resources").at(field).key(name))).reduce(|a: Quantity, b| a + b)
 }
 
 /// `resources` of the whole pod (KEP-2837).
