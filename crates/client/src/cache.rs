@@ -1,0 +1,248 @@
+//! What an informer knows: objects by key, and the indexes that were asked for.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::sync::Arc;
+
+use api_types::meta;
+use api_types::selector::LabelSelector;
+use parking_lot::RwLock;
+use serde_json::Value;
+use tokio::sync::watch;
+
+/// A change of what an informer shows.
+#[derive(Clone, Debug)]
+pub enum Change {
+    /// An object came.
+    Added(Arc<Value>),
+    /// An object changed.
+    Updated {
+        /// As it was.
+        old: Arc<Value>,
+        /// As it is.
+        new: Arc<Value>,
+    },
+    /// An object went; as it was last known.
+    Deleted(Arc<Value>),
+}
+
+impl Change {
+    /// The object, as it is or was last.
+    pub fn object(&self) -> &Arc<Value> {
+        match self {
+            Self::Added(object) | Self::Deleted(object) | Self::Updated { new: object, .. } => object,
+        }
+    }
+}
+
+/// A way to find objects: the values under which each is found.
+#[derive(Clone, Copy)]
+pub struct Index {
+    /// The index's name.
+    pub name: &'static str,
+    /// The values of an object.
+    pub values: fn(&Value) -> Vec<String>,
+}
+
+type Key = (String, String);
+/// Keys by the value they are found under.
+type Entries = HashMap<String, BTreeSet<Key>>;
+
+#[derive(Default)]
+struct Objects {
+    by_key: BTreeMap<Key, Arc<Value>>,
+    indexes: HashMap<&'static str, Entries>,
+}
+
+/// Reads what an informer knows. Cheap to clone.
+#[derive(Clone)]
+pub struct Lister {
+    objects: Arc<RwLock<Objects>>,
+    indexes: Arc<[Index]>,
+    synced: watch::Receiver<bool>,
+}
+
+fn key_of(object: &Value) -> Key {
+    (meta::namespace(object).to_owned(), meta::name(object).to_owned())
+}
+
+impl Lister {
+    pub(crate) fn new(indexes: Vec<Index>, synced: watch::Receiver<bool>) -> Self {
+        Self { objects: Arc::default(), indexes: indexes.into(), synced }
+    }
+
+    /// One object.
+    pub fn get(&self, namespace: &str, name: &str) -> Option<Arc<Value>> {
+        self.objects.read().by_key.get(&(namespace.to_owned(), name.to_owned())).cloned()
+    }
+
+    /// Every object.
+    pub fn all(&self) -> Vec<Arc<Value>> {
+        self.objects.read().by_key.values().cloned().collect()
+    }
+
+    /// The objects of a namespace.
+    pub fn in_namespace(&self, namespace: &str) -> Vec<Arc<Value>> {
+        let objects = self.objects.read();
+        let from = (namespace.to_owned(), String::new());
+        let found = objects.by_key.range(from..).take_while(|((found, _), _)| found == namespace);
+        found.map(|(_, object)| object.clone()).collect()
+    }
+
+    /// The objects of a namespace whose labels fit.
+    pub fn select(&self, namespace: &str, selector: &LabelSelector) -> Vec<Arc<Value>> {
+        let mut found = self.in_namespace(namespace);
+        found.retain(|object| selector.matches_object(object));
+        found
+    }
+
+    /// The objects that an index has under a value.
+    pub fn by_index(&self, index: &str, value: &str) -> Vec<Arc<Value>> {
+        let objects = self.objects.read();
+        let keys = objects.indexes.get(index).and_then(|entries| entries.get(value));
+        keys.into_iter().flatten().filter_map(|key| objects.by_key.get(key)).cloned().collect()
+    }
+
+    /// How many objects there are.
+    pub fn len(&self) -> usize {
+        self.objects.read().by_key.len()
+    }
+
+    /// Whether there are none.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// Whether everything was read once.
+    pub fn is_synced(&self) -> bool {
+        *self.synced.borrow()
+    }
+
+    /// Returns when everything was read once; `false` when the informer has ended before.
+    pub async fn synced(&self) -> bool {
+        self.synced.clone().wait_for(|synced| *synced).await.is_ok()
+    }
+
+    /// Shows an object as it is now; what changed by that.
+    pub(crate) fn put(&self, object: Value) -> Option<Change> {
+        let (key, new) = (key_of(&object), Arc::new(object));
+        let mut objects = self.objects.write();
+        let old = objects.by_key.insert(key.clone(), new.clone());
+        if let Some(old) = &old {
+            objects.unindex(&self.indexes, &key, old);
+        }
+        objects.index(&self.indexes, &key, &new);
+        match old {
+            None => Some(Change::Added(new)),
+            Some(old) if meta::resource_version(&old) == meta::resource_version(&new) => None,
+            Some(old) => Some(Change::Updated { old, new }),
+        }
+    }
+
+    /// Forgets an object. `last` is how it was last, if that is known better than by what is shown.
+    pub(crate) fn remove(&self, object: &Value) -> Option<Change> {
+        let key = key_of(object);
+        let mut objects = self.objects.write();
+        let old = objects.by_key.remove(&key)?;
+        objects.unindex(&self.indexes, &key, &old);
+        Some(Change::Deleted(Arc::new(object.clone())))
+    }
+
+    /// Shows exactly these objects; what changed by that.
+    pub(crate) fn replace(&self, items: Vec<Value>) -> Vec<Change> {
+        let kept: BTreeSet<Key> = items.iter().map(key_of).collect();
+        let gone: Vec<Arc<Value>> = {
+            let objects = self.objects.read();
+            let gone = objects.by_key.iter().filter(|(key, _)| !kept.contains(*key));
+            gone.map(|(_, object)| object.clone()).collect()
+        };
+        let mut changes: Vec<Change> = gone.iter().filter_map(|object| self.remove(object)).collect();
+        changes.extend(items.into_iter().filter_map(|object| self.put(object)));
+        changes
+    }
+}
+
+impl Objects {
+    fn index(&mut self, indexes: &[Index], key: &Key, object: &Value) {
+        for index in indexes {
+            let entries = self.indexes.entry(index.name).or_default();
+            for value in (index.values)(object) {
+                entries.entry(value).or_default().insert(key.clone());
+            }
+        }
+    }
+
+    fn unindex(&mut self, indexes: &[Index], key: &Key, object: &Value) {
+        for index in indexes {
+            let Some(entries) = self.indexes.get_mut(index.name) else { continue };
+            for value in (index.values)(object) {
+                if let Some(keys) = entries.get_mut(&value) {
+                    keys.remove(key);
+                    if keys.is_empty() {
+                        entries.remove(&value);
+                    }
+                }
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    fn lister() -> Lister {
+        let node = Index {
+            name: "node",
+            values: |pod| pod["spec"]["nodeName"].as_str().map(str::to_owned).into_iter().collect(),
+        };
+        Lister::new(vec![node], watch::channel(true).1)
+    }
+
+    fn pod(name: &str, version: &str, node: &str) -> Value {
+        json!({ "metadata": { "name": name, "namespace": "ns", "resourceVersion": version }, "spec": { "nodeName": node } })
+    }
+
+    fn names(objects: Vec<Arc<Value>>) -> Vec<String> {
+        objects.iter().map(|object| meta::name(object).to_owned()).collect()
+    }
+
+    #[test]
+    fn an_index_follows_the_objects() {
+        let lister = lister();
+        assert!(matches!(lister.put(pod("a", "1", "n1")), Some(Change::Added(_))));
+        assert!(lister.put(pod("a", "1", "n1")).is_none(), "the same version is no change");
+        lister.put(pod("b", "2", "n1"));
+        assert_eq!(names(lister.by_index("node", "n1")), ["a", "b"]);
+        assert!(matches!(lister.put(pod("a", "3", "n2")), Some(Change::Updated { .. })));
+        assert_eq!(names(lister.by_index("node", "n1")), ["b"]);
+        assert!(matches!(lister.remove(&pod("b", "4", "n1")), Some(Change::Deleted(_))));
+        assert!(lister.by_index("node", "n1").is_empty());
+        assert!(lister.remove(&pod("b", "4", "n1")).is_none());
+    }
+
+    #[test]
+    fn a_replacement_tells_what_came_changed_and_went() {
+        let lister = lister();
+        ["a", "b", "c"].iter().for_each(|name| drop(lister.put(pod(name, "1", "n"))));
+        let changes = lister.replace(vec![pod("b", "1", "n"), pod("c", "2", "n"), pod("d", "3", "n")]);
+        let told: Vec<_> = changes
+            .iter()
+            .map(|change| match change {
+                Change::Added(object) => format!("+{}", meta::name(object)),
+                Change::Updated { new, .. } => format!("~{}", meta::name(new)),
+                Change::Deleted(object) => format!("-{}", meta::name(object)),
+            })
+            .collect();
+        assert_eq!(told, ["-a", "~c", "+d"]);
+    }
+
+    #[test]
+    fn a_namespace_is_not_a_prefix_of_another() {
+        let lister = lister();
+        lister.put(json!({ "metadata": { "name": "x", "namespace": "a" } }));
+        lister.put(json!({ "metadata": { "name": "y", "namespace": "ab" } }));
+        assert_eq!(names(lister.in_namespace("a")), ["x"]);
+    }
+}
