@@ -64,6 +64,17 @@ fn row(flags: &str, raised: &'static str, kept: &'static str) -> Strategy {
     }
 }
 
+impl Strategy {
+    /// Dotted paths that the endpoint resets whoever sends them, so that nobody owns them through it.
+    pub fn reset_fields(&self, subresource: &str) -> &[&'static str] {
+        match subresource {
+            "status" => &self.status_update_keeps,
+            "" if self.keeps_status || self.clears_status => &["status"],
+            _ => &[],
+        }
+    }
+}
+
 /// The strategy of a kind.
 pub fn strategy(group: &str, kind: &str) -> &'static Strategy {
     TABLE.get([group, kind]).unwrap_or(&GENERIC)

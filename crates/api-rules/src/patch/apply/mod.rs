@@ -1,0 +1,351 @@
+//! Server-side apply and field ownership (KEP-555, KEP-2155): who set which field, kept in `metadata.managedFields`.
+//!
+//! * [`apply`]: lays an applied configuration over the live object; fields that the same manager applied before and
+//!   leaves out now go, fields that another manager owns and that would change are conflicts unless forced.
+//! * [`update`]: keeps ownership right through every other write; call it on the defaulted new object, before
+//!   `prepare_*`.
+//!
+//! Reading order: `set` (paths), `types` (what is owned as a whole), `typed` (compare, merge, remove), here.
+
+mod set;
+mod typed;
+mod types;
+
+pub use types::Type;
+
+use super::{Conflict, PatchError};
+use crate::look::{Look, remove, set};
+use api_types::field::quote;
+use serde_json::{Map, Value, json};
+use set::{Set, Step};
+
+/// Name for what an object held before the first apply, when nobody tracked it.
+const BEFORE: &str = "before-first-apply";
+/// Update entries beyond this many are folded into one, the oldest first.
+const MAX_UPDATE_MANAGERS: usize = 10;
+/// Name of the entry that old updates are folded into.
+const ANCIENT: &str = "ancient-changes";
+const LAST_APPLIED: &str = "kubectl.kubernetes.io/last-applied-configuration";
+/// Fields that nobody owns: the server sets them, or they name the object.
+const UNOWNED: &[&[&str]] = &[
+    &["apiVersion"],
+    &["kind"],
+    &["metadata"],
+    &["metadata", "name"],
+    &["metadata", "namespace"],
+    &["metadata", "creationTimestamp"],
+    &["metadata", "selfLink"],
+    &["metadata", "uid"],
+    &["metadata", "clusterName"],
+    &["metadata", "generation"],
+    &["metadata", "managedFields"],
+    &["metadata", "resourceVersion"],
+];
+
+/// Who writes, and how.
+#[derive(Debug, Clone, Copy)]
+pub struct Writer<'a> {
+    /// The `fieldManager` parameter, or the first word of the user agent.
+    pub manager: &'a str,
+    /// Version of the object in the request.
+    pub api_version: &'a str,
+    /// Empty for the main resource.
+    pub subresource: &'a str,
+    /// RFC 3339, seconds.
+    pub now: &'a str,
+    /// Dotted paths that this endpoint resets, whoever sends them ([`crate::strategy::Strategy::reset_fields`]).
+    pub reset: &'a [&'static str],
+}
+
+/// One entry of `managedFields`.
+#[derive(Debug, Clone, PartialEq)]
+struct Entry {
+    manager: String,
+    applied: bool,
+    api_version: String,
+    subresource: String,
+    time: String,
+    fields: Set,
+}
+
+impl Entry {
+    fn new(writer: &Writer<'_>, applied: bool) -> Entry {
+        Entry {
+            manager: if writer.manager.is_empty() { "unknown".into() } else { writer.manager.into() },
+            applied,
+            api_version: writer.api_version.to_owned(),
+            subresource: writer.subresource.to_owned(),
+            time: writer.now.to_owned(),
+            fields: Set::default(),
+        }
+    }
+
+    /// Whether both are the same manager: appliers may change the version they apply.
+    fn is(&self, other: &Entry) -> bool {
+        self.manager == other.manager
+            && self.applied == other.applied
+            && self.subresource == other.subresource
+            && (self.applied || self.api_version == other.api_version)
+    }
+
+    fn read(json: &Value) -> Entry {
+        Entry {
+            manager: json.text("manager").to_owned(),
+            applied: json.text("operation") == "Apply",
+            api_version: json.text("apiVersion").to_owned(),
+            subresource: json.text("subresource").to_owned(),
+            time: json.text("time").to_owned(),
+            fields: Set::from_json(json.at("fieldsV1")),
+        }
+    }
+
+    fn write(&self) -> Value {
+        let mut out = json!({
+            "manager": self.manager,
+            "operation": if self.applied { "Apply" } else { "Update" },
+            "apiVersion": self.api_version,
+            "fieldsType": "FieldsV1",
+            "fieldsV1": self.fields.to_json(),
+        });
+        for (field, text) in [("time", &self.time), ("subresource", &self.subresource)] {
+            if !text.is_empty() {
+                set(&mut out, field, Value::from(text.as_str()));
+            }
+        }
+        out
+    }
+
+    /// As conflicts name it.
+    fn shown(&self) -> String {
+        let mut text = quote(&self.manager);
+        if !self.subresource.is_empty() {
+            text.push_str(&format!(" with subresource {}", quote(&self.subresource)));
+        }
+        if !self.applied {
+            text.push_str(&format!(" using {}", self.api_version));
+        }
+        text
+    }
+}
+
+fn read_all(object: &Value) -> Vec<Entry> {
+    object.items("metadata.managedFields").iter().map(Entry::read).collect()
+}
+
+fn write_all(object: &mut Value, mut entries: Vec<Entry>) {
+    entries.retain(|e| !e.fields.is_empty());
+    entries.sort_by(|a, b| {
+        let key = |e: &Entry| {
+            (!e.applied, e.time.clone(), e.manager.clone(), e.api_version.clone(), e.subresource.clone())
+        };
+        key(a).cmp(&key(b))
+    });
+    let list: Vec<Value> = entries.iter().map(Entry::write).collect();
+    if list.is_empty() {
+        remove(object, "metadata.managedFields");
+    } else {
+        set(object, "metadata.managedFields", Value::Array(list));
+    }
+}
+
+fn without_managed(object: &Value) -> Value {
+    let mut out = object.clone();
+    remove(&mut out, "metadata.managedFields");
+    out
+}
+
+fn unowned() -> Set {
+    let mut set = Set::default();
+    for path in UNOWNED {
+        let steps: Vec<Step> = path.iter().map(|name| Step::Field((*name).to_owned())).collect();
+        set.insert(&steps);
+    }
+    set
+}
+
+/// The paths that an endpoint resets, as a set.
+fn reset_set(writer: &Writer<'_>) -> Set {
+    let mut set = Set::default();
+    for path in writer.reset {
+        let steps: Vec<Step> = path.split('.').map(|name| Step::Field(name.to_owned())).collect();
+        set.insert(&steps);
+    }
+    set
+}
+
+/// Takes from every other entry what changed; `None` for conflicts when they are not forced.
+fn settle(
+    entries: &mut Vec<Entry>,
+    own: &Entry,
+    change: &typed::Comparison,
+    force: bool,
+) -> Result<(), PatchError> {
+    let changed = change.modified.union(&change.added);
+    let mut conflicts = Vec::new();
+    for entry in entries.iter().filter(|e| !e.is(own)) {
+        let fields = entry.fields.intersection(&changed).paths();
+        conflicts.extend(fields.into_iter().map(|field| Conflict { manager: entry.shown(), field }));
+    }
+    if !force && !conflicts.is_empty() {
+        return Err(PatchError::Conflicts(conflicts));
+    }
+    for entry in entries.iter_mut().filter(|e| !e.is(own)) {
+        entry.fields = entry.fields.difference(&changed).difference(&change.removed);
+    }
+    entries.retain(|e| !e.fields.is_empty() || e.is(own));
+    Ok(())
+}
+
+/// Applies a configuration to the live object (an empty object when it does not exist) and gives the result with its
+/// `managedFields`; equal to the live object when nothing changed.
+///
+/// # Errors
+/// [`PatchError::Conflicts`], [`PatchError::BadRequest`] for managed fields in the configuration,
+/// [`PatchError::Internal`] for what does not fit the schema (upstream's answer).
+pub fn apply(
+    ty: Type<'_>,
+    live: &Value,
+    applied: &Value,
+    writer: &Writer<'_>,
+    force: bool,
+) -> Result<Value, PatchError> {
+    if !applied.items("metadata.managedFields").is_empty() {
+        return Err(PatchError::BadRequest("metadata.managedFields must be nil".into()));
+    }
+    fits(ty, applied)?;
+    let mut entries = read_all(live);
+    let live_bare = without_managed(live);
+    if entries.is_empty() && live.has("metadata.uid") {
+        entries.push(before_first(ty, &live_bare, writer));
+    }
+    let mut own = Entry::new(writer, true);
+    own.fields =
+        typed::fields(ty, &without_managed(applied)).difference(&unowned()).without(&reset_set(writer));
+    let last = entries.iter().position(|e| e.is(&own)).map(|i| entries.remove(i));
+    let merged = typed::merge(ty, &live_bare, &without_managed(applied));
+    entries.push(own.clone());
+    let mut result = prune(ty, merged, &entries, last.as_ref());
+    let change = typed::compare(ty, &live_bare, &result);
+    settle(&mut entries, &own, &change, force)?;
+    if let Some(last) = &last
+        && change.is_same()
+        && last.fields == own.fields
+        && last.api_version == own.api_version
+        && let Some(entry) = entries.iter_mut().find(|e| e.is(&own))
+    {
+        entry.time.clone_from(&last.time);
+    }
+    follow_last_applied(&mut result, applied, writer);
+    write_all(&mut result, entries);
+    Ok(result)
+}
+
+fn fits(ty: Type<'_>, applied: &Value) -> Result<(), PatchError> {
+    let faults = typed::faults(ty, applied);
+    let text = match faults.as_slice() {
+        [] => return Ok(()),
+        [one] => one.clone(),
+        many => format!("errors:\n  {}", many.join("\n  ")),
+    };
+    let (version, kind) = (applied.text("apiVersion"), applied.text("kind"));
+    let version = if version.contains('/') { version.to_owned() } else { format!("/{version}") };
+    let (namespace, name) = (applied.text("metadata.namespace"), applied.text("metadata.name"));
+    Err(PatchError::Internal(format!(
+        "failed to create typed patch object ({namespace}/{name}; {version}, Kind={kind}): {text}"
+    )))
+}
+
+/// Everything that an untracked object holds belongs to nobody in particular.
+fn before_first(ty: Type<'_>, live: &Value, writer: &Writer<'_>) -> Entry {
+    let mut entry = Entry::new(&Writer { manager: BEFORE, subresource: "", ..*writer }, false);
+    entry.fields = typed::compare(ty, &Value::Object(Map::new()), live).added.difference(&unowned());
+    entry
+}
+
+/// Removes what the manager applied last time and does not apply now, unless somebody else owns it.
+fn prune(ty: Type<'_>, merged: Value, entries: &[Entry], last: Option<&Entry>) -> Value {
+    let Some(last) = last.filter(|l| !l.fields.is_empty()) else { return merged };
+    let named = |set: &Set| set.with_named(ty, &|ty: Type<'_>, step: &Step| ty.follow(step));
+    let owned = entries.iter().fold(Set::default(), |all, e| all.union(&e.fields));
+    let before = named(&last.fields);
+    let all = named(&typed::fields(ty, &merged));
+    let pruned = typed::remove(ty, &merged, &before);
+    let kept = named(&typed::fields(ty, &pruned)).union(&named(&owned));
+    let pruned = typed::remove(ty, &merged, &all.difference(&kept));
+    let gone = all.difference(&named(&typed::fields(ty, &pruned)));
+    typed::remove(ty, &merged, &gone.intersection(&before))
+}
+
+/// kubectl's client-side annotation stays true while kubectl applies on the server.
+fn follow_last_applied(result: &mut Value, applied: &Value, writer: &Writer<'_>) {
+    let annotated = result.at("metadata.annotations").key(LAST_APPLIED).is_string();
+    if writer.manager != "kubectl" || !annotated {
+        return;
+    }
+    let mut config = applied.clone();
+    if let Some(annotations) =
+        crate::look::at_mut(&mut config, "metadata.annotations").and_then(Value::as_object_mut)
+    {
+        annotations.remove(LAST_APPLIED);
+    }
+    let annotations = crate::look::object_mut(result, "metadata.annotations");
+    annotations.insert(LAST_APPLIED.to_owned(), Value::from(format!("{config}\n")));
+}
+
+/// Brings `managedFields` of `new` up to date with a write that is no apply. `live` is `None` for a create.
+///
+/// A client that sends an empty list resets ownership, as upstream lets it. Objects that were never tracked stay so.
+pub fn update(ty: Type<'_>, live: Option<&Value>, new: &mut Value, writer: &Writer<'_>) {
+    let sent = new.at("metadata.managedFields").as_array().cloned();
+    let reset = sent.as_ref().is_some_and(|list| list.is_empty() || list == &[json!({})]);
+    let empty = Value::Object(Map::new());
+    let live_bare = live.map_or(empty, without_managed);
+    let mut entries = match (&sent, live) {
+        _ if reset => return drop(remove(new, "metadata.managedFields")),
+        (Some(_), _) => read_all(new),
+        (None, Some(live)) => read_all(live),
+        (None, None) => Vec::new(),
+    };
+    if live.is_some() && entries.is_empty() {
+        return;
+    }
+    let change = typed::compare(ty, &live_bare, &without_managed(new));
+    let own = Entry::new(writer, false);
+    // Forced: an update owns what it changes.
+    let settled = settle(&mut entries, &own, &change, true);
+    debug_assert!(settled.is_ok(), "a forced change has no conflicts");
+    let taken = change.modified.union(&change.added).difference(&unowned()).without(&reset_set(writer));
+    match entries.iter_mut().find(|e| e.is(&own)) {
+        Some(entry) => {
+            entry.fields = entry.fields.difference(&change.removed).union(&taken);
+            if !taken.is_empty() {
+                entry.time = own.time;
+            }
+        }
+        None => entries.push(Entry { fields: taken, ..own }),
+    }
+    cap(&mut entries);
+    write_all(new, entries);
+}
+
+/// Folds the oldest update entries into one when there are too many.
+fn cap(entries: &mut Vec<Entry>) {
+    let updates = |entries: &[Entry]| entries.iter().filter(|e| !e.applied && !e.fields.is_empty()).count();
+    while updates(entries) > MAX_UPDATE_MANAGERS {
+        let oldest = |skip: Option<usize>, entries: &[Entry]| {
+            let candidates = entries.iter().enumerate().filter(|(i, e)| !e.applied && Some(*i) != skip);
+            candidates.min_by(|a, b| a.1.time.cmp(&b.1.time)).map(|(i, _)| i)
+        };
+        let Some(first) = oldest(None, entries) else { return };
+        let Some(second) = oldest(Some(first), entries) else { return };
+        let folded = entries[first].fields.union(&entries[second].fields);
+        let target = &mut entries[second];
+        target.fields = folded;
+        target.manager = ANCIENT.to_owned();
+        target.subresource = String::new();
+        entries.remove(first);
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,235 @@
+use super::*;
+use api_types::schema;
+
+fn ty(kind: &str) -> Type<'static> {
+    let message = match kind {
+        "Deployment" => schema::lookup("apps", "v1", kind),
+        _ => schema::lookup("", "v1", kind),
+    };
+    Type::Message(message.unwrap())
+}
+
+fn writer(manager: &'static str) -> Writer<'static> {
+    Writer {
+        manager,
+        api_version: "apps/v1",
+        subresource: "",
+        now: "2026-01-01T00:00:00Z",
+        reset: &["status"],
+    }
+}
+
+fn deployment(spec: Value) -> Value {
+    json!({"apiVersion": "apps/v1", "kind": "Deployment", "metadata": {"name": "d", "namespace": "n"}, "spec": spec})
+}
+
+fn put(live: &Value, applied: &Value, manager: &'static str, force: bool) -> Result<Value, PatchError> {
+    let mut out = apply(ty("Deployment"), live, applied, &writer(manager), force)?;
+    set(&mut out, "metadata.uid", json!("u"));
+    Ok(out)
+}
+
+fn owner(object: &Value, manager: &str) -> Vec<String> {
+    read_all(object).iter().find(|e| e.manager == manager).map(|e| e.fields.paths()).unwrap_or_default()
+}
+
+#[test]
+fn the_first_apply_creates_and_owns() {
+    let config = deployment(
+        json!({"replicas": 1, "template": {"spec": {"containers": [{"name": "c", "image": "i"}]}}}),
+    );
+    let object = put(&json!({}), &config, "one", false).unwrap();
+    assert_eq!(
+        object["metadata"]["managedFields"],
+        json!([{"manager": "one", "operation": "Apply", "apiVersion": "apps/v1", "time": "2026-01-01T00:00:00Z",
+            "fieldsType": "FieldsV1", "fieldsV1": {"f:spec": {"f:replicas": {}, "f:template": {"f:spec": {"f:containers":
+                {"k:{\"name\":\"c\"}": {".": {}, "f:image": {}, "f:name": {}}}}}}}}])
+    );
+}
+
+#[test]
+fn conflicts_name_the_owner_and_force_takes_over() {
+    let live = put(&json!({}), &deployment(json!({"replicas": 1})), "one", false).unwrap();
+    let other = deployment(json!({"replicas": 2}));
+    let error = put(&live, &other, "two", false).unwrap_err();
+    assert_eq!(error.to_string(), "Apply failed with 1 conflict: conflict with \"one\": .spec.replicas");
+    let forced = put(&live, &other, "two", true).unwrap();
+    assert_eq!(forced["spec"]["replicas"], 2);
+    assert_eq!(owner(&forced, "two"), [".spec.replicas"]);
+    assert!(owner(&forced, "one").is_empty());
+}
+
+#[test]
+fn the_same_value_is_shared() {
+    let live = put(&json!({}), &deployment(json!({"replicas": 1})), "one", false).unwrap();
+    let both = put(&live, &deployment(json!({"replicas": 1})), "two", false).unwrap();
+    assert_eq!(
+        (owner(&both, "one"), owner(&both, "two")),
+        (vec![".spec.replicas".to_owned()], vec![".spec.replicas".to_owned()])
+    );
+    let one_left = put(&both, &deployment(json!({})), "one", false).unwrap();
+    assert_eq!(one_left["spec"]["replicas"], 1, "two still owns it");
+}
+
+#[test]
+fn what_its_only_owner_drops_goes() {
+    let mut config = deployment(json!({"replicas": 1}));
+    set(&mut config, "metadata.labels", json!({"a": "1", "b": "2"}));
+    let live = put(&json!({}), &config, "one", false).unwrap();
+    set(&mut config, "metadata.labels", json!({"a": "1"}));
+    let after = put(&live, &config, "one", false).unwrap();
+    assert_eq!(after["metadata"]["labels"], json!({"a": "1"}));
+    let mut bare = config.clone();
+    remove(&mut bare, "metadata.labels");
+    let after = put(&after, &bare, "one", false).unwrap();
+    assert!(!after.has("metadata.labels"), "{after}");
+}
+
+#[test]
+fn lists_merge_by_key() {
+    let env = |name: &str| {
+        deployment(
+            json!({"template": {"spec": {"containers": [{"name": "c", "env": [{"name": name, "value": "v"}]}]}}}),
+        )
+    };
+    let live = put(&json!({}), &env("X"), "one", false).unwrap();
+    let both = put(&live, &env("Y"), "two", false).unwrap();
+    let names: Vec<&str> = both["spec"]["template"]["spec"]["containers"][0]["env"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|e| e.text("name"))
+        .collect();
+    assert_eq!(names, ["X", "Y"]);
+    let dropped = put(&both, &deployment(json!({})), "two", false).unwrap();
+    let env = &dropped["spec"]["template"]["spec"]["containers"][0]["env"];
+    assert_eq!(env, &json!([{"name": "X", "value": "v"}]));
+}
+
+#[test]
+fn a_key_with_a_default_may_be_left_out() {
+    let ports = |ports: Value| {
+        deployment(json!({"template": {"spec": {"containers": [{"name": "c", "ports": ports}]}}}))
+    };
+    let live =
+        put(&json!({}), &ports(json!([{"containerPort": 80, "protocol": "TCP"}])), "one", false).unwrap();
+    let after = put(&live, &ports(json!([{"containerPort": 80, "name": "http"}])), "two", false).unwrap();
+    assert_eq!(
+        after["spec"]["template"]["spec"]["containers"][0]["ports"],
+        json!([{"containerPort": 80, "protocol": "TCP", "name": "http"}])
+    );
+}
+
+#[test]
+fn updates_take_what_they_change() {
+    let live = put(&json!({}), &deployment(json!({"replicas": 1, "paused": true})), "one", false).unwrap();
+    let mut new = live.clone();
+    set(&mut new, "spec.replicas", json!(3));
+    set(&mut new, "status.replicas", json!(3));
+    update(ty("Deployment"), Some(&live), &mut new, &writer("kubectl-scale"));
+    assert_eq!(owner(&new, "one"), [".spec.paused"]);
+    assert_eq!(owner(&new, "kubectl-scale"), [".spec.replicas"], "status is not this endpoint's");
+    let error = put(&new, &deployment(json!({"replicas": 1, "paused": true})), "one", false).unwrap_err();
+    assert_eq!(
+        error.to_string(),
+        "Apply failed with 1 conflict: conflict with \"kubectl-scale\" using apps/v1: .spec.replicas"
+    );
+}
+
+#[test]
+fn a_create_is_tracked_with_its_parts() {
+    let mut new = json!({"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "m", "labels": {"a": "b"}}, "data": {"k": "v"}});
+    let by = Writer {
+        manager: "kubectl-create",
+        api_version: "v1",
+        subresource: "",
+        now: "2026-01-01T00:00:00Z",
+        reset: &[],
+    };
+    update(ty("ConfigMap"), None, &mut new, &by);
+    assert_eq!(
+        new["metadata"]["managedFields"][0]["fieldsV1"],
+        json!({"f:data": {".": {}, "f:k": {}}, "f:metadata": {"f:labels": {".": {}, "f:a": {}}}})
+    );
+}
+
+#[test]
+fn an_update_that_changes_nothing_leaves_the_times() {
+    let live = put(&json!({}), &deployment(json!({"replicas": 1})), "one", false).unwrap();
+    let mut new = without_managed(&live);
+    update(
+        ty("Deployment"),
+        Some(&live),
+        &mut new,
+        &Writer { now: "2030-01-01T00:00:00Z", ..writer("other") },
+    );
+    assert_eq!(new, live);
+    let again = apply(
+        ty("Deployment"),
+        &live,
+        &deployment(json!({"replicas": 1})),
+        &Writer { now: "2030-01-01T00:00:00Z", ..writer("one") },
+        false,
+    );
+    assert_eq!(again.unwrap(), live);
+}
+
+#[test]
+fn unknown_fields_and_bad_elements_are_refused() {
+    let config = json!({"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "m", "namespace": "n"}, "nope": 1});
+    let error = apply(ty("ConfigMap"), &json!({}), &config, &writer("one"), false).unwrap_err();
+    assert_eq!(
+        error.to_string(),
+        "failed to create typed patch object (n/m; /v1, Kind=ConfigMap): .nope: field not declared in schema"
+    );
+    let twice = deployment(json!({"template": {"spec": {"containers": [{"name": "c"}, {"name": "c"}]}}}));
+    let error = put(&json!({}), &twice, "one", false).unwrap_err().to_string();
+    assert!(
+        error.ends_with(".spec.template.spec.containers: duplicate entries for key [name=\"c\"]"),
+        "{error}"
+    );
+}
+
+#[test]
+fn untracked_objects_get_an_entry_for_what_was_there() {
+    let mut live = deployment(json!({"replicas": 1}));
+    set(&mut live, "metadata.uid", json!("u"));
+    let error = put(&live, &deployment(json!({"replicas": 2})), "one", false).unwrap_err();
+    assert_eq!(
+        error.to_string(),
+        "Apply failed with 1 conflict: conflict with \"before-first-apply\" using apps/v1: .spec.replicas"
+    );
+}
+
+#[test]
+fn custom_resources_follow_their_schema() {
+    let schema = json!({"type": "object", "properties": {
+        "apiVersion": {"type": "string"}, "kind": {"type": "string"}, "metadata": {"type": "object"},
+        "spec": {"type": "object", "properties": {
+            "parts": {"type": "array", "x-kubernetes-list-type": "map", "x-kubernetes-list-map-keys": ["name"],
+                "items": {"type": "object", "properties": {"name": {"type": "string"}, "n": {"type": "integer"}}}},
+            "plain": {"type": "array", "items": {"type": "string"}}}}}});
+    let object = |spec: Value| json!({"apiVersion": "x.io/v1", "kind": "Widget", "metadata": {"name": "w"}, "spec": spec});
+    let put = |live: &Value, spec: Value, manager| {
+        apply(Type::Schema(&schema), live, &object(spec), &writer(manager), false)
+    };
+    let live = put(&json!({}), json!({"parts": [{"name": "p1", "n": 1}], "plain": ["a"]}), "one").unwrap();
+    let both = put(&live, json!({"parts": [{"name": "p2", "n": 2}]}), "two").unwrap();
+    assert_eq!(both["spec"]["parts"], json!([{"name": "p1", "n": 1}, {"name": "p2", "n": 2}]));
+    let error = put(&both, json!({"plain": ["b"]}), "two").unwrap_err();
+    assert_eq!(error.to_string(), "Apply failed with 1 conflict: conflict with \"one\": .spec.plain");
+}
+
+#[test]
+fn many_updaters_are_folded() {
+    let mut live = deployment(json!({"replicas": 0}));
+    update(ty("Deployment"), None, &mut live, &writer("first"));
+    for i in 0..15 {
+        let mut new = live.clone();
+        set(&mut new, "metadata.labels", json!({ format!("l{i}"): "x" }));
+        let name: &'static str = Box::leak(format!("m{i:02}").into_boxed_str());
+        update(ty("Deployment"), Some(&live), &mut new, &writer(name));
+        live = new;
+    }
+    assert!(live["metadata"]["managedFields"].as_array().unwrap().len() <= MAX_UPDATE_MANAGERS);
+}

@@ -1,0 +1,254 @@
+//! Structured merge over values with types: what fields a value sets, how two differ, merging, removing.
+
+use super::set::{Set, Step};
+use super::types::{Form, Type};
+use serde_json::{Map, Value};
+
+static NULL: Value = Value::Null;
+
+/// How one value became another.
+#[derive(Debug, Default)]
+pub(super) struct Comparison {
+    pub added: Set,
+    pub modified: Set,
+    pub removed: Set,
+}
+
+impl Comparison {
+    pub(super) fn is_same(&self) -> bool {
+        self.added.is_empty() && self.modified.is_empty() && self.removed.is_empty()
+    }
+}
+
+/// Elements of a list with their steps; elements that cannot be named are left out.
+fn elements<'v>(ty: Type<'_>, form: Form, value: &'v Value) -> Vec<(Step, &'v Value)> {
+    let items = value.as_array().map_or(&[][..], Vec::as_slice);
+    items.iter().filter_map(|item| Some((ty.step_of(form, item).ok()?, item))).collect()
+}
+
+fn is_nothing(value: &Value) -> bool {
+    match value {
+        Value::Null => true,
+        Value::Object(map) => map.is_empty(),
+        Value::Array(list) => list.is_empty(),
+        _ => false,
+    }
+}
+
+/// The fields that a value sets.
+pub(super) fn fields(ty: Type<'_>, value: &Value) -> Set {
+    let mut set = Set::default();
+    collect(ty, value, &mut Vec::new(), &mut set);
+    set
+}
+
+fn collect(ty: Type<'_>, value: &Value, path: &mut Vec<Step>, set: &mut Set) {
+    let form = ty.form(value);
+    match form {
+        Form::Leaf => set.insert(path),
+        Form::Map => {
+            for (key, child) in value.as_object().into_iter().flatten() {
+                let (inner, named) = ty.child(key).unwrap_or((Type::Deduced, false));
+                path.push(Step::Field(key.clone()));
+                collect(inner, child, path, set);
+                let empty = child.is_null() || child.as_object().is_some_and(Map::is_empty);
+                if empty || !named {
+                    set.insert(path);
+                }
+                path.pop();
+            }
+        }
+        Form::Set | Form::Keyed => {
+            for (step, child) in elements(ty, form, value) {
+                path.push(step);
+                collect(ty.item(), child, path, set);
+                set.insert(path);
+                path.pop();
+            }
+        }
+    }
+}
+
+/// What differs from `old` to `new`.
+pub(super) fn compare(ty: Type<'_>, old: &Value, new: &Value) -> Comparison {
+    let mut out = Comparison::default();
+    walk(ty, Some(old), Some(new), &mut Vec::new(), &mut out);
+    out
+}
+
+fn present(value: Option<&Value>) -> Option<&Value> {
+    value.filter(|v| !v.is_null())
+}
+
+fn walk(ty: Type<'_>, old: Option<&Value>, new: Option<&Value>, path: &mut Vec<Step>, out: &mut Comparison) {
+    let (old, new) = (present(old), present(new));
+    let form = ty.form(new.or(old).unwrap_or(&NULL));
+    let both_empty = old.is_none_or(is_nothing) && new.is_none_or(is_nothing);
+    let clash = match (old, new) {
+        (Some(a), Some(b)) => ty.form(a) != ty.form(b),
+        _ => false,
+    };
+    if form != Form::Leaf && !both_empty && !clash {
+        below(ty, form, old.unwrap_or(&NULL), new.unwrap_or(&NULL), path, out);
+    } else if let (Some(a), Some(b)) = (old, new)
+        && a != b
+    {
+        out.modified.insert(path);
+    }
+    match (old, new) {
+        (None, Some(_)) => out.added.insert(path),
+        (Some(_), None) => out.removed.insert(path),
+        _ => {}
+    }
+}
+
+fn below(ty: Type<'_>, form: Form, old: &Value, new: &Value, path: &mut Vec<Step>, out: &mut Comparison) {
+    if form == Form::Map {
+        let empty = Map::new();
+        let (a, b) = (old.as_object().unwrap_or(&empty), new.as_object().unwrap_or(&empty));
+        for key in a.keys().chain(b.keys().filter(|k| !a.contains_key(*k))) {
+            let inner = ty.child(key).map_or(Type::Deduced, |(inner, _)| inner);
+            path.push(Step::Field(key.clone()));
+            walk(inner, a.get(key), b.get(key), path, out);
+            path.pop();
+        }
+        return;
+    }
+    let (a, b) = (elements(ty, form, old), elements(ty, form, new));
+    let find = |list: &[(Step, &Value)], step: &Step| list.iter().position(|(s, _)| s == step);
+    for (step, value) in &a {
+        path.push(step.clone());
+        walk(ty.item(), Some(value), find(&b, step).map(|i| b[i].1), path, out);
+        path.pop();
+    }
+    for (step, value) in b.iter().filter(|(step, _)| find(&a, step).is_none()) {
+        path.push(step.clone());
+        walk(ty.item(), None, Some(value), path, out);
+        path.pop();
+    }
+}
+
+/// `applied` laid over `live`.
+pub(super) fn merge(ty: Type<'_>, live: &Value, applied: &Value) -> Value {
+    let form = ty.form(applied);
+    if form == Form::Leaf || live.is_null() || applied.is_null() || ty.form(live) != form {
+        return if applied.is_null() { live.clone() } else { applied.clone() };
+    }
+    match (form, live, applied) {
+        (Form::Map, Value::Object(a), Value::Object(b)) => {
+            let mut out = a.clone();
+            for (key, value) in b {
+                let inner = ty.child(key).map_or(Type::Deduced, |(inner, _)| inner);
+                let merged = merge(inner, a.get(key).unwrap_or(&NULL), value);
+                out.insert(key.clone(), merged);
+            }
+            Value::Object(out)
+        }
+        (_, Value::Array(_), Value::Array(_)) => Value::Array(merge_lists(ty, form, live, applied)),
+        _ => applied.clone(),
+    }
+}
+
+/// Applied elements keep their order; live ones that it does not name stay near their neighbours.
+fn merge_lists(ty: Type<'_>, form: Form, live: &Value, applied: &Value) -> Vec<Value> {
+    let (a, b) = (elements(ty, form, live), elements(ty, form, applied));
+    let named = |list: &[(Step, &Value)], step: &Step| list.iter().any(|(s, _)| s == step);
+    let shared: Vec<&Step> = b.iter().map(|(s, _)| s).filter(|s| named(&a, s)).collect();
+    let mut out: Vec<Value> = Vec::with_capacity(a.len().max(b.len()));
+    let mut merged = 0;
+    let mut left = 0;
+    for (step, value) in &b {
+        while let Some((other, item)) = a.get(left) {
+            let next = shared.get(merged).copied();
+            if !named(&b, other) {
+                out.push((*item).clone());
+            } else if next == Some(other) {
+                break;
+            }
+            left += 1;
+        }
+        let twin = a.iter().find(|(s, _)| s == step);
+        merged += usize::from(twin.is_some());
+        out.push(merge(ty.item(), twin.map_or(&NULL, |(_, v)| v), value));
+        if a.get(left).is_some_and(|(other, _)| other == step) {
+            left += 1;
+        }
+    }
+    out.extend(a[left.min(a.len())..].iter().filter(|(s, _)| !named(&b, s)).map(|(_, v)| (*v).clone()));
+    out
+}
+
+/// The value without the members of `set`; a part that ends up empty because of it goes too.
+pub(super) fn remove(ty: Type<'_>, value: &Value, set: &Set) -> Value {
+    match (ty.form(value), value) {
+        (Form::Map, Value::Object(map)) => {
+            let mut out = Map::new();
+            for (key, child) in map {
+                let step = Step::Field(key.clone());
+                let inner = ty.child(key).map_or(Type::Deduced, |(inner, _)| inner);
+                if let Some(kept) = remove_one(inner, child, &step, set) {
+                    out.insert(key.clone(), kept);
+                }
+            }
+            Value::Object(out)
+        }
+        (form @ (Form::Set | Form::Keyed), Value::Array(_)) => {
+            let items = elements(ty, form, value);
+            Value::Array(
+                items.iter().filter_map(|(step, item)| remove_one(ty.item(), item, step, set)).collect(),
+            )
+        }
+        _ => value.clone(),
+    }
+}
+
+fn remove_one(ty: Type<'_>, value: &Value, step: &Step, set: &Set) -> Option<Value> {
+    if set.has(step) {
+        return None;
+    }
+    let Some(below) = set.below(step) else { return Some(value.clone()) };
+    let left = remove(ty, value, below);
+    (!is_nothing(&left)).then_some(left)
+}
+
+/// Faults of an applied object: fields that its type does not have, elements without keys or twice.
+pub(super) fn faults(ty: Type<'_>, value: &Value) -> Vec<String> {
+    let mut out = Vec::new();
+    check(ty, value, "", &mut out);
+    out
+}
+
+fn check(ty: Type<'_>, value: &Value, path: &str, out: &mut Vec<String>) {
+    let form = ty.form(value);
+    match (form, value) {
+        (Form::Map, Value::Object(map)) => {
+            for (key, child) in map {
+                let path = format!("{path}.{key}");
+                match ty.child(key) {
+                    Some((inner, _)) => check(inner, child, &path, out),
+                    None => out.push(format!("{path}: field not declared in schema")),
+                }
+            }
+        }
+        (Form::Map, other) if !other.is_null() => out.push(format!("{path}: expected map, got &{{{other}}}")),
+        (Form::Set | Form::Keyed, Value::Array(items)) => {
+            let mut seen: Vec<Step> = Vec::new();
+            for (i, item) in items.iter().enumerate() {
+                match ty.step_of(form, item) {
+                    Err(text) => out.push(format!("{path}: element {i}: {text}")),
+                    Ok(step) if seen.contains(&step) => {
+                        out.push(format!("{path}: duplicate entries for key {}", step.shown()));
+                    }
+                    Ok(step) => {
+                        check(ty.item(), item, &(path.to_owned() + &step.shown()), out);
+                        seen.push(step);
+                    }
+                }
+            }
+        }
+        (Form::Set | Form::Keyed, other) if !other.is_null() => {
+            out.push(format!("{path}: expected list, got &{{{other}}}"));
+        }
+        _ => {}
+    }
+}
