@@ -1,0 +1,54 @@
+//! The Kubernetes API over the replicated store: HTTP, authentication, authorization, admission, one registry for
+//! every kind, watches, discovery, OpenAPI.
+//!
+//! Invariants:
+//! - objects lie under upstream's keys in upstream's encoding; `metadata.resourceVersion` is the store's revision of
+//!   the last change, never stored;
+//! - every write is one conditional transaction on the revision that it was decided on, with whatever belongs to it
+//!   (addresses, a lease's fence) in the same transaction: a replica that is behind, or a leader that was deposed, can
+//!   lose a race and never overwrite;
+//! - a read without a resourceVersion shows everything acknowledged before it, on every replica;
+//! - a watch delivers every change after its revision once, in order, or ends with 410;
+//! - in-process callers pass the same authorization and admission as anyone;
+//! - a failure is an answer: no request ends a task.
+//!
+//! Reading order: [`ApiServerConfig`], `server.rs` (connections), `handler.rs` (the way of a request), `info.rs`,
+//! `negotiate.rs`, `call.rs`, `authn/`, `authz/`, `admission/`, `registry/` (the writes and reads), `storage.rs` (the
+//! store in the API's terms), `encode.rs`, `watch.rs`, `subresources/`, `discovery/`, `bootstrap/`.
+
+mod admission;
+mod api;
+mod authn;
+mod authz;
+mod body;
+mod bootstrap;
+mod call;
+mod config;
+mod convert;
+mod decode;
+mod discovery;
+mod encode;
+mod handler;
+mod health;
+mod impersonate;
+mod info;
+mod negotiate;
+mod node_client;
+mod registry;
+mod reviews;
+mod select;
+mod server;
+mod services;
+mod storage;
+mod subresources;
+mod tls;
+mod user;
+mod watch;
+
+pub use body::{Body, BoxError, MAX_BODY_BYTES, full};
+pub use call::FENCE_HEADER;
+pub use config::{
+    ApiServerConfig, BuildError, KubeletClient, MetricsText, RunError, ServerTls, ServiceAccountKeys,
+};
+pub use server::{ApiServer, ApiService};
+pub use user::UserInfo;

@@ -1,0 +1,90 @@
+//! The server's state, shared by all requests.
+
+use std::sync::Arc;
+
+use api_types::time;
+use env::{Shutdown, TaskGroup};
+use tokio::sync::Semaphore;
+
+use crate::admission::Settings;
+use crate::authn::Authenticator;
+use crate::authz::Authorizer;
+use crate::config::{ApiServerConfig, MetricsText};
+use crate::discovery::Documents;
+use crate::health::Health;
+use crate::node_client::NodeClient;
+use crate::registry::EventLeases;
+use crate::services::Allocator;
+use crate::storage::Storage;
+use crate::watch::Shared;
+
+/// Requests that read, at the same time (upstream's `--max-requests-inflight`).
+const MAX_READS: usize = 400;
+/// Requests that write, at the same time (upstream's `--max-mutating-requests-inflight`).
+const MAX_WRITES: usize = 200;
+
+/// Everything a request needs.
+pub(crate) struct Api {
+    pub name: String,
+    pub storage: Storage,
+    pub shutdown: Shutdown,
+    pub tasks: TaskGroup,
+    pub authenticator: Authenticator,
+    pub authorizer: Authorizer,
+    pub admission: Settings,
+    pub allocator: Allocator,
+    pub documents: Arc<Documents>,
+    pub watched: Shared,
+    pub event_leases: EventLeases,
+    pub health: Health,
+    pub nodes: Option<NodeClient>,
+    pub metrics: Option<MetricsText>,
+    pub reads: Arc<Semaphore>,
+    pub writes: Arc<Semaphore>,
+}
+
+impl Api {
+    pub fn new(
+        config: &ApiServerConfig,
+        storage: Storage,
+        authenticator: Authenticator,
+        nodes: Option<NodeClient>,
+        tasks: TaskGroup,
+    ) -> Self {
+        Self {
+            name: config.name.clone(),
+            authorizer: Authorizer::new(&storage.store),
+            storage,
+            shutdown: tasks.shutdown().clone(),
+            tasks,
+            authenticator,
+            admission: Settings { toleration_seconds: config.default_toleration_seconds },
+            allocator: Allocator::new(config.service_cidr, config.node_ports.clone()),
+            documents: Documents::new(),
+            watched: Shared::default(),
+            event_leases: EventLeases::default(),
+            health: Health::default(),
+            nodes,
+            metrics: config.metrics.clone(),
+            reads: Arc::new(Semaphore::new(MAX_READS)),
+            writes: Arc::new(Semaphore::new(MAX_WRITES)),
+        }
+    }
+
+    /// Milliseconds since the epoch.
+    pub fn now(&self) -> i64 {
+        self.storage.env.clock.now().millis()
+    }
+
+    /// Now, as `metav1.Time`.
+    pub fn now_text(&self) -> String {
+        time::from_millis(self.now())
+    }
+
+    /// A new object's uid.
+    pub fn new_uid(&self) -> String {
+        let mut bytes = [0; 16];
+        self.storage.env.rng.fill(&mut bytes);
+        uuid::Builder::from_random_bytes(bytes).into_uuid().to_string()
+    }
+}

@@ -1,0 +1,241 @@
+//! Service account tokens: JWTs signed with RS256, bound to the account and maybe to a pod, a secret or a node
+//! (`pkg/serviceaccount` upstream).
+
+use std::collections::BTreeMap;
+
+use api_types::codec::peek;
+use api_types::table;
+use jsonwebtoken::{Algorithm, DecodingKey, EncodingKey, Header, Validation};
+use mvcc::View;
+use serde::{Deserialize, Serialize};
+
+use crate::config::{BuildError, ServiceAccountKeys};
+use crate::user::{SERVICE_ACCOUNT_PREFIX, UserInfo};
+
+/// Seconds that clocks may differ.
+const LEEWAY: i64 = 10;
+
+/// An object that a token lives and dies with.
+#[derive(Clone, Debug, Serialize, Deserialize, PartialEq, Eq)]
+pub(crate) struct Reference {
+    pub name: String,
+    pub uid: String,
+}
+
+/// What a token is bound to.
+#[derive(Clone, Debug, Default, Serialize, Deserialize, PartialEq, Eq)]
+pub(crate) struct Bound {
+    pub namespace: String,
+    pub serviceaccount: Option<Reference>,
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub pod: Option<Reference>,
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub secret: Option<Reference>,
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub node: Option<Reference>,
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub warnafter: Option<i64>,
+}
+
+#[derive(Serialize, Deserialize)]
+struct Claims {
+    aud: Audiences,
+    exp: i64,
+    iat: i64,
+    iss: String,
+    #[serde(default)]
+    jti: String,
+    #[serde(rename = "kubernetes.io")]
+    bound: Bound,
+    #[serde(default)]
+    nbf: i64,
+    sub: String,
+}
+
+/// One audience or several.
+#[derive(Serialize, Deserialize)]
+#[serde(untagged)]
+enum Audiences {
+    One(String),
+    Many(Vec<String>),
+}
+
+impl Audiences {
+    fn list(&self) -> &[String] {
+        match self {
+            Self::One(one) => std::slice::from_ref(one),
+            Self::Many(many) => many,
+        }
+    }
+}
+
+/// A good token.
+#[derive(Debug)]
+pub(crate) struct Verified {
+    pub user: UserInfo,
+    /// Audiences of the token that were asked for.
+    pub audiences: Vec<String>,
+}
+
+/// Why a token is not good.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum TokenError {
+    #[error("the token is not signed by a key of this cluster: {0}")]
+    Signature(jsonwebtoken::errors::Error),
+    #[error("the token is from another issuer")]
+    Issuer,
+    #[error("service account token has expired")]
+    Expired,
+    #[error("service account token is not valid yet")]
+    NotYet,
+    #[error("token audiences {0:?} is invalid for the target audiences")]
+    Audience(Vec<String>),
+    #[error("the token names no service account")]
+    Subject,
+    #[error("{0} has been invalidated: the object is gone")]
+    Gone(&'static str),
+}
+
+/// Signs and checks tokens.
+pub(crate) struct Tokens {
+    signing: EncodingKey,
+    verifying: Vec<DecodingKey>,
+    issuer: String,
+}
+
+impl Tokens {
+    pub fn new(keys: &ServiceAccountKeys) -> Result<Self, BuildError> {
+        let bad = |error: jsonwebtoken::errors::Error| BuildError::ServiceAccountKeys(error.to_string());
+        let signing = EncodingKey::from_rsa_pem(&keys.signing_key).map_err(bad)?;
+        let verifying = keys.public_keys.iter().map(|pem| DecodingKey::from_rsa_pem(pem).map_err(bad));
+        Ok(Self { signing, verifying: verifying.collect::<Result<_, _>>()?, issuer: keys.issuer.clone() })
+    }
+
+    /// The audience of tokens that name none.
+    pub fn default_audience(&self) -> &str {
+        &self.issuer
+    }
+
+    /// A token that is good from `now` for so many seconds (`now` in milliseconds).
+    pub fn sign(
+        &self,
+        bound: Bound,
+        audiences: Vec<String>,
+        now: i64,
+        seconds: i64,
+        id: String,
+    ) -> Result<String, jsonwebtoken::errors::Error> {
+        let account = bound.serviceaccount.as_ref().map_or("", |account| account.name.as_str());
+        let now = now.div_euclid(1000);
+        let claims = Claims {
+            sub: format!("{SERVICE_ACCOUNT_PREFIX}{}:{account}", bound.namespace),
+            aud: Audiences::Many(audiences),
+            exp: now + seconds,
+            iat: now,
+            nbf: now,
+            iss: self.issuer.clone(),
+            jti: id,
+            bound,
+        };
+        jsonwebtoken::encode(&Header::new(Algorithm::RS256), &claims, &self.signing)
+    }
+
+    /// Checks a token against the keys, the clock (`now` in milliseconds) and what it is bound to. Without
+    /// `audiences` it must be meant for the API server.
+    pub fn verify(
+        &self,
+        view: &View,
+        token: &str,
+        audiences: &[String],
+        now: i64,
+    ) -> Result<Verified, TokenError> {
+        let claims = self.claims(token)?;
+        if claims.iss != self.issuer {
+            return Err(TokenError::Issuer);
+        }
+        let now = now.div_euclid(1000);
+        if now > claims.exp + LEEWAY {
+            return Err(TokenError::Expired);
+        }
+        if now + LEEWAY < claims.nbf {
+            return Err(TokenError::NotYet);
+        }
+        let own = [self.issuer.clone()];
+        let asked = if audiences.is_empty() { &own[..] } else { audiences };
+        let audiences: Vec<String> =
+            asked.iter().filter(|audience| claims.aud.list().contains(audience)).cloned().collect();
+        if audiences.is_empty() {
+            return Err(TokenError::Audience(claims.aud.list().to_vec()));
+        }
+        let user = check_bound(view, &claims)?;
+        Ok(Verified { user, audiences })
+    }
+
+    fn claims(&self, token: &str) -> Result<Claims, TokenError> {
+        let mut validation = Validation::new(Algorithm::RS256);
+        // Times and audiences are checked against the server's clock and the caller's wishes above.
+        validation.validate_exp = false;
+        validation.validate_aud = false;
+        validation.required_spec_claims.clear();
+        let mut last = None;
+        for key in &self.verifying {
+            match jsonwebtoken::decode::<Claims>(token, key, &validation) {
+                Ok(data) => return Ok(data.claims),
+                Err(error) => last = Some(error),
+            }
+        }
+        Err(TokenError::Signature(
+            last.unwrap_or_else(|| jsonwebtoken::errors::ErrorKind::InvalidToken.into()),
+        ))
+    }
+}
+
+fn check_bound(view: &View, claims: &Claims) -> Result<UserInfo, TokenError> {
+    let bound = &claims.bound;
+    let account = bound.serviceaccount.as_ref().ok_or(TokenError::Subject)?;
+    let subject = format!("{SERVICE_ACCOUNT_PREFIX}{}:{}", bound.namespace, account.name);
+    if claims.sub != subject {
+        return Err(TokenError::Subject);
+    }
+    let checks = [
+        ("serviceaccounts", Some(account), "service account"),
+        ("pods", bound.pod.as_ref(), "pod"),
+        ("secrets", bound.secret.as_ref(), "secret"),
+        // A pod's token names its node too; the pod decides how long it lives.
+        ("nodes", bound.node.as_ref().filter(|_| bound.pod.is_none()), "node"),
+    ];
+    for (resource, reference, what) in checks {
+        let Some(reference) = reference else { continue };
+        if !exists(view, resource, &bound.namespace, reference) {
+            return Err(TokenError::Gone(what));
+        }
+    }
+    let mut user = UserInfo::service_account(&bound.namespace, &account.name, &account.uid);
+    user.extra = extra(claims);
+    Ok(user)
+}
+
+fn exists(view: &View, resource: &str, namespace: &str, reference: &Reference) -> bool {
+    let Some(resource) = table::find("", "v1", resource) else { return false };
+    let Some(kv) = view.get(resource.key(namespace, &reference.name).as_bytes()) else { return false };
+    peek::open(&kv.value).is_ok_and(|object| object.uid() == reference.uid)
+}
+
+fn extra(claims: &Claims) -> BTreeMap<String, Vec<String>> {
+    let mut extra = BTreeMap::new();
+    let mut put = |key: &str, value: &str| {
+        extra.insert(format!("authentication.kubernetes.io/{key}"), vec![value.to_owned()]);
+    };
+    if !claims.jti.is_empty() {
+        put("credential-id", &format!("JTI={}", claims.jti));
+    }
+    if let Some(pod) = &claims.bound.pod {
+        put("pod-name", &pod.name);
+        put("pod-uid", &pod.uid);
+    }
+    if let Some(node) = &claims.bound.node {
+        put("node-name", &node.name);
+        put("node-uid", &node.uid);
+    }
+    extra
+}

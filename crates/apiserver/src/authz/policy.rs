@@ -1,0 +1,322 @@
+//! RBAC: roles and bindings as they are stored, and what they allow.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use api_types::selector::LabelSelector;
+use api_types::{Value, codec, meta};
+
+use super::Ask;
+use crate::user::UserInfo;
+
+/// One rule of a role.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Rule {
+    pub verbs: Vec<String>,
+    pub groups: Vec<String>,
+    pub resources: Vec<String>,
+    pub names: Vec<String>,
+    pub urls: Vec<String>,
+}
+
+fn texts(value: &Value) -> Vec<String> {
+    let list = value.as_array().map(Vec::as_slice).unwrap_or_default();
+    list.iter().filter_map(|text| text.as_str().map(str::to_owned)).collect()
+}
+
+fn has(list: &[String], wanted: &str) -> bool {
+    list.iter().any(|own| own == "*" || own == wanted)
+}
+
+impl Rule {
+    pub fn from_value(value: &Value) -> Self {
+        Self {
+            verbs: texts(&value["verbs"]),
+            groups: texts(&value["apiGroups"]),
+            resources: texts(&value["resources"]),
+            names: texts(&value["resourceNames"]),
+            urls: texts(&value["nonResourceURLs"]),
+        }
+    }
+
+    /// The rules of a role object.
+    pub fn list(role: &Value) -> Vec<Self> {
+        role["rules"].as_array().into_iter().flatten().map(Self::from_value).collect()
+    }
+
+    /// Whether the rule grants what is asked.
+    pub fn allows(&self, ask: &Ask<'_>) -> bool {
+        if !has(&self.verbs, ask.verb) {
+            return false;
+        }
+        if let Some(path) = ask.path {
+            return self.urls.iter().any(|url| match url.strip_suffix('*') {
+                Some(prefix) => path.starts_with(prefix),
+                None => url == path,
+            });
+        }
+        has(&self.groups, ask.group)
+            && self.resources.iter().any(|own| resource_matches(own, ask))
+            && (self.names.is_empty() || self.names.iter().any(|name| name == ask.name))
+    }
+}
+
+/// `*` is everything, `*/x` subresource x of everything, `pods` not its subresources.
+fn resource_matches(own: &str, ask: &Ask<'_>) -> bool {
+    match own.split_once('/') {
+        _ if own == "*" => true,
+        Some((resource, subresource)) => {
+            (resource == "*" || resource == ask.resource)
+                && subresource == ask.subresource
+                && !subresource.is_empty()
+        }
+        None => own == ask.resource && ask.subresource.is_empty(),
+    }
+}
+
+#[derive(Debug)]
+struct ClusterRole {
+    rules: Vec<Rule>,
+    labels: HashMap<String, String>,
+    /// Roles with such labels lend their rules to this one.
+    aggregates: Vec<LabelSelector>,
+}
+
+#[derive(Debug)]
+struct Binding {
+    role_kind: String,
+    role: String,
+    subjects: Vec<Subject>,
+}
+
+#[derive(Debug)]
+enum Subject {
+    User(String),
+    Group(String),
+    /// The user name of a service account.
+    Account(String),
+}
+
+impl Binding {
+    fn from_value(value: &Value) -> Self {
+        let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
+        let namespace = meta::namespace(value);
+        let subject = |subject: &Value| {
+            let name = text(&subject["name"]);
+            Some(match subject["kind"].as_str()? {
+                "User" => Subject::User(name),
+                "Group" => Subject::Group(name),
+                "ServiceAccount" => {
+                    let own =
+                        subject["namespace"].as_str().filter(|text| !text.is_empty()).unwrap_or(namespace);
+                    Subject::Account(format!("{}{own}:{name}", crate::user::SERVICE_ACCOUNT_PREFIX))
+                }
+                _ => return None,
+            })
+        };
+        Self {
+            role_kind: text(&value["roleRef"]["kind"]),
+            role: text(&value["roleRef"]["name"]),
+            subjects: value["subjects"].as_array().into_iter().flatten().filter_map(subject).collect(),
+        }
+    }
+
+    fn binds(&self, user: &UserInfo) -> bool {
+        self.subjects.iter().any(|subject| match subject {
+            Subject::User(name) | Subject::Account(name) => *name == user.name,
+            Subject::Group(name) => user.is_in(name),
+        })
+    }
+}
+
+/// All roles and bindings. A clone shares them.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Policy {
+    cluster_roles: HashMap<String, Arc<ClusterRole>>,
+    /// By `namespace/name`.
+    roles: HashMap<String, Arc<Vec<Rule>>>,
+    cluster_bindings: HashMap<String, Arc<Binding>>,
+    /// By namespace, then name.
+    bindings: HashMap<String, HashMap<String, Arc<Binding>>>,
+}
+
+impl Policy {
+    /// Takes over a stored object, or its removal.
+    pub fn apply(&mut self, key: &[u8], stored: Option<&[u8]>) {
+        let Ok(key) = std::str::from_utf8(key) else { return };
+        let Some((kind, name)) = key.strip_prefix("/registry/").and_then(|rest| rest.split_once('/')) else {
+            return;
+        };
+        let value = stored.and_then(|bytes| codec::from_stored(bytes, 0).ok());
+        match kind {
+            "clusterroles" => put(&mut self.cluster_roles, name, value.map(|role| cluster_role(&role))),
+            "clusterrolebindings" => {
+                put(&mut self.cluster_bindings, name, value.map(|value| Binding::from_value(&value)));
+            }
+            "roles" => put(&mut self.roles, name, value.map(|role| Rule::list(&role))),
+            "rolebindings" => {
+                let Some((namespace, name)) = name.split_once('/') else { return };
+                let bindings = self.bindings.entry(namespace.to_owned()).or_default();
+                put(bindings, name, value.map(|value| Binding::from_value(&value)));
+            }
+            _ => {}
+        }
+    }
+
+    /// Rules of a cluster role, those it aggregates included.
+    pub fn cluster_role(&self, name: &str) -> Vec<&Rule> {
+        let Some(role) = self.cluster_roles.get(name) else { return Vec::new() };
+        let mut rules: Vec<&Rule> = role.rules.iter().collect();
+        for (other, lent) in &self.cluster_roles {
+            let wanted = role
+                .aggregates
+                .iter()
+                .any(|selector| selector.matches(|key| lent.labels.get(key).map(String::as_str)));
+            if wanted && other != name {
+                // Roles aggregate roles that aggregate (admin ⊃ edit ⊃ view); labels make no cycles deeper than that.
+                rules.extend(lent.rules.iter());
+                let nested = |selector: &LabelSelector| {
+                    let lenders = self.cluster_roles.values();
+                    lenders
+                        .filter(|role| selector.matches(|key| role.labels.get(key).map(String::as_str)))
+                        .collect::<Vec<_>>()
+                };
+                rules.extend(lent.aggregates.iter().flat_map(nested).flat_map(|role| role.rules.iter()));
+            }
+        }
+        rules
+    }
+
+    fn role_rules(&self, binding: &Binding, namespace: &str) -> Vec<&Rule> {
+        match binding.role_kind.as_str() {
+            "ClusterRole" => self.cluster_role(&binding.role),
+            _ => self.named_role(namespace, &binding.role),
+        }
+    }
+
+    /// Rules of a role in a namespace.
+    pub fn named_role(&self, namespace: &str, name: &str) -> Vec<&Rule> {
+        let rules = self.roles.get(&format!("{namespace}/{name}"));
+        rules.map(|rules| rules.iter().collect()).unwrap_or_default()
+    }
+
+    /// Every rule that holds for a user in a namespace (empty: in the whole cluster).
+    pub fn rules_for<'a>(&'a self, user: &UserInfo, namespace: &str) -> Vec<&'a Rule> {
+        let mut rules = Vec::new();
+        for binding in self.cluster_bindings.values().filter(|binding| binding.binds(user)) {
+            rules.extend(self.cluster_role(&binding.role));
+        }
+        for binding in self.bindings.get(namespace).into_iter().flat_map(HashMap::values) {
+            if binding.binds(user) {
+                rules.extend(self.role_rules(binding, namespace));
+            }
+        }
+        rules
+    }
+
+    pub fn allows(&self, user: &UserInfo, ask: &Ask<'_>) -> bool {
+        self.rules_for(user, ask.namespace).iter().any(|rule| rule.allows(ask))
+    }
+}
+
+fn put<T>(map: &mut HashMap<String, Arc<T>>, name: &str, value: Option<T>) {
+    match value {
+        Some(value) => map.insert(name.to_owned(), Arc::new(value)),
+        None => map.remove(name),
+    };
+}
+
+fn cluster_role(role: &Value) -> ClusterRole {
+    let labels = meta::labels(role).into_iter().flatten();
+    let selectors = role["aggregationRule"]["clusterRoleSelectors"].as_array().into_iter().flatten();
+    ClusterRole {
+        rules: Rule::list(role),
+        labels: labels
+            .map(|(key, value)| (key.clone(), value.as_str().unwrap_or_default().to_owned()))
+            .collect(),
+        aggregates: selectors.filter_map(|selector| LabelSelector::from_value(selector).ok()).collect(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use api_types::table;
+    use serde_json::json;
+
+    fn policy(objects: &[Value]) -> Policy {
+        let mut policy = Policy::default();
+        for object in objects {
+            let resource = table::by_api_version("rbac.authorization.k8s.io/v1", meta::kind(object)).unwrap();
+            let stored = crate::convert::encode(resource, object).unwrap();
+            let key = resource.key(meta::namespace(object), meta::name(object));
+            policy.apply(key.as_bytes(), Some(&stored));
+        }
+        policy
+    }
+
+    fn object(kind: &str, namespace: &str, name: &str, rest: Value) -> Value {
+        let mut object = rest;
+        meta::set_kind(&mut object, "rbac.authorization.k8s.io/v1", kind);
+        meta::set_name(&mut object, name);
+        meta::set_namespace(&mut object, namespace);
+        object
+    }
+
+    #[test]
+    fn bindings_grant_in_their_namespace_only() {
+        let policy = policy(&[
+            object(
+                "Role",
+                "n",
+                "r",
+                json!({"rules": [{"verbs": ["get"], "apiGroups": [""], "resources": ["secrets"]}]}),
+            ),
+            object(
+                "RoleBinding",
+                "n",
+                "b",
+                json!({"roleRef": {"apiGroup": "rbac.authorization.k8s.io", "kind": "Role", "name": "r"},
+                "subjects": [{"kind": "ServiceAccount", "name": "default", "namespace": "n"}]}),
+            ),
+        ]);
+        let user = UserInfo::service_account("n", "default", "u");
+        let ask = |namespace, verb| Ask { verb, resource: "secrets", namespace, ..Ask::default() };
+        assert!(policy.allows(&user, &ask("n", "get")));
+        assert!(!policy.allows(&user, &ask("n", "list")));
+        assert!(!policy.allows(&user, &ask("m", "get")));
+        assert!(!policy.allows(&UserInfo::new("jane", &[]), &ask("n", "get")));
+    }
+
+    #[test]
+    fn cluster_roles_aggregate_by_label() {
+        let lent =
+            json!({"rules": [{"verbs": ["list"], "apiGroups": [""], "resources": ["pods", "pods/log"]}]});
+        let mut lent = object("ClusterRole", "", "lent", lent);
+        meta::set_label(&mut lent, "to-view", "true");
+        let view = json!({"aggregationRule": {"clusterRoleSelectors": [{"matchLabels": {"to-view": "true"}}]}, "rules": []});
+        let binding = json!({"roleRef": {"apiGroup": "rbac.authorization.k8s.io", "kind": "ClusterRole", "name": "view"},
+            "subjects": [{"kind": "Group", "name": "team", "apiGroup": "rbac.authorization.k8s.io"}]});
+        let policy = policy(&[
+            lent,
+            object("ClusterRole", "", "view", view),
+            object("ClusterRoleBinding", "", "b", binding),
+        ]);
+        let user = UserInfo::new("jane", &["team"]);
+        let ask = |subresource| Ask { verb: "list", resource: "pods", subresource, ..Ask::default() };
+        assert!(policy.allows(&user, &ask("")) && policy.allows(&user, &ask("log")));
+        assert!(!policy.allows(&user, &ask("exec")));
+    }
+
+    #[test]
+    fn paths_match_by_prefix() {
+        let rule = Rule {
+            verbs: vec!["get".into()],
+            urls: vec!["/api/*".into(), "/version".into()],
+            ..Rule::default()
+        };
+        let ask = |path| Ask { verb: "get", path: Some(path), ..Ask::default() };
+        assert!(rule.allows(&ask("/api/v1")) && rule.allows(&ask("/version")));
+        assert!(!rule.allows(&ask("/apis")) && !rule.allows(&ask("/version/x")));
+    }
+}

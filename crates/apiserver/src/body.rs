@@ -1,0 +1,84 @@
+//! Request and response bodies.
+
+use std::convert::Infallible;
+
+use api_types::status::Status;
+use bytes::{Bytes, BytesMut};
+use futures::Stream;
+use http::{Response, StatusCode, header};
+use http_body::Frame;
+use http_body_util::{BodyExt, Full, StreamBody};
+
+/// An error on the way of a body.
+pub type BoxError = Box<dyn std::error::Error + Send + Sync>;
+/// The body of every request and response, in process and on the wire.
+pub type Body = http_body_util::combinators::UnsyncBoxBody<Bytes, BoxError>;
+
+/// The largest request body in bytes (upstream's `MaxRequestBodyBytes`).
+pub const MAX_BODY_BYTES: usize = 3 << 20;
+
+/// A body that is there.
+pub fn full(bytes: impl Into<Bytes>) -> Body {
+    Full::new(bytes.into()).map_err(|never: Infallible| match never {}).boxed_unsync()
+}
+
+/// A body that comes in pieces.
+pub(crate) fn stream<S>(pieces: S) -> Body
+where
+    S: Stream<Item = Result<Bytes, BoxError>> + Send + 'static,
+{
+    let frames = futures::StreamExt::map(pieces, |piece| piece.map(Frame::data));
+    BodyExt::boxed_unsync(StreamBody::new(frames))
+}
+
+/// Why a body was not read.
+pub(crate) enum ReadError {
+    TooLarge,
+    Broken(BoxError),
+}
+
+/// Reads a body of at most `limit` bytes.
+pub(crate) async fn read_up_to(mut body: Body, limit: usize) -> Result<Bytes, ReadError> {
+    let mut whole: Option<BytesMut> = None;
+    let mut first = Bytes::new();
+    while let Some(frame) = body.frame().await {
+        let Ok(data) = frame.map_err(ReadError::Broken)?.into_data() else { continue };
+        if first.len() + whole.as_ref().map_or(0, BytesMut::len) + data.len() > limit {
+            return Err(ReadError::TooLarge);
+        }
+        match &mut whole {
+            // Most bodies come in one piece, which is not copied.
+            None if first.is_empty() => first = data,
+            None => {
+                let mut joined = BytesMut::from(std::mem::take(&mut first).as_ref());
+                joined.extend_from_slice(&data);
+                whole = Some(joined);
+            }
+            Some(whole) => whole.extend_from_slice(&data),
+        }
+    }
+    Ok(whole.map_or(first, BytesMut::freeze))
+}
+
+/// Reads a request's body, up to [`MAX_BODY_BYTES`].
+pub(crate) async fn read(body: Body) -> Result<Bytes, Status> {
+    read_up_to(body, MAX_BODY_BYTES).await.map_err(|error| match error {
+        ReadError::TooLarge => Status::request_entity_too_large(format_args!("limit is {MAX_BODY_BYTES}")),
+        ReadError::Broken(error) => Status::bad_request(error.to_string()),
+    })
+}
+
+/// A response with a body of one type.
+pub(crate) fn response(code: u16, content_type: &str, body: impl Into<Bytes>) -> Response<Body> {
+    let mut response = Response::new(full(body));
+    *response.status_mut() = StatusCode::from_u16(code).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
+    set_header(&mut response, header::CONTENT_TYPE, content_type);
+    response
+}
+
+/// Sets a header; a text that no header can hold is left out.
+pub(crate) fn set_header(response: &mut Response<Body>, name: header::HeaderName, value: &str) {
+    if let Ok(value) = header::HeaderValue::from_str(value) {
+        response.headers_mut().insert(name, value);
+    }
+}

@@ -1,0 +1,198 @@
+//! One request on its way through the server.
+
+use api_types::field::{FieldError, Path};
+use api_types::status::Status;
+use api_types::{Resource, Value};
+use bytes::Bytes;
+use http::{HeaderMap, Method, Response, header};
+use mvcc::KeyValue;
+use parking_lot::Mutex;
+
+use crate::body::{self, Body};
+use crate::encode::{Include, Writer};
+use crate::info::{Query, RequestInfo};
+use crate::negotiate::{self, Media};
+use crate::storage::Fence;
+use crate::user::UserInfo;
+
+/// Carries the condition of [`Fence`].
+pub const FENCE_HEADER: &str = "trierarch-fence";
+/// Warnings that one answer carries, at most.
+const MAX_WARNINGS: usize = 100;
+
+/// A request: what it asks, who asks, its body.
+pub(crate) struct Call {
+    pub method: Method,
+    pub info: RequestInfo,
+    pub query: Query,
+    pub headers: HeaderMap,
+    pub user: UserInfo,
+    pub body: Bytes,
+    warnings: Mutex<Vec<String>>,
+}
+
+/// What happens to fields that a kind does not have (`fieldValidation`).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum FieldValidation {
+    Ignore,
+    Warn,
+    Strict,
+}
+
+impl Call {
+    pub fn new(
+        method: Method,
+        info: RequestInfo,
+        query: Query,
+        headers: HeaderMap,
+        user: UserInfo,
+        body: Bytes,
+    ) -> Self {
+        Self { method, info, query, headers, user, body, warnings: Mutex::default() }
+    }
+
+    /// A request of the server itself.
+    pub fn internal() -> Self {
+        Self::new(
+            Method::POST,
+            RequestInfo::default(),
+            Query::default(),
+            HeaderMap::new(),
+            UserInfo::loopback(),
+            Bytes::new(),
+        )
+    }
+
+    /// A header's text; empty when it is not there.
+    pub fn header(&self, name: impl header::AsHeaderName) -> &str {
+        self.headers.get(name).and_then(|value| value.to_str().ok()).unwrap_or_default()
+    }
+
+    /// The form of the answer. `shapes`: whether tables and bare metadata are offered.
+    pub fn media(&self, shapes: bool) -> Result<Media, Status> {
+        let mut media = negotiate::accept(self.header(header::ACCEPT), shapes)?;
+        let agent = self.header(header::USER_AGENT);
+        let browser = ["curl", "Wget", "Mozilla/5.0"].iter().any(|name| agent.starts_with(name));
+        media.pretty |= match self.query.has("pretty") {
+            true => self.query.flag("pretty"),
+            false => browser,
+        };
+        Ok(media)
+    }
+
+    /// How objects of a resource are written.
+    pub fn writer(&self, resource: &'static Resource, now: i64) -> Result<Writer, Status> {
+        let include = Include::parse(self.query.get("includeObject"))?;
+        Ok(Writer { resource, media: self.media(true)?, include, now })
+    }
+
+    pub fn fence(&self) -> Result<Option<Fence>, Status> {
+        match self.header(FENCE_HEADER) {
+            "" => Ok(None),
+            text => Fence::parse(text)
+                .map(Some)
+                .ok_or_else(|| Status::bad_request(format!("malformed {FENCE_HEADER} header: {text:?}"))),
+        }
+    }
+
+    /// Whether nothing may be stored. `body`: delete options, which say it too.
+    pub fn dry_run(&self, body: Option<&Value>) -> Result<bool, Status> {
+        let mut asked: Vec<&str> = self.query.all("dryRun").filter(|text| !text.is_empty()).collect();
+        let list = body.and_then(|options| options["dryRun"].as_array());
+        asked.extend(list.into_iter().flatten().filter_map(Value::as_str));
+        match asked.iter().find(|text| **text != "All") {
+            Some(other) => {
+                let error = FieldError::not_supported(&Path::new("dryRun"), *other, &["All"]);
+                Err(Status::invalid("meta.k8s.io", self.options_kind(), "", &[error]))
+            }
+            None => Ok(!asked.is_empty()),
+        }
+    }
+
+    fn options_kind(&self) -> &'static str {
+        match self.method {
+            Method::POST => "CreateOptions",
+            Method::PATCH => "PatchOptions",
+            Method::DELETE => "DeleteOptions",
+            _ => "UpdateOptions",
+        }
+    }
+
+    pub fn field_validation(&self) -> Result<FieldValidation, Status> {
+        match self.query.get("fieldValidation") {
+            "Ignore" => Ok(FieldValidation::Ignore),
+            "" | "Warn" => Ok(FieldValidation::Warn),
+            "Strict" => Ok(FieldValidation::Strict),
+            other => {
+                let supported = ["Ignore", "Strict", "Warn"];
+                let error = FieldError::not_supported(&Path::new("fieldValidation"), other, &supported);
+                Err(Status::invalid("meta.k8s.io", self.options_kind(), "", &[error]))
+            }
+        }
+    }
+
+    /// Adds a `Warning` header to the answer.
+    pub fn warn(&self, text: impl Into<String>) {
+        let (text, mut warnings) = (text.into(), self.warnings.lock());
+        if warnings.len() < MAX_WARNINGS && !warnings.contains(&text) {
+            warnings.push(text);
+        }
+    }
+
+    /// Puts the warnings into an answer.
+    pub fn finish(&self, response: &mut Response<Body>) {
+        for text in self.warnings.lock().iter() {
+            let quoted = text.replace('\\', "\\\\").replace('"', "\\\"").replace(['\n', '\r'], " ");
+            if let Ok(value) = header::HeaderValue::from_str(&format!("299 - \"{quoted}\"")) {
+                response.headers_mut().append(header::WARNING, value);
+            }
+        }
+    }
+
+    /// An answer with one stored object.
+    pub fn object(
+        &self,
+        resource: &'static Resource,
+        now: i64,
+        code: u16,
+        kv: &KeyValue,
+    ) -> Result<Response<Body>, Status> {
+        let writer = self.writer(resource, now)?;
+        Ok(body::response(code, writer.content_type(), writer.object(kv)?))
+    }
+
+    /// An answer with an object that is not stored.
+    pub fn value(
+        &self,
+        code: u16,
+        message: api_types::MessageId,
+        value: &Value,
+    ) -> Result<Response<Body>, Status> {
+        let media = self.media(false)?;
+        let bytes = crate::encode::value(message, media, value)?;
+        Ok(body::response(code, media.format.media_type(), bytes))
+    }
+
+    /// An answer that reports a failure, or the end of a deletion.
+    pub fn status(&self, status: &Status) -> Response<Body> {
+        let media = self.media(false).unwrap_or(Media::JSON);
+        status_response(status, media)
+    }
+}
+
+/// A Status as an answer.
+pub(crate) fn status_response(status: &Status, media: Media) -> Response<Body> {
+    let message = api_types::schema::lookup("", "v1", "Status")
+        .or_else(|| api_types::schema::by_name("io.k8s.apimachinery.pkg.apis.meta.v1.Status"));
+    let encoded = message.and_then(|message| crate::encode::value(message, media, &status.to_value()).ok());
+    let code = if status.code == 0 { 200 } else { status.code };
+    let mut response = match encoded {
+        Some(bytes) => body::response(code, media.format.media_type(), bytes),
+        None => body::response(code, negotiate::JSON, status.to_json()),
+    };
+    let retry = status.details.as_ref().map_or(0, |details| details.retry_after_seconds);
+    if retry > 0 {
+        body::set_header(&mut response, header::RETRY_AFTER, &retry.to_string());
+    }
+    response
+}

@@ -1,0 +1,121 @@
+//! What a server is built from.
+
+use std::net::{IpAddr, SocketAddr};
+use std::ops::RangeInclusive;
+use std::sync::Arc;
+
+use ipnet::IpNet;
+
+/// Certificates of the API's address, as PEM.
+#[derive(Clone)]
+pub struct ServerTls {
+    /// Certificate chain of the server.
+    pub certificate: Vec<u8>,
+    /// Its key.
+    pub key: Vec<u8>,
+    /// Authorities whose client certificates are believed.
+    pub client_ca: Vec<u8>,
+}
+
+/// Keys of service account tokens, as PEM.
+#[derive(Clone)]
+pub struct ServiceAccountKeys {
+    /// The RSA key that signs.
+    pub signing_key: Vec<u8>,
+    /// RSA public keys whose signatures are believed.
+    pub public_keys: Vec<Vec<u8>>,
+    /// The issuer in tokens, and their default audience.
+    pub issuer: String,
+}
+
+/// How node agents are called (logs), as PEM.
+#[derive(Clone)]
+pub struct KubeletClient {
+    /// Client certificate chain.
+    pub certificate: Vec<u8>,
+    /// Its key.
+    pub key: Vec<u8>,
+    /// Authorities of the agents' certificates.
+    pub ca: Vec<u8>,
+}
+
+/// Text of all metrics in Prometheus' format.
+pub type MetricsText = Arc<dyn Fn() -> String + Send + Sync>;
+
+/// A server to be.
+#[derive(Clone)]
+pub struct ApiServerConfig {
+    /// This replica's name, unique in the cluster.
+    pub name: String,
+    /// Where to listen.
+    pub listen: SocketAddr,
+    /// The address that Service `kubernetes` sends clients to.
+    pub advertise_address: IpAddr,
+    /// Certificates.
+    pub tls: ServerTls,
+    /// Token keys.
+    pub service_account: ServiceAccountKeys,
+    /// Addresses of Services; the first is Service `kubernetes`'.
+    pub service_cidr: IpNet,
+    /// Ports of Services on nodes.
+    pub node_ports: RangeInclusive<u16>,
+    /// Certificates for calls to node agents; without them there are no logs.
+    pub kubelet_client: Option<KubeletClient>,
+    /// Seconds that pods tolerate a node that is not ready or not reachable, unless they say otherwise.
+    pub default_toleration_seconds: i64,
+    /// What `/metrics` answers.
+    pub metrics: Option<MetricsText>,
+}
+
+impl ApiServerConfig {
+    /// A replica with upstream's defaults.
+    pub fn new(
+        name: impl Into<String>,
+        listen: SocketAddr,
+        tls: ServerTls,
+        service_account: ServiceAccountKeys,
+    ) -> Self {
+        Self {
+            name: name.into(),
+            listen,
+            advertise_address: listen.ip(),
+            tls,
+            service_account,
+            service_cidr: IpNet::new_assert(IpAddr::from([10, 96, 0, 0]), 12),
+            node_ports: 30000..=32767,
+            kubelet_client: None,
+            default_toleration_seconds: 300,
+            metrics: None,
+        }
+    }
+}
+
+/// Why a server cannot be built. Each is one line for the command line.
+#[derive(Debug, thiserror::Error)]
+pub enum BuildError {
+    /// The address cannot be listened on.
+    #[error("cannot listen for the API on {address}: {cause}")]
+    Listen {
+        /// The address.
+        address: SocketAddr,
+        /// Why.
+        cause: std::io::Error,
+    },
+    /// The certificates cannot be used.
+    #[error("cannot use the certificates of the API: {0}")]
+    Tls(String),
+    /// The service account keys cannot be used.
+    #[error("cannot use the service account keys: {0}")]
+    ServiceAccountKeys(String),
+    /// The range of Service addresses is too small.
+    #[error("the service address range {0} has no room: at least 8 addresses are needed")]
+    ServiceCidr(IpNet),
+}
+
+/// Why a running server ended.
+#[derive(Debug, thiserror::Error)]
+pub enum RunError {
+    /// A task failed.
+    #[error(transparent)]
+    Task(#[from] env::TaskFailure),
+}

@@ -1,0 +1,232 @@
+//! Request bodies as trees, with upstream's words for what is wrong with them.
+
+use api_types::codec::Decoded;
+use api_types::schema::{self, DocumentReport, MessageId};
+use api_types::status::Status;
+use api_types::{Value, codec, meta};
+use bytes::Bytes;
+
+use crate::call::{Call, FieldValidation};
+use crate::negotiate::{self, Format};
+
+/// Characters of an unreadable body that its error shows.
+const SUMMARY: usize = 30;
+
+/// The kind that a body must have.
+#[derive(Clone, Copy)]
+pub(crate) struct Expected<'a> {
+    pub message: MessageId,
+    pub api_version: &'a str,
+    pub kind: &'a str,
+}
+
+/// Decodes a body of the request's content type.
+pub(crate) fn body(call: &Call, expected: Expected<'_>) -> Result<Value, Status> {
+    let format = negotiate::content_type(call.header(http::header::CONTENT_TYPE))?;
+    let mut decoded = match format {
+        Format::Json => codec::decode_json(&call.body)
+            .map_err(|error| unrecognized(&call.body, expected.kind, &json_error(&error.to_string())))?,
+        Format::Yaml => codec::decode_yaml(&call.body)
+            .map_err(|error| unrecognized(&call.body, expected.kind, &json_error(&error.to_string())))?,
+        Format::Protobuf => Decoded { value: protobuf(&call.body, expected)?, duplicates: Vec::new() },
+    };
+    settle_kind(&mut decoded.value, expected)?;
+    let report = schema::check_document(expected.message, &decoded, &call.body);
+    judge(call, &decoded.value, report, expected)?;
+    let value = decoded.value;
+    codec::normalize(expected.message, &value)
+        .map_err(|error| cannot_handle(&value, expected, &error.to_string()))
+}
+
+fn json_error(text: &str) -> String {
+    format!("couldn't get version/kind; json parse error: {text}")
+}
+
+fn protobuf(bytes: &Bytes, expected: Expected<'_>) -> Result<Value, Status> {
+    let failed = |error: codec::CodecError| unrecognized(bytes, expected.kind, &error.to_string());
+    let unknown = codec::unwrap_unknown(bytes).map_err(failed)?;
+    if unknown.kind.is_empty() {
+        let mut value = codec::from_proto(expected.message, unknown.raw).map_err(failed)?;
+        meta::set_kind(&mut value, expected.api_version, expected.kind);
+        return Ok(value);
+    }
+    codec::from_envelope(bytes).map_err(failed)
+}
+
+/// Fills in a kind that is left out; another one is refused.
+fn settle_kind(value: &mut Value, expected: Expected<'_>) -> Result<(), Status> {
+    if !value.is_object() {
+        let text = format!("json: cannot unmarshal {} into Go value of type struct", json_type(value));
+        return Err(Status::bad_request(format!("couldn't get version/kind; json parse error: {text}")));
+    }
+    let (found, kind) = (meta::api_version(value).to_owned(), meta::kind(value).to_owned());
+    if !found.is_empty() && found != expected.api_version {
+        let message = format!(
+            "the API version in the data ({found}) does not match the expected API version ({})",
+            expected.api_version
+        );
+        return Err(Status::bad_request(message));
+    }
+    if !kind.is_empty() && kind != expected.kind {
+        let why = format!("no kind \"{kind}\" is expected here");
+        return Err(cannot_handle(value, expected, &why));
+    }
+    meta::set_kind(value, expected.api_version, expected.kind);
+    Ok(())
+}
+
+fn json_type(value: &Value) -> &'static str {
+    match value {
+        Value::Null => "null",
+        Value::Bool(_) => "bool",
+        Value::Number(_) => "number",
+        Value::String(_) => "string",
+        Value::Array(_) => "array",
+        Value::Object(_) => "object",
+    }
+}
+
+/// Checks a tree that no document stands behind (the outcome of a patch).
+pub(crate) fn check(call: &Call, value: &Value, expected: Expected<'_>) -> Result<(), Status> {
+    let report = schema::check(expected.message, value);
+    let strict = report.unknown_fields.iter().map(|path| format!("unknown field {path:?}"));
+    let report = DocumentReport { strict_errors: strict.collect(), type_errors: report.type_errors };
+    judge(call, value, report, expected)
+}
+
+/// Values of the wrong type are refused; unknown and repeated fields as `fieldValidation` says.
+fn judge(call: &Call, value: &Value, report: DocumentReport, expected: Expected<'_>) -> Result<(), Status> {
+    if let Some(error) = report.type_errors.first() {
+        return Err(cannot_handle(value, expected, error));
+    }
+    let strict = report.strict_errors;
+    match call.field_validation()? {
+        FieldValidation::Ignore => {}
+        FieldValidation::Warn => strict.into_iter().for_each(|text| call.warn(text)),
+        FieldValidation::Strict if strict.is_empty() => {}
+        FieldValidation::Strict => {
+            let text = format!("strict decoding error: {}", strict.join(", "));
+            return Err(cannot_handle(value, expected, &text));
+        }
+    }
+    Ok(())
+}
+
+fn cannot_handle(value: &Value, expected: Expected<'_>, why: &str) -> Status {
+    let (_, version) = meta::group_version(value);
+    Status::bad_request(format!(
+        "{} in version \"{version}\" cannot be handled as a {}: {why}",
+        meta::kind(value),
+        expected.kind
+    ))
+}
+
+fn unrecognized(bytes: &[u8], kind: &str, why: &str) -> Status {
+    let summary = summarize(bytes);
+    Status::bad_request(format!(
+        "the object provided is unrecognized (must be of type {kind}): {why} ({summary})"
+    ))
+}
+
+fn summarize(bytes: &[u8]) -> String {
+    let (shown, rest) = bytes.split_at(bytes.len().min(SUMMARY));
+    let more = if rest.is_empty() { "" } else { " ..." };
+    match shown.first() {
+        None => "<empty>".to_owned(),
+        Some(b'{') => format!("{}{more}", String::from_utf8_lossy(shown)),
+        Some(_) => {
+            let hex: String = shown.iter().map(|byte| format!("{byte:02x}")).collect();
+            format!("{hex}{more}")
+        }
+    }
+}
+
+/// The options of a deletion, from the body if there is one.
+pub(crate) fn delete_options(call: &Call) -> Result<Value, Status> {
+    let mut options = match call.body.is_empty() {
+        true => Value::Object(serde_json::Map::new()),
+        false => {
+            let format = negotiate::content_type(call.header(http::header::CONTENT_TYPE))?;
+            let decoded = match format {
+                Format::Json => codec::decode_json(&call.body).map(|decoded| decoded.value),
+                Format::Yaml => codec::decode_yaml(&call.body).map(|decoded| decoded.value),
+                Format::Protobuf => return proto_options(&call.body),
+            };
+            decoded
+                .map_err(|error| unrecognized(&call.body, "DeleteOptions", &json_error(&error.to_string())))?
+        }
+    };
+    for name in ["propagationPolicy", "gracePeriodSeconds", "orphanDependents"] {
+        let text = call.query.get(name);
+        if !text.is_empty() && options[name].is_null() {
+            let value = match name {
+                "propagationPolicy" => Value::from(text),
+                "gracePeriodSeconds" => text.parse::<i64>().map(Value::from).map_err(|_| {
+                    Status::bad_request(format!("strconv.ParseInt: parsing {text:?}: invalid syntax"))
+                })?,
+                _ => Value::from(call.query.flag(name)),
+            };
+            if let Some(object) = options.as_object_mut() {
+                object.insert(name.to_owned(), value);
+            }
+        }
+    }
+    Ok(options)
+}
+
+fn proto_options(bytes: &Bytes) -> Result<Value, Status> {
+    let message = schema::by_name("io.k8s.apimachinery.pkg.apis.meta.v1.DeleteOptions")
+        .expect("invariant: the tables hold DeleteOptions");
+    let failed = |error: codec::CodecError| Status::bad_request(error.to_string());
+    let unknown = codec::unwrap_unknown(bytes).map_err(failed)?;
+    codec::from_proto(message, unknown.raw).map_err(failed)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use api_types::table;
+    use http::{HeaderMap, Method};
+
+    fn decode(query: &str, text: &str) -> Result<Value, Status> {
+        let resource = table::find("apps", "v1", "deployments").unwrap();
+        let call = Call::new(
+            Method::POST,
+            Default::default(),
+            crate::info::Query::parse(query),
+            HeaderMap::new(),
+            Default::default(),
+            Bytes::copy_from_slice(text.as_bytes()),
+        );
+        body(&call, Expected { message: resource.message, api_version: "apps/v1", kind: "Deployment" })
+    }
+
+    #[test]
+    fn a_broken_body_is_shown() {
+        let status = decode("", "{\"apiVersion\":\"v1\",").unwrap_err();
+        assert_eq!(status.code, 400);
+        assert!(status.message.starts_with("the object provided is unrecognized (must be of type Deployment): couldn't get version/kind; json parse error: "), "{status}");
+        assert!(status.message.ends_with("({\"apiVersion\":\"v1\",)"), "{status}");
+    }
+
+    #[test]
+    fn unknown_fields_are_strict_errors() {
+        let text = r#"{"apiVersion":"apps/v1","kind":"Deployment","spec":{"replcas":1}}"#;
+        let status = decode("fieldValidation=Strict", text).unwrap_err();
+        assert_eq!(
+            status.message,
+            "Deployment in version \"v1\" cannot be handled as a Deployment: strict decoding error: unknown field \"spec.replcas\""
+        );
+        assert!(decode("", text).unwrap()["spec"].get("replcas").is_none());
+    }
+
+    #[test]
+    fn another_version_is_refused() {
+        let status = decode("", r#"{"apiVersion":"v1","kind":"Deployment"}"#).unwrap_err();
+        assert_eq!(
+            status.message,
+            "the API version in the data (v1) does not match the expected API version (apps/v1)"
+        );
+        assert_eq!(decode("", "{}").unwrap()["kind"], "Deployment");
+    }
+}

@@ -1,0 +1,473 @@
+//! Answers as bytes: stored bytes go out without a tree in between wherever the client takes them as they are.
+
+use api_rules::columns::Column;
+use api_rules::rules;
+use api_types::schema::{self, MessageId};
+use api_types::status::Status;
+use api_types::{Resource, Value, codec};
+use bytes::Bytes;
+use mvcc::KeyValue;
+use serde_json::json;
+
+use crate::body::{self, Body};
+use crate::convert;
+use crate::negotiate::{Format, Media, Shape};
+
+/// What a table's rows carry of their objects (`includeObject`).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Include {
+    Nothing,
+    Metadata,
+    Object,
+}
+
+impl Include {
+    pub fn parse(text: &str) -> Result<Self, Status> {
+        match text {
+            "None" => Ok(Self::Nothing),
+            "" | "Metadata" => Ok(Self::Metadata),
+            "Object" => Ok(Self::Object),
+            other => Err(Status::bad_request(format!("unrecognized includeObject value: {other:?}"))),
+        }
+    }
+}
+
+/// Everything that decides how objects of a request are written.
+#[derive(Clone, Copy)]
+pub(crate) struct Writer {
+    pub resource: &'static Resource,
+    pub media: Media,
+    pub include: Include,
+    /// Milliseconds since the epoch: ages in tables count from here.
+    pub now: i64,
+}
+
+/// Stored bytes of a list above which it is written piece by piece.
+const WHOLE_LIST_BYTES: usize = 1 << 20;
+/// Bytes of a piece.
+const PIECE_BYTES: usize = 256 << 10;
+
+fn partial_message() -> MessageId {
+    schema::lookup("meta.k8s.io", "v1", "PartialObjectMetadata")
+        .or_else(|| schema::by_name("io.k8s.apimachinery.pkg.apis.meta.v1.PartialObjectMetadata"))
+        .expect("invariant: the tables hold PartialObjectMetadata")
+}
+
+fn failed(error: codec::CodecError) -> Status {
+    convert::unreadable(error)
+}
+
+/// A tree of a known message in a format.
+pub(crate) fn value(message: MessageId, media: Media, value: &Value) -> Result<Bytes, Status> {
+    let text = |key: &str| value[key].as_str().unwrap_or_default();
+    let mut out = Vec::new();
+    match media.format {
+        Format::Protobuf => {
+            out = codec::to_envelope(message, text("apiVersion"), text("kind"), value).map_err(failed)?;
+        }
+        Format::Json => {
+            codec::encode_json(message, value, &mut out).map_err(failed)?;
+            finish_json(&mut out, media.pretty);
+        }
+        Format::Yaml => {
+            codec::encode_json(message, value, &mut out).map_err(failed)?;
+            out = yaml(&out)?;
+        }
+    }
+    Ok(out.into())
+}
+
+fn finish_json(out: &mut Vec<u8>, pretty: bool) {
+    if pretty {
+        *out = indent(out);
+    }
+    out.push(b'\n');
+}
+
+fn yaml(json: &[u8]) -> Result<Vec<u8>, Status> {
+    let value: Value = serde_json::from_slice(json).map_err(Status::internal)?;
+    Ok(codec::encode_yaml(&value).into_bytes())
+}
+
+/// JSON with line ends and two spaces a level, as Go's encoder indents.
+pub(crate) fn indent(json: &[u8]) -> Vec<u8> {
+    let mut out = Vec::with_capacity(json.len() * 2);
+    let (mut depth, mut text, mut escaped) = (0_usize, false, false);
+    let line = |out: &mut Vec<u8>, depth: usize| {
+        out.push(b'\n');
+        out.resize(out.len() + 2 * depth, b' ');
+    };
+    for (at, &byte) in json.iter().enumerate() {
+        if text {
+            out.push(byte);
+            (escaped, text) = (byte == b'\\' && !escaped, escaped || byte != b'"');
+            continue;
+        }
+        match byte {
+            b'{' | b'[' => {
+                out.push(byte);
+                if !matches!(json.get(at + 1), Some(b'}' | b']')) {
+                    depth += 1;
+                    line(&mut out, depth);
+                }
+            }
+            b'}' | b']' => {
+                if !matches!(json.get(at.wrapping_sub(1)), Some(b'{' | b'[')) {
+                    depth = depth.saturating_sub(1);
+                    line(&mut out, depth);
+                }
+                out.push(byte);
+            }
+            b',' => {
+                out.push(byte);
+                line(&mut out, depth);
+            }
+            b':' => out.extend_from_slice(b": "),
+            b'"' => {
+                text = true;
+                out.push(byte);
+            }
+            _ => out.push(byte),
+        }
+    }
+    out
+}
+
+impl Writer {
+    /// `Content-Type` of the answer.
+    pub fn content_type(&self) -> &'static str {
+        self.media.format.media_type()
+    }
+
+    /// One object.
+    pub fn object(&self, kv: &KeyValue) -> Result<Bytes, Status> {
+        let mut out = Vec::with_capacity(kv.value.len() * 2);
+        match (self.media.shape, self.media.format) {
+            (Shape::Object, Format::Protobuf) => {
+                if convert::is_native(self.resource, &kv.value) {
+                    codec::stored_to_proto(&kv.value, &mut out, kv.mod_revision).map_err(failed)?;
+                    return Ok(out.into());
+                }
+                return value(self.resource.message, self.media, &convert::decode(self.resource, kv)?);
+            }
+            (Shape::Metadata, Format::Protobuf) => {
+                let partial = convert::partial(&mut convert::decode(self.resource, kv)?);
+                return value(partial_message(), self.media, &partial);
+            }
+            (Shape::Object, _) => self.object_json(kv, true, &mut out)?,
+            (Shape::Metadata, _) => self.partial_json(kv, &mut out)?,
+            (Shape::Table, _) => {
+                self.table_head(&json!({}), true, &mut out);
+                self.row(kv, &mut out)?;
+                out.extend_from_slice(b"]}");
+            }
+        }
+        self.finish(out)
+    }
+
+    fn finish(&self, mut out: Vec<u8>) -> Result<Bytes, Status> {
+        if self.media.format == Format::Yaml {
+            return Ok(yaml(&out)?.into());
+        }
+        finish_json(&mut out, self.media.pretty);
+        Ok(out.into())
+    }
+
+    fn object_json(&self, kv: &KeyValue, typed: bool, out: &mut Vec<u8>) -> Result<(), Status> {
+        if convert::is_native(self.resource, &kv.value) {
+            let written = match typed {
+                true => codec::stored_to_json(&kv.value, out, kv.mod_revision),
+                false => codec::stored_to_json_item(&kv.value, out, kv.mod_revision),
+            };
+            return written.map_err(failed);
+        }
+        let mut value = convert::decode(self.resource, kv)?;
+        if let (false, Some(object)) = (typed, value.as_object_mut()) {
+            object.remove("kind");
+            object.remove("apiVersion");
+        }
+        codec::encode_json(self.resource.message, &value, out).map_err(failed)
+    }
+
+    fn partial_json(&self, kv: &KeyValue, out: &mut Vec<u8>) -> Result<(), Status> {
+        let partial = convert::partial(&mut convert::decode(self.resource, kv)?);
+        codec::encode_json(partial_message(), &partial, out).map_err(failed)
+    }
+
+    /// A table up to its rows. `headed`: with the columns (a watch sends them once).
+    fn table_head(&self, metadata: &Value, headed: bool, out: &mut Vec<u8>) {
+        let columns = match headed {
+            true => json_columns(rules(self.resource).columns),
+            false => "null".to_owned(),
+        };
+        let head = format!(
+            r#"{{"kind":"Table","apiVersion":"meta.k8s.io/v1","metadata":{metadata},"columnDefinitions":{columns},"rows":["#
+        );
+        out.extend_from_slice(head.as_bytes());
+    }
+
+    fn row(&self, kv: &KeyValue, out: &mut Vec<u8>) -> Result<(), Status> {
+        let rules = rules(self.resource);
+        let mut object = convert::decode(self.resource, kv)?;
+        let cells = Value::Array((rules.cells)(&object, self.now));
+        out.extend_from_slice(format!(r#"{{"cells":{cells}"#).as_bytes());
+        let conditions = (rules.row_conditions)(&object);
+        if !conditions.is_empty() {
+            out.extend_from_slice(format!(r#","conditions":{}"#, Value::Array(conditions)).as_bytes());
+        }
+        out.extend_from_slice(br#","object":"#);
+        match self.include {
+            Include::Nothing => out.extend_from_slice(b"null"),
+            Include::Object => self.object_json(kv, true, out)?,
+            Include::Metadata => {
+                let partial = convert::partial(&mut object);
+                codec::encode_json(partial_message(), &partial, out).map_err(failed)?;
+            }
+        }
+        out.push(b'}');
+        Ok(())
+    }
+
+    fn item(&self, kv: &KeyValue, out: &mut Vec<u8>) -> Result<(), Status> {
+        match self.media.shape {
+            Shape::Object => self.object_json(kv, false, out),
+            Shape::Metadata => self.partial_json(kv, out),
+            Shape::Table => self.row(kv, out),
+        }
+    }
+
+    /// A list's beginning, up to its items.
+    fn list_head(&self, metadata: &Value) -> Vec<u8> {
+        let mut out = Vec::new();
+        let (kind, api_version) = match self.media.shape {
+            Shape::Object => (format!("{}List", self.resource.kind), self.resource.api_version()),
+            Shape::Metadata => ("PartialObjectMetadataList".to_owned(), "meta.k8s.io/v1".to_owned()),
+            Shape::Table => {
+                self.table_head(metadata, true, &mut out);
+                return out;
+            }
+        };
+        let head = format!(
+            r#"{{"kind":"{kind}","apiVersion":"{api_version}","metadata":{},"items":["#,
+            list_metadata(metadata)
+        );
+        out.extend_from_slice(head.as_bytes());
+        out
+    }
+
+    /// A list; `metadata` is its `ListMeta`.
+    pub fn list(self, metadata: &Value, items: Vec<KeyValue>) -> Result<Body, Status> {
+        if self.media.format == Format::Protobuf {
+            return Ok(body::full(self.protobuf_list(metadata, &items)?));
+        }
+        let bytes: usize = items.iter().map(|kv| kv.value.len()).sum();
+        let mut out = self.list_head(metadata);
+        if bytes <= WHOLE_LIST_BYTES || self.media.pretty || self.media.format == Format::Yaml {
+            for (index, kv) in items.iter().enumerate() {
+                if index > 0 {
+                    out.push(b',');
+                }
+                self.item(kv, &mut out)?;
+            }
+            out.extend_from_slice(b"]}");
+            return Ok(body::full(self.finish(out)?));
+        }
+        Ok(body::stream(futures::stream::iter(Pieces { writer: self, items, next: 0, out, ended: false })))
+    }
+
+    fn protobuf_list(&self, metadata: &Value, items: &[KeyValue]) -> Result<Vec<u8>, Status> {
+        let list = schema::by_name("io.k8s.apimachinery.pkg.apis.meta.v1.ListMeta")
+            .expect("invariant: the tables hold ListMeta");
+        let mut head = Vec::new();
+        codec::to_proto(list, metadata, &mut head).map_err(failed)?;
+        let mut raw = Vec::with_capacity(items.iter().map(|kv| kv.value.len() + 16).sum());
+        put_field(1, &head, &mut raw);
+        let mut scratch = Vec::new();
+        for kv in items {
+            match self.media.shape {
+                Shape::Object if convert::is_native(self.resource, &kv.value) => {
+                    codec::stored_to_proto_item(&kv.value, &mut raw, kv.mod_revision).map_err(failed)?;
+                }
+                shape => {
+                    let mut object = convert::decode(self.resource, kv)?;
+                    scratch.clear();
+                    let (message, object) = match shape {
+                        Shape::Metadata => (partial_message(), convert::partial(&mut object)),
+                        _ => (self.resource.message, object),
+                    };
+                    codec::to_proto(message, &object, &mut scratch).map_err(failed)?;
+                    put_field(2, &scratch, &mut raw);
+                }
+            }
+        }
+        Ok(match self.media.shape {
+            Shape::Metadata => codec::wrap_unknown("meta.k8s.io/v1", "PartialObjectMetadataList", &raw),
+            _ => codec::wrap_unknown(
+                &self.resource.api_version(),
+                &format!("{}List", self.resource.kind),
+                &raw,
+            ),
+        })
+    }
+
+    /// One object as an event of a watch carries it; `headed`: a table with its columns.
+    pub fn watched(&self, kv: &KeyValue, headed: bool) -> Result<Bytes, Status> {
+        if self.media.shape != Shape::Table {
+            let plain = Self { media: Media { pretty: false, ..self.media }, ..*self };
+            return plain.object(kv);
+        }
+        let mut out = Vec::new();
+        self.table_head(&json!({"resourceVersion": kv.mod_revision.to_string()}), headed, &mut out);
+        self.row(kv, &mut out)?;
+        out.extend_from_slice(b"]}");
+        Ok(out.into())
+    }
+
+    /// The object of a bookmark: nothing but a revision.
+    pub fn bookmark(&self, revision: i64, initial_events_end: bool) -> Result<Bytes, Status> {
+        let mut metadata = json!({"resourceVersion": revision.to_string()});
+        if initial_events_end {
+            metadata["annotations"] = json!({"k8s.io/initial-events-end": "true"});
+        }
+        let (message, kind, api_version) = match self.media.shape {
+            Shape::Object => (self.resource.message, self.resource.kind, self.resource.api_version()),
+            Shape::Metadata => (partial_message(), "PartialObjectMetadata", "meta.k8s.io/v1".to_owned()),
+            Shape::Table => {
+                let mut out = Vec::new();
+                self.table_head(&json!({"resourceVersion": revision.to_string()}), false, &mut out);
+                let object = json!({"kind": self.resource.kind, "apiVersion": self.resource.api_version(), "metadata": metadata});
+                out.extend_from_slice(format!(r#"{{"cells":[],"object":{object}}}]}}"#).as_bytes());
+                return Ok(out.into());
+            }
+        };
+        let object = json!({"kind": kind, "apiVersion": api_version, "metadata": metadata});
+        value(message, Media { pretty: false, ..self.media }, &object)
+    }
+}
+
+/// A list's pieces, each encoded when the socket takes it.
+struct Pieces {
+    writer: Writer,
+    items: Vec<KeyValue>,
+    next: usize,
+    out: Vec<u8>,
+    ended: bool,
+}
+
+impl Iterator for Pieces {
+    type Item = Result<Bytes, body::BoxError>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        if self.ended {
+            return None;
+        }
+        let mut out = std::mem::take(&mut self.out);
+        while out.len() < PIECE_BYTES && self.next < self.items.len() {
+            if self.next > 0 {
+                out.push(b',');
+            }
+            let kv = std::mem::take(&mut self.items[self.next]);
+            self.next += 1;
+            if let Err(status) = self.writer.item(&kv, &mut out) {
+                self.ended = true;
+                return Some(Err(Box::new(status)));
+            }
+        }
+        if self.next == self.items.len() {
+            self.ended = true;
+            out.extend_from_slice(b"]}\n");
+        }
+        Some(Ok(out.into()))
+    }
+}
+
+fn json_columns(columns: &[Column]) -> String {
+    let text = |text: &str| Value::from(text).to_string();
+    let column = |c: &Column| {
+        format!(
+            r#"{{"name":{},"type":{},"format":{},"description":{},"priority":{}}}"#,
+            text(c.name),
+            text(c.type_),
+            text(c.format),
+            text(c.description),
+            c.priority
+        )
+    };
+    format!("[{}]", columns.iter().map(column).collect::<Vec<_>>().join(","))
+}
+
+/// `ListMeta` in Go's order.
+fn list_metadata(metadata: &Value) -> String {
+    let fields = ["resourceVersion", "continue", "remainingItemCount"];
+    let present = fields.iter().filter_map(|field| Some(format!("\"{field}\":{}", metadata.get(field)?)));
+    format!("{{{}}}", present.collect::<Vec<_>>().join(","))
+}
+
+/// Appends a length-delimited protobuf field.
+pub(crate) fn put_field(number: u8, bytes: &[u8], out: &mut Vec<u8>) {
+    out.push(number << 3 | 2);
+    let mut length = bytes.len();
+    while length >= 0x80 {
+        out.push((length & 0x7f) as u8 | 0x80);
+        length >>= 7;
+    }
+    out.push(length as u8);
+    out.extend_from_slice(bytes);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use api_types::table;
+
+    fn stored(name: &str) -> KeyValue {
+        let config = json!({"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": name, "namespace": "n"}, "data": {"k": "v"}});
+        let value = convert::encode(table::find("", "v1", "configmaps").unwrap(), &config).unwrap();
+        KeyValue { value: value.into(), mod_revision: 5, ..KeyValue::default() }
+    }
+
+    fn writer(media: Media) -> Writer {
+        let resource = table::find("", "v1", "configmaps").unwrap();
+        Writer { resource, media, include: Include::Metadata, now: 0 }
+    }
+
+    #[test]
+    fn json_is_gos() {
+        let text = writer(Media::JSON).object(&stored("a")).unwrap();
+        assert_eq!(
+            std::str::from_utf8(&text).unwrap(),
+            "{\"kind\":\"ConfigMap\",\"apiVersion\":\"v1\",\"metadata\":{\"name\":\"a\",\"namespace\":\"n\",\"resourceVersion\":\"5\"},\"data\":{\"k\":\"v\"}}\n"
+        );
+    }
+
+    #[test]
+    fn a_table_has_columns_and_partial_objects() {
+        let table = writer(Media { shape: Shape::Table, ..Media::JSON }).object(&stored("a")).unwrap();
+        let table: Value = serde_json::from_slice(&table).unwrap();
+        assert_eq!(table["columnDefinitions"][0]["name"], "Name");
+        assert_eq!(table["rows"][0]["object"]["kind"], "PartialObjectMetadata");
+        assert_eq!(table["rows"][0]["cells"][0], "a");
+    }
+
+    #[test]
+    fn a_protobuf_list_reads_back() {
+        let media = Media { format: Format::Protobuf, ..Media::JSON };
+        let metadata = json!({"resourceVersion": "9"});
+        let bytes = writer(media).protobuf_list(&metadata, &[stored("a"), stored("b")]).unwrap();
+        let list = codec::from_envelope(&bytes).unwrap();
+        assert_eq!(list["kind"], "ConfigMapList");
+        assert_eq!(
+            (&list["metadata"]["resourceVersion"], &list["items"][1]["metadata"]["name"]),
+            (&json!("9"), &json!("b"))
+        );
+    }
+
+    #[test]
+    fn indentation_leaves_texts_alone() {
+        let text = indent(br#"{"a":{"b":[1,2],"c":"x,{\"y\":1}"},"d":{},"e":[]}"#);
+        assert_eq!(
+            std::str::from_utf8(&text).unwrap(),
+            "{\n  \"a\": {\n    \"b\": [\n      1,\n      2\n    ],\n    \"c\": \"x,{\\\"y\\\":1}\"\n  },\n  \"d\": {},\n  \"e\": []\n}"
+        );
+    }
+}

@@ -1,0 +1,256 @@
+//! The way of a request: what it is about, who asks, whether they may, and who answers.
+
+use std::future::Future;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use api_types::status::Status;
+use http::{Request, Response, header};
+use tokio::sync::OwnedSemaphorePermit;
+
+use crate::api::Api;
+use crate::authz::Ask;
+use crate::body::{self, Body};
+use crate::call::{Call, status_response};
+use crate::discovery;
+use crate::info::{Query, RequestInfo};
+use crate::negotiate::{self, Media};
+use crate::registry::{Target, UpdateKind};
+use crate::user::{MASTERS, UserInfo};
+
+/// How long a request may take that is not meant to last (upstream's `--request-timeout`).
+const REQUEST_TIMEOUT: Duration = Duration::from_secs(60);
+
+/// Where a request comes from.
+#[derive(Clone)]
+pub(crate) enum Origin {
+    /// The network; the user of the client certificate, if there is one.
+    Network(Option<Arc<UserInfo>>),
+    /// This process, in the name of a user.
+    Process(Arc<UserInfo>),
+}
+
+/// An answer to come.
+type Answer<'a> = Pin<Box<dyn Future<Output = Result<Response<Body>, Status>> + Send + 'a>>;
+
+static AUDIT: AtomicU64 = AtomicU64::new(1);
+
+impl Api {
+    /// Answers a request; every failure is an answer too.
+    pub(crate) async fn handle(self: Arc<Self>, request: Request<Body>, origin: Origin) -> Response<Body> {
+        let started = self.storage.env.clock.monotonic();
+        let query = Query::parse(request.uri().query().unwrap_or_default());
+        let info = RequestInfo::parse(request.method(), request.uri().path(), &query);
+        let accept =
+            request.headers().get(header::ACCEPT).and_then(|value| value.to_str().ok()).unwrap_or_default();
+        let media = negotiate::accept(accept, false).unwrap_or(Media::JSON);
+        let limit = if info.is_long_running() { None } else { Some(REQUEST_TIMEOUT) };
+        let labels = Labels::of(&info);
+        let answer = self.clone().answer(request, info, query, origin);
+        let answer = match limit {
+            None => answer.await,
+            Some(limit) => tokio::time::timeout(limit, answer).await.unwrap_or_else(|_| {
+                Err(Status::timeout("request did not complete within the allotted timeout", 0))
+            }),
+        };
+        let mut response = answer.unwrap_or_else(|status| status_response(&status, media));
+        let id = format!("{:016x}", AUDIT.fetch_add(1, Ordering::Relaxed));
+        body::set_header(&mut response, header::HeaderName::from_static("audit-id"), &id);
+        if !response.headers().contains_key(header::CACHE_CONTROL) {
+            body::set_header(&mut response, header::CACHE_CONTROL, "no-cache, private");
+        }
+        labels.count(response.status().as_u16(), started.elapsed());
+        response
+    }
+
+    async fn answer(
+        self: Arc<Self>,
+        request: Request<Body>,
+        info: RequestInfo,
+        query: Query,
+        origin: Origin,
+    ) -> Result<Response<Body>, Status> {
+        let (parts, body) = request.into_parts();
+        let user = self.identify(&parts.headers, &info, origin)?;
+        let mut call = Call::new(parts.method, info, query, parts.headers, user, bytes::Bytes::new());
+        let _permit = self.admit_flow(&call)?;
+        self.authorize(&call)?;
+        call.body = body::read(body).await?;
+        let mut response = self.dispatch(&call).await?;
+        call.finish(&mut response);
+        Ok(response)
+    }
+
+    fn identify(
+        &self,
+        headers: &http::HeaderMap,
+        info: &RequestInfo,
+        origin: Origin,
+    ) -> Result<UserInfo, Status> {
+        let text = |name: header::HeaderName| headers.get(name).and_then(|value| value.to_str().ok());
+        let user = match origin {
+            Origin::Process(user) => UserInfo::clone(&user),
+            Origin::Network(certificate) => self.authenticator.authenticate(
+                &self.storage.view(),
+                certificate.as_deref(),
+                text(header::AUTHORIZATION).unwrap_or_default(),
+                &info.path,
+                self.now(),
+            )?,
+        };
+        crate::impersonate::user(self, headers, user)
+    }
+
+    /// Refuses what is more than the server takes on at a time.
+    fn admit_flow(&self, call: &Call) -> Result<Option<OwnedSemaphorePermit>, Status> {
+        if call.info.is_long_running() || call.user.is_in(MASTERS) || crate::authn::is_public(&call.info.path)
+        {
+            return Ok(None);
+        }
+        let semaphore = if call.info.is_read_only() { &self.reads } else { &self.writes };
+        semaphore
+            .clone()
+            .try_acquire_owned()
+            .map(Some)
+            .map_err(|_| Status::too_many("Too many requests, please try again later.", 1))
+    }
+
+    fn authorize(&self, call: &Call) -> Result<(), Status> {
+        if crate::authn::is_public(&call.info.path) {
+            return Ok(());
+        }
+        let ask = Ask::of(&call.info, &call.query);
+        match self.authorizer.allows(&self.storage.view(), &call.user, &ask) {
+            true => Ok(()),
+            false => Err(ask.forbidden(&call.user)),
+        }
+    }
+
+    /// Boxed, so that the tasks of connections stay small.
+    fn dispatch<'a>(self: &'a Arc<Self>, call: &'a Call) -> Answer<'a> {
+        match call.info.is_resource {
+            true => Box::pin(self.resource(call)),
+            false => Box::pin(self.other(call)),
+        }
+    }
+
+    async fn other(&self, call: &Call) -> Result<Response<Body>, Status> {
+        let path = call.info.path.trim_end_matches('/');
+        if call.info.verb != "get" && call.info.verb != "head" {
+            return Err(Status::method_not_allowed());
+        }
+        match path {
+            "/version" => return Ok(self.version()),
+            "/metrics" => return Ok(self.metrics_text()),
+            "" => return Ok(self.root()),
+            "/openid/v1/jwks" | "/.well-known/openid-configuration" => {}
+            path if crate::authn::is_public(path) => return self.health(call).await,
+            _ => {}
+        }
+        self.discovery(call).or_else(|| self.openapi(call)).unwrap_or_else(|| Ok(not_found()))
+    }
+
+    fn root(&self) -> Response<Body> {
+        let paths = [
+            "/api",
+            "/api/v1",
+            "/apis",
+            "/healthz",
+            "/livez",
+            "/metrics",
+            "/openapi/v2",
+            "/openapi/v3",
+            "/readyz",
+            "/version",
+        ];
+        let text = serde_json::json!({"paths": paths}).to_string();
+        body::response(200, negotiate::JSON, crate::encode::indent(text.as_bytes()))
+    }
+
+    async fn resource(self: &Arc<Self>, call: &Call) -> Result<Response<Body>, Status> {
+        let info = &call.info;
+        if !discovery::has_version(&info.group, &info.version) {
+            return Ok(not_found());
+        }
+        let Some(resource) = discovery::find(&info.group, &info.version, &info.resource) else {
+            return Err(Status::path_not_found());
+        };
+        let namespace = if resource.namespaced { info.namespace.as_str() } else { "" };
+        let target = Target::new(resource, namespace, &info.name);
+        if !info.subresource.is_empty() {
+            let Some(sub) = resource.subresource(&info.subresource).filter(|sub| sub.served_by_default)
+            else {
+                return Err(Status::path_not_found());
+            };
+            return self.subresource(call, &target, sub).await;
+        }
+        if !resource.is_stored() {
+            return self.review(call, &target).await;
+        }
+        if !resource.has_verb(info.verb) {
+            return Err(Status::method_not_allowed());
+        }
+        // Objects in namespaces are written by the path of their namespace only.
+        let whole_cluster = resource.namespaced && namespace.is_empty();
+        if whole_cluster && !matches!(info.verb, "list" | "watch") {
+            return Err(Status::method_not_allowed());
+        }
+        match info.verb {
+            "get" => self.get(call, &target).await,
+            "list" => self.list(call, &Target::new(resource, namespace, "")).await,
+            "watch" => self.watch(call, &target).await,
+            "create" if info.name.is_empty() => self.create_request(call, &target).await,
+            "update" if !info.name.is_empty() => self.update_request(call, &target, UpdateKind::Main).await,
+            "patch" if !info.name.is_empty() => self.patch_request(call, &target, UpdateKind::Main).await,
+            "delete" => self.delete_request(call, &target).await,
+            "deletecollection" => self.delete_collection(call, &Target::new(resource, namespace, "")).await,
+            _ => Err(Status::method_not_allowed()),
+        }
+    }
+}
+
+/// What upstream answers on a path of no group that it knows.
+fn not_found() -> Response<Body> {
+    body::response(404, "text/plain; charset=utf-8", "404 page not found\n")
+}
+
+/// Labels of a request's metrics; unknown resources share one, so that clients cannot make new ones.
+struct Labels {
+    verb: &'static str,
+    group: &'static str,
+    version: &'static str,
+    resource: &'static str,
+    subresource: &'static str,
+}
+
+impl Labels {
+    fn of(info: &RequestInfo) -> Self {
+        let found = discovery::find(&info.group, &info.version, &info.resource);
+        let sub = found.and_then(|resource| resource.subresource(&info.subresource));
+        Self {
+            verb: info.verb,
+            group: found.map_or("", |resource| resource.group),
+            version: found.map_or("", |resource| resource.version),
+            resource: found.map_or("", |resource| resource.resource),
+            subresource: sub.map_or("", |sub| sub.name),
+        }
+    }
+
+    fn count(&self, code: u16, elapsed: Duration) {
+        let labels = [
+            ("verb", self.verb.to_ascii_uppercase()),
+            ("group", self.group.to_owned()),
+            ("version", self.version.to_owned()),
+            ("resource", self.resource.to_owned()),
+            ("subresource", self.subresource.to_owned()),
+        ];
+        metrics::counter!("apiserver_request_total", &labels).increment(1);
+        metrics::counter!("apiserver_response_codes_total", "code" => code.to_string()).increment(1);
+        if self.verb != "watch" {
+            metrics::histogram!("apiserver_request_duration_seconds", "verb" => labels[0].1.clone())
+                .record(elapsed.as_secs_f64());
+        }
+    }
+}

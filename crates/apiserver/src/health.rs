@@ -1,0 +1,114 @@
+//! `/livez`, `/readyz`, `/healthz`, `/version`, `/metrics`.
+
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use api_types::status::Status;
+use http::Response;
+use serde_json::json;
+
+use crate::api::Api;
+use crate::body::{self, Body};
+use crate::call::Call;
+use crate::encode::indent;
+
+/// How long the store may take to answer a health check.
+const STORE_TIMEOUT: Duration = Duration::from_secs(2);
+const TEXT: &str = "text/plain; charset=utf-8";
+
+/// What the server knows of its own state.
+#[derive(Default)]
+pub(crate) struct Health {
+    /// Whether the objects that every cluster has are there.
+    pub bootstrapped: AtomicBool,
+}
+
+/// A named check and how it went.
+struct Check {
+    name: &'static str,
+    failure: Option<&'static str>,
+}
+
+fn check(name: &'static str, good: bool, failure: &'static str) -> Check {
+    Check { name, failure: (!good).then_some(failure) }
+}
+
+impl Api {
+    async fn checks(&self, endpoint: &str) -> Vec<Check> {
+        let mut checks = vec![check("ping", true, ""), check("log", true, "")];
+        if endpoint != "livez" {
+            let answered = tokio::time::timeout(STORE_TIMEOUT, self.storage.store.read_barrier()).await;
+            checks.push(check("etcd", matches!(answered, Ok(Ok(()))), "the store has no quorum"));
+        }
+        let ready = self.health.bootstrapped.load(Ordering::Acquire);
+        for name in
+            ["poststarthook/rbac/bootstrap-roles", "poststarthook/start-service-ip-repair-controllers"]
+        {
+            checks.push(check(name, ready || endpoint == "livez", "not finished"));
+        }
+        if endpoint == "readyz" {
+            checks.push(check("shutdown", !self.shutdown.is_triggered(), "process is shutting down"));
+        }
+        checks
+    }
+
+    /// Answers `/livez`, `/readyz`, `/healthz`, with each check by its name below them.
+    pub(crate) async fn health(&self, call: &Call) -> Result<Response<Body>, Status> {
+        let path = call.info.path.trim_matches('/');
+        let (endpoint, one) = path.split_once('/').unwrap_or((path, ""));
+        let excluded: Vec<&str> = call.query.all("exclude").collect();
+        let mut checks = self.checks(endpoint).await;
+        if !one.is_empty() {
+            checks.retain(|check| check.name == one);
+            if checks.is_empty() {
+                return Ok(body::response(404, TEXT, "404 page not found\n"));
+            }
+        }
+        let mut text = String::new();
+        let mut failed = false;
+        for check in &checks {
+            let line = match check.failure {
+                _ if excluded.contains(&check.name) => format!("[+]{} excluded: ok\n", check.name),
+                None => format!("[+]{} ok\n", check.name),
+                Some(_) => {
+                    failed = true;
+                    format!("[-]{} failed: reason withheld\n", check.name)
+                }
+            };
+            text.push_str(&line);
+        }
+        if failed {
+            text.push_str(&format!("{endpoint} check failed\n"));
+            return Ok(body::response(500, TEXT, text));
+        }
+        if !call.query.has("verbose") {
+            return Ok(body::response(200, TEXT, "ok"));
+        }
+        text.push_str(&format!("{endpoint} check passed\n"));
+        Ok(body::response(200, TEXT, text))
+    }
+
+    pub(crate) fn version(&self) -> Response<Body> {
+        let version = json!({
+            "major": "1",
+            "minor": "37",
+            "gitVersion": concat!("v1.37.2+trierarch", env!("CARGO_PKG_VERSION_MAJOR"), ".", env!("CARGO_PKG_VERSION_MINOR")),
+            "gitCommit": "",
+            "gitTreeState": "clean",
+            "buildDate": "1970-01-01T00:00:00Z",
+            "goVersion": "",
+            "compiler": "rustc",
+            "platform": concat!("linux/", "amd64"),
+            "emulationMajor": "1",
+            "emulationMinor": "37",
+            "minCompatibilityMajor": "1",
+            "minCompatibilityMinor": "36",
+        });
+        body::response(200, crate::negotiate::JSON, indent(version.to_string().as_bytes()))
+    }
+
+    pub(crate) fn metrics_text(&self) -> Response<Body> {
+        let text = self.metrics.as_ref().map(|render| render()).unwrap_or_default();
+        body::response(200, "text/plain; version=0.0.4; charset=utf-8", text)
+    }
+}

@@ -1,0 +1,191 @@
+//! What a request is about: verb, resource and name, read from method, path and query as upstream's request info
+//! does (`apiserver/pkg/endpoints/request/requestinfo.go`).
+
+use http::Method;
+
+/// The query of a request, decoded.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Query(Vec<(String, String)>);
+
+impl Query {
+    pub fn parse(text: &str) -> Self {
+        Self(url::form_urlencoded::parse(text.as_bytes()).into_owned().collect())
+    }
+
+    /// The first value of a parameter; empty when it is not given.
+    pub fn get(&self, name: &str) -> &str {
+        self.0.iter().find(|(key, _)| key == name).map_or("", |(_, value)| value)
+    }
+
+    pub fn has(&self, name: &str) -> bool {
+        self.0.iter().any(|(key, _)| key == name)
+    }
+
+    pub fn all<'a>(&'a self, name: &'a str) -> impl Iterator<Item = &'a str> {
+        self.0.iter().filter(move |(key, _)| key == name).map(|(_, value)| value.as_str())
+    }
+
+    /// Go's reading of a boolean parameter: given and neither `0` nor `false`.
+    pub fn flag(&self, name: &str) -> bool {
+        self.has(name) && !matches!(self.get(name), "0" | "false" | "False" | "FALSE" | "f" | "F")
+    }
+
+    pub fn iter(&self) -> impl Iterator<Item = (&str, &str)> {
+        self.0.iter().map(|(key, value)| (key.as_str(), value.as_str()))
+    }
+}
+
+/// What a request asks for.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct RequestInfo {
+    pub is_resource: bool,
+    pub path: String,
+    /// `get`, `list`, `watch`, `create`, …; for paths that are no resource the method in small letters.
+    pub verb: &'static str,
+    pub group: String,
+    pub version: String,
+    pub namespace: String,
+    pub resource: String,
+    pub name: String,
+    pub subresource: String,
+    /// What follows a subresource (`proxy/a/b`).
+    pub rest: String,
+}
+
+/// Subresources of a namespace; anything else behind its name is a resource in it.
+const NAMESPACE_SUBRESOURCES: [&str; 2] = ["status", "finalize"];
+
+impl RequestInfo {
+    pub fn parse(method: &Method, path: &str, query: &Query) -> Self {
+        let mut info = Self { path: path.to_owned(), verb: plain_verb(method), ..Self::default() };
+        let parts: Vec<&str> = path.split('/').filter(|part| !part.is_empty()).collect();
+        let mut rest = match parts.as_slice() {
+            ["api", version, rest @ ..] if !rest.is_empty() => {
+                info.version = (*version).to_owned();
+                rest
+            }
+            ["apis", group, version, rest @ ..] if !rest.is_empty() => {
+                info.group = (*group).to_owned();
+                info.version = (*version).to_owned();
+                rest
+            }
+            _ => return info,
+        };
+        info.is_resource = true;
+        info.verb = resource_verb(method);
+        let watching = rest[0] == "watch" && rest.len() > 1;
+        if watching {
+            rest = &rest[1..];
+        }
+        if rest[0] == "namespaces" && rest.len() > 1 {
+            info.namespace = decode(rest[1]);
+            if rest.len() > 2 && !NAMESPACE_SUBRESOURCES.contains(&rest[2]) {
+                rest = &rest[2..];
+            }
+        }
+        info.resource = rest[0].to_owned();
+        info.name = rest.get(1).map(|name| decode(name)).unwrap_or_default();
+        info.subresource = rest.get(2).map(|name| (*name).to_owned()).unwrap_or_default();
+        info.rest = rest.get(3..).map(|rest| rest.join("/")).unwrap_or_default();
+        info.settle_verb(query, watching);
+        info
+    }
+
+    fn settle_verb(&mut self, query: &Query, watching: bool) {
+        if watching && self.verb == "get" {
+            self.verb = "watch";
+        }
+        if matches!(self.verb, "get" | "watch") && (self.name.is_empty() || query.flag("watch")) {
+            let watch = self.verb == "watch" || query.flag("watch");
+            if self.name.is_empty() || watch {
+                self.verb = if watch { "watch" } else { "list" };
+            }
+        }
+        if self.name.is_empty() && self.verb == "delete" {
+            self.verb = "deletecollection";
+        }
+        if matches!(self.verb, "list" | "watch" | "deletecollection")
+            && self.name.is_empty()
+            && let Ok(fields) = api_types::selector::FieldSelector::parse(query.get("fieldSelector"))
+            && let Some(name) = fields.exact("metadata.name")
+        {
+            name.clone_into(&mut self.name);
+        }
+    }
+
+    /// Whether the request may last: it has no deadline and does not hold up a stop.
+    pub fn is_long_running(&self) -> bool {
+        self.verb == "watch"
+            || matches!(self.subresource.as_str(), "log" | "exec" | "attach" | "portforward" | "proxy")
+    }
+
+    /// Whether the request only reads.
+    pub fn is_read_only(&self) -> bool {
+        matches!(self.verb, "get" | "list" | "watch" | "head" | "options")
+    }
+}
+
+fn decode(part: &str) -> String {
+    let pair = format!("x={}", part.replace('+', "%2B"));
+    Query::parse(&pair).get("x").to_owned()
+}
+
+fn plain_verb(method: &Method) -> &'static str {
+    match *method {
+        Method::GET => "get",
+        Method::HEAD => "head",
+        Method::POST => "post",
+        Method::PUT => "put",
+        Method::PATCH => "patch",
+        Method::DELETE => "delete",
+        Method::OPTIONS => "options",
+        _ => "",
+    }
+}
+
+fn resource_verb(method: &Method) -> &'static str {
+    match *method {
+        Method::GET | Method::HEAD => "get",
+        Method::POST => "create",
+        Method::PUT => "update",
+        Method::PATCH => "patch",
+        Method::DELETE => "delete",
+        _ => "",
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn parse(method: Method, path: &str) -> RequestInfo {
+        let (path, query) = path.split_once('?').unwrap_or((path, ""));
+        RequestInfo::parse(&method, path, &Query::parse(query))
+    }
+
+    fn brief(method: Method, path: &str) -> String {
+        let i = parse(method, path);
+        format!("{} {}/{} {}/{}/{}", i.verb, i.group, i.version, i.namespace, i.resource, i.name)
+            + if i.subresource.is_empty() { "" } else { "/" }
+            + &i.subresource
+    }
+
+    #[test]
+    fn paths_say_what_is_asked() {
+        assert_eq!(brief(Method::GET, "/api/v1/namespaces/n/pods"), "list /v1 n/pods/");
+        assert_eq!(brief(Method::GET, "/api/v1/namespaces/n/pods/p/log"), "get /v1 n/pods/p/log");
+        assert_eq!(brief(Method::GET, "/apis/apps/v1/deployments?watch=1"), "watch apps/v1 /deployments/");
+        assert_eq!(brief(Method::GET, "/api/v1/namespaces/n"), "get /v1 n/namespaces/n");
+        assert_eq!(brief(Method::PUT, "/api/v1/namespaces/n/finalize"), "update /v1 n/namespaces/n/finalize");
+        assert_eq!(brief(Method::DELETE, "/api/v1/nodes"), "deletecollection /v1 /nodes/");
+        assert_eq!(brief(Method::GET, "/api/v1/watch/pods"), "watch /v1 /pods/");
+        assert_eq!(brief(Method::GET, "/api/v1/nodes?fieldSelector=metadata.name%3Da"), "list /v1 /nodes/a");
+    }
+
+    #[test]
+    fn other_paths_are_no_resources() {
+        for path in ["/", "/api", "/api/v1", "/apis/apps/v1", "/healthz"] {
+            assert!(!parse(Method::GET, path).is_resource, "{path}");
+        }
+    }
+}

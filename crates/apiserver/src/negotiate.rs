@@ -1,0 +1,165 @@
+//! Which form an answer takes, from the `Accept` header; which form a body has, from `Content-Type`.
+
+use api_types::status::Status;
+
+/// JSON.
+pub(crate) const JSON: &str = "application/json";
+/// YAML.
+pub(crate) const YAML: &str = "application/yaml";
+/// Protobuf in its envelope.
+pub(crate) const PROTOBUF: &str = "application/vnd.kubernetes.protobuf";
+const OFFERED: [&str; 3] = [JSON, YAML, PROTOBUF];
+
+/// How an object is written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(crate) enum Format {
+    Json,
+    Yaml,
+    Protobuf,
+}
+
+impl Format {
+    pub fn media_type(self) -> &'static str {
+        match self {
+            Self::Json => JSON,
+            Self::Yaml => YAML,
+            Self::Protobuf => PROTOBUF,
+        }
+    }
+}
+
+/// What of an object is written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(crate) enum Shape {
+    Object,
+    Table,
+    Metadata,
+}
+
+/// The form of an answer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Media {
+    pub format: Format,
+    pub shape: Shape,
+    pub pretty: bool,
+}
+
+impl Media {
+    pub const JSON: Self = Self { format: Format::Json, shape: Shape::Object, pretty: false };
+}
+
+/// One clause of an `Accept` header.
+struct Clause<'a> {
+    media: &'a str,
+    parameters: Vec<(&'a str, &'a str)>,
+    quality: f32,
+}
+
+fn clauses(header: &str) -> Vec<Clause<'_>> {
+    let mut found: Vec<Clause<'_>> = header
+        .split(',')
+        .filter_map(|clause| {
+            let mut parts = clause.split(';').map(str::trim);
+            let media = parts.next().filter(|media| !media.is_empty())?;
+            let parameters: Vec<_> = parts.filter_map(|part| part.split_once('=')).collect();
+            let quality = parameters.iter().find(|(key, _)| *key == "q");
+            let quality = quality.and_then(|(_, value)| value.parse().ok()).unwrap_or(1.0);
+            Some(Clause { media, parameters, quality })
+        })
+        .collect();
+    found.sort_by(|a, b| b.quality.total_cmp(&a.quality));
+    found
+}
+
+/// Chooses the form of an answer. `shapes`: whether the endpoint can write tables and bare metadata.
+pub(crate) fn accept(header: &str, shapes: bool) -> Result<Media, Status> {
+    if header.trim().is_empty() {
+        return Ok(Media::JSON);
+    }
+    clauses(header)
+        .iter()
+        .filter(|clause| clause.quality > 0.0)
+        .find_map(|clause| choose(clause, shapes))
+        .ok_or_else(|| Status::not_acceptable(&OFFERED))
+}
+
+fn choose(clause: &Clause<'_>, shapes: bool) -> Option<Media> {
+    let format = match clause.media {
+        JSON | "*/*" | "application/*" => Format::Json,
+        YAML => Format::Yaml,
+        PROTOBUF => Format::Protobuf,
+        _ => return None,
+    };
+    let parameter =
+        |name: &str| clause.parameters.iter().find(|(key, _)| *key == name).map(|(_, value)| *value);
+    let pretty = parameter("pretty") == Some("1");
+    let Some(wanted) = parameter("as") else {
+        return Some(Media { format, shape: Shape::Object, pretty });
+    };
+    let meta = parameter("g") == Some("meta.k8s.io") && parameter("v") == Some("v1");
+    let shape = match wanted {
+        "Table" if format != Format::Protobuf => Shape::Table,
+        "PartialObjectMetadata" | "PartialObjectMetadataList" => Shape::Metadata,
+        _ => return None,
+    };
+    (meta && shapes).then_some(Media { format, shape, pretty })
+}
+
+/// Whether aggregated discovery is preferred to the plain one, and as protobuf.
+pub(crate) fn wants_aggregated_discovery(header: &str) -> bool {
+    clauses(header).first().is_some_and(|clause| {
+        let has = |name, value| clause.parameters.contains(&(name, value));
+        clause.media == JSON
+            && has("g", "apidiscovery.k8s.io")
+            && has("v", "v2")
+            && has("as", "APIGroupDiscoveryList")
+    })
+}
+
+/// The media type of a header without its parameters, in small letters.
+pub(crate) fn media_type(header: &str) -> String {
+    header.split(';').next().unwrap_or_default().trim().to_ascii_lowercase()
+}
+
+/// The form of a request's body; JSON when it is not said.
+pub(crate) fn content_type(header: &str) -> Result<Format, Status> {
+    match media_type(header).as_str() {
+        "" | JSON => Ok(Format::Json),
+        YAML => Ok(Format::Yaml),
+        PROTOBUF => Ok(Format::Protobuf),
+        _ => Err(Status::unsupported_media(&OFFERED)),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_first_clause_that_fits_wins() {
+        let kubectl = "application/json;as=Table;v=v1;g=meta.k8s.io,application/json;as=Table;v=v1beta1;g=meta.k8s.io,application/json";
+        assert_eq!(accept(kubectl, true).unwrap().shape, Shape::Table);
+        assert_eq!(accept(kubectl, false).unwrap().shape, Shape::Object);
+        let informer = "application/vnd.kubernetes.protobuf, application/json";
+        assert_eq!(accept(informer, true).unwrap().format, Format::Protobuf);
+        assert_eq!(accept("application/json;q=0.5, application/yaml", true).unwrap().format, Format::Yaml);
+        assert_eq!(accept("*/*", true).unwrap(), Media::JSON);
+    }
+
+    #[test]
+    fn what_is_not_offered_is_406() {
+        let status = accept("text/csv", true).unwrap_err();
+        assert_eq!(status.code, 406);
+        assert_eq!(
+            status.message,
+            "only the following media types are accepted: application/json, application/yaml, application/vnd.kubernetes.protobuf"
+        );
+        assert_eq!(accept("application/json;as=Table;v=v1;g=meta.k8s.io", false).unwrap_err().code, 406);
+    }
+
+    #[test]
+    fn bodies_of_other_types_are_415() {
+        assert_eq!(content_type("application/json; charset=utf-8").unwrap(), Format::Json);
+        assert_eq!(content_type("text/plain").unwrap_err().code, 415);
+    }
+}

@@ -1,0 +1,312 @@
+//! Delete: preconditions, grace, finalizers, and what happens to dependents.
+
+use api_rules::rules;
+use api_rules::strategy::DefaultDeletion;
+use api_types::field::{FieldError, Path};
+use api_types::status::{Details, Status};
+use api_types::{Value, meta, time};
+use bytes::Bytes;
+use http::Response;
+use mvcc::KeyValue;
+use serde_json::json;
+
+use super::Target;
+use super::update::is_finished;
+use crate::admission::{Attributes, Operation};
+use crate::api::Api;
+use crate::body::{self, Body};
+use crate::call::Call;
+use crate::convert;
+use crate::decode;
+use crate::select::Selection;
+use crate::storage::{Outcome, Write};
+
+const ORPHAN: &str = "orphan";
+const FOREGROUND: &str = "foregroundDeletion";
+/// Tries of a deletion that others keep changing the object of.
+const MAX_CONFLICTS: usize = 64;
+/// Kinds whose deletion answers with the object instead of a Status.
+const RETURN_OBJECT: [&str; 11] = [
+    "Pod",
+    "PodTemplate",
+    "ServiceAccount",
+    "Service",
+    "ResourceQuota",
+    "PersistentVolume",
+    "PersistentVolumeClaim",
+    "StorageClass",
+    "VolumeAttachment",
+    "CSINode",
+    "CSIDriver",
+];
+
+/// What a client asks of a deletion.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct DeleteOptions {
+    pub grace_seconds: Option<i64>,
+    pub uid: String,
+    pub resource_version: String,
+    /// `Orphan`, `Background`, `Foreground`, or empty.
+    pub policy: String,
+    pub orphan_dependents: Option<bool>,
+    pub dry_run: bool,
+}
+
+impl DeleteOptions {
+    pub fn parse(call: &Call) -> Result<Self, Status> {
+        let value = decode::delete_options(call)?;
+        let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
+        let options = Self {
+            grace_seconds: value["gracePeriodSeconds"].as_i64(),
+            uid: text(&value["preconditions"]["uid"]),
+            resource_version: text(&value["preconditions"]["resourceVersion"]),
+            policy: text(&value["propagationPolicy"]),
+            orphan_dependents: value["orphanDependents"].as_bool(),
+            dry_run: call.dry_run(Some(&value))?,
+        };
+        options.validate()?;
+        Ok(options)
+    }
+
+    fn validate(&self) -> Result<(), Status> {
+        let path = Path::new("propagationPolicy");
+        let error = if self.orphan_dependents.is_some() && !self.policy.is_empty() {
+            let text = "orphanDependents and deletionPropagation cannot be both set";
+            FieldError::invalid(&path, self.policy.as_str(), text)
+        } else if !matches!(self.policy.as_str(), "" | "Orphan" | "Background" | "Foreground") {
+            let supported = ["Background", "Foreground", "Orphan"];
+            FieldError::not_supported(&path, self.policy.as_str(), &supported)
+        } else if self.grace_seconds.is_some_and(|seconds| seconds < 0) {
+            let path = Path::new("gracePeriodSeconds");
+            FieldError::invalid(&path, self.grace_seconds, "must be greater than or equal to 0")
+        } else {
+            return Ok(());
+        };
+        Err(Status::invalid("meta.k8s.io", "DeleteOptions", "", &[error]))
+    }
+
+    /// The finalizers that the policy leaves an object with.
+    fn finalizers(&self, target: &Target, object: &Value) -> Vec<String> {
+        let mut list: Vec<String> = meta::finalizers(object).map(str::to_owned).collect();
+        let has = |name: &str| meta::has_finalizer(object, name);
+        let (orphan, foreground) = match (self.policy.as_str(), self.orphan_dependents) {
+            ("Orphan", _) | ("", Some(true)) => (true, false),
+            ("Foreground", _) => (false, true),
+            ("Background", _) | ("", Some(false)) => (false, false),
+            _ if has(ORPHAN) || has(FOREGROUND) => (has(ORPHAN), has(FOREGROUND)),
+            _ => (rules(target.resource).default_deletion == DefaultDeletion::Orphan, false),
+        };
+        list.retain(|name| name != ORPHAN && name != FOREGROUND);
+        if orphan {
+            list.push(ORPHAN.to_owned());
+        }
+        if foreground {
+            list.push(FOREGROUND.to_owned());
+        }
+        list
+    }
+}
+
+/// How a deletion ended.
+pub(crate) struct Deleted {
+    /// The object as it was last.
+    pub kv: KeyValue,
+    /// Whether it is gone, and not only marked.
+    pub gone: bool,
+}
+
+enum Step {
+    Done(Box<Deleted>),
+    Again,
+}
+
+impl Api {
+    pub(crate) async fn delete_request(
+        &self,
+        call: &Call,
+        target: &Target,
+    ) -> Result<Response<Body>, Status> {
+        let options = DeleteOptions::parse(call)?;
+        let deleted = self.delete(call, target, &options).await?;
+        if deleted.gone && !RETURN_OBJECT.contains(&target.resource.kind) {
+            let object = convert::decode(target.resource, &deleted.kv)?;
+            let details = Details {
+                name: target.name.clone(),
+                group: target.resource.group.to_owned(),
+                kind: target.resource.resource.to_owned(),
+                uid: meta::uid(&object).to_owned(),
+                ..Details::default()
+            };
+            return Ok(call.status(&Status::success(Some(details))));
+        }
+        let accepted = !deleted.gone && options.orphan_dependents == Some(false);
+        call.object(target.resource, self.now(), if accepted { 202 } else { 200 }, &deleted.kv)
+    }
+
+    pub(crate) async fn delete_collection(
+        &self,
+        call: &Call,
+        target: &Target,
+    ) -> Result<Response<Body>, Status> {
+        let options = DeleteOptions::parse(call)?;
+        let selection = Selection::parse(target.resource, &call.query)?;
+        let writer = call.writer(target.resource, self.now())?;
+        let view = self.storage.fresh().await?;
+        let mut deleted = Vec::new();
+        for kv in self.select(&view, target, &selection) {
+            let object = convert::decode(target.resource, &kv)?;
+            let one = Target::new(target.resource, meta::namespace(&object), meta::name(&object));
+            match self.delete(call, &one, &options).await {
+                Ok(result) => deleted.push(result.kv),
+                Err(status) if status.code == 404 => {}
+                Err(status) => return Err(status),
+            }
+        }
+        let revision = json!({"resourceVersion": view.revision().to_string()});
+        let mut response = body::response(200, writer.content_type(), Bytes::new());
+        *response.body_mut() = writer.list(&revision, deleted)?;
+        Ok(response)
+    }
+
+    /// Deletes an object, or marks it when something must happen before.
+    pub(crate) async fn delete(
+        &self,
+        call: &Call,
+        target: &Target,
+        options: &DeleteOptions,
+    ) -> Result<Deleted, Status> {
+        let attributes = Attributes::new(Operation::Delete, target, &call.user);
+        self.validate_admission(&attributes, &Value::Null).await?;
+        let mut fresh = false;
+        for _ in 0..MAX_CONFLICTS {
+            let view = self.storage.view();
+            let result = match self.find(&view, target) {
+                Ok(kv) => self.try_delete(call, target, options, &kv).await,
+                Err(status) => Err(status),
+            };
+            match result {
+                Ok(Step::Done(deleted)) => return Ok(*deleted),
+                Ok(Step::Again) => {
+                    self.storage.fresh().await?;
+                    fresh = true;
+                }
+                Err(status) if !fresh && matches!(status.code, 404 | 409) => {
+                    if self.storage.fresh().await?.revision() == view.revision() {
+                        return Err(status);
+                    }
+                    fresh = true;
+                }
+                Err(status) => return Err(status),
+            }
+        }
+        Err(target.modified())
+    }
+
+    async fn try_delete(
+        &self,
+        call: &Call,
+        target: &Target,
+        options: &DeleteOptions,
+        kv: &KeyValue,
+    ) -> Result<Step, Status> {
+        let old = convert::decode(target.resource, kv)?;
+        target.check_uid(&options.uid, meta::uid(&old))?;
+        let version = kv.mod_revision.to_string();
+        if !options.resource_version.is_empty() && options.resource_version != version {
+            let why = format!(
+                "Precondition failed: ResourceVersion in precondition: {}, ResourceVersion in object meta: {version}",
+                options.resource_version
+            );
+            return Err(target.conflict(&why));
+        }
+        let mut new = old.clone();
+        self.mark(target, options, &mut new);
+        let gone = is_finished(target, &new);
+        if !gone && new == old {
+            return Ok(Step::Done(Box::new(Deleted { kv: kv.clone(), gone: false })));
+        }
+        let value = Bytes::from(convert::encode(target.resource, &new)?);
+        let mut after = KeyValue { value: value.clone(), ..kv.clone() };
+        if options.dry_run {
+            return Ok(Step::Done(Box::new(Deleted { kv: after, gone })));
+        }
+        let write = Write {
+            key: kv.key.clone(),
+            expected: kv.mod_revision,
+            value: (!gone).then_some(value),
+            lease: kv.lease,
+            fence: call.fence()?,
+            extra: if gone { self.after_delete(target, &old) } else { Vec::new() },
+        };
+        match self.storage.commit(write).await? {
+            Outcome::Done(revision) => {
+                after.mod_revision = revision;
+                Ok(Step::Done(Box::new(Deleted { kv: after, gone })))
+            }
+            Outcome::Changed | Outcome::Taken => Ok(Step::Again),
+        }
+    }
+
+    /// Marks an object as being deleted: since when, with which grace, and who must still agree.
+    fn mark(&self, target: &Target, options: &DeleteOptions, object: &mut Value) {
+        let finalizers = options.finalizers(target, object);
+        meta::set_finalizers(object, finalizers);
+        let grace = match rules(target.resource).graceful_delete {
+            Some(rule) => rule(object, options.grace_seconds).max(0),
+            None => 0,
+        };
+        let now = self.now();
+        if meta::is_being_deleted(object) {
+            let left = meta::deletion_grace_period_seconds(object).unwrap_or(0);
+            // The time may only become shorter.
+            if options.grace_seconds.is_some() && grace < left {
+                let began =
+                    time::to_millis(meta::deletion_timestamp(object)).map_or(now, |end| end - left * 1000);
+                let text = time::from_millis((began + grace * 1000).max(now));
+                meta::set_deletion_timestamp(object, &text);
+                meta::set_deletion_grace_period_seconds(object, Some(grace));
+            }
+        } else {
+            meta::set_deletion_timestamp(object, &time::from_millis(now + grace * 1000));
+            meta::set_deletion_grace_period_seconds(object, Some(grace));
+            let generation = meta::generation(object);
+            if generation > 0 {
+                meta::set_generation(object, generation + 1);
+            }
+        }
+        if target.resource.kind == "Namespace" && target.resource.group.is_empty() {
+            meta::child_mut(object, &["status"]).insert("phase".into(), "Terminating".into());
+            meta::set_deletion_grace_period_seconds(object, None);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use api_types::table;
+
+    #[test]
+    fn the_policy_becomes_a_finalizer() {
+        let target = Target::new(table::find("apps", "v1", "deployments").unwrap(), "n", "a");
+        let object = json!({"metadata": {"finalizers": ["a/b", "orphan"]}});
+        let with = |policy: &str, orphan| {
+            let options =
+                DeleteOptions { policy: policy.to_owned(), orphan_dependents: orphan, ..Default::default() };
+            options.finalizers(&target, &object)
+        };
+        assert_eq!(with("Foreground", None), ["a/b", "foregroundDeletion"]);
+        assert_eq!(with("Background", None), ["a/b"]);
+        assert_eq!(with("", None), ["a/b", "orphan"]);
+        assert_eq!(with("", Some(false)), ["a/b"]);
+    }
+
+    #[test]
+    fn contradictions_are_refused() {
+        let options = DeleteOptions { policy: "Later".into(), ..Default::default() };
+        assert_eq!(
+            options.validate().unwrap_err().message,
+            "DeleteOptions.meta.k8s.io \"\" is invalid: propagationPolicy: Unsupported value: \"Later\": supported values: \"Background\", \"Foreground\", \"Orphan\""
+        );
+    }
+}

@@ -1,0 +1,82 @@
+//! The one registry of every kind: what a request names, and the ways to read and write it.
+//!
+//! Reading order: `read.rs`, `pages.rs`, `write.rs`, `update.rs`, `patch.rs`, `delete.rs`, `hooks.rs`.
+
+pub(crate) mod delete;
+mod hooks;
+mod pages;
+mod patch;
+mod read;
+mod update;
+mod write;
+
+use api_types::Resource;
+use api_types::status::Status;
+use bytes::Bytes;
+
+pub(crate) use hooks::{EventLeases, Extra};
+pub(crate) use patch::Patch;
+pub(crate) use read::revision;
+pub(crate) use update::{Change, Update, UpdateKind};
+pub(crate) use write::Written;
+
+/// An object, or a collection when the name is empty.
+#[derive(Clone, Debug)]
+pub(crate) struct Target {
+    pub resource: &'static Resource,
+    pub namespace: String,
+    pub name: String,
+}
+
+impl Target {
+    pub fn new(resource: &'static Resource, namespace: &str, name: &str) -> Self {
+        let namespace = if resource.namespaced { namespace } else { "" };
+        Self { resource, namespace: namespace.to_owned(), name: name.to_owned() }
+    }
+
+    /// The store's key of the object.
+    pub fn key(&self) -> Bytes {
+        Bytes::from(self.resource.key(&self.namespace, &self.name))
+    }
+
+    /// What all keys of the collection begin with.
+    pub fn prefix(&self) -> String {
+        match self.namespace.as_str() {
+            "" => self.resource.storage_prefix.to_owned(),
+            namespace => format!("{}{namespace}/", self.resource.storage_prefix),
+        }
+    }
+
+    pub fn not_found(&self) -> Status {
+        Status::not_found(self.resource.group, self.resource.resource, &self.name)
+    }
+
+    pub fn modified(&self) -> Status {
+        Status::modified(self.resource.group, self.resource.resource, &self.name)
+    }
+
+    pub fn already_exists(&self) -> Status {
+        Status::already_exists(self.resource.group, self.resource.resource, &self.name)
+    }
+
+    pub fn conflict(&self, why: &str) -> Status {
+        Status::conflict(self.resource.group, self.resource.resource, &self.name, why)
+    }
+
+    pub fn forbidden(&self, why: &str) -> Status {
+        Status::forbidden(self.resource.group, self.resource.resource, &self.name, why)
+    }
+
+    pub fn invalid(&self, errors: &[api_types::field::FieldError]) -> Status {
+        Status::invalid(self.resource.group, self.resource.kind, &self.name, errors)
+    }
+
+    /// 409 when the client meant another object of this name.
+    pub fn check_uid(&self, wanted: &str, found: &str) -> Result<(), Status> {
+        if wanted.is_empty() || wanted == found {
+            return Ok(());
+        }
+        let why = format!("Precondition failed: UID in precondition: {wanted}, UID in object meta: {found}");
+        Err(self.conflict(&why))
+    }
+}

@@ -1,0 +1,115 @@
+//! Patch, in its four forms.
+
+use api_rules::patch::{self, PatchError};
+use api_types::status::Status;
+use api_types::{Value, codec, schema};
+use http::{Response, header};
+
+use super::{Target, Update, UpdateKind};
+use crate::api::Api;
+use crate::body::Body;
+use crate::call::{Call, FieldValidation};
+use crate::decode::{self, Expected};
+use crate::negotiate;
+
+const JSON_PATCH: &str = "application/json-patch+json";
+const MERGE_PATCH: &str = "application/merge-patch+json";
+const STRATEGIC_MERGE_PATCH: &str = "application/strategic-merge-patch+json";
+const APPLY_PATCH: &str = "application/apply-patch+yaml";
+const ACCEPTED: [&str; 4] = [JSON_PATCH, MERGE_PATCH, STRATEGIC_MERGE_PATCH, APPLY_PATCH];
+
+/// A patch that is read and not applied yet.
+pub(crate) enum Patch {
+    Json(Value),
+    Merge(Value),
+    Strategic(Value),
+}
+
+impl Patch {
+    /// Reads the patch of a request.
+    pub fn parse(call: &Call) -> Result<Self, Status> {
+        let media = negotiate::media_type(call.header(header::CONTENT_TYPE));
+        if !ACCEPTED.contains(&media.as_str()) {
+            return Err(Status::unsupported_media(&ACCEPTED));
+        }
+        if media == APPLY_PATCH {
+            return Err(Status::unsupported_media(&ACCEPTED[..3]));
+        }
+        let decoded = codec::decode_json(&call.body)
+            .map_err(|error| Status::bad_request(format!("error decoding patch: {error}")))?;
+        if call.field_validation()? == FieldValidation::Strict && !decoded.duplicates.is_empty() {
+            let list: Vec<String> =
+                decoded.duplicates.iter().map(|path| format!("duplicate field {path:?}")).collect();
+            return Err(Status::bad_request(format!("strict decoding error: {}", list.join(", "))));
+        }
+        let value = decoded.value;
+        let of_type = |expected: &str, fits: bool| match fits {
+            true => Ok(()),
+            false => Err(Status::bad_request(format!(
+                "error decoding patch: json: cannot unmarshal into {expected}"
+            ))),
+        };
+        Ok(match media.as_str() {
+            JSON_PATCH => {
+                of_type("Go value of type jsonpatch.Patch", value.is_array())?;
+                Self::Json(value)
+            }
+            MERGE_PATCH => {
+                of_type("Go value of type map[string]interface {}", value.is_object())?;
+                Self::Merge(value)
+            }
+            _ => {
+                of_type("Go value of type map[string]interface {}", value.is_object())?;
+                Self::Strategic(value)
+            }
+        })
+    }
+
+    /// The object after the patch, checked against its schema.
+    pub fn apply(&self, call: &Call, expected: Expected<'_>, object: &Value) -> Result<Value, Status> {
+        let patched = match self {
+            Self::Json(patch) => patch::json_patch(object, patch),
+            Self::Merge(patch) => patch::merge_patch(object, patch),
+            Self::Strategic(patch) => patch::strategic_merge(expected.message, object, patch),
+        };
+        let mut patched = patched.map_err(refused)?;
+        decode::check(call, &patched, expected)?;
+        schema::prune_unknown(expected.message, &mut patched);
+        codec::normalize(expected.message, &patched).map_err(|error| Status::bad_request(error.to_string()))
+    }
+}
+
+fn refused(error: PatchError) -> Status {
+    match error {
+        PatchError::BadRequest(text) => Status::bad_request(text),
+        PatchError::Unprocessable(_) => {
+            let text = "the server rejected our request due to an error in our request";
+            let mut status = Status::failure(422, "Invalid", text);
+            status.details = Some(Default::default());
+            status
+        }
+        PatchError::TooLarge(text) => Status::request_entity_too_large(text),
+        PatchError::Internal(text) => Status::internal(text),
+        PatchError::Conflicts(_) => Status::failure(409, "Conflict", error.to_string()),
+    }
+}
+
+impl Api {
+    pub(crate) async fn patch_request(
+        &self,
+        call: &Call,
+        target: &Target,
+        kind: UpdateKind,
+    ) -> Result<Response<Body>, Status> {
+        let api_version = target.resource.api_version();
+        let expected = Expected {
+            message: target.resource.message,
+            api_version: &api_version,
+            kind: target.resource.kind,
+        };
+        let patch = Patch::parse(call)?;
+        let update = Update { kind, dry_run: call.dry_run(None)? };
+        let written = self.update(call, target, update, &mut |old| patch.apply(call, expected, old)).await?;
+        call.object(target.resource, self.now(), 200, &written.kv)
+    }
+}

@@ -1,0 +1,264 @@
+//! Get and list.
+
+use std::sync::Arc;
+
+use api_types::field::{FieldError, Path};
+use api_types::status::Status;
+use api_types::{Value, meta};
+use bytes::Bytes;
+use http::Response;
+use mvcc::{KeyRange, KeyValue, MvccError, RangeRequest, View};
+use serde_json::{Map, json};
+
+use super::Target;
+use super::pages::{self, Page};
+use crate::api::Api;
+use crate::body::{self, Body};
+use crate::call::{Call, status_response};
+use crate::info::Query;
+use crate::negotiate::Media;
+use crate::select::Selection;
+
+/// `resourceVersion`, `resourceVersionMatch`, `limit` and `continue` of a list.
+struct ListOptions {
+    revision: Option<i64>,
+    exact: bool,
+    limit: usize,
+    token: String,
+}
+
+/// A page of a list.
+struct Found {
+    items: Vec<KeyValue>,
+    revision: i64,
+    /// The last key, when there is more behind it.
+    last: Option<Bytes>,
+    remaining: Option<i64>,
+}
+
+/// A `resourceVersion` parameter; none when it is not given.
+pub(crate) fn revision(query: &Query) -> Result<Option<i64>, Status> {
+    match query.get("resourceVersion") {
+        "" => Ok(None),
+        text => text.parse().ok().filter(|&revision: &i64| revision >= 0).map(Some).ok_or_else(|| {
+            let error = FieldError::invalid(
+                &Path::new("resourceVersion"),
+                text,
+                format!("strconv.ParseUint: parsing {text:?}: invalid syntax"),
+            );
+            Status::invalid("", "ListOptions", "", &[error])
+        }),
+    }
+}
+
+impl ListOptions {
+    fn parse(query: &Query) -> Result<Self, Status> {
+        let mut errors = Vec::new();
+        let (matching, token) = (query.get("resourceVersionMatch"), query.get("continue"));
+        let path = Path::new("resourceVersionMatch");
+        if !matching.is_empty() {
+            match (query.get("resourceVersion"), matching) {
+                ("", _) => errors.push(FieldError::forbidden(
+                    &path,
+                    "resourceVersionMatch is forbidden unless resourceVersion is provided",
+                )),
+                ("0", "Exact") => errors.push(FieldError::forbidden(
+                    &path,
+                    "resourceVersionMatch \"Exact\" is forbidden for resourceVersion \"0\"",
+                )),
+                (_, "Exact" | "NotOlderThan") => {}
+                (_, other) => {
+                    errors.push(FieldError::not_supported(&path, other, &["Exact", "NotOlderThan", ""]));
+                }
+            }
+            if !token.is_empty() {
+                let text = "resourceVersionMatch is forbidden when continue is provided";
+                errors.push(FieldError::forbidden(&path, text));
+            }
+        }
+        if query.has("sendInitialEvents") {
+            let text = "sendInitialEvents is forbidden for list";
+            errors.push(FieldError::forbidden(&Path::new("sendInitialEvents"), text));
+        }
+        if !errors.is_empty() {
+            return Err(Status::invalid("meta.k8s.io", "ListOptions", "", &errors));
+        }
+        let revision = revision(query)?;
+        if !token.is_empty() && revision.is_some_and(|revision| revision > 0) {
+            return Err(Status::bad_request(
+                "specifying resource version is not allowed when using continue",
+            ));
+        }
+        let limit = query.get("limit");
+        let limit = match limit {
+            "" => 0,
+            text => text.parse::<i64>().map_err(|_| {
+                Status::bad_request(format!("strconv.ParseInt: parsing {text:?}: invalid syntax"))
+            })?,
+        };
+        let limit = usize::try_from(limit).ok().filter(|&limit| limit > 0).unwrap_or(usize::MAX);
+        Ok(Self { revision, exact: matching == "Exact", limit, token: token.to_owned() })
+    }
+}
+
+impl Api {
+    /// The stored object, or 404.
+    pub(crate) fn find(&self, view: &View, target: &Target) -> Result<KeyValue, Status> {
+        view.get(&target.key()).cloned().ok_or_else(|| target.not_found())
+    }
+
+    /// The view that a `resourceVersion` asks for: fresh, any, or not older than a revision.
+    pub(crate) async fn view_for(&self, revision: Option<i64>) -> Result<Arc<View>, Status> {
+        match revision {
+            None => self.storage.fresh().await,
+            Some(0) => Ok(self.storage.view()),
+            Some(revision) => self.storage.at_least(revision).await,
+        }
+    }
+
+    pub(crate) async fn get(&self, call: &Call, target: &Target) -> Result<Response<Body>, Status> {
+        let view = self.view_for(revision(&call.query)?).await?;
+        let kv = self.find(&view, target)?;
+        call.object(target.resource, self.now(), 200, &kv)
+    }
+
+    pub(crate) async fn list(&self, call: &Call, target: &Target) -> Result<Response<Body>, Status> {
+        let writer = call.writer(target.resource, self.now())?;
+        let selection = Selection::parse(target.resource, &call.query)?;
+        let options = ListOptions::parse(&call.query)?;
+        let prefix = target.prefix();
+        let page = match options.token.as_str() {
+            "" => None,
+            token => Some(pages::decode(&prefix, token)?),
+        };
+        let wanted = page.as_ref().map(|page| page.revision.max(0)).or(options.revision);
+        let view = match &page {
+            Some(page) if page.revision == pages::INCONSISTENT => self.storage.fresh().await?,
+            _ => self.view_for(wanted).await?,
+        };
+        let exact = match &page {
+            Some(page) => Some(page.revision).filter(|&revision| revision > 0),
+            None => options.revision.filter(|_| options.exact),
+        };
+        let found = match find_page(&view, target, &selection, &options, page.as_ref(), exact) {
+            Ok(found) => found,
+            Err(MvccError::Compacted { .. }) => return Ok(expired(call, &prefix, page.as_ref())),
+            Err(error) => return Err(Status::internal(error)),
+        };
+        let metadata = list_metadata(&found, &prefix);
+        let body = writer.list(&metadata, found.items)?;
+        let mut response = body::response(200, writer.content_type(), Bytes::new());
+        *response.body_mut() = body;
+        Ok(response)
+    }
+
+    /// All objects of a collection that a selection wants, with the revision they were read at.
+    pub(crate) fn select(&self, view: &View, target: &Target, selection: &Selection) -> Vec<KeyValue> {
+        let range = KeyRange::prefix(target.prefix());
+        view.iter(&range).filter(|kv| selection.matches(kv)).cloned().collect()
+    }
+}
+
+fn find_page(
+    view: &View,
+    target: &Target,
+    selection: &Selection,
+    options: &ListOptions,
+    page: Option<&Page>,
+    exact: Option<i64>,
+) -> Result<Found, MvccError> {
+    let prefix = target.prefix();
+    let range = range(target, selection, &prefix, page);
+    match exact {
+        Some(revision) if revision != view.revision() => {
+            let limit = if selection.is_everything() { limit(options.limit) } else { 0 };
+            let request = RangeRequest { limit, revision, ..RangeRequest::new(range) };
+            let answer = view.range(&request)?;
+            let (count, items) = (answer.count, answer.kvs.into_iter());
+            Ok(collect(items, count as usize, selection, options.limit, revision))
+        }
+        _ => {
+            let items = view.iter(&range).cloned();
+            Ok(collect(items, usize::MAX, selection, options.limit, view.revision()))
+        }
+    }
+}
+
+fn limit(limit: usize) -> i64 {
+    if limit == usize::MAX { 0 } else { i64::try_from(limit).unwrap_or(0) }
+}
+
+fn range(target: &Target, selection: &Selection, prefix: &str, page: Option<&Page>) -> KeyRange {
+    let single = match (target.resource.namespaced, target.namespace.as_str()) {
+        (false, _) => selection.name().map(|name| format!("{prefix}{name}")),
+        (true, "") => match (selection.namespace(), selection.name()) {
+            (Some(namespace), Some(name)) => Some(format!("{prefix}{namespace}/{name}")),
+            _ => None,
+        },
+        (true, _) => selection.name().map(|name| format!("{prefix}{name}")),
+    };
+    if let (Some(key), None) = (single, page) {
+        return KeyRange::Key(Bytes::from(key));
+    }
+    match (KeyRange::prefix(prefix.to_owned()), page) {
+        (KeyRange::Interval { end, .. }, Some(page)) => {
+            KeyRange::Interval { start: Bytes::from(page.start.clone()), end }
+        }
+        (range, _) => range,
+    }
+}
+
+/// Takes up to `limit` wanted items. `count`: how many keys the range has, when the iterator stops early.
+fn collect(
+    mut keys: impl Iterator<Item = KeyValue>,
+    count: usize,
+    selection: &Selection,
+    limit: usize,
+    revision: i64,
+) -> Found {
+    let (mut items, mut seen) = (Vec::new(), 0_usize);
+    let mut last = Bytes::new();
+    while items.len() < limit {
+        let Some(kv) = keys.next() else { break };
+        seen += 1;
+        last = kv.key.clone();
+        if selection.matches(&kv) {
+            items.push(kv);
+        }
+    }
+    let rest = match count {
+        usize::MAX if items.len() < limit => 0,
+        usize::MAX => keys.count(),
+        count => count.saturating_sub(seen),
+    };
+    let remaining = (rest > 0 && selection.is_everything()).then(|| i64::try_from(rest).unwrap_or(i64::MAX));
+    Found { items, revision, last: (rest > 0).then_some(last), remaining }
+}
+
+fn list_metadata(found: &Found, prefix: &str) -> Value {
+    let mut metadata = Map::new();
+    metadata.insert("resourceVersion".into(), found.revision.to_string().into());
+    if let Some(last) = &found.last {
+        metadata.insert("continue".into(), pages::encode(prefix, last, found.revision).into());
+    }
+    if let Some(remaining) = found.remaining {
+        metadata.insert("remainingItemCount".into(), remaining.into());
+    }
+    Value::Object(metadata)
+}
+
+fn expired(call: &Call, prefix: &str, page: Option<&Page>) -> Response<Body> {
+    let media = call.media(false).unwrap_or(Media::JSON);
+    let Some(page) = page else {
+        return status_response(&Status::expired(pages::LIST_EXPIRED), media);
+    };
+    let status = Status::expired(pages::EXPIRED);
+    let mut value = status.to_value();
+    meta::metadata_mut(&mut value).insert("continue".into(), pages::inconsistent(prefix, page).into());
+    let message = api_types::schema::by_name("io.k8s.apimachinery.pkg.apis.meta.v1.Status")
+        .expect("invariant: the tables hold Status");
+    match crate::encode::value(message, media, &value) {
+        Ok(bytes) => body::response(410, media.format.media_type(), bytes),
+        Err(_) => body::response(410, crate::negotiate::JSON, json!(value).to_string()),
+    }
+}

@@ -1,0 +1,163 @@
+//! Create, and what all writes share.
+
+use api_rules::{meta as meta_rules, rules};
+use api_types::status::Status;
+use api_types::{Value, meta};
+use bytes::Bytes;
+use http::Response;
+use mvcc::KeyValue;
+
+use super::Target;
+use crate::admission::{Attributes, Operation};
+use crate::api::Api;
+use crate::body::Body;
+use crate::call::Call;
+use crate::convert;
+use crate::decode::{self, Expected};
+use crate::storage::{Outcome, Write};
+
+/// Names that `generateName` tries (upstream's RetryGenerateName).
+const MAX_NAMES: usize = 8;
+/// Letters of a generated name's end.
+const SUFFIX: usize = 5;
+/// Tries of a write whose addresses were taken in between.
+const MAX_TAKEN: usize = 16;
+
+/// A stored object after a write.
+pub(crate) struct Written {
+    /// As it is stored now; for a dry run, as it would be, without a revision.
+    pub kv: KeyValue,
+    /// Whether the write created it.
+    pub created: bool,
+}
+
+impl Api {
+    pub(crate) async fn create_request(
+        &self,
+        call: &Call,
+        target: &Target,
+    ) -> Result<Response<Body>, Status> {
+        let api_version = target.resource.api_version();
+        let expected = Expected {
+            message: target.resource.message,
+            api_version: &api_version,
+            kind: target.resource.kind,
+        };
+        let dry_run = call.dry_run(None)?;
+        let mut object = decode::body(call, expected)?;
+        settle_namespace(&mut object, target)?;
+        let written = self.create(call, target, object, dry_run).await?;
+        call.object(target.resource, self.now(), 201, &written.kv)
+    }
+
+    /// Creates an object, with a generated name if it asks for one.
+    pub(crate) async fn create(
+        &self,
+        call: &Call,
+        target: &Target,
+        mut object: Value,
+        dry_run: bool,
+    ) -> Result<Written, Status> {
+        (rules(target.resource).default)(&mut object);
+        let generated = meta::name(&object).is_empty() && !meta::generate_name(&object).is_empty();
+        let mut tries = 0;
+        loop {
+            tries += 1;
+            let mut candidate = object.clone();
+            let suffix = self.storage.env.rng.suffix(SUFFIX);
+            meta_rules::fill_system_fields(&mut candidate, &self.now_text(), &self.new_uid(), &suffix);
+            let named = Target::new(target.resource, &target.namespace, meta::name(&candidate));
+            match self.create_named(call, &named, candidate, dry_run).await {
+                Err(status) if generated && status.is("AlreadyExists") => {
+                    if tries >= MAX_NAMES {
+                        let (group, resource) = (target.resource.group, target.resource.resource);
+                        return Err(Status::generate_name_conflict(group, resource, &named.name));
+                    }
+                }
+                other => return other,
+            }
+        }
+    }
+
+    async fn create_named(
+        &self,
+        call: &Call,
+        target: &Target,
+        mut object: Value,
+        dry_run: bool,
+    ) -> Result<Written, Status> {
+        let rules = rules(target.resource);
+        let attributes = Attributes::new(Operation::Create, target, &call.user);
+        self.admit(&attributes, &mut object).await?;
+        let (uid, created) = (meta::uid(&object).to_owned(), meta::creation_timestamp(&object).to_owned());
+        (rules.prepare_create)(&mut object);
+        meta::set_uid(&mut object, &uid);
+        meta::set_creation_timestamp(&mut object, &created);
+        meta::set_resource_version(&mut object, "");
+        let errors = (rules.validate)(&object);
+        if !errors.is_empty() {
+            return Err(target.invalid(&errors));
+        }
+        (rules.warnings)(&object, None).into_iter().for_each(|text| call.warn(text));
+        self.validate_admission(&attributes, &object).await?;
+        self.store_new(call, target, object, dry_run).await
+    }
+
+    async fn store_new(
+        &self,
+        call: &Call,
+        target: &Target,
+        object: Value,
+        dry_run: bool,
+    ) -> Result<Written, Status> {
+        let key = target.key();
+        let lease = if dry_run { 0 } else { self.event_lease(target.resource).await? };
+        for _ in 0..MAX_TAKEN {
+            let view = self.storage.view();
+            let mut candidate = object.clone();
+            let extra = self.before_write(&view, target, None, &mut candidate)?;
+            let value = Bytes::from(convert::encode(target.resource, &candidate)?);
+            if dry_run {
+                if view.get(&key).is_some() {
+                    return Err(target.already_exists());
+                }
+                return Ok(Written { kv: KeyValue { key, value, ..KeyValue::default() }, created: true });
+            }
+            let write = Write {
+                key: key.clone(),
+                expected: 0,
+                value: Some(value.clone()),
+                lease,
+                fence: call.fence()?,
+                extra,
+            };
+            match self.storage.commit(write).await? {
+                Outcome::Done(revision) => {
+                    let kv = KeyValue { key, value, mod_revision: revision, ..KeyValue::default() };
+                    return Ok(Written { kv, created: true });
+                }
+                Outcome::Changed => return Err(target.already_exists()),
+                Outcome::Taken => {}
+            }
+        }
+        Err(Status::internal("no free address was found"))
+    }
+}
+
+/// An object lies in the namespace of its URL.
+pub(crate) fn settle_namespace(object: &mut Value, target: &Target) -> Result<(), Status> {
+    match meta::namespace(object) {
+        "" => {}
+        _ if !target.resource.namespaced => {}
+        namespace if namespace == target.namespace => return Ok(()),
+        _ => {
+            let text =
+                "the namespace of the provided object does not match the namespace sent on the request";
+            return Err(Status::bad_request(text));
+        }
+    }
+    if target.resource.namespaced {
+        meta::set_namespace(object, &target.namespace);
+    }
+    Ok(())
+}

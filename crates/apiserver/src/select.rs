@@ -1,0 +1,160 @@
+//! Label and field selectors, evaluated on stored bytes without decoding the object.
+
+use api_rules::rules;
+use api_types::codec::peek::{self, Peek};
+use api_types::selector::{FieldSelector, LabelSelector};
+use api_types::status::Status;
+use api_types::{Resource, table};
+use mvcc::KeyValue;
+
+use crate::info::Query;
+
+/// Which objects of a kind are wanted.
+#[derive(Clone, Debug)]
+pub(crate) struct Selection {
+    resource: &'static Resource,
+    labels: LabelSelector,
+    fields: FieldSelector,
+}
+
+impl Selection {
+    /// Reads `labelSelector` and `fieldSelector`.
+    pub fn parse(resource: &'static Resource, query: &Query) -> Result<Self, Status> {
+        let labels = LabelSelector::parse(query.get("labelSelector"))
+            .map_err(|error| Status::bad_request(format!("unable to parse requirement: {error}")))?;
+        let fields = FieldSelector::parse(query.get("fieldSelector"))
+            .map_err(|error| Status::bad_request(error.to_string()))?;
+        for requirement in &fields.requirements {
+            check_label(resource, &requirement.field)?;
+        }
+        Ok(Self { resource, labels, fields })
+    }
+
+    pub fn is_everything(&self) -> bool {
+        self.labels.matches_everything() && self.fields.is_empty()
+    }
+
+    /// The only name that can match, if there is one.
+    pub fn name(&self) -> Option<&str> {
+        self.fields.exact("metadata.name")
+    }
+
+    /// The only namespace that can match, if there is one.
+    pub fn namespace(&self) -> Option<&str> {
+        self.fields.exact("metadata.namespace")
+    }
+
+    /// Whether a stored object is wanted; one that cannot be read is, so that its error is seen.
+    pub fn matches(&self, kv: &KeyValue) -> bool {
+        if self.is_everything() {
+            return true;
+        }
+        let Ok(object) = peek::open(&kv.value) else { return true };
+        self.match_labels(&object) && self.fields.matches(|label| field(self.resource, &object, label))
+    }
+
+    fn match_labels(&self, object: &Peek<'_>) -> bool {
+        if self.labels.matches_everything() {
+            return true;
+        }
+        let labels = object.labels();
+        self.labels.matches(|key| labels.iter().find(|(own, _)| own == key).map(|(_, value)| value.as_ref()))
+    }
+}
+
+/// Whether the kind knows a field label; otherwise the 400 that its conversion gives upstream.
+fn check_label(resource: &Resource, label: &str) -> Result<(), Status> {
+    let supported = rules(resource).supported_field_labels;
+    if supported.contains(&label) || matches!(label, "metadata.name") {
+        return Ok(());
+    }
+    let plain = supported.iter().all(|label| matches!(*label, "metadata.name" | "metadata.namespace"));
+    if label == "metadata.namespace" && plain {
+        return Ok(());
+    }
+    Err(Status::bad_request(match (resource.group, resource.kind) {
+        ("batch", "Job") => format!("field label \"{label}\" not supported for Job"),
+        ("resource.k8s.io", "ResourceSlice") => {
+            let api_version = table::api_version(resource.group, resource.version);
+            format!("field label not supported for {api_version}, Kind=ResourceSlice: {label}")
+        }
+        ("", "Namespace") => format!("field label not supported: {label}"),
+        _ if plain => {
+            format!(
+                "\"{label}\" is not a known field selector: only \"metadata.name\", \"metadata.namespace\""
+            )
+        }
+        _ => format!("field label not supported: {label}"),
+    }))
+}
+
+/// The value that a field label stands for in a stored object.
+fn field(resource: &Resource, object: &Peek<'_>, label: &str) -> Option<String> {
+    let scalar = |path: &str| {
+        let path: Vec<&str> = path.split('.').collect();
+        object.scalar(&path).map(|text| text.into_owned())
+    };
+    let or = |path: &str, absent: &str| Some(scalar(path).unwrap_or_else(|| absent.to_owned()));
+    match (resource.kind, label) {
+        (_, "metadata.name") => Some(object.name().into_owned()),
+        (_, "metadata.namespace") => Some(object.namespace().into_owned()),
+        ("Pod", "spec.host") => scalar("spec.nodeName"),
+        ("Pod", "status.podIPs") => None,
+        ("Pod", "spec.hostNetwork") => or("spec.hostNetwork", "false"),
+        ("Node", "spec.unschedulable") => or("spec.unschedulable", "false"),
+        ("ReplicationController", "status.replicas") => or("status.replicas", "0"),
+        ("Job", "status.successful") => or("status.succeeded", "0"),
+        ("Event", "source") => scalar("source.component")
+            .filter(|text| !text.is_empty())
+            .or_else(|| scalar("reportingComponent")),
+        ("Event", "reportingController") => scalar("reportingComponent"),
+        ("Event", label) => scalar(&label.replacen("regarding.", "involvedObject.", 1)),
+        (_, label) => scalar(label),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::convert;
+    use serde_json::json;
+
+    fn select(resource: &'static Resource, query: &str) -> Result<Selection, Status> {
+        Selection::parse(resource, &Query::parse(query))
+    }
+
+    fn pod() -> KeyValue {
+        let pod = json!({"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "p", "namespace": "n", "labels": {"app": "web"}},
+            "spec": {"nodeName": "a", "containers": [{"name": "c", "image": "i"}]}, "status": {"phase": "Running"}});
+        let value = convert::encode(table::find("", "v1", "pods").unwrap(), &pod).unwrap();
+        KeyValue { value: value.into(), ..KeyValue::default() }
+    }
+
+    #[test]
+    fn selectors_read_stored_bytes() {
+        let pods = table::find("", "v1", "pods").unwrap();
+        for (query, wanted) in [
+            ("labelSelector=app%3Dweb", true),
+            ("labelSelector=app+in+(x,y)", false),
+            ("fieldSelector=spec.nodeName%3Da", true),
+            ("fieldSelector=spec.nodeName!%3Da", false),
+            ("fieldSelector=status.phase%3DRunning,metadata.name%3Dp", true),
+            ("fieldSelector=spec.hostNetwork%3Dfalse", true),
+        ] {
+            assert_eq!(select(pods, query).unwrap().matches(&pod()), wanted, "{query}");
+        }
+    }
+
+    #[test]
+    fn unknown_labels_are_refused_in_upstreams_words() {
+        let text = |resource, query| select(resource, query).unwrap_err().message;
+        let pods = table::find("", "v1", "pods").unwrap();
+        assert_eq!(text(pods, "fieldSelector=spec.foo%3Da"), "field label not supported: spec.foo");
+        let maps = table::find("", "v1", "configmaps").unwrap();
+        assert_eq!(
+            text(maps, "fieldSelector=data.k%3Da"),
+            "\"data.k\" is not a known field selector: only \"metadata.name\", \"metadata.namespace\""
+        );
+        assert!(text(pods, "labelSelector=%2C%2C").starts_with("unable to parse requirement: "));
+    }
+}

@@ -1,0 +1,230 @@
+//! The server: TLS, connections, and the same requests from within the process.
+
+use std::convert::Infallible;
+use std::future::Future;
+use std::net::SocketAddr;
+use std::panic::AssertUnwindSafe;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use env::{Env, Shutdown, TaskGroup};
+use futures::FutureExt;
+use http::{Request, Response};
+use http_body_util::BodyExt;
+use hyper::body::Incoming;
+use hyper::service::service_fn;
+use hyper_util::rt::{TokioIo, TokioTimer};
+use hyper_util::server::conn::auto;
+use hyper_util::server::graceful::GracefulShutdown;
+use store::Store;
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::Semaphore;
+use tokio_rustls::TlsAcceptor;
+
+use crate::api::Api;
+use crate::authn::{self, Authenticator};
+use crate::body::{Body, BoxError};
+use crate::bootstrap;
+use crate::call::status_response;
+use crate::config::{ApiServerConfig, BuildError, RunError};
+use crate::handler::Origin;
+use crate::negotiate::Media;
+use crate::node_client::NodeClient;
+use crate::storage::Storage;
+use crate::tls;
+use crate::user::UserInfo;
+
+/// Connections at the same time.
+const MAX_CONNECTIONS: usize = 16_384;
+/// How long a client may take to say who it is.
+const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
+/// How often an idle HTTP/2 connection is asked whether it lives.
+const PING_INTERVAL: Duration = Duration::from_secs(30);
+/// How long open requests may go on after a stop.
+const DRAIN: Duration = Duration::from_secs(10);
+/// Streams of an HTTP/2 connection at the same time (upstream's `--http2-max-streams-per-connection`).
+const MAX_STREAMS: u32 = 1000;
+
+/// The API server of one replica.
+pub struct ApiServer {
+    api: Arc<Api>,
+    listener: TcpListener,
+    acceptor: TlsAcceptor,
+    config: ApiServerConfig,
+}
+
+impl ApiServerConfig {
+    /// Binds the address and reads the keys. Nothing is answered before [`ApiServer::run`], except in process.
+    ///
+    /// # Errors
+    /// See [`BuildError`].
+    pub async fn build(self, store: Store, env: Env) -> Result<ApiServer, BuildError> {
+        if self.service_cidr.max_prefix_len() - self.service_cidr.prefix_len() < 3 {
+            return Err(BuildError::ServiceCidr(self.service_cidr));
+        }
+        let tls = tls::server(&self.tls)?;
+        let authenticator = Authenticator::new(&self.service_account)?;
+        let tasks = TaskGroup::new("apiserver", Shutdown::new());
+        let nodes =
+            self.kubelet_client.as_ref().map(|config| NodeClient::new(config, tasks.clone())).transpose()?;
+        let address = self.listen;
+        let listener =
+            TcpListener::bind(address).await.map_err(|cause| BuildError::Listen { address, cause })?;
+        let api = Api::new(&self, Storage { store, env }, authenticator, nodes, tasks);
+        Ok(ApiServer {
+            api: Arc::new(api),
+            listener,
+            acceptor: TlsAcceptor::from(Arc::new(tls)),
+            config: self,
+        })
+    }
+}
+
+impl ApiServer {
+    /// The address that is listened on.
+    ///
+    /// # Errors
+    /// When the socket has none.
+    pub fn address(&self) -> std::io::Result<SocketAddr> {
+        self.listener.local_addr()
+    }
+
+    /// The API in process, in the name of a user.
+    pub fn service(&self, identity: UserInfo) -> ApiService {
+        ApiService { api: self.api.clone(), origin: Origin::Process(Arc::new(identity)) }
+    }
+
+    /// Serves until `shutdown`; then takes no new connections, ends watches, and lets open requests finish.
+    ///
+    /// # Errors
+    /// See [`RunError`].
+    pub async fn run(self, shutdown: Shutdown) -> Result<(), RunError> {
+        let api = self.api;
+        let tasks = api.tasks.clone();
+        let port = self.listener.local_addr().map_or(self.config.listen.port(), |address| address.port());
+        let client_ca = self.config.tls.client_ca.clone();
+        tasks.spawn_detached("bootstrap", bootstrap::ensure(api.clone(), port, client_ca));
+        let advertised = self.config.advertise_address;
+        tasks.spawn_detached("endpoints", bootstrap::reconcile(api.clone(), advertised, port));
+        let graceful = GracefulShutdown::new();
+        let slots = Arc::new(Semaphore::new(MAX_CONNECTIONS));
+        loop {
+            let accepted = tokio::select! {
+                accepted = self.listener.accept() => accepted,
+                () = shutdown.wait() => break,
+                () = api.shutdown.wait() => break,
+            };
+            match accepted {
+                Ok((stream, peer)) => {
+                    let Ok(slot) = slots.clone().try_acquire_owned() else {
+                        tracing::warn!(%peer, "too many connections");
+                        continue;
+                    };
+                    let (api, acceptor, watcher) = (api.clone(), self.acceptor.clone(), graceful.watcher());
+                    tasks.spawn_detached("connection", async move {
+                        connection(api, stream, acceptor, watcher).await;
+                        drop(slot);
+                    });
+                }
+                Err(error) => {
+                    tracing::warn!(%error, "cannot accept a connection");
+                    api.storage.env.clock.sleep(Duration::from_millis(100)).await;
+                }
+            }
+        }
+        drop(self.listener);
+        api.shutdown.trigger();
+        tokio::select! {
+            () = graceful.shutdown() => {}
+            () = api.storage.env.clock.sleep(DRAIN) => tracing::info!("requests were still open at the end"),
+        }
+        drop(api);
+        match tasks.join(Duration::ZERO).await {
+            // Connections that did not end in time were told; they are cut.
+            Err(env::TaskFailure::Deadline { .. }) | Ok(()) => Ok(()),
+            Err(failure) => Err(failure.into()),
+        }
+    }
+}
+
+async fn connection(
+    api: Arc<Api>,
+    stream: TcpStream,
+    acceptor: TlsAcceptor,
+    watcher: hyper_util::server::graceful::Watcher,
+) {
+    drop(stream.set_nodelay(true));
+    let stream = match tokio::time::timeout(HANDSHAKE_TIMEOUT, acceptor.accept(stream)).await {
+        Ok(Ok(stream)) => stream,
+        Ok(Err(error)) => return tracing::debug!(%error, "TLS handshake failed"),
+        Err(_) => return tracing::debug!("TLS handshake took too long"),
+    };
+    let certificate = stream.get_ref().1.peer_certificates().and_then(|chain| chain.first());
+    let user = certificate.and_then(|certificate| authn::user_of(certificate)).map(Arc::new);
+    let service = ApiService { api: api.clone(), origin: Origin::Network(user) };
+    let mut builder = auto::Builder::new(Tasks(api.tasks.clone()));
+    builder.http1().timer(TokioTimer::new());
+    builder
+        .http2()
+        .timer(TokioTimer::new())
+        .keep_alive_interval(PING_INTERVAL)
+        .max_concurrent_streams(MAX_STREAMS);
+    let connection = builder.serve_connection(
+        TokioIo::new(stream),
+        service_fn(move |request: Request<Incoming>| {
+            let mut service = service.clone();
+            let request =
+                request.map(|body| BodyExt::boxed_unsync(body.map_err(|error| -> BoxError { error.into() })));
+            tower::Service::call(&mut service, request)
+        }),
+    );
+    if let Err(error) = watcher.watch(connection.into_owned()).await {
+        tracing::debug!(%error, "connection ended");
+    }
+}
+
+/// Streams of HTTP/2 connections run as tasks of the server's group.
+#[derive(Clone)]
+struct Tasks(TaskGroup);
+
+impl<F> hyper::rt::Executor<F> for Tasks
+where
+    F: Future<Output = ()> + Send + 'static,
+{
+    fn execute(&self, future: F) {
+        self.0.spawn_detached("stream", future);
+    }
+}
+
+/// The API as a service, in the name of one user or one connection. It never fails: every failure is an answer.
+#[derive(Clone)]
+pub struct ApiService {
+    api: Arc<Api>,
+    origin: Origin,
+}
+
+impl tower::Service<Request<Body>> for ApiService {
+    type Response = Response<Body>;
+    type Error = Infallible;
+    type Future = Pin<Box<dyn Future<Output = Result<Response<Body>, Infallible>> + Send>>;
+
+    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn call(&mut self, request: Request<Body>) -> Self::Future {
+        let (api, origin) = (self.api.clone(), self.origin.clone());
+        Box::pin(async move {
+            let path = request.uri().path().to_owned();
+            let answer =
+                AssertUnwindSafe(async move { api.handle(request, origin).await }).catch_unwind().await;
+            Ok(answer.unwrap_or_else(|_| {
+                tracing::error!(path, "a request caused a panic");
+                let text = "This request caused apiserver to panic. Look in the logs for details.";
+                status_response(&api_types::status::Status::internal(text), Media::JSON)
+            }))
+        })
+    }
+}

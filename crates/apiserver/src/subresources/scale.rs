@@ -1,0 +1,138 @@
+//! Scale: the number of replicas of whatever has some, in one shape.
+
+use api_types::field::{FieldError, Path};
+use api_types::selector::LabelSelector;
+use api_types::status::Status;
+use api_types::{Subresource, Value, meta};
+use http::Response;
+use serde_json::json;
+
+use crate::api::Api;
+use crate::body::Body;
+use crate::call::Call;
+use crate::convert;
+use crate::decode::{self, Expected};
+use crate::registry::{Change, Target, Update, UpdateKind};
+
+impl Api {
+    pub(super) async fn get_scale(
+        &self,
+        call: &Call,
+        target: &Target,
+        sub: &'static Subresource,
+    ) -> Result<Response<Body>, Status> {
+        let view = self.storage.fresh().await?;
+        let object = convert::decode(target.resource, &self.find(&view, target)?)?;
+        call.value(200, sub.message, &scale_of(&object, sub))
+    }
+
+    pub(super) async fn update_scale(
+        &self,
+        call: &Call,
+        target: &Target,
+        sub: &'static Subresource,
+    ) -> Result<Response<Body>, Status> {
+        let api_version = sub.api_version();
+        let scale =
+            decode::body(call, Expected { message: sub.message, api_version: &api_version, kind: sub.kind })?;
+        if meta::name(&scale) != target.name {
+            return Err(Status::bad_request(format!(
+                "the name of the object ({}) does not match the name on the URL ({})",
+                meta::name(&scale),
+                target.name
+            )));
+        }
+        self.change_scale(call, target, sub, &mut |_| Ok(scale.clone())).await
+    }
+
+    pub(super) async fn patch_scale(
+        &self,
+        call: &Call,
+        target: &Target,
+        sub: &'static Subresource,
+    ) -> Result<Response<Body>, Status> {
+        let patch = crate::registry::Patch::parse(call)?;
+        let api_version = sub.api_version();
+        let expected = Expected { message: sub.message, api_version: &api_version, kind: sub.kind };
+        self.change_scale(call, target, sub, &mut |scale| patch.apply(call, expected, scale)).await
+    }
+
+    async fn change_scale(
+        &self,
+        call: &Call,
+        target: &Target,
+        sub: &'static Subresource,
+        change: &mut Change<'_>,
+    ) -> Result<Response<Body>, Status> {
+        let update = Update { kind: UpdateKind::Main, dry_run: call.dry_run(None)? };
+        let written = self
+            .update(call, target, update, &mut |old| {
+                let scale = change(&scale_of(old, sub))?;
+                apply(target, old, &scale)
+            })
+            .await?;
+        let object = convert::decode(target.resource, &written.kv)?;
+        call.value(200, sub.message, &scale_of(&object, sub))
+    }
+}
+
+fn scale_of(object: &Value, sub: &Subresource) -> Value {
+    let metadata = &object["metadata"];
+    let kept = ["name", "namespace", "uid", "resourceVersion", "creationTimestamp"];
+    let kept = kept.iter().filter_map(|field| Some(((*field).to_owned(), metadata.get(field)?.clone())));
+    let selector = &object["spec"]["selector"];
+    let selector = match selector.get("matchLabels").or_else(|| selector.get("matchExpressions")) {
+        Some(_) => LabelSelector::from_value(selector).unwrap_or_else(|_| LabelSelector::nothing()),
+        None => selector.as_object().map(LabelSelector::from_map).unwrap_or_else(LabelSelector::nothing),
+    };
+    json!({
+        "kind": sub.kind,
+        "apiVersion": sub.api_version(),
+        "metadata": Value::Object(kept.collect()),
+        "spec": {"replicas": object["spec"]["replicas"].as_i64().unwrap_or(0)},
+        "status": {
+            "replicas": object["status"]["replicas"].as_i64().unwrap_or(0),
+            "selector": selector.to_string(),
+        },
+    })
+}
+
+fn apply(target: &Target, object: &Value, scale: &Value) -> Result<Value, Status> {
+    let replicas = scale["spec"]["replicas"].as_i64().unwrap_or(0);
+    if replicas < 0 {
+        let path = Path::new("spec").child("replicas");
+        let error = FieldError::invalid(&path, replicas, "must be greater than or equal to 0");
+        return Err(Status::invalid("autoscaling", "Scale", &target.name, &[error]));
+    }
+    target.check_uid(meta::uid(scale), meta::uid(object))?;
+    let mut object = object.clone();
+    meta::child_mut(&mut object, &["spec"]).insert("replicas".into(), replicas.into());
+    let version = meta::resource_version(scale);
+    if !version.is_empty() {
+        meta::set_resource_version(&mut object, version);
+    }
+    Ok(object)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use api_types::table;
+
+    #[test]
+    fn a_scale_shows_and_sets_replicas() {
+        let deployments = table::find("apps", "v1", "deployments").unwrap();
+        let object = json!({"metadata": {"name": "d", "resourceVersion": "4"}, "status": {"replicas": 1},
+            "spec": {"replicas": 2, "selector": {"matchLabels": {"app": "web"}}}});
+        let mut scale = scale_of(&object, deployments.subresource("scale").unwrap());
+        assert_eq!(
+            (&scale["spec"]["replicas"], &scale["status"]["selector"]),
+            (&json!(2), &json!("app=web"))
+        );
+        scale["spec"]["replicas"] = json!(5);
+        let target = Target::new(deployments, "n", "d");
+        assert_eq!(apply(&target, &object, &scale).unwrap()["spec"]["replicas"], 5);
+        scale["spec"]["replicas"] = json!(-1);
+        assert_eq!(apply(&target, &object, &scale).unwrap_err().code, 422);
+    }
+}

@@ -1,0 +1,416 @@
+//! Watches: the store's events as the API's, filtered, encoded once for all who watch alike.
+
+use std::collections::{HashMap, VecDeque};
+use std::sync::Arc;
+use std::time::Duration;
+
+use api_types::field::{FieldError, Path};
+use api_types::status::Status;
+use bytes::{BufMut, Bytes, BytesMut};
+use http::Response;
+use mvcc::{Event, EventKind, KeyRange, KeyValue};
+use parking_lot::Mutex;
+use store::{WatchError, WatchRequest, Watcher};
+use tokio::time::Instant;
+
+use crate::api::Api;
+use crate::body::{self, Body, BoxError};
+use crate::call::Call;
+use crate::encode::{self, Writer};
+use crate::info::Query;
+use crate::negotiate::{Format, Media, Shape};
+use crate::registry::Target;
+use crate::select::Selection;
+
+/// How long a watch lasts at least when the client does not say (upstream's `--min-request-timeout`); up to twice so
+/// long.
+const MIN_TIMEOUT: Duration = Duration::from_secs(1800);
+/// Between two bookmarks.
+const BOOKMARK_INTERVAL: Duration = Duration::from_secs(60);
+/// Bytes of initial events that are encoded at a time.
+const INITIAL_BYTES: usize = 256 << 10;
+/// Encoded objects that are shared between watchers, at most.
+const SHARED_EVENTS: usize = 4096;
+/// Bytes of them, at most.
+const SHARED_BYTES: usize = 16 << 20;
+
+/// Objects as they were last written for watchers: an event is encoded once for all who watch in the same form.
+#[derive(Default)]
+pub(crate) struct Shared(Mutex<SharedState>);
+
+#[derive(Default)]
+struct SharedState {
+    encoded: HashMap<SharedKey, Bytes>,
+    order: VecDeque<SharedKey>,
+    bytes: usize,
+}
+
+#[derive(Clone, PartialEq, Eq, Hash)]
+struct SharedKey {
+    key: Bytes,
+    revision: i64,
+    format: Format,
+    shape: Shape,
+    group: &'static str,
+    version: &'static str,
+    deleted: bool,
+}
+
+impl Shared {
+    fn get(&self, key: &SharedKey) -> Option<Bytes> {
+        self.0.lock().encoded.get(key).cloned()
+    }
+
+    fn put(&self, key: SharedKey, bytes: Bytes) {
+        let mut state = self.0.lock();
+        state.bytes += bytes.len();
+        if let Some(before) = state.encoded.insert(key.clone(), bytes) {
+            state.bytes -= before.len();
+            return;
+        }
+        state.order.push_back(key);
+        while state.order.len() > SHARED_EVENTS || state.bytes > SHARED_BYTES {
+            let Some(oldest) = state.order.pop_front() else { break };
+            if let Some(gone) = state.encoded.remove(&oldest) {
+                state.bytes -= gone.len();
+            }
+        }
+    }
+}
+
+/// What a watch begins with.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Begin {
+    /// Everything there is now as ADDED (legacy `resourceVersion` 0 or none).
+    Existing { fresh: bool },
+    /// Everything not older than a revision as ADDED, then a bookmark (WatchList).
+    Initial { at_least: i64 },
+    /// What comes after a revision; 0: after now.
+    After(i64),
+}
+
+fn begin(query: &Query) -> Result<Begin, Status> {
+    let revision = crate::registry::revision(query)?;
+    let matching = query.get("resourceVersionMatch");
+    let path = Path::new("resourceVersionMatch");
+    let invalid = |error: FieldError| Err(Status::invalid("meta.k8s.io", "ListOptions", "", &[error]));
+    if !query.has("sendInitialEvents") {
+        if !matching.is_empty() {
+            let text = "resourceVersionMatch is forbidden for watch unless sendInitialEvents is provided";
+            return invalid(FieldError::forbidden(&path, text));
+        }
+        return Ok(match revision {
+            None => Begin::Existing { fresh: true },
+            Some(0) => Begin::Existing { fresh: false },
+            Some(revision) => Begin::After(revision),
+        });
+    }
+    match matching {
+        "NotOlderThan" => {}
+        "" => {
+            let text = "sendInitialEvents requires setting resourceVersionMatch to NotOlderThan";
+            return invalid(FieldError::forbidden(&path, text));
+        }
+        other => return invalid(FieldError::not_supported(&path, other, &["NotOlderThan"])),
+    }
+    Ok(match query.flag("sendInitialEvents") {
+        true => Begin::Initial { at_least: revision.unwrap_or(-1) },
+        false => Begin::After(revision.unwrap_or(0)),
+    })
+}
+
+/// A running watch: pulled by the socket, so that nothing piles up for a client that does not read.
+struct Stream {
+    api: Arc<Api>,
+    writer: Writer,
+    selection: Selection,
+    watcher: Watcher,
+    initial: std::vec::IntoIter<KeyValue>,
+    /// Revision of the bookmark that ends the initial events.
+    initial_end: Option<i64>,
+    bookmarks: bool,
+    next_bookmark: Instant,
+    deadline: Instant,
+    headed: bool,
+    ended: bool,
+}
+
+impl Api {
+    pub(crate) async fn watch(
+        self: &Arc<Self>,
+        call: &Call,
+        target: &Target,
+    ) -> Result<Response<Body>, Status> {
+        let writer = call.writer(target.resource, self.now())?;
+        if writer.media.format == Format::Yaml {
+            return Err(Status::not_acceptable(&[crate::negotiate::JSON, crate::negotiate::PROTOBUF]));
+        }
+        let selection = Selection::parse(target.resource, &call.query)?;
+        let begin = begin(&call.query)?;
+        let stream = self.begin_watch(call, target, writer, selection, begin).await?;
+        let content_type = match writer.media.format {
+            Format::Protobuf => "application/vnd.kubernetes.protobuf;stream=watch",
+            _ => "application/json",
+        };
+        let pieces = futures::stream::unfold(stream, |mut stream| async move {
+            let piece = stream.next().await?;
+            Some((Ok::<Bytes, BoxError>(piece), stream))
+        });
+        let mut response = body::response(200, content_type, Bytes::new());
+        *response.body_mut() = body::stream(pieces);
+        Ok(response)
+    }
+
+    async fn begin_watch(
+        self: &Arc<Self>,
+        call: &Call,
+        target: &Target,
+        writer: Writer,
+        selection: Selection,
+        begin: Begin,
+    ) -> Result<Stream, Status> {
+        let view = match begin {
+            Begin::Existing { fresh: false } => self.storage.view(),
+            Begin::Existing { fresh: true } | Begin::After(0) => self.storage.fresh().await?,
+            Begin::Initial { at_least } if at_least < 0 => self.storage.fresh().await?,
+            Begin::Initial { at_least: revision } | Begin::After(revision) => {
+                self.storage.at_least(revision).await?
+            }
+        };
+        let (initial, start) = match begin {
+            Begin::After(0) => (Vec::new(), view.revision() + 1),
+            Begin::After(revision) => (Vec::new(), revision + 1),
+            _ => (self.select(&view, target, &selection), view.revision() + 1),
+        };
+        let bookmarks = call.query.flag("allowWatchBookmarks");
+        let clock = &self.storage.env.clock;
+        let range = match (target.name.as_str(), target.namespace.as_str()) {
+            (name, namespace)
+                if !name.is_empty() && (!namespace.is_empty() || !target.resource.namespaced) =>
+            {
+                KeyRange::Key(target.key())
+            }
+            _ => KeyRange::prefix(target.prefix()),
+        };
+        Ok(Stream {
+            api: self.clone(),
+            writer,
+            selection,
+            watcher: self.storage.store.watch(WatchRequest { range, start_revision: start }),
+            initial: initial.into_iter(),
+            initial_end: matches!(begin, Begin::Initial { .. })
+                .then(|| view.revision())
+                .filter(|_| bookmarks),
+            bookmarks,
+            next_bookmark: clock.monotonic() + self.storage.env.rng.jittered(BOOKMARK_INTERVAL, 0.25),
+            deadline: clock.monotonic() + self.watch_timeout(&call.query)?,
+            headed: true,
+            ended: false,
+        })
+    }
+
+    fn watch_timeout(&self, query: &Query) -> Result<Duration, Status> {
+        match query.get("timeoutSeconds") {
+            "" | "0" => Ok(self.storage.env.rng.jittered(MIN_TIMEOUT, 1.0)),
+            text => text.parse().map(Duration::from_secs).map_err(|_| {
+                Status::bad_request(format!("strconv.ParseInt: parsing {text:?}: invalid syntax"))
+            }),
+        }
+    }
+}
+
+impl Stream {
+    /// The next bytes for the socket; none at the end.
+    async fn next(&mut self) -> Option<Bytes> {
+        if self.ended {
+            return None;
+        }
+        if let Some(piece) = self.next_initial() {
+            return Some(piece);
+        }
+        let clock = self.api.storage.env.clock.clone();
+        loop {
+            let wake = if self.bookmarks { self.next_bookmark.min(self.deadline) } else { self.deadline };
+            let batch = tokio::select! {
+                batch = self.watcher.next() => Some(batch),
+                () = clock.sleep_until(wake) => None,
+                () = self.api.shutdown.wait() => return None,
+            };
+            match batch {
+                Some(Ok(batch)) => {
+                    let mut out = BytesMut::new();
+                    for event in &batch.events {
+                        if let Err(status) = self.event(event, &mut out) {
+                            return Some(self.fail(&status, out));
+                        }
+                    }
+                    if !out.is_empty() {
+                        return Some(out.freeze());
+                    }
+                }
+                Some(Err(error)) => return self.broken(&error),
+                None if clock.monotonic() >= self.deadline => return None,
+                None => {
+                    let interval = self.api.storage.env.rng.jittered(BOOKMARK_INTERVAL, 0.25);
+                    self.next_bookmark = clock.monotonic() + interval;
+                    return Some(self.bookmark(self.watcher.progress(), false));
+                }
+            }
+        }
+    }
+
+    fn next_initial(&mut self) -> Option<Bytes> {
+        let mut out = BytesMut::new();
+        while out.len() < INITIAL_BYTES {
+            let Some(kv) = self.initial.next() else { break };
+            match self.encoded(&kv, false) {
+                Ok(object) => self.frame("ADDED", &object, &mut out),
+                Err(status) => return Some(self.fail(&status, out)),
+            }
+        }
+        if self.initial.len() == 0
+            && let Some(revision) = self.initial_end.take()
+        {
+            out.extend_from_slice(&self.bookmark(revision, true));
+        }
+        (!out.is_empty()).then(|| out.freeze())
+    }
+
+    /// Writes one event of the store as this watcher sees it: what leaves the selection is deleted, what enters it is
+    /// added.
+    fn event(&mut self, event: &Event, out: &mut BytesMut) -> Result<(), Status> {
+        let before = event.prev.as_ref().filter(|kv| self.selection.matches(kv));
+        let after = match event.kind {
+            EventKind::Put => Some(&event.kv).filter(|kv| self.selection.matches(kv)),
+            EventKind::Delete => None,
+        };
+        match (before, after) {
+            (None, None) => Ok(()),
+            (None, Some(kv)) => self.object("ADDED", kv, out),
+            (Some(_), Some(kv)) => self.object("MODIFIED", kv, out),
+            (Some(kv), None) => {
+                let gone = KeyValue { mod_revision: event.kv.mod_revision, ..kv.clone() };
+                let object = self.encoded(&gone, true)?;
+                self.frame("DELETED", &object, out);
+                Ok(())
+            }
+        }
+    }
+
+    fn object(&mut self, kind: &str, kv: &KeyValue, out: &mut BytesMut) -> Result<(), Status> {
+        let object = self.encoded(kv, false)?;
+        self.frame(kind, &object, out);
+        Ok(())
+    }
+
+    fn encoded(&mut self, kv: &KeyValue, deleted: bool) -> Result<Bytes, Status> {
+        if self.writer.media.shape == Shape::Table {
+            self.writer.now = self.api.now();
+            let headed = std::mem::take(&mut self.headed);
+            return self.writer.watched(kv, headed);
+        }
+        let key = SharedKey {
+            key: kv.key.clone(),
+            revision: kv.mod_revision,
+            format: self.writer.media.format,
+            shape: self.writer.media.shape,
+            group: self.writer.resource.group,
+            version: self.writer.resource.version,
+            deleted,
+        };
+        if let Some(bytes) = self.api.watched.get(&key) {
+            return Ok(bytes);
+        }
+        let bytes = self.writer.watched(kv, false)?;
+        self.api.watched.put(key, bytes.clone());
+        Ok(bytes)
+    }
+
+    fn bookmark(&self, revision: i64, initial_events_end: bool) -> Bytes {
+        let mut out = BytesMut::new();
+        if let Ok(object) = self.writer.bookmark(revision, initial_events_end) {
+            self.frame("BOOKMARK", &object, &mut out);
+        }
+        out.freeze()
+    }
+
+    fn broken(&mut self, error: &WatchError) -> Option<Bytes> {
+        match error {
+            WatchError::Compacted { compact_revision } => {
+                let text =
+                    format!("too old resource version: {} ({compact_revision})", self.watcher.progress());
+                Some(self.fail(&Status::expired(text), BytesMut::new()))
+            }
+            WatchError::Engine(text) => Some(self.fail(&Status::internal(text), BytesMut::new())),
+            WatchError::Stopped => None,
+        }
+    }
+
+    /// The last event of a watch that cannot go on.
+    fn fail(&mut self, status: &Status, mut out: BytesMut) -> Bytes {
+        self.ended = true;
+        let media = Media { format: self.writer.media.format, ..Media::JSON };
+        let message = api_types::schema::by_name("io.k8s.apimachinery.pkg.apis.meta.v1.Status")
+            .expect("invariant: the tables hold Status");
+        if let Ok(object) = encode::value(message, media, &status.to_value()) {
+            self.frame("ERROR", &object, &mut out);
+        }
+        out.freeze()
+    }
+
+    fn frame(&self, kind: &str, object: &[u8], out: &mut BytesMut) {
+        match self.writer.media.format {
+            Format::Protobuf => proto_frame(kind, object, out),
+            _ => json_frame(kind, object, out),
+        }
+    }
+}
+
+fn json_frame(kind: &str, object: &[u8], out: &mut BytesMut) {
+    let object = object.strip_suffix(b"\n").unwrap_or(object);
+    out.reserve(object.len() + 40);
+    out.extend_from_slice(b"{\"type\":\"");
+    out.extend_from_slice(kind.as_bytes());
+    out.extend_from_slice(b"\",\"object\":");
+    out.extend_from_slice(object);
+    out.extend_from_slice(b"}\n");
+}
+
+/// Four bytes of length, then `WatchEvent { type = 1, object = 2 { raw = 1 } }`.
+fn proto_frame(kind: &str, object: &[u8], out: &mut BytesMut) {
+    let mut raw = Vec::with_capacity(object.len() + 8);
+    encode::put_field(1, object, &mut raw);
+    let mut event = Vec::with_capacity(raw.len() + 24);
+    encode::put_field(1, kind.as_bytes(), &mut event);
+    encode::put_field(2, &raw, &mut event);
+    out.reserve(event.len() + 4);
+    out.put_u32(u32::try_from(event.len()).unwrap_or(u32::MAX));
+    out.extend_from_slice(&event);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_query_says_where_a_watch_begins() {
+        let of = |text: &str| begin(&Query::parse(text));
+        assert_eq!(of(""), Ok(Begin::Existing { fresh: true }));
+        assert_eq!(of("resourceVersion=0"), Ok(Begin::Existing { fresh: false }));
+        assert_eq!(of("resourceVersion=7"), Ok(Begin::After(7)));
+        assert_eq!(
+            of("sendInitialEvents=true&resourceVersionMatch=NotOlderThan&resourceVersion=3"),
+            Ok(Begin::Initial { at_least: 3 })
+        );
+        assert_eq!(of("sendInitialEvents=true").unwrap_err().code, 422);
+        assert_eq!(of("resourceVersion=x").unwrap_err().code, 422);
+    }
+
+    #[test]
+    fn protobuf_frames_carry_their_length() {
+        let mut out = BytesMut::new();
+        proto_frame("ADDED", b"k8s\0", &mut out);
+        assert_eq!(&out[..4], [0, 0, 0, 15]);
+        assert_eq!(&out[4..], b"\x0a\x05ADDED\x12\x06\x0a\x04k8s\0");
+    }
+}
