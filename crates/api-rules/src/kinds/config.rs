@@ -105,10 +105,10 @@ fn typed_secret(object: &Value, at: At<'_>, errors: &mut Errors) {
         }
     };
     match object.text("type") {
-        "kubernetes.io/service-account-token" => {
-            if object.at("metadata.annotations").key(ACCOUNT).as_str().unwrap_or("").is_empty() {
-                errors.required(At::root("metadata.annotations").key(ACCOUNT), "");
-            }
+        "kubernetes.io/service-account-token"
+            if object.at("metadata.annotations").key(ACCOUNT).as_str().unwrap_or("").is_empty() =>
+        {
+            errors.required(At::root("metadata.annotations").key(ACCOUNT), "");
         }
         "kubernetes.io/dockercfg" => json_value(data, ".dockercfg", at, errors),
         "kubernetes.io/dockerconfigjson" => json_value(data, ".dockerconfigjson", at, errors),
@@ -118,10 +118,8 @@ fn typed_secret(object: &Value, at: At<'_>, errors: &mut Errors) {
             need("username");
             need("password");
         }
-        "kubernetes.io/ssh-auth" => {
-            if data.key("ssh-privatekey").as_str().unwrap_or("").is_empty() {
-                errors.required(at.key("ssh-privatekey"), "");
-            }
+        "kubernetes.io/ssh-auth" if data.key("ssh-privatekey").as_str().unwrap_or("").is_empty() => {
+            errors.required(at.key("ssh-privatekey"), "");
         }
         "kubernetes.io/tls" => {
             need("tls.crt");

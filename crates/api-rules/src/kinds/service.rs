@@ -190,14 +190,8 @@ fn by_type(object: &Value, errors: &mut Errors) {
     let spec = object.at("spec");
     let first = SPEC.at("clusterIPs");
     match kind(object) {
-        which @ ("LoadBalancer" | "NodePort") => {
-            if spec.text("clusterIP") == "None" {
-                errors.invalid(
-                    first.index(0),
-                    "None",
-                    format!("may not be set to 'None' for {which} services"),
-                );
-            }
+        which @ ("LoadBalancer" | "NodePort") if spec.text("clusterIP") == "None" => {
+            errors.invalid(first.index(0), "None", format!("may not be set to 'None' for {which} services"));
         }
         "ExternalName" => {
             for field in ["clusterIPs", "ipFamilies"] {

@@ -107,7 +107,7 @@ pub(super) fn field_ref(field: &Value, allowed: &[&str], at: At<'_>, errors: &mu
     } else if path != "spec.host" && !FIELD_PATHS.contains(&path) && !OTHER_PATHS.contains(&path) {
         let text = format!("error converting fieldPath: field label not supported: {path}");
         errors.invalid(path_at, path, text);
-    } else if !allowed.contains(&path) && !(path == "spec.host" && allowed.contains(&"spec.nodeName")) {
+    } else if !allowed.contains(&if path == "spec.host" { "spec.nodeName" } else { path }) {
         errors.not_supported(path_at, path, allowed);
     }
 }

@@ -113,10 +113,8 @@ fn one(kind: &str, source: &Value, at: At<'_>, errors: &mut Errors) {
         }
     };
     match kind {
-        "emptyDir" => {
-            if quantity(source.at("sizeLimit")).is_some_and(|q| q.is_negative()) {
-                errors.forbidden(at.at("sizeLimit"), "SizeLimit field must be a valid resource quantity");
-            }
+        "emptyDir" if quantity(source.at("sizeLimit")).is_some_and(|q| q.is_negative()) => {
+            errors.forbidden(at.at("sizeLimit"), "SizeLimit field must be a valid resource quantity");
         }
         "hostPath" => host_path(source, at, errors),
         "gitRepo" => required("repository", errors),
