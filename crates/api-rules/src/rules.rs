@@ -128,8 +128,8 @@ fn prepare_create(object: &mut Value) {
 }
 
 fn prepare_update(new: &mut Value, old: &Value) {
-    (kind_rules(new).prepare_update)(new, old);
     strategy::prepare_update(new, old);
+    (kind_rules(new).prepare_update)(new, old);
 }
 
 fn prepare_status_update(new: &mut Value, old: &Value) {

@@ -75,7 +75,8 @@ fn jobs_and_claims() {
     );
     assert_eq!(
         set["spec"]["volumeClaimTemplates"][0],
-        json!({"spec": {"volumeMode": "Filesystem"}, "status": {"phase": "Pending"}})
+        json!({"apiVersion": "v1", "kind": "PersistentVolumeClaim",
+        "spec": {"volumeMode": "Filesystem"}, "status": {"phase": "Pending"}})
     );
     assert_eq!(set["spec"]["podManagementPolicy"], "OrderedReady");
 }

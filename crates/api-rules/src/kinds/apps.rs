@@ -5,11 +5,12 @@ use super::pod::template;
 use super::shared::{at_most_all, int_or_percent, int_or_percent_value, is_percent, non_negative, unchanged};
 use super::{Kind, selector, storage};
 use crate::errors::{At, Errors};
-use crate::look::Look;
+use crate::look::{Look, object_mut, same};
 use crate::meta::NameFormat;
 use serde_json::Value;
 
 const APPS: &str = "apps";
+const TEMPLATE_GENERATION: &str = "deprecated.daemonset.template.generation";
 const SPEC: At<'static> = At::root("spec");
 const STATUS: At<'static> = At::root("status");
 const COUNTS: &[&str] = &[
@@ -28,7 +29,11 @@ pub(super) static KINDS: &[Kind] = &[
         .status(replica_status),
     Kind::new(APPS, "ReplicaSet").create(replica_set).update(replica_set_update).status(replica_status),
     Kind::new(APPS, "Deployment").create(deployment).update(deployment_update).status(deployment_status),
-    Kind::new(APPS, "DaemonSet").create(daemon_set).update(daemon_set_update).status(daemon_set_status),
+    Kind {
+        prepare_create: |set| template_generation(set, 1),
+        prepare_update: daemon_set_changed,
+        ..Kind::new(APPS, "DaemonSet").create(daemon_set).update(daemon_set_update).status(daemon_set_status)
+    },
     Kind::new(APPS, "StatefulSet")
         .names(NameFormat::Label)
         .create(stateful_set)
@@ -190,6 +195,19 @@ fn collisions(new: &Value, old: &Value, errors: &mut Errors) {
             "cannot be decremented",
         );
     }
+}
+
+/// How often the template changed, as the first API versions of the kind counted it; kept as an annotation.
+fn template_generation(set: &mut Value, generation: i64) {
+    let annotations = object_mut(set, "metadata.annotations");
+    annotations.insert(TEMPLATE_GENERATION.to_owned(), Value::from(generation.to_string()));
+}
+
+fn daemon_set_changed(new: &mut Value, old: &Value) {
+    let text = old.at("metadata.annotations").key(TEMPLATE_GENERATION).as_str();
+    let Some(count) = text.and_then(|t| t.parse::<i64>().ok()) else { return };
+    let changed = !same(new.at("spec.template"), old.at("spec.template"));
+    template_generation(new, count + i64::from(changed));
 }
 
 fn daemon_set(object: &Value, errors: &mut Errors) {

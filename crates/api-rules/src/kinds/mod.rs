@@ -6,14 +6,17 @@ mod cluster;
 mod config;
 mod discovery;
 mod events;
+mod extensions;
 mod networking;
 pub mod pod;
 mod rbac;
 mod scaling;
+mod security;
 mod selector;
 mod service;
 mod shared;
 mod storage;
+mod webhooks;
 
 use crate::errors::Errors;
 use crate::index::Index;
@@ -31,7 +34,7 @@ pub(crate) struct Kind {
     kind: &'static str,
     pub names: NameFormat,
     pub prepare_create: fn(&mut Value),
-    /// (new, old), before status and generation are settled.
+    /// (new, old), after status and generation are settled: may not change what raises the generation.
     pub prepare_update: fn(&mut Value, &Value),
     pub prepare_status_update: fn(&mut Value, &Value),
     pub validate: Check,
@@ -87,6 +90,9 @@ static TABLE: LazyLock<Index<2, Kind>> = LazyLock::new(|| {
         config::KINDS,
         discovery::KINDS,
         events::KINDS,
+        extensions::KINDS,
+        security::KINDS,
+        webhooks::KINDS,
         networking::KINDS,
         pod::KINDS,
         rbac::KINDS,

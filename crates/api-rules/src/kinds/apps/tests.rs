@@ -114,6 +114,22 @@ fn daemon_and_stateful_sets() {
 }
 
 #[test]
+fn templates_of_daemon_sets_are_counted() {
+    let rules = rules_of("apps", "v1", "DaemonSet").unwrap();
+    let count =
+        |o: &Value| o.at("metadata.annotations").key("deprecated.daemonset.template.generation").clone();
+    let mut old = object("DaemonSet", json!({}));
+    (rules.prepare_create)(&mut old);
+    assert_eq!(count(&old), "1");
+    let mut new = object("DaemonSet", json!({"spec.minReadySeconds": 1}));
+    (rules.prepare_update)(&mut new, &old);
+    assert_eq!(count(&new), "1");
+    let mut new = object("DaemonSet", json!({"spec.template.spec.hostPID": true}));
+    (rules.prepare_update)(&mut new, &old);
+    assert_eq!(count(&new), "2");
+}
+
+#[test]
 fn statuses_fit_together() {
     let old = object("ReplicaSet", json!({}));
     let new = object("ReplicaSet", json!({"status": {"replicas": 1, "readyReplicas": 2}}));

@@ -1,0 +1,187 @@
+//! Certificate signing requests and token requests.
+
+use super::Kind;
+use crate::errors::{At, Errors};
+use crate::look::Look;
+use crate::meta::NameFormat;
+use serde_json::Value;
+
+const SPEC: At<'static> = At::root("spec");
+const USAGES: &[&str] = &[
+    "any",
+    "cert sign",
+    "client auth",
+    "code signing",
+    "content commitment",
+    "crl sign",
+    "data encipherment",
+    "decipher only",
+    "digital signature",
+    "email protection",
+    "encipher only",
+    "ipsec end system",
+    "ipsec tunnel",
+    "ipsec user",
+    "key agreement",
+    "key encipherment",
+    "microsoft sgc",
+    "netscape sgc",
+    "ocsp signing",
+    "s/mime",
+    "server auth",
+    "signing",
+    "timestamping",
+];
+/// Shortest life of a certificate and of a token in seconds.
+const MIN_SECONDS: i64 = 600;
+const MAX_TOKEN_SECONDS: i64 = 1 << 32;
+
+pub(super) static KINDS: &[Kind] = &[
+    Kind::new("certificates.k8s.io", "CertificateSigningRequest")
+        .create(signing_request)
+        .update(kept_conditions)
+        .status(kept_conditions),
+    Kind::new("authentication.k8s.io", "TokenRequest").names(NameFormat::Own).create(token_request),
+];
+
+fn signing_request(object: &Value, errors: &mut Errors) {
+    let spec = object.at("spec");
+    if spec.text("request").is_empty() {
+        errors.invalid(SPEC.at("request"), "", "PEM block type must be CERTIFICATE REQUEST");
+    }
+    let list = SPEC.at("usages");
+    let usages = spec.items("usages");
+    if usages.is_empty() {
+        errors.required(list, "");
+    }
+    for (i, usage) in usages.iter().enumerate() {
+        let name = usage.as_str().unwrap_or("");
+        if !USAGES.contains(&name) {
+            errors.not_supported(list.index(i), name, USAGES);
+        }
+        if usages[..i].contains(usage) {
+            errors.duplicate(list.index(i), name);
+        }
+    }
+    signer(spec.text("signerName"), SPEC.at("signerName"), errors);
+    if let Some(seconds) = spec.int_opt("expirationSeconds").filter(|s| *s < MIN_SECONDS) {
+        let text = "may not specify a duration less than 600 seconds (10 minutes)";
+        errors.invalid(SPEC.at("expirationSeconds"), seconds, text);
+    }
+    conditions(object, errors);
+}
+
+fn signer(name: &str, at: At<'_>, errors: &mut Errors) {
+    if name.is_empty() {
+        errors.required(at, "");
+        return;
+    }
+    if name == "kubernetes.io/legacy-unknown" {
+        errors.invalid(at, name, "the legacy signerName is not allowed via this API version");
+    }
+    let Some((domain, path)) = name.split_once('/').filter(|(_, path)| !path.contains('/')) else {
+        let text = "must be a fully qualified domain and path of the form 'example.com/signer-name'";
+        errors.invalid(at, name, text);
+        return;
+    };
+    if domain.split('.').count() < 2 {
+        errors.invalid(at, domain, "should be a domain with at least two segments separated by dots");
+    }
+    for label in domain.split('.').chain(path.split('.')) {
+        for problem in crate::format::dns1123_label(label) {
+            errors.invalid(
+                at,
+                name,
+                format!("validating label {}: {problem}", api_types::field::quote(label)),
+            );
+        }
+    }
+}
+
+fn conditions(object: &Value, errors: &mut Errors) {
+    let list = At::root("status.conditions");
+    let all = object.items("status.conditions");
+    for (i, condition) in all.iter().enumerate() {
+        let at = list.index(i);
+        let (kind, status) = (condition.text("type"), condition.text("status"));
+        if kind.is_empty() {
+            errors.required(at.at("type"), "");
+        }
+        match (kind, status) {
+            (_, "") => errors.required(at.at("status"), ""),
+            ("Approved" | "Denied" | "Failed", other) if other != "True" => {
+                errors.not_supported(at.at("status"), other, &["True"]);
+            }
+            _ => {}
+        }
+        if all[..i].iter().any(|c| c.text("type") == kind) {
+            errors.duplicate(at.at("type"), kind);
+        }
+    }
+    let has = |kind: &str| all.iter().any(|c| c.text("type") == kind);
+    if has("Approved") && has("Denied") {
+        errors.invalid(list, "Denied", "Approved and Denied conditions are mutually exclusive");
+    }
+}
+
+/// Decisions stay.
+fn kept_conditions(new: &Value, old: &Value, errors: &mut Errors) {
+    conditions(new, errors);
+    for kind in ["Approved", "Denied", "Failed"] {
+        let has = |o: &Value| o.items("status.conditions").iter().any(|c| c.text("type") == kind);
+        if has(old) && !has(new) {
+            let text = format!("updates may not remove a condition of type {kind:?}");
+            errors.forbidden(At::root("status.conditions"), text);
+        }
+    }
+}
+
+fn token_request(object: &Value, errors: &mut Errors) {
+    let seconds = object.int("spec.expirationSeconds");
+    let at = SPEC.at("expirationSeconds");
+    if seconds < MIN_SECONDS {
+        errors.invalid(at, seconds, "may not specify a duration less than 10 minutes");
+    }
+    if seconds > MAX_TOKEN_SECONDS {
+        errors.invalid(at, seconds, "may not specify a duration larger than 2^32 seconds");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use crate::rules_of;
+    use serde_json::{Value, json};
+
+    #[test]
+    fn signing_requests() {
+        let rules = rules_of("certificates.k8s.io", "v1", "CertificateSigningRequest").unwrap();
+        let of = |spec: Value| {
+            let object = json!({"apiVersion": "certificates.k8s.io/v1", "kind": "CertificateSigningRequest", "metadata": {"name": "a"}, "spec": spec});
+            (rules.validate)(&object).iter().map(ToString::to_string).collect::<Vec<_>>()
+        };
+        assert!(of(json!({"request": "eA==", "usages": ["client auth"], "signerName": "kubernetes.io/kube-apiserver-client"})).is_empty());
+        assert_eq!(
+            of(json!({"request": "eA==", "signerName": "x", "expirationSeconds": 5})),
+            [
+                "spec.usages: Required value",
+                "spec.signerName: Invalid value: \"x\": must be a fully qualified domain and path of the form 'example.com/signer-name'",
+                "spec.expirationSeconds: Invalid value: 5: may not specify a duration less than 600 seconds (10 minutes)",
+            ]
+        );
+    }
+
+    #[test]
+    fn decisions_stay() {
+        let rules = rules_of("certificates.k8s.io", "v1", "CertificateSigningRequest").unwrap();
+        let of = |conditions: Value| {
+            json!({"apiVersion": "certificates.k8s.io/v1", "kind": "CertificateSigningRequest", "metadata": {"name": "a"},
+            "status": {"conditions": conditions}})
+        };
+        let old = of(json!([{"type": "Approved", "status": "True"}]));
+        let found = (rules.validate_status_update)(&of(json!([])), &old);
+        assert_eq!(
+            found[0].to_string(),
+            "status.conditions: Forbidden: updates may not remove a condition of type \"Approved\""
+        );
+    }
+}
