@@ -32,3 +32,4 @@ mod warnings;
 
 pub use kinds::pod::{validate_binding, validate_ephemeral_containers_update, validate_resize};
 pub use rules::{Rules, custom_rules, rules, rules_of};
+pub use warnings::deprecation;

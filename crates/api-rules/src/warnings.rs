@@ -4,6 +4,7 @@ use crate::errors::At;
 use crate::look::{Look, quantity};
 use crate::strategy::group_of;
 use crate::{format, look};
+use api_types::Resource;
 use api_types::field::quote;
 use serde_json::Value;
 use std::collections::HashMap;
@@ -48,6 +49,32 @@ const OLD_VOLUMES: &[(&str, &str, &str)] = &[
     ("rbd", "rbd", "deprecated in v1.28, non-functional in v1.31+"),
 ];
 const SECCOMP_POD: &str = "seccomp.security.alpha.kubernetes.io/pod";
+
+/// The release that these rules are of.
+const RELEASE: (u32, u32) = (1, 37);
+
+/// The warning that every request to a deprecated version of a kind gets.
+pub fn deprecation(resource: &Resource) -> Option<String> {
+    let (since, removed, instead) = match (resource.group, resource.kind) {
+        ("", "ComponentStatus") => ("1.19", "", ""),
+        ("", "Endpoints") => ("1.33", "", "discovery.k8s.io/v1 EndpointSlice"),
+        _ => (resource.deprecated, resource.removed, ""),
+    };
+    release(since).filter(|since| *since <= RELEASE)?;
+    let mut text = format!("{} {} is deprecated in v{since}+", resource.api_version(), resource.kind);
+    if !removed.is_empty() {
+        text.push_str(&format!(", unavailable in v{removed}+"));
+    }
+    if !instead.is_empty() {
+        text.push_str(&format!("; use {instead}"));
+    }
+    Some(text)
+}
+
+fn release(text: &str) -> Option<(u32, u32)> {
+    let (major, minor) = text.split_once('.')?;
+    Some((major.parse().ok()?, minor.parse().ok()?))
+}
 
 /// The warnings of a new object (`old` absent) or an update.
 pub(crate) fn of(new: &Value, old: Option<&Value>) -> Vec<String> {
@@ -384,6 +411,23 @@ mod tests {
                 "spec.containers[1].ports[0]: duplicate port definition with spec.containers[0].ports[0]",
             ]
         );
+    }
+
+    #[test]
+    fn deprecated_versions() {
+        let of = |group: &str, version: &str, resource: &str| {
+            deprecation(api_types::table::find(group, version, resource)?)
+        };
+        assert_eq!(
+            of("", "v1", "endpoints").as_deref(),
+            Some("v1 Endpoints is deprecated in v1.33+; use discovery.k8s.io/v1 EndpointSlice")
+        );
+        assert_eq!(
+            of("resource.k8s.io", "v1beta2", "deviceclasses").as_deref(),
+            Some("resource.k8s.io/v1beta2 DeviceClass is deprecated in v1.36+, unavailable in v1.39+")
+        );
+        assert_eq!(of("apps", "v1", "deployments"), None);
+        assert_eq!(of("scheduling.k8s.io", "v1beta1", "workloads"), None, "only from 1.40 on");
     }
 
     #[test]

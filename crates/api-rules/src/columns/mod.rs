@@ -7,6 +7,7 @@
 mod admin;
 mod cluster;
 pub mod duration;
+mod lifecycle;
 mod pod;
 mod workloads;
 
@@ -100,7 +101,7 @@ pub static FALLBACK: &[Column] = &[NAME, CREATED_AT];
 type KindColumns = (&'static str, &'static str, &'static [Column]);
 
 static KINDS: LazyLock<Index<2, &'static [Column]>> = LazyLock::new(|| {
-    [workloads::KINDS, cluster::KINDS, admin::KINDS]
+    [workloads::KINDS, cluster::KINDS, admin::KINDS, lifecycle::KINDS]
         .into_iter()
         .flatten()
         .map(|(group, kind, columns)| ([*group, *kind], *columns))

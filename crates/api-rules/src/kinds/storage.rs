@@ -6,7 +6,7 @@ use crate::errors::{At, Errors};
 use crate::format;
 use crate::look::{Look, quantity, remove, same, set};
 use crate::meta::NameFormat;
-use serde_json::Value;
+use serde_json::{Value, json};
 
 const GROUP: &str = "storage.k8s.io";
 const SPEC: At<'static> = At::root("spec");
@@ -28,8 +28,17 @@ const MAX_PARAMETERS: usize = 512;
 const MAX_PARAMETER_BYTES: usize = 256 * 1024;
 
 pub(super) static KINDS: &[Kind] = &[
-    Kind::new("", "PersistentVolumeClaim").create(claim).update(claim_update),
-    Kind::new("", "PersistentVolume").create(volume).update(volume_update),
+    Kind {
+        prepare_create: |claim| set(claim, "status", json!({"phase": "Pending"})),
+        ..Kind::new("", "PersistentVolumeClaim").create(claim).update(claim_update)
+    },
+    Kind {
+        prepare_create: |volume| {
+            let now = volume.at("metadata.creationTimestamp").clone();
+            set(volume, "status", json!({"phase": "Pending", "lastPhaseTransitionTime": now}));
+        },
+        ..Kind::new("", "PersistentVolume").create(volume).update(volume_update)
+    },
     Kind::new(GROUP, "StorageClass").create(class).update(class_update),
     Kind::new(GROUP, "CSIDriver").names(NameFormat::Own).create(|o, errors| {
         pod::driver_name(o.text("metadata.name"), At::root("metadata.name"), errors);

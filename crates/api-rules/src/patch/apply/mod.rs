@@ -5,6 +5,8 @@
 //! * [`update`]: keeps ownership right through every other write; call it on the defaulted new object, before
 //!   `prepare_*`.
 //!
+//! * [`keep_times`]: a write that changes nothing does not even change the times of ownership.
+//!
 //! Reading order: `set` (paths), `types` (what is owned as a whole), `typed` (compare, merge, remove), here.
 
 mod set;
@@ -326,6 +328,20 @@ pub fn update(ty: Type<'_>, live: Option<&Value>, new: &mut Value, writer: &Writ
     }
     cap(&mut entries);
     write_all(new, entries);
+}
+
+/// Puts the old times back when nothing but them differs, so that a write that changes nothing stays one. Call it on
+/// the object as it would be stored, after `prepare_*`.
+pub fn keep_times(new: &mut Value, old: &Value) {
+    let bare = |object: &Value| -> Vec<Entry> {
+        read_all(object).into_iter().map(|entry| Entry { time: String::new(), ..entry }).collect()
+    };
+    if new.at("metadata.managedFields") != old.at("metadata.managedFields")
+        && bare(new) == bare(old)
+        && without_managed(new) == without_managed(old)
+    {
+        set(new, "metadata.managedFields", old.at("metadata.managedFields").clone());
+    }
 }
 
 /// Folds the oldest update entries into one when there are too many.
