@@ -1,0 +1,322 @@
+//! A server over a store of one member in memory, with keys of its own, and a client of it over TLS.
+
+use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener};
+use std::sync::Arc;
+use std::time::Duration;
+
+use apiserver::{ApiServer, ApiServerConfig, ApiService, ServerTls, ServiceAccountKeys, UserInfo};
+use base64::Engine as _;
+use bytes::Bytes;
+use env::{Env, Shutdown, TaskGroup};
+use http::{Method, Request, Response};
+use http_body_util::{BodyExt, Full};
+use hyper::body::Incoming;
+use hyper_util::rt::TokioIo;
+use rcgen::{
+    BasicConstraints, CertificateParams, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair,
+    PKCS_RSA_SHA256, PublicKeyData, RsaKeySize, SanType,
+};
+use rustls::pki_types::pem::PemObject;
+use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
+use serde_json::Value;
+use store::{MemoryStorage, Store, StoreConfig};
+use tempfile::TempDir;
+
+pub const DEADLINE: Duration = Duration::from_secs(20);
+
+/// A certificate and its key, PEM.
+pub struct Keyed {
+    pub certificate: String,
+    pub key: String,
+}
+
+pub struct Authority {
+    pub certificate: String,
+    issuer: Issuer<'static, KeyPair>,
+}
+
+impl Authority {
+    fn new() -> Self {
+        let key = KeyPair::generate().expect("key");
+        let mut params = CertificateParams::default();
+        params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+        params.distinguished_name.push(DnType::CommonName, "test-ca");
+        let certificate = params.self_signed(&key).expect("ca").pem();
+        Self { certificate, issuer: Issuer::new(params, key) }
+    }
+
+    pub fn issue(&self, name: &str, group: Option<&str>) -> Keyed {
+        let key = KeyPair::generate().expect("key");
+        let mut params = CertificateParams::default();
+        params.distinguished_name.push(DnType::CommonName, name);
+        if let Some(group) = group {
+            params.distinguished_name.push(DnType::OrganizationName, group);
+        }
+        params.subject_alt_names = vec![
+            SanType::IpAddress(IpAddr::V4(Ipv4Addr::LOCALHOST)),
+            SanType::DnsName("localhost".try_into().expect("name")),
+        ];
+        params.extended_key_usages =
+            vec![ExtendedKeyUsagePurpose::ServerAuth, ExtendedKeyUsagePurpose::ClientAuth];
+        let certificate = params.signed_by(&key, &self.issuer).expect("signed").pem();
+        Keyed { certificate, key: key.serialize_pem() }
+    }
+}
+
+pub struct Cluster {
+    pub address: SocketAddr,
+    pub authority: Authority,
+    pub admin: Keyed,
+    pub store: Store,
+    pub shutdown: Shutdown,
+    service: ApiServer,
+    tasks: TaskGroup,
+    _folder: TempDir,
+}
+
+/// A running cluster.
+pub struct Running {
+    pub address: SocketAddr,
+    pub authority: Authority,
+    pub admin: Keyed,
+    pub store: Store,
+    root: ApiService,
+    _tasks: TaskGroup,
+    folder: TempDir,
+}
+
+fn free_address() -> SocketAddr {
+    TcpListener::bind("127.0.0.1:0").and_then(|listener| listener.local_addr()).expect("a free port")
+}
+
+fn service_account_keys() -> ServiceAccountKeys {
+    let key = KeyPair::generate_rsa_for(&PKCS_RSA_SHA256, RsaKeySize::_2048).expect("key");
+    let der = base64::engine::general_purpose::STANDARD.encode(key.subject_public_key_info());
+    let public = format!("-----BEGIN PUBLIC KEY-----\n{der}\n-----END PUBLIC KEY-----\n");
+    ServiceAccountKeys {
+        signing_key: key.serialize_pem().into_bytes(),
+        public_keys: vec![public.into_bytes()],
+        issuer: "https://kubernetes.default.svc".into(),
+    }
+}
+
+impl Cluster {
+    pub async fn build(listen: SocketAddr) -> Self {
+        let folder = tempfile::tempdir().expect("folder");
+        let (env, shutdown) = (Env::real(), Shutdown::new());
+        let tasks = TaskGroup::new("test", Shutdown::new());
+        let peer = free_address();
+        let config = StoreConfig {
+            initial_cluster: vec![("m0".into(), format!("http://{peer}"))],
+            ..StoreConfig::new("m0", peer)
+        };
+        let storage = Arc::new(MemoryStorage::new(folder.path().join("store")));
+        let (store, server) = config.build(env.clone(), storage).await.expect("store");
+        let stop = shutdown.clone();
+        tasks.spawn_detached("store", async move { drop(server.run(stop).await) });
+        let authority = Authority::new();
+        let serving = authority.issue("kube-apiserver", None);
+        let tls = ServerTls {
+            certificate: serving.certificate.into_bytes(),
+            key: serving.key.into_bytes(),
+            client_ca: authority.certificate.clone().into_bytes(),
+        };
+        let config = ApiServerConfig::new("m0", listen, tls, service_account_keys());
+        let service = config.build(store.clone(), env).await.expect("server");
+        let address = service.address().expect("address");
+        let admin = authority.issue("kubernetes-admin", Some("system:masters"));
+        Self { address, authority, admin, store, shutdown, service, tasks, _folder: folder }
+    }
+
+    pub async fn start() -> Running {
+        let cluster = Self::build("127.0.0.1:0".parse().expect("address")).await;
+        let root = cluster.service.service(UserInfo::new("kubernetes-admin", &["system:masters"]));
+        let (server, stop) = (cluster.service, cluster.shutdown.clone());
+        cluster.tasks.spawn_detached("server", async move { drop(server.run(stop).await) });
+        let running = Running {
+            address: cluster.address,
+            authority: cluster.authority,
+            admin: cluster.admin,
+            store: cluster.store,
+            root,
+            _tasks: cluster.tasks,
+            folder: cluster._folder,
+        };
+        running.ready().await;
+        running
+    }
+}
+
+/// An object of a kind that has nothing to it but data.
+pub fn config_map(name: &str) -> Value {
+    serde_json::json!({"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": name}, "data": {"k": "v"}})
+}
+
+/// Where the config maps of namespace default are.
+pub const CONFIG_MAPS: &str = "/api/v1/namespaces/default/configmaps";
+
+/// An answer, read whole.
+#[derive(Debug)]
+pub struct Answer {
+    pub code: u16,
+    pub headers: http::HeaderMap,
+    pub bytes: Bytes,
+}
+
+impl Answer {
+    pub fn json(&self) -> Value {
+        serde_json::from_slice(&self.bytes).unwrap_or_else(|error| {
+            panic!("{error}: {}", String::from_utf8_lossy(&self.bytes));
+        })
+    }
+
+    pub fn text(&self) -> String {
+        String::from_utf8_lossy(&self.bytes).into_owned()
+    }
+
+    /// The body, when the code is as expected.
+    pub fn expect(&self, code: u16) -> Value {
+        assert_eq!(self.code, code, "{}", self.text());
+        self.json()
+    }
+}
+
+/// A request in the making.
+pub struct Ask {
+    pub method: Method,
+    pub path: String,
+    pub headers: Vec<(&'static str, String)>,
+    pub body: Bytes,
+}
+
+pub fn ask(method: &str, path: &str) -> Ask {
+    Ask {
+        method: method.parse().expect("method"),
+        path: path.into(),
+        headers: Vec::new(),
+        body: Bytes::new(),
+    }
+}
+
+impl Ask {
+    pub fn json(self, value: &Value) -> Self {
+        self.body("application/json", value.to_string())
+    }
+
+    pub fn body(mut self, content_type: &str, body: impl Into<Bytes>) -> Self {
+        self.headers.push(("content-type", content_type.into()));
+        self.body = body.into();
+        self
+    }
+
+    pub fn header(mut self, name: &'static str, value: &str) -> Self {
+        self.headers.push((name, value.into()));
+        self
+    }
+
+    fn request<B>(self, body: impl FnOnce(Bytes) -> B) -> Request<B> {
+        let mut request = Request::builder().method(self.method).uri(self.path).header("host", "localhost");
+        for (name, value) in self.headers {
+            request = request.header(name, value);
+        }
+        request.body(body(self.body)).expect("request")
+    }
+}
+
+impl Running {
+    async fn ready(&self) {
+        eventually("readyz", || async {
+            self.send(ask("GET", "/readyz")).await.ok().filter(|answer| answer.code == 200)
+        })
+        .await;
+    }
+
+    /// Asks as the administrator, in process.
+    pub async fn root(&self, ask: Ask) -> Answer {
+        let request = ask.request(apiserver::full);
+        let mut service = self.root.clone();
+        let response =
+            tower::Service::call(&mut service, request).await.unwrap_or_else(|never| match never {});
+        let (parts, body) = response.into_parts();
+        let bytes = body.collect().await.expect("body").to_bytes();
+        Answer { code: parts.status.as_u16(), headers: parts.headers, bytes }
+    }
+
+    /// Creates an object as the administrator.
+    pub async fn create(&self, path: &str, object: &Value) -> Value {
+        self.root(ask("POST", path).json(object)).await.expect(201)
+    }
+
+    /// Asks over TLS without a certificate.
+    pub async fn send(&self, ask: Ask) -> Result<Answer, Box<dyn std::error::Error>> {
+        whole(self.open(ask, None).await?).await
+    }
+
+    /// Asks over TLS with a certificate.
+    pub async fn send_as(&self, ask: Ask, keyed: &Keyed) -> Result<Answer, Box<dyn std::error::Error>> {
+        whole(self.open(ask, Some(keyed)).await?).await
+    }
+
+    pub async fn open(
+        &self,
+        ask: Ask,
+        keyed: Option<&Keyed>,
+    ) -> Result<Response<Incoming>, Box<dyn std::error::Error>> {
+        let mut roots = rustls::RootCertStore::empty();
+        roots.add(CertificateDer::from_pem_slice(self.authority.certificate.as_bytes())?)?;
+        let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+        let config = rustls::ClientConfig::builder_with_provider(provider)
+            .with_safe_default_protocol_versions()?
+            .with_root_certificates(roots);
+        let config = match keyed {
+            None => config.with_no_client_auth(),
+            Some(keyed) => config.with_client_auth_cert(
+                vec![CertificateDer::from_pem_slice(keyed.certificate.as_bytes())?],
+                PrivateKeyDer::from_pem_slice(keyed.key.as_bytes())?,
+            )?,
+        };
+        let stream = tokio::net::TcpStream::connect(self.address).await?;
+        let connector = tokio_rustls::TlsConnector::from(Arc::new(config));
+        let stream = connector.connect(ServerName::try_from("localhost")?, stream).await?;
+        let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream)).await?;
+        self._tasks.spawn_detached("client", async move { drop(connection.await) });
+        Ok(sender.send_request(ask.request(Full::new)).await?)
+    }
+
+    /// Writes a kubeconfig of the administrator.
+    pub fn kubeconfig(&self) -> std::path::PathBuf {
+        let encode = |text: &str| base64::engine::general_purpose::STANDARD.encode(text);
+        let text = format!(
+            "apiVersion: v1\nkind: Config\ncurrent-context: c\ncontexts: [{{name: c, context: {{cluster: c, user: u}}}}]\nclusters: [{{name: c, cluster: {{server: 'https://{}', certificate-authority-data: {}}}}}]\nusers: [{{name: u, user: {{client-certificate-data: {}, client-key-data: {}}}}}]\n",
+            self.address,
+            encode(&self.authority.certificate),
+            encode(&self.admin.certificate),
+            encode(&self.admin.key),
+        );
+        let path = self.folder.path().join("kubeconfig");
+        std::fs::write(&path, text).expect("kubeconfig");
+        path
+    }
+}
+
+async fn whole(response: Response<Incoming>) -> Result<Answer, Box<dyn std::error::Error>> {
+    let (parts, body) = response.into_parts();
+    let bytes = body.collect().await?.to_bytes();
+    Ok(Answer { code: parts.status.as_u16(), headers: parts.headers, bytes })
+}
+
+pub async fn eventually<T, F: Future<Output = Option<T>>>(what: &str, mut check: impl FnMut() -> F) -> T {
+    let clock = Env::real().clock;
+    let poll = async {
+        loop {
+            if let Some(found) = check().await {
+                return found;
+            }
+            clock.sleep(Duration::from_millis(20)).await;
+        }
+    };
+    match tokio::time::timeout(DEADLINE, poll).await {
+        Ok(found) => found,
+        Err(_) => panic!("{what} did not come about"),
+    }
+}

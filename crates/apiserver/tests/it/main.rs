@@ -1,0 +1,11 @@
+//! The server over a store of one member, asked over TLS and in process.
+
+mod cluster;
+mod crud;
+mod fences;
+mod formats;
+mod kubectl;
+mod lists;
+mod security;
+mod services;
+mod watches;
