@@ -167,6 +167,11 @@ impl Errors {
         }
     }
 
+    /// A value has the wrong type.
+    pub fn type_invalid(&mut self, at: At<'_>, value: impl Into<Value>, detail: impl Into<String>) {
+        self.push(ErrorType::TypeInvalid, at, value.into(), detail);
+    }
+
     /// An error that the server itself is to blame for.
     pub fn internal(&mut self, at: At<'_>, detail: impl Into<String>) {
         self.push(ErrorType::InternalError, at, Value::Null, detail);

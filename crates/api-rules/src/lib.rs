@@ -16,6 +16,7 @@
 
 pub mod columns;
 mod cron;
+pub mod custom;
 pub mod defaults;
 pub mod errors;
 pub mod fields;

@@ -79,6 +79,9 @@ fn release(text: &str) -> Option<(u32, u32)> {
 /// The warnings of a new object (`old` absent) or an update.
 pub(crate) fn of(new: &Value, old: Option<&Value>) -> Vec<String> {
     let mut out = finalizers(new);
+    if old.is_none() {
+        out.extend(owner_name(new));
+    }
     match (group_of(new), new.text("kind")) {
         ("", "Pod") => {
             if old.is_none() {
@@ -101,6 +104,7 @@ pub(crate) fn of(new: &Value, old: Option<&Value>) -> Vec<String> {
             out.extend(pod(new.at("spec.jobTemplate.spec.template"), at));
         }
         ("", "Node") => out.extend(node(new)),
+        ("networking.k8s.io", "Ingress") if old.is_none() => out.extend(ingress(new)),
         _ => {}
     }
     out
@@ -119,6 +123,25 @@ fn finalizers(object: &Value) -> Vec<String> {
             )
         })
         .collect()
+}
+
+/// Names of objects that pods are named after.
+fn owner_name(object: &Value) -> Option<String> {
+    let kinds = ["Deployment", "ReplicaSet", "ReplicationController", "Job", "CronJob"];
+    let problems = format::dns1123_label(object.text("metadata.name"));
+    (kinds.contains(&object.text("kind")) && object.has("metadata.name") && !problems.is_empty()).then(|| {
+        format!(
+            "metadata.name: this is used in Pod names and hostnames, which can result in surprising behavior; a DNS label is recommended: [{}]",
+            problems.join(" ")
+        )
+    })
+}
+
+fn ingress(ingress: &Value) -> Option<String> {
+    let class = ingress.at("metadata.annotations").key("kubernetes.io/ingress.class");
+    class.is_string().then(|| {
+        "annotation \"kubernetes.io/ingress.class\" is deprecated, please use 'spec.ingressClassName' instead".to_owned()
+    })
 }
 
 fn host_name(pod: &Value) -> Option<String> {
@@ -411,6 +434,13 @@ mod tests {
                 "spec.containers[1].ports[0]: duplicate port definition with spec.containers[0].ports[0]",
             ]
         );
+    }
+
+    #[test]
+    fn names_that_pods_get() {
+        let job = json!({"apiVersion": "batch/v1", "kind": "Job", "metadata": {"name": "a.b"}});
+        assert!(of(&job, None)[0].starts_with("metadata.name: this is used in Pod names and hostnames"));
+        assert!(of(&job, Some(&job)).is_empty());
     }
 
     #[test]

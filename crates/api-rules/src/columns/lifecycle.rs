@@ -105,7 +105,7 @@ fn expected_finish(eviction: &Value, now: i64) -> Value {
 }
 
 fn requesters(eviction: &Value, _: i64) -> Value {
-    let all = eviction.items("spec.requesters");
+    let all = eviction.items("status.requesters");
     let mut names: Vec<String> =
         all.iter().filter(|r| r.text("intent") != "Withdrawn").map(|r| r.text("name").to_owned()).collect();
     names.sort_unstable();

@@ -1,0 +1,386 @@
+//! Custom resources under their structural schema (`openAPIV3Schema`): pruning, defaults, validation
+//! (upstream: `apiextensions-apiserver/pkg/apiserver/schema` and `kube-openapi/pkg/validation`).
+//!
+//! CEL rules (`x-kubernetes-validations`) are not evaluated here.
+
+use crate::errors::{At, Errors};
+use crate::look::Look;
+use api_types::field::FieldError;
+use serde_json::{Map, Value};
+
+/// Fields that every object has whatever its schema says.
+const META: &[&str] = &["apiVersion", "kind", "metadata"];
+
+/// Removes what the schema does not name, and gives the paths of it (for strict and warning field validation).
+pub fn prune(schema: &Value, object: &mut Value) -> Vec<String> {
+    let mut gone = Vec::new();
+    prune_at(schema, object, true, "", &mut gone);
+    gone
+}
+
+fn keeps_unknown(schema: &Value) -> bool {
+    schema.flag("x-kubernetes-preserve-unknown-fields")
+}
+
+fn prune_at(schema: &Value, value: &mut Value, embedded: bool, path: &str, gone: &mut Vec<String>) {
+    match value {
+        Value::Object(map) => prune_map(schema, map, embedded, path, gone),
+        Value::Array(items) => {
+            let inner = schema.at("items");
+            for (i, item) in items.iter_mut().enumerate() {
+                let embedded = inner.flag("x-kubernetes-embedded-resource");
+                prune_at(inner, item, embedded, &format!("{path}[{i}]"), gone);
+            }
+        }
+        _ => {}
+    }
+}
+
+fn prune_map(
+    schema: &Value,
+    map: &mut Map<String, Value>,
+    embedded: bool,
+    path: &str,
+    gone: &mut Vec<String>,
+) {
+    let (properties, more) = (schema.at("properties"), schema.at("additionalProperties"));
+    let join = |key: &str| if path.is_empty() { key.to_owned() } else { format!("{path}.{key}") };
+    map.retain(|key, child| {
+        let inner = properties.get(key).or(more.is_object().then_some(more));
+        if embedded && META.contains(&key.as_str()) {
+            return true;
+        }
+        match inner {
+            Some(inner) => {
+                prune_at(inner, child, inner.flag("x-kubernetes-embedded-resource"), &join(key), gone);
+                true
+            }
+            None if keeps_unknown(schema) || more == &Value::Bool(true) => true,
+            None => {
+                gone.push(join(key));
+                false
+            }
+        }
+    });
+}
+
+/// Fills defaults; a null that may not be null is dropped and defaulted.
+pub fn default(schema: &Value, value: &mut Value) {
+    match value {
+        Value::Object(map) => {
+            for (key, inner) in schema.entries("properties") {
+                let replace = match map.get(key) {
+                    None => true,
+                    Some(Value::Null) => !inner.flag("nullable") && inner.get("default").is_some(),
+                    Some(_) => false,
+                };
+                if let Some(wanted) = inner.get("default").filter(|_| replace) {
+                    map.insert(key.to_owned(), wanted.clone());
+                }
+            }
+            let (properties, more) = (schema.at("properties"), schema.at("additionalProperties"));
+            for (key, child) in map.iter_mut() {
+                if let Some(inner) = properties.get(key).or(more.is_object().then_some(more)) {
+                    default(inner, child);
+                }
+            }
+        }
+        Value::Array(items) => items.iter_mut().for_each(|item| default(schema.at("items"), item)),
+        _ => {}
+    }
+}
+
+/// Errors of an object under its schema.
+pub fn validate(schema: &Value, object: &Value) -> Vec<FieldError> {
+    let mut errors = Errors::new();
+    check(schema, object, At::root(""), &mut errors);
+    errors.done()
+}
+
+fn type_name(value: &Value) -> &'static str {
+    match value {
+        Value::Null => "null",
+        Value::Bool(_) => "boolean",
+        Value::Number(n) if n.is_f64() => "number",
+        Value::Number(_) => "integer",
+        Value::String(_) => "string",
+        Value::Array(_) => "array",
+        Value::Object(_) => "object",
+    }
+}
+
+fn is_of(wanted: &str, value: &Value) -> bool {
+    match wanted {
+        "" => true,
+        "number" => value.is_number(),
+        "integer" => value.as_i64().is_some() || value.as_f64().is_some_and(|f| f.fract() == 0.0),
+        other => type_name(value) == other,
+    }
+}
+
+fn check(schema: &Value, value: &Value, at: At<'_>, errors: &mut Errors) {
+    if value.is_null() && schema.flag("nullable") {
+        return;
+    }
+    if schema.flag("x-kubernetes-int-or-string") {
+        if !value.is_string() && value.as_i64().is_none() {
+            wrong_type("integer,string", value, at, errors);
+        }
+    } else if !is_of(schema.text("type"), value) {
+        wrong_type(schema.text("type"), value, at, errors);
+        return;
+    }
+    let allowed = schema.items("enum");
+    if !allowed.is_empty() && !allowed.contains(value) {
+        let names: Vec<String> =
+            allowed.iter().map(|v| v.as_str().map_or_else(|| v.to_string(), str::to_owned)).collect();
+        let names: Vec<&str> = names.iter().map(String::as_str).collect();
+        errors.not_supported(at, value.clone(), &names);
+    }
+    match value {
+        Value::Object(map) => object_checks(schema, map, value, at, errors),
+        Value::Array(items) => list_checks(schema, items, value, at, errors),
+        Value::String(text) => text_checks(schema, text, at, errors),
+        Value::Number(_) => number_checks(schema, value, at, errors),
+        _ => {}
+    }
+    combined(schema, value, at, errors);
+}
+
+fn wrong_type(wanted: &str, value: &Value, at: At<'_>, errors: &mut Errors) {
+    let found = type_name(value);
+    let text = format!("{at} in body must be of type {wanted}: {found:?}");
+    errors.type_invalid(at, found, text);
+}
+
+fn object_checks(schema: &Value, map: &Map<String, Value>, value: &Value, at: At<'_>, errors: &mut Errors) {
+    for name in schema.items("required").iter().filter_map(Value::as_str) {
+        if !map.contains_key(name) {
+            errors.required(at.at(name), "");
+        }
+    }
+    let count = map.len();
+    if let Some(least) = schema.int_opt("minProperties").filter(|n| (count as i64) < *n) {
+        errors.invalid(at, value.clone(), format!("{at} in body should have at least {least} properties"));
+    }
+    if let Some(most) = schema.int_opt("maxProperties").filter(|n| (count as i64) > *n) {
+        errors.too_many(at, count, usize::try_from(most).unwrap_or(0));
+    }
+    let (properties, more) = (schema.at("properties"), schema.at("additionalProperties"));
+    for (key, child) in map {
+        if let Some(inner) = properties.get(key) {
+            check(inner, child, at.at(key), errors);
+        } else if more.is_object() {
+            check(more, child, at.at(key), errors);
+        }
+    }
+}
+
+fn list_checks(schema: &Value, items: &[Value], value: &Value, at: At<'_>, errors: &mut Errors) {
+    if let Some(least) = schema.int_opt("minItems").filter(|n| (items.len() as i64) < *n) {
+        errors.invalid(at, value.clone(), format!("{at} in body should have at least {least} items"));
+    }
+    if let Some(most) = schema.int_opt("maxItems").filter(|n| (items.len() as i64) > *n) {
+        errors.too_many(at, items.len(), usize::try_from(most).unwrap_or(0));
+    }
+    let inner = schema.at("items");
+    for (i, item) in items.iter().enumerate() {
+        check(inner, item, at.index(i), errors);
+    }
+    unique(schema, items, at, errors);
+}
+
+/// Elements of sets, and keys of maps, are there once.
+fn unique(schema: &Value, items: &[Value], at: At<'_>, errors: &mut Errors) {
+    let keys: Vec<&str> =
+        schema.items("x-kubernetes-list-map-keys").iter().filter_map(Value::as_str).collect();
+    let same = |a: &Value, b: &Value| match schema.text("x-kubernetes-list-type") {
+        "set" => a == b,
+        "map" => keys.iter().all(|key| a.get(*key) == b.get(*key)),
+        _ => false,
+    };
+    for (i, item) in items.iter().enumerate() {
+        if items[..i].iter().any(|other| same(other, item)) {
+            let shown: Value = if keys.is_empty() {
+                item.clone()
+            } else {
+                Value::Object(keys.iter().map(|k| ((*k).to_owned(), item.key(k).clone())).collect())
+            };
+            errors.duplicate(at.index(i), shown);
+        }
+    }
+}
+
+fn text_checks(schema: &Value, text: &str, at: At<'_>, errors: &mut Errors) {
+    let count = text.chars().count();
+    if let Some(least) = schema.int_opt("minLength").filter(|n| (count as i64) < *n) {
+        errors.invalid(at, text, format!("{at} in body should be at least {least} chars long"));
+    }
+    if let Some(most) = schema.int_opt("maxLength").filter(|n| (count as i64) > *n) {
+        errors.too_long(at, usize::try_from(most).unwrap_or(0));
+    }
+    let pattern = schema.text("pattern");
+    if !pattern.is_empty() && regex::Regex::new(pattern).is_ok_and(|re| !re.is_match(text)) {
+        errors.invalid(at, text, format!("{at} in body should match '{pattern}'"));
+    }
+    let form = schema.text("format");
+    if !has_format(form, text) {
+        errors.invalid(at, text, format!("{at} in body must be of type {form}: {text:?}"));
+    }
+}
+
+/// Whether a text has a format; formats that are not known are not checked.
+fn has_format(form: &str, text: &str) -> bool {
+    match form {
+        "date-time" => api_types::time::parse(text).is_ok(),
+        "date" => text.parse::<jiff::civil::Date>().is_ok(),
+        "duration" => api_types::time::parse_duration(text).is_some(),
+        "ipv4" => text.parse::<std::net::Ipv4Addr>().is_ok(),
+        "ipv6" => text.parse::<std::net::Ipv6Addr>().is_ok(),
+        "cidr" => text.parse::<ipnet::IpNet>().is_ok(),
+        "byte" => base64::Engine::decode(&base64::engine::general_purpose::STANDARD, text).is_ok(),
+        "uuid" | "uuid3" | "uuid4" | "uuid5" => {
+            text.len() >= 32 && text.bytes().all(|b| b.is_ascii_hexdigit() || b == b'-')
+        }
+        _ => true,
+    }
+}
+
+fn number_checks(schema: &Value, value: &Value, at: At<'_>, errors: &mut Errors) {
+    let number = value.as_f64().unwrap_or(0.0);
+    let bound = |name: &str| schema.at(name).as_f64();
+    if let Some(least) = bound("minimum") {
+        let open = schema.flag("exclusiveMinimum");
+        if number < least || (open && number <= least) {
+            let word = if open { "greater than" } else { "greater than or equal to" };
+            errors.invalid(at, value.clone(), format!("{at} in body should be {word} {least}"));
+        }
+    }
+    if let Some(most) = bound("maximum") {
+        let open = schema.flag("exclusiveMaximum");
+        if number > most || (open && number >= most) {
+            let word = if open { "less than" } else { "less than or equal to" };
+            errors.invalid(at, value.clone(), format!("{at} in body should be {word} {most}"));
+        }
+    }
+    if let Some(step) = bound("multipleOf").filter(|step| *step > 0.0)
+        && (number / step).fract() != 0.0
+    {
+        errors.invalid(at, value.clone(), format!("{at} in body should be a multiple of {step}"));
+    }
+}
+
+fn combined(schema: &Value, value: &Value, at: At<'_>, errors: &mut Errors) {
+    let good = |part: &Value| {
+        let mut found = Errors::new();
+        check(part, value, at, &mut found);
+        found.is_empty()
+    };
+    for part in schema.items("allOf") {
+        check(part, value, at, errors);
+    }
+    let any = schema.items("anyOf");
+    if !any.is_empty() && !any.iter().any(good) {
+        errors.invalid(at, value.clone(), format!("{at} in body must validate at least one schema (anyOf)"));
+    }
+    let one = schema.items("oneOf");
+    if !one.is_empty() {
+        let matching = one.iter().filter(|part| good(part)).count();
+        if matching != 1 {
+            let why = if matching == 0 {
+                "Found none valid".to_owned()
+            } else {
+                format!("Found {matching} valid alternatives")
+            };
+            let text = format!("{at} in body must validate one and only one schema (oneOf). {why}");
+            errors.invalid(at, value.clone(), text);
+        }
+    }
+    if schema.at("not").is_object() && good(schema.at("not")) {
+        errors.invalid(at, value.clone(), format!("{at} in body must not validate the schema (not)"));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    fn schema(spec: Value) -> Value {
+        json!({"type": "object", "properties": {"spec": {"type": "object", "properties": spec, "required": ["size"]}}})
+    }
+
+    fn faults(properties: Value, spec: Value) -> Vec<String> {
+        validate(&schema(properties), &json!({"spec": spec})).iter().map(ToString::to_string).collect()
+    }
+
+    #[test]
+    fn pruning_keeps_what_is_named() {
+        let schema = json!({"type": "object", "properties": {
+            "spec": {"type": "object", "properties": {"a": {"type": "string"}}},
+            "free": {"type": "object", "x-kubernetes-preserve-unknown-fields": true},
+            "map": {"type": "object", "additionalProperties": {"type": "object", "properties": {"x": {"type": "string"}}}},
+            "pod": {"type": "object", "x-kubernetes-embedded-resource": true, "properties": {"spec": {"type": "object"}}}}});
+        let mut object = json!({"apiVersion": "x/v1", "kind": "K", "metadata": {"name": "n"}, "spec": {"a": "1", "b": 2},
+            "free": {"q": 1}, "map": {"k": {"x": "1", "y": 2}}, "pod": {"kind": "Pod", "spec": {}, "odd": 1}, "nope": 1});
+        let mut gone = prune(&schema, &mut object);
+        gone.sort();
+        assert_eq!(gone, ["map.k.y", "nope", "pod.odd", "spec.b"]);
+        assert_eq!(object["free"], json!({"q": 1}));
+        assert_eq!(object["metadata"], json!({"name": "n"}));
+        assert_eq!(object["pod"], json!({"kind": "Pod", "spec": {}}));
+    }
+
+    #[test]
+    fn defaults_go_where_nothing_stands() {
+        let schema = schema(
+            json!({"size": {"type": "integer", "default": 3}, "deep": {"type": "object", "default": {},
+            "properties": {"x": {"type": "string", "default": "y"}}}}),
+        );
+        let mut object = json!({"spec": {"size": null}});
+        default(&schema, &mut object);
+        assert_eq!(object, json!({"spec": {"size": 3, "deep": {"x": "y"}}}));
+        default(&schema, &mut object);
+        assert_eq!(object["spec"]["size"], 3);
+    }
+
+    #[test]
+    fn faults_read_as_upstream() {
+        let size = json!({"size": {"type": "integer", "minimum": 1}, "color": {"type": "string", "enum": ["red", "blue"], "maxLength": 4},
+            "name": {"type": "string", "pattern": "^[a-z]+$"}});
+        assert!(faults(size.clone(), json!({"size": 4, "color": "red", "name": "abc"})).is_empty());
+        assert_eq!(faults(size.clone(), json!({})), ["spec.size: Required value"]);
+        assert_eq!(
+            faults(size.clone(), json!({"size": "x"})),
+            ["spec.size: Invalid value: \"string\": spec.size in body must be of type integer: \"string\""]
+        );
+        assert_eq!(
+            faults(size.clone(), json!({"size": 0})),
+            ["spec.size: Invalid value: 0: spec.size in body should be greater than or equal to 1"]
+        );
+        assert_eq!(
+            faults(size.clone(), json!({"size": 1, "color": "pink"})),
+            ["spec.color: Unsupported value: \"pink\": supported values: \"red\", \"blue\""]
+        );
+        assert_eq!(
+            faults(size, json!({"size": 1, "name": "A"})),
+            ["spec.name: Invalid value: \"A\": spec.name in body should match '^[a-z]+$'"]
+        );
+    }
+
+    #[test]
+    fn lists_and_combinations() {
+        let list = json!({"size": {"type": "array", "x-kubernetes-list-type": "map", "x-kubernetes-list-map-keys": ["name"],
+            "items": {"type": "object", "properties": {"name": {"type": "string"}}}}});
+        assert_eq!(
+            faults(list, json!({"size": [{"name": "a"}, {"name": "a"}]})),
+            ["spec.size[1]: Duplicate value: {\"name\":\"a\"}"]
+        );
+        let one = json!({"size": {"oneOf": [{"type": "string"}, {"type": "integer"}]}});
+        assert!(faults(one.clone(), json!({"size": "x"})).is_empty());
+        assert_eq!(faults(one, json!({"size": true})).len(), 1);
+        let either = json!({"size": {"x-kubernetes-int-or-string": true}});
+        assert!(faults(either.clone(), json!({"size": "50%"})).is_empty());
+        assert_eq!(faults(either, json!({"size": true})).len(), 1);
+    }
+}
