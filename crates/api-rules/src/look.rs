@@ -147,15 +147,17 @@ pub fn quantity(value: &Value) -> Option<Quantity> {
     }
 }
 
-/// Whether two trees mean the same to a decoded object: null, missing, and empty lists, objects and strings are
-/// alike (what Go's semantic comparison sees once both are decoded).
+/// Whether two trees mean the same to a decoded object: null, missing, and empty lists and strings are alike (what
+/// Go's semantic comparison sees once both are decoded). An empty object is something: a selector that selects
+/// everything is not a missing one. Empty maps do not occur, the codec leaves them out.
 pub fn same(a: &Value, b: &Value) -> bool {
     match (a, b) {
         (Value::Object(x), Value::Object(y)) => {
             x.iter().all(|(k, v)| same(v, y.get(k).unwrap_or(&NULL)))
-                && y.iter().all(|(k, v)| x.contains_key(k) || is_zero(v))
+                && y.iter().all(|(k, v)| x.contains_key(k) || same(&NULL, v))
         }
         (Value::Array(x), Value::Array(y)) => x.len() == y.len() && x.iter().zip(y).all(|(v, w)| same(v, w)),
+        (Value::Object(_), _) | (_, Value::Object(_)) => false,
         _ => a == b || (is_zero(a) && is_zero(b)),
     }
 }
@@ -198,6 +200,7 @@ mod tests {
     fn same_ignores_absent_and_empty() {
         assert!(same(&json!({"a": null, "b": [], "c": 1}), &json!({"c": 1})));
         assert!(!same(&json!({"a": 0}), &json!({})));
+        assert!(!same(&json!({"a": {}}), &json!({})), "an empty selector is not a missing one");
         assert!(!same(&json!({"a": [1]}), &json!({"a": [1, 2]})));
     }
 }

@@ -71,6 +71,18 @@ fn deployments() {
 }
 
 #[test]
+fn host_ports_of_templates_may_be_left_out() {
+    let with = |port: Value| json!({"spec.template.spec.hostNetwork": true, "spec.template.spec.containers": [{"name": "c", "image": "i", "ports": [port]}]});
+    assert!(check("DaemonSet", with(json!({"containerPort": 80}))).is_empty());
+    assert_eq!(
+        check("DaemonSet", with(json!({"containerPort": 80, "hostPort": 81}))),
+        [
+            "spec.template.spec.containers[0].ports[0].hostPort: Invalid value: 81: must match `containerPort` when `hostNetwork` is true"
+        ]
+    );
+}
+
+#[test]
 fn selectors_do_not_change() {
     for kind in ["Deployment", "ReplicaSet", "DaemonSet", "StatefulSet"] {
         let old = object(kind, json!({}));

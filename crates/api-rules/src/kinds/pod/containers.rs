@@ -90,7 +90,7 @@ fn common(container: &Value, around: &Around<'_>, at: At<'_>, errors: &mut Error
         errors.invalid(at.at("image"), image, "must not have leading or trailing whitespace");
     }
     errors.one_of(at.at("terminationMessagePolicy"), container.text("terminationMessagePolicy"), TERMINATION);
-    ports(container, around.spec, at, errors);
+    ports(container, around, at, errors);
     env::validate(container, around, at, errors);
     mounts(container, around, at, errors);
     devices(container, around.volumes, at, errors);
@@ -100,7 +100,7 @@ fn common(container: &Value, around: &Around<'_>, at: At<'_>, errors: &mut Error
     security::container(container, around.spec, at, errors);
 }
 
-fn ports(container: &Value, spec: &Value, at: At<'_>, errors: &mut Errors) {
+fn ports(container: &Value, around: &Around<'_>, at: At<'_>, errors: &mut Errors) {
     let list = at.at("ports");
     let mut names: HashSet<&str> = HashSet::new();
     for (i, port) in container.items("ports").iter().enumerate() {
@@ -114,7 +114,7 @@ fn ports(container: &Value, spec: &Value, at: At<'_>, errors: &mut Errors) {
                 errors.duplicate(at.at("name"), name);
             }
         }
-        numbers(port, spec.flag("hostNetwork"), at, errors);
+        numbers(port, around, at, errors);
         errors.one_of(at.at("protocol"), port.text("protocol"), PROTOCOLS);
         if !port.text("hostIP").is_empty() {
             errors.format(at.at("hostIP"), port.text("hostIP"), format::ip(port.text("hostIP")));
@@ -122,7 +122,7 @@ fn ports(container: &Value, spec: &Value, at: At<'_>, errors: &mut Errors) {
     }
 }
 
-fn numbers(port: &Value, host_network: bool, at: At<'_>, errors: &mut Errors) {
+fn numbers(port: &Value, around: &Around<'_>, at: At<'_>, errors: &mut Errors) {
     let (inner, outer) = (port.int("containerPort"), port.int("hostPort"));
     if inner == 0 {
         errors.required(at.at("containerPort"), "");
@@ -132,7 +132,9 @@ fn numbers(port: &Value, host_network: bool, at: At<'_>, errors: &mut Errors) {
             errors.invalid(at.at(field), number, problem);
         }
     }
-    if host_network && outer != inner {
+    // In a template the host port may be left out: the pod gets it.
+    let settled = around.place == Place::Pod || outer != 0;
+    if around.list == List::Main && around.spec.flag("hostNetwork") && settled && outer != inner {
         let text = "must match `containerPort` when `hostNetwork` is true";
         errors.invalid(at.at("hostPort"), outer, text);
     }
