@@ -53,11 +53,13 @@ impl Call {
 
     /// A request of the server itself.
     pub fn internal() -> Self {
+        let mut headers = HeaderMap::new();
+        headers.insert(header::USER_AGENT, header::HeaderValue::from_static("kube-apiserver"));
         Self::new(
             Method::POST,
             RequestInfo::default(),
             Query::default(),
-            HeaderMap::new(),
+            headers,
             UserInfo::loopback(),
             Bytes::new(),
         )
@@ -129,6 +131,12 @@ impl Call {
                 Err(Status::invalid("meta.k8s.io", self.options_kind(), "", &[error]))
             }
         }
+    }
+
+    /// Whether this is a server-side apply.
+    pub fn is_apply(&self) -> bool {
+        self.method == Method::PATCH
+            && negotiate::media_type(self.header(header::CONTENT_TYPE)) == crate::registry::APPLY_PATCH
     }
 
     /// Adds a `Warning` header to the answer.

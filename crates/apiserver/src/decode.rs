@@ -95,7 +95,12 @@ pub(crate) fn check(call: &Call, value: &Value, expected: Expected<'_>) -> Resul
 }
 
 /// Values of the wrong type are refused; unknown and repeated fields as `fieldValidation` says.
-fn judge(call: &Call, value: &Value, report: DocumentReport, expected: Expected<'_>) -> Result<(), Status> {
+pub(crate) fn judge(
+    call: &Call,
+    value: &Value,
+    report: DocumentReport,
+    expected: Expected<'_>,
+) -> Result<(), Status> {
     if let Some(error) = report.type_errors.first() {
         return Err(cannot_handle(value, expected, error));
     }

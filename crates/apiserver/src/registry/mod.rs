@@ -4,6 +4,7 @@
 
 pub(crate) mod delete;
 mod hooks;
+mod ownership;
 mod pages;
 mod patch;
 mod read;
@@ -15,7 +16,7 @@ use api_types::status::Status;
 use bytes::Bytes;
 
 pub(crate) use hooks::{EventLeases, Extra};
-pub(crate) use patch::Patch;
+pub(crate) use patch::{APPLY_PATCH, Patch};
 pub(crate) use read::revision;
 pub(crate) use update::{Change, Update, UpdateKind};
 pub(crate) use write::Written;

@@ -5,6 +5,7 @@ use api_types::status::Status;
 use api_types::{Value, codec, schema};
 use http::{Response, header};
 
+use super::ownership::check_manager;
 use super::{Target, Update, UpdateKind};
 use crate::api::Api;
 use crate::body::Body;
@@ -15,7 +16,7 @@ use crate::negotiate;
 const JSON_PATCH: &str = "application/json-patch+json";
 const MERGE_PATCH: &str = "application/merge-patch+json";
 const STRATEGIC_MERGE_PATCH: &str = "application/strategic-merge-patch+json";
-const APPLY_PATCH: &str = "application/apply-patch+yaml";
+pub(crate) const APPLY_PATCH: &str = "application/apply-patch+yaml";
 const ACCEPTED: [&str; 4] = [JSON_PATCH, MERGE_PATCH, STRATEGIC_MERGE_PATCH, APPLY_PATCH];
 
 /// A patch that is read and not applied yet.
@@ -33,8 +34,16 @@ impl Patch {
             return Err(Status::unsupported_media(&ACCEPTED));
         }
         if media == APPLY_PATCH {
+            // Whole objects are applied, not their scale.
             return Err(Status::unsupported_media(&ACCEPTED[..3]));
         }
+        if call.query.has("force") {
+            let path = api_types::field::Path::new("force");
+            let error =
+                api_types::field::FieldError::forbidden(&path, "may not be specified for non-apply patch");
+            return Err(Status::invalid("meta.k8s.io", "PatchOptions", "", &[error]));
+        }
+        check_manager(call, "PatchOptions")?;
         let decoded = codec::decode_json(&call.body)
             .map_err(|error| Status::bad_request(format!("error decoding patch: {error}")))?;
         if call.field_validation()? == FieldValidation::Strict && !decoded.duplicates.is_empty() {
@@ -79,7 +88,7 @@ impl Patch {
     }
 }
 
-fn refused(error: PatchError) -> Status {
+pub(super) fn refused(error: PatchError) -> Status {
     match error {
         PatchError::BadRequest(text) => Status::bad_request(text),
         PatchError::Unprocessable(_) => {
@@ -101,6 +110,9 @@ impl Api {
         target: &Target,
         kind: UpdateKind,
     ) -> Result<Response<Body>, Status> {
+        if call.is_apply() {
+            return self.apply_request(call, target, kind).await;
+        }
         let api_version = target.resource.api_version();
         let expected = Expected {
             message: target.resource.message,

@@ -8,6 +8,7 @@ use bytes::Bytes;
 use http::Response;
 use mvcc::KeyValue;
 
+use super::ownership::check_manager;
 use super::{Target, Written};
 use crate::admission::{Attributes, Operation};
 use crate::api::Api;
@@ -171,6 +172,7 @@ impl Api {
             kind: target.resource.kind,
         };
         let dry_run = call.dry_run(None)?;
+        check_manager(call, "UpdateOptions")?;
         let mut object = decode::body(call, expected)?;
         settle_namespace(&mut object, target)?;
         check_name(&object, target)?;
@@ -241,6 +243,7 @@ impl Api {
         self.check_revision(target, &mut new, kv)?;
         (rules(target.resource).default)(&mut new);
         self.keep_allocated(target, &mut new, &old);
+        self.track(call, target, Some(&old), &mut new);
         let mut attributes = Attributes::new(Operation::Update, target, &call.user);
         attributes.subresource = update.kind.subresource();
         attributes.old = Some(&old);

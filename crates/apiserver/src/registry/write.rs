@@ -8,6 +8,7 @@ use http::Response;
 use mvcc::KeyValue;
 
 use super::Target;
+use super::ownership::check_manager;
 use crate::admission::{Attributes, Operation};
 use crate::api::Api;
 use crate::body::Body;
@@ -44,6 +45,7 @@ impl Api {
             kind: target.resource.kind,
         };
         let dry_run = call.dry_run(None)?;
+        check_manager(call, "CreateOptions")?;
         let mut object = decode::body(call, expected)?;
         settle_namespace(&mut object, target)?;
         let written = self.create(call, target, object, dry_run).await?;
@@ -88,6 +90,7 @@ impl Api {
     ) -> Result<Written, Status> {
         let rules = rules(target.resource);
         let attributes = Attributes::new(Operation::Create, target, &call.user);
+        self.track(call, target, None, &mut object);
         self.admit(&attributes, &mut object).await?;
         let (uid, created) = (meta::uid(&object).to_owned(), meta::creation_timestamp(&object).to_owned());
         (rules.prepare_create)(&mut object);

@@ -4,7 +4,7 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener};
 use std::sync::Arc;
 use std::time::Duration;
 
-use apiserver::{ApiServer, ApiServerConfig, ApiService, ServerTls, ServiceAccountKeys, UserInfo};
+use apiserver::{ApiServerConfig, ApiService, ServerTls, ServiceAccountKeys, UserInfo};
 use base64::Engine as _;
 use bytes::Bytes;
 use env::{Env, Shutdown, TaskGroup};
@@ -63,25 +63,17 @@ impl Authority {
     }
 }
 
-pub struct Cluster {
-    pub address: SocketAddr,
-    pub authority: Authority,
-    pub admin: Keyed,
-    pub store: Store,
-    pub shutdown: Shutdown,
-    service: ApiServer,
-    tasks: TaskGroup,
-    _folder: TempDir,
-}
+pub struct Cluster;
 
-/// A running cluster.
+/// A running member of a cluster.
 pub struct Running {
     pub address: SocketAddr,
-    pub authority: Authority,
+    pub authority: Arc<Authority>,
     pub admin: Keyed,
     pub store: Store,
+    shutdown: Shutdown,
     root: ApiService,
-    _tasks: TaskGroup,
+    tasks: TaskGroup,
     folder: TempDir,
 }
 
@@ -101,49 +93,64 @@ fn service_account_keys() -> ServiceAccountKeys {
 }
 
 impl Cluster {
-    pub async fn build(listen: SocketAddr) -> Self {
-        let folder = tempfile::tempdir().expect("folder");
-        let (env, shutdown) = (Env::real(), Shutdown::new());
-        let tasks = TaskGroup::new("test", Shutdown::new());
-        let peer = free_address();
-        let config = StoreConfig {
-            initial_cluster: vec![("m0".into(), format!("http://{peer}"))],
-            ..StoreConfig::new("m0", peer)
-        };
-        let storage = Arc::new(MemoryStorage::new(folder.path().join("store")));
-        let (store, server) = config.build(env.clone(), storage).await.expect("store");
-        let stop = shutdown.clone();
-        tasks.spawn_detached("store", async move { drop(server.run(stop).await) });
-        let authority = Authority::new();
-        let serving = authority.issue("kube-apiserver", None);
-        let tls = ServerTls {
-            certificate: serving.certificate.into_bytes(),
-            key: serving.key.into_bytes(),
-            client_ca: authority.certificate.clone().into_bytes(),
-        };
-        let config = ApiServerConfig::new("m0", listen, tls, service_account_keys());
-        let service = config.build(store.clone(), env).await.expect("server");
-        let address = service.address().expect("address");
-        let admin = authority.issue("kubernetes-admin", Some("system:masters"));
-        Self { address, authority, admin, store, shutdown, service, tasks, _folder: folder }
+    /// A cluster of one.
+    pub async fn start() -> Running {
+        Self::start_many(1).await.remove(0)
     }
 
-    pub async fn start() -> Running {
-        let cluster = Self::build("127.0.0.1:0".parse().expect("address")).await;
-        let root = cluster.service.service(UserInfo::new("kubernetes-admin", &["system:masters"]));
-        let (server, stop) = (cluster.service, cluster.shutdown.clone());
-        cluster.tasks.spawn_detached("server", async move { drop(server.run(stop).await) });
-        let running = Running {
-            address: cluster.address,
-            authority: cluster.authority,
-            admin: cluster.admin,
-            store: cluster.store,
-            root,
-            _tasks: cluster.tasks,
-            folder: cluster._folder,
-        };
-        running.ready().await;
-        running
+    /// A cluster of several, which share their keys.
+    pub async fn start_many(size: usize) -> Vec<Running> {
+        let peers: Vec<SocketAddr> = (0..size).map(|_| free_address()).collect();
+        let (authority, keys) = (Arc::new(Authority::new()), service_account_keys());
+        let mut members = Vec::new();
+        for index in 0..size {
+            members.push(start_member(index, &peers, authority.clone(), keys.clone()).await);
+        }
+        for member in &members {
+            member.ready().await;
+        }
+        members
+    }
+}
+
+async fn start_member(
+    index: usize,
+    peers: &[SocketAddr],
+    authority: Arc<Authority>,
+    keys: ServiceAccountKeys,
+) -> Running {
+    let folder = tempfile::tempdir().expect("folder");
+    let (env, shutdown) = (Env::real(), Shutdown::new());
+    let tasks = TaskGroup::new("test", Shutdown::new());
+    let name = format!("m{index}");
+    let initial =
+        peers.iter().enumerate().map(|(index, peer)| (format!("m{index}"), format!("http://{peer}")));
+    let config =
+        StoreConfig { initial_cluster: initial.collect(), ..StoreConfig::new(name.clone(), peers[index]) };
+    let storage = Arc::new(MemoryStorage::new(folder.path().join("store")));
+    let (store, server) = config.build(env.clone(), storage).await.expect("store");
+    let stop = shutdown.clone();
+    tasks.spawn_detached("store", async move { drop(server.run(stop).await) });
+    let serving = authority.issue("kube-apiserver", None);
+    let tls = ServerTls {
+        certificate: serving.certificate.into_bytes(),
+        key: serving.key.into_bytes(),
+        client_ca: authority.certificate.clone().into_bytes(),
+    };
+    let listen = "127.0.0.1:0".parse().expect("address");
+    let service =
+        ApiServerConfig::new(name, listen, tls, keys).build(store.clone(), env).await.expect("server");
+    let address = service.address().expect("address");
+    let root = service.service(UserInfo::new("kubernetes-admin", &["system:masters"]));
+    let stop = shutdown.clone();
+    tasks.spawn_detached("server", async move { drop(service.run(stop).await) });
+    let admin = authority.issue("kubernetes-admin", Some("system:masters"));
+    Running { address, authority, admin, store, shutdown, root, tasks, folder }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        self.shutdown.trigger();
     }
 }
 
@@ -224,6 +231,11 @@ impl Ask {
 }
 
 impl Running {
+    /// Stops the member.
+    pub fn stop(&self) {
+        self.shutdown.trigger();
+    }
+
     async fn ready(&self) {
         eventually("readyz", || async {
             self.send(ask("GET", "/readyz")).await.ok().filter(|answer| answer.code == 200)
@@ -279,7 +291,7 @@ impl Running {
         let connector = tokio_rustls::TlsConnector::from(Arc::new(config));
         let stream = connector.connect(ServerName::try_from("localhost")?, stream).await?;
         let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream)).await?;
-        self._tasks.spawn_detached("client", async move { drop(connection.await) });
+        self.tasks.spawn_detached("client", async move { drop(connection.await) });
         Ok(sender.send_request(ask.request(Full::new)).await?)
     }
 

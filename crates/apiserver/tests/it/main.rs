@@ -1,11 +1,13 @@
 //! The server over a store of one member, asked over TLS and in process.
 
+mod apply;
 mod cluster;
 mod crud;
 mod fences;
 mod formats;
 mod kubectl;
 mod lists;
+mod replicas;
 mod security;
 mod services;
 mod watches;

@@ -1,0 +1,158 @@
+//! Who set which field: server-side apply, and the record that every other write leaves in `metadata.managedFields`.
+
+use api_rules::patch::apply::{self, Type, Writer};
+use api_rules::patch::{Conflict, PatchError};
+use api_rules::strategy;
+use api_types::field::{FieldError, Path};
+use api_types::status::Status;
+use api_types::{Value, codec, meta, schema};
+use http::{Response, header};
+
+use super::write::settle_namespace;
+use super::{Target, Update, UpdateKind};
+use crate::api::Api;
+use crate::body::Body;
+use crate::call::Call;
+use crate::decode::{self, Expected};
+
+/// Bytes of a manager's name that is taken from the user agent.
+const MANAGER_BYTES: usize = 128;
+
+/// The `fieldManager` parameter, or the first word of the user agent.
+fn manager(call: &Call) -> &str {
+    match call.query.get("fieldManager") {
+        "" => {
+            let agent = call.header(header::USER_AGENT);
+            let name = agent.split('/').next().unwrap_or_default();
+            let end = name.char_indices().map(|(at, _)| at).nth(MANAGER_BYTES).unwrap_or(name.len());
+            &name[..end]
+        }
+        manager => manager,
+    }
+}
+
+/// Checks the `fieldManager` parameter.
+pub(super) fn check_manager(call: &Call, kind: &str) -> Result<(), Status> {
+    let errors = api_rules::meta::check_field_manager(call.query.get("fieldManager"));
+    match errors.is_empty() {
+        true => Ok(()),
+        false => Err(Status::invalid("meta.k8s.io", kind, "", &errors)),
+    }
+}
+
+/// The words and times of a writer, which [`Writer`] borrows.
+struct Record {
+    api_version: String,
+    now: String,
+}
+
+impl Record {
+    fn new(api: &Api, target: &Target) -> Self {
+        Self { api_version: target.resource.api_version(), now: api.now_text() }
+    }
+
+    fn writer<'a>(&'a self, call: &'a Call, target: &Target) -> Writer<'a> {
+        let subresource = call.info.subresource.as_str();
+        let strategy = strategy::strategy(target.resource.group, target.resource.kind);
+        Writer {
+            manager: manager(call),
+            api_version: &self.api_version,
+            subresource,
+            now: &self.now,
+            reset: strategy.reset_fields(subresource),
+        }
+    }
+}
+
+impl Api {
+    /// Records what a write other than an apply changes.
+    pub(super) fn track(&self, call: &Call, target: &Target, old: Option<&Value>, new: &mut Value) {
+        if call.is_apply() {
+            return;
+        }
+        let record = Record::new(self, target);
+        apply::update(Type::Message(target.resource.message), old, new, &record.writer(call, target));
+    }
+
+    /// Server-side apply: creates the object, or lays the applied fields over it.
+    pub(crate) async fn apply_request(
+        &self,
+        call: &Call,
+        target: &Target,
+        kind: UpdateKind,
+    ) -> Result<Response<Body>, Status> {
+        if call.query.get("fieldManager").is_empty() {
+            let error = FieldError::required(&Path::new("fieldManager"), "is required for apply patch");
+            return Err(Status::invalid("meta.k8s.io", "PatchOptions", "", &[error]));
+        }
+        check_manager(call, "PatchOptions")?;
+        let (force, dry_run) = (call.query.flag("force"), call.dry_run(None)?);
+        let applied = applied_object(call, target)?;
+        let record = Record::new(self, target);
+        let lay = |live: &Value| -> Result<Value, Status> {
+            let ty = Type::Message(target.resource.message);
+            let result =
+                apply::apply(ty, live, &applied, &record.writer(call, target), force).map_err(refused)?;
+            codec::normalize(target.resource.message, &result)
+                .map_err(|error| Status::bad_request(error.to_string()))
+        };
+        let update = Update { kind, dry_run };
+        let written = match self.update(call, target, update, &mut |old| lay(old)).await {
+            Err(status)
+                if status.code == 404 && kind == UpdateKind::Main && meta::uid(&applied).is_empty() =>
+            {
+                let mut nothing = Value::Object(serde_json::Map::new());
+                meta::set_kind(&mut nothing, &record.api_version, target.resource.kind);
+                meta::set_name(&mut nothing, &target.name);
+                meta::set_namespace(&mut nothing, &target.namespace);
+                self.create(call, target, lay(&nothing)?, dry_run).await?
+            }
+            other => other?,
+        };
+        let code = if written.created { 201 } else { 200 };
+        call.object(target.resource, self.now(), code, &written.kv)
+    }
+}
+
+/// The applied configuration as it was sent: nothing is filled in, since what is there is what the manager owns.
+fn applied_object(call: &Call, target: &Target) -> Result<Value, Status> {
+    let decoded = codec::decode_yaml(&call.body)
+        .map_err(|error| Status::bad_request(format!("error decoding YAML: {error}")))?;
+    let mut applied = decoded.value.clone();
+    let api_version = target.resource.api_version();
+    if meta::api_version(&applied) != api_version || meta::kind(&applied) != target.resource.kind {
+        return Err(Status::bad_request(format!(
+            "invalid object type: expected {api_version}, Kind={}, got {}, Kind={}",
+            target.resource.kind,
+            meta::api_version(&applied),
+            meta::kind(&applied)
+        )));
+    }
+    let expected =
+        Expected { message: target.resource.message, api_version: &api_version, kind: target.resource.kind };
+    let report = schema::check_document(expected.message, &decoded, &call.body);
+    decode::judge(call, &applied, report, expected)?;
+    schema::prune_unknown(expected.message, &mut applied);
+    settle_namespace(&mut applied, target)?;
+    if meta::name(&applied).is_empty() {
+        meta::set_name(&mut applied, &target.name);
+    }
+    if meta::name(&applied) != target.name {
+        return Err(Status::bad_request(format!(
+            "name in URL does not match name in the body: {} != {}",
+            target.name,
+            meta::name(&applied)
+        )));
+    }
+    Ok(applied)
+}
+
+/// A failed apply: each conflict is a cause.
+fn refused(error: PatchError) -> Status {
+    let PatchError::Conflicts(conflicts) = &error else { return super::patch::refused(error) };
+    let mut status = Status::failure(409, "Conflict", error.to_string());
+    for Conflict { manager, field } in conflicts {
+        status = status.with_cause("FieldManagerConflict", &format!("conflict with {manager}"), field);
+    }
+    status
+}
