@@ -1,15 +1,124 @@
-//! Custom resources under their structural schema (`openAPIV3Schema`): pruning, defaults, validation
-//! (upstream: `apiextensions-apiserver/pkg/apiserver/schema` and `kube-openapi/pkg/validation`).
+//! Custom resources under their structural schema (`openAPIV3Schema`): pruning, defaults, validation with CEL rules
+//! (upstream: `apiextensions-apiserver/pkg/apiserver/schema` and `kube-openapi/pkg/validation`; KEP-2876).
 //!
-//! CEL rules (`x-kubernetes-validations`) are not evaluated here.
+//! Build a [`CustomSchema`] once per version of a definition and share it.
 
 use crate::errors::{At, Errors};
 use crate::look::Look;
-use api_types::field::FieldError;
+use api_types::field::{ErrorType, FieldError};
+use kube_cel::{CompiledSchema, Validator, compile_schema};
+use regex::Regex;
 use serde_json::{Map, Value};
+use std::collections::HashMap;
 
 /// Fields that every object has whatever its schema says.
 const META: &[&str] = &["apiVersion", "kind", "metadata"];
+
+/// Most bytes a compiled pattern may take.
+const MAX_PATTERN_BYTES: usize = 1024 * 1024;
+
+/// A schema with its patterns and CEL rules compiled.
+#[derive(Debug)]
+pub struct CustomSchema {
+    schema: Value,
+    rules: CompiledSchema,
+    patterns: Patterns,
+}
+
+type Patterns = HashMap<String, Regex>;
+
+thread_local! {
+    /// Has the CEL functions registered; cannot be shared between threads.
+    static VALIDATOR: Validator = Validator::new();
+}
+
+impl CustomSchema {
+    /// Compiles an `openAPIV3Schema`. Patterns that are no regular expression are not checked, as upstream.
+    pub fn new(schema: Value) -> CustomSchema {
+        let mut patterns = Patterns::new();
+        collect_patterns(&schema, &mut patterns);
+        CustomSchema { rules: compile_schema(&schema), patterns, schema }
+    }
+
+    /// The schema it was made of.
+    pub fn schema(&self) -> &Value {
+        &self.schema
+    }
+
+    /// [`prune`] with this schema.
+    pub fn prune(&self, object: &mut Value) -> Vec<String> {
+        prune(&self.schema, object)
+    }
+
+    /// [`default`] with this schema.
+    pub fn default(&self, object: &mut Value) {
+        default(&self.schema, object);
+    }
+
+    /// Errors of an object, and of the change from `old` where rules speak of it. CEL rules run only on what fits the
+    /// schema otherwise.
+    pub fn validate(&self, object: &Value, old: Option<&Value>) -> Vec<FieldError> {
+        let mut errors = Errors::new();
+        check(&self.schema, object, At::root(""), &self.patterns, &mut errors);
+        if !errors.is_empty() {
+            return errors.done();
+        }
+        let failed = VALIDATOR.with(|v| v.validate_compiled(&self.rules, object, old));
+        failed
+            .err()
+            .map_or_else(Vec::new, |all| all.into_vec().iter().map(|e| rule_error(object, e)).collect())
+    }
+}
+
+fn collect_patterns(schema: &Value, patterns: &mut Patterns) {
+    match schema {
+        Value::Object(map) => {
+            if let Some(Value::String(text)) = map.get("pattern")
+                && !patterns.contains_key(text)
+                && let Ok(regex) = regex::RegexBuilder::new(text).size_limit(MAX_PATTERN_BYTES).build()
+            {
+                patterns.insert(text.clone(), regex);
+            }
+            map.values().for_each(|child| collect_patterns(child, patterns));
+        }
+        Value::Array(items) => items.iter().for_each(|child| collect_patterns(child, patterns)),
+        _ => {}
+    }
+}
+
+/// A failed CEL rule; the value shown is the type of what the rule stands at.
+fn rule_error(object: &Value, error: &kube_cel::ValidationError) -> FieldError {
+    let ty = match error.reason.as_deref() {
+        Some("FieldValueForbidden") => ErrorType::Forbidden,
+        Some("FieldValueRequired") => ErrorType::Required,
+        Some("FieldValueDuplicate") => ErrorType::Duplicate,
+        _ => ErrorType::Invalid,
+    };
+    let field = error.field_path.trim_start_matches('.').to_owned();
+    let shown = type_name(find(object, &field));
+    FieldError {
+        field: if field.is_empty() { "<nil>".to_owned() } else { field },
+        ty,
+        bad_value: Value::from(shown),
+        detail: error.message.clone(),
+        origin: "",
+    }
+}
+
+/// The value at a path like `spec.items[0].name`.
+fn find<'a>(object: &'a Value, path: &str) -> &'a Value {
+    let mut here = object;
+    for step in path.split(['.', '[']).filter(|s| !s.is_empty()) {
+        let step = step.trim_end_matches(']');
+        here = match here {
+            Value::Array(items) => {
+                step.parse().ok().and_then(|i: usize| items.get(i)).unwrap_or(&Value::Null)
+            }
+            other => other.key(step.trim_matches(['"', '\''])),
+        };
+    }
+    here
+}
 
 /// Removes what the schema does not name, and gives the paths of it (for strict and warning field validation).
 pub fn prune(schema: &Value, object: &mut Value) -> Vec<String> {
@@ -90,13 +199,6 @@ pub fn default(schema: &Value, value: &mut Value) {
     }
 }
 
-/// Errors of an object under its schema.
-pub fn validate(schema: &Value, object: &Value) -> Vec<FieldError> {
-    let mut errors = Errors::new();
-    check(schema, object, At::root(""), &mut errors);
-    errors.done()
-}
-
 fn type_name(value: &Value) -> &'static str {
     match value {
         Value::Null => "null",
@@ -118,7 +220,7 @@ fn is_of(wanted: &str, value: &Value) -> bool {
     }
 }
 
-fn check(schema: &Value, value: &Value, at: At<'_>, errors: &mut Errors) {
+fn check(schema: &Value, value: &Value, at: At<'_>, patterns: &Patterns, errors: &mut Errors) {
     if value.is_null() && schema.flag("nullable") {
         return;
     }
@@ -138,13 +240,13 @@ fn check(schema: &Value, value: &Value, at: At<'_>, errors: &mut Errors) {
         errors.not_supported(at, value.clone(), &names);
     }
     match value {
-        Value::Object(map) => object_checks(schema, map, value, at, errors),
-        Value::Array(items) => list_checks(schema, items, value, at, errors),
-        Value::String(text) => text_checks(schema, text, at, errors),
+        Value::Object(map) => object_checks(schema, map, at, patterns, errors),
+        Value::Array(items) => list_checks(schema, items, at, patterns, errors),
+        Value::String(text) => text_checks(schema, text, at, patterns, errors),
         Value::Number(_) => number_checks(schema, value, at, errors),
         _ => {}
     }
-    combined(schema, value, at, errors);
+    combined(schema, value, at, patterns, errors);
 }
 
 fn wrong_type(wanted: &str, value: &Value, at: At<'_>, errors: &mut Errors) {
@@ -153,7 +255,13 @@ fn wrong_type(wanted: &str, value: &Value, at: At<'_>, errors: &mut Errors) {
     errors.type_invalid(at, found, text);
 }
 
-fn object_checks(schema: &Value, map: &Map<String, Value>, value: &Value, at: At<'_>, errors: &mut Errors) {
+fn object_checks(
+    schema: &Value,
+    map: &Map<String, Value>,
+    at: At<'_>,
+    patterns: &Patterns,
+    errors: &mut Errors,
+) {
     for name in schema.items("required").iter().filter_map(Value::as_str) {
         if !map.contains_key(name) {
             errors.required(at.at(name), "");
@@ -161,7 +269,11 @@ fn object_checks(schema: &Value, map: &Map<String, Value>, value: &Value, at: At
     }
     let count = map.len();
     if let Some(least) = schema.int_opt("minProperties").filter(|n| (count as i64) < *n) {
-        errors.invalid(at, value.clone(), format!("{at} in body should have at least {least} properties"));
+        errors.invalid(
+            at,
+            Value::Object(map.clone()),
+            format!("{at} in body should have at least {least} properties"),
+        );
     }
     if let Some(most) = schema.int_opt("maxProperties").filter(|n| (count as i64) > *n) {
         errors.too_many(at, count, usize::try_from(most).unwrap_or(0));
@@ -169,23 +281,27 @@ fn object_checks(schema: &Value, map: &Map<String, Value>, value: &Value, at: At
     let (properties, more) = (schema.at("properties"), schema.at("additionalProperties"));
     for (key, child) in map {
         if let Some(inner) = properties.get(key) {
-            check(inner, child, at.at(key), errors);
+            check(inner, child, at.at(key), patterns, errors);
         } else if more.is_object() {
-            check(more, child, at.at(key), errors);
+            check(more, child, at.at(key), patterns, errors);
         }
     }
 }
 
-fn list_checks(schema: &Value, items: &[Value], value: &Value, at: At<'_>, errors: &mut Errors) {
+fn list_checks(schema: &Value, items: &[Value], at: At<'_>, patterns: &Patterns, errors: &mut Errors) {
     if let Some(least) = schema.int_opt("minItems").filter(|n| (items.len() as i64) < *n) {
-        errors.invalid(at, value.clone(), format!("{at} in body should have at least {least} items"));
+        errors.invalid(
+            at,
+            Value::Array(items.to_vec()),
+            format!("{at} in body should have at least {least} items"),
+        );
     }
     if let Some(most) = schema.int_opt("maxItems").filter(|n| (items.len() as i64) > *n) {
         errors.too_many(at, items.len(), usize::try_from(most).unwrap_or(0));
     }
     let inner = schema.at("items");
     for (i, item) in items.iter().enumerate() {
-        check(inner, item, at.index(i), errors);
+        check(inner, item, at.index(i), patterns, errors);
     }
     unique(schema, items, at, errors);
 }
@@ -211,7 +327,7 @@ fn unique(schema: &Value, items: &[Value], at: At<'_>, errors: &mut Errors) {
     }
 }
 
-fn text_checks(schema: &Value, text: &str, at: At<'_>, errors: &mut Errors) {
+fn text_checks(schema: &Value, text: &str, at: At<'_>, patterns: &Patterns, errors: &mut Errors) {
     let count = text.chars().count();
     if let Some(least) = schema.int_opt("minLength").filter(|n| (count as i64) < *n) {
         errors.invalid(at, text, format!("{at} in body should be at least {least} chars long"));
@@ -220,7 +336,7 @@ fn text_checks(schema: &Value, text: &str, at: At<'_>, errors: &mut Errors) {
         errors.too_long(at, usize::try_from(most).unwrap_or(0));
     }
     let pattern = schema.text("pattern");
-    if !pattern.is_empty() && regex::Regex::new(pattern).is_ok_and(|re| !re.is_match(text)) {
+    if patterns.get(pattern).is_some_and(|regex| !regex.is_match(text)) {
         errors.invalid(at, text, format!("{at} in body should match '{pattern}'"));
     }
     let form = schema.text("format");
@@ -270,14 +386,14 @@ fn number_checks(schema: &Value, value: &Value, at: At<'_>, errors: &mut Errors)
     }
 }
 
-fn combined(schema: &Value, value: &Value, at: At<'_>, errors: &mut Errors) {
+fn combined(schema: &Value, value: &Value, at: At<'_>, patterns: &Patterns, errors: &mut Errors) {
     let good = |part: &Value| {
         let mut found = Errors::new();
-        check(part, value, at, &mut found);
+        check(part, value, at, patterns, &mut found);
         found.is_empty()
     };
     for part in schema.items("allOf") {
-        check(part, value, at, errors);
+        check(part, value, at, patterns, errors);
     }
     let any = schema.items("anyOf");
     if !any.is_empty() && !any.iter().any(good) {
@@ -311,7 +427,11 @@ mod tests {
     }
 
     fn faults(properties: Value, spec: Value) -> Vec<String> {
-        validate(&schema(properties), &json!({"spec": spec})).iter().map(ToString::to_string).collect()
+        CustomSchema::new(schema(properties))
+            .validate(&json!({"spec": spec}), None)
+            .iter()
+            .map(ToString::to_string)
+            .collect()
     }
 
     #[test]
@@ -366,6 +486,20 @@ mod tests {
             faults(size, json!({"size": 1, "name": "A"})),
             ["spec.name: Invalid value: \"A\": spec.name in body should match '^[a-z]+$'"]
         );
+    }
+
+    #[test]
+    fn rules_in_cel() {
+        let schema = CustomSchema::new(json!({"type": "object", "properties": {"spec": {"type": "object",
+            "x-kubernetes-validations": [{"rule": "self.min <= self.max", "message": "min must not be above max"},
+                {"rule": "self.max >= oldSelf.max", "message": "max may not fall", "reason": "FieldValueForbidden"}],
+            "properties": {"min": {"type": "integer"}, "max": {"type": "integer"}}}}}));
+        let of = |min: i64, max: i64| json!({"spec": {"min": min, "max": max}});
+        assert!(schema.validate(&of(1, 2), None).is_empty());
+        let found = schema.validate(&of(3, 2), None);
+        assert_eq!(found[0].to_string(), "spec: Invalid value: \"object\": min must not be above max");
+        let found = schema.validate(&of(1, 2), Some(&of(1, 5)));
+        assert_eq!(found[0].to_string(), "spec: Forbidden: max may not fall");
     }
 
     #[test]

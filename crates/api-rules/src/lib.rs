@@ -31,6 +31,7 @@ mod rules;
 pub mod strategy;
 mod warnings;
 
+pub use custom::CustomSchema;
 pub use kinds::pod::{validate_binding, validate_ephemeral_containers_update, validate_resize};
 pub use rules::{Rules, custom_rules, rules, rules_of};
 pub use warnings::deprecation;

@@ -400,6 +400,8 @@ fn validations(schema: &Value, at: At<'_>, errors: &mut Errors) {
         let (text, message) = (rule.text("rule"), rule.text("message"));
         if text.trim().is_empty() {
             errors.required(at.at("rule"), "rule is not specified");
+        } else if let Err(problem) = kube_cel::cel::Program::compile(text) {
+            errors.invalid(at.at("rule"), text, format!("compilation failed: {problem}"));
         }
         if rule.has("message") && message.trim().is_empty() {
             errors.invalid(at.at("message"), message, "must be non-empty if specified");
@@ -575,6 +577,21 @@ mod tests {
             [
                 "spec.versions[0].schema.openAPIV3Schema.properties[a].x-kubernetes-list-map-keys: Required value: must not be empty if x-kubernetes-list-type is map"
             ]
+        );
+    }
+
+    #[test]
+    fn rules_compile() {
+        let schema = json!({"type": "object", "x-kubernetes-validations": [{"rule": "self.size > 0"}, {"rule": "self.size >"}]});
+        let found = check(
+            json!({"spec.versions": [{"name": "v1", "served": true, "storage": true, "schema": {"openAPIV3Schema": schema}}]}),
+        );
+        assert_eq!(found.len(), 1, "{found:?}");
+        assert!(
+            found[0].contains(
+                "x-kubernetes-validations[1].rule: Invalid value: \"self.size >\": compilation failed"
+            ),
+            "{found:?}"
         );
     }
 
