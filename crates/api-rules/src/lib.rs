@@ -4,8 +4,10 @@
 //! `kind` set, already checked against their schema; time and generated names come in as arguments.
 //!
 //! [`rules`] gives the rules of a kind. The order in which an API server calls them for a create:
-//! [`meta::fill_system_fields`], `default`, `prepare_create`, `validate`, `warnings`; for an update: `default`,
-//! `prepare_update` (or `prepare_status_update`), `validate_update` (or `validate_status_update`), `warnings`.
+//! `default`, [`meta::fill_system_fields`], [`patch::apply::update`] (ownership), `prepare_create`, `validate`,
+//! `warnings`; for an update: `default`, [`patch::apply::update`], `prepare_update` (or `prepare_status_update`),
+//! `validate_update` (or `validate_status_update`), `warnings`, [`patch::apply::keep_times`]. Custom resources have
+//! [`custom_rules`] for their metadata and a [`CustomSchema`] for the rest.
 //!
 //! Invariants: a rule never fails and never panics, whatever the tree holds: a field of another type reads as its
 //! zero value. Defaulting is idempotent. Error texts, field paths and the order of alternatives are upstream's

@@ -168,6 +168,24 @@ fn validate_finalizers(meta: &Value, errors: &mut Errors) {
     }
 }
 
+/// Group and version of the object.
+pub fn group_version(object: &Value) -> (&str, &str) {
+    let both = object.text("apiVersion");
+    both.split_once('/').unwrap_or(("", both))
+}
+
+/// Finalizers of built-in kinds have a domain, unless they are Kubernetes' own.
+pub fn validate_qualified_finalizers(object: &Value, errors: &mut Errors) {
+    let list = META.at("finalizers");
+    for (i, name) in object.items("metadata.finalizers").iter().enumerate() {
+        let name = name.as_str().unwrap_or("");
+        if !name.contains('/') && !matches!(name, "kubernetes" | "orphan" | "foregroundDeletion") {
+            let text = "name is neither a standard finalizer name nor is it fully qualified";
+            errors.invalid(list.index(i), name, text);
+        }
+    }
+}
+
 fn validate_managed_fields(entries: &[Value], errors: &mut Errors) {
     let list = META.at("managedFields");
     for (i, entry) in entries.iter().enumerate() {

@@ -141,6 +141,7 @@ fn validate(object: &Value, namespaced: bool) -> Vec<FieldError> {
     let rules = kind_rules(object);
     let mut errors = Errors::new();
     meta::validate(object, namespaced, rules.names, &mut errors);
+    finalizers(object, &mut errors);
     (rules.validate)(object, &mut errors);
     errors.done()
 }
@@ -167,7 +168,19 @@ fn update_of_metadata(new: &Value, old: &Value, namespaced: bool, names: NameFor
     // A name that was good once stays good: formats are checked on create only.
     let names = if names == NameFormat::Own { names } else { NameFormat::PathSegment };
     meta::validate(new, namespaced, names, &mut errors);
+    finalizers(new, &mut errors);
     errors
+}
+
+/// Groups whose kinds take finalizers of any form, as custom resources do.
+const FREE_FINALIZERS: &[&str] =
+    &["apiextensions.k8s.io", "apiregistration.k8s.io", "admissionregistration.k8s.io"];
+
+fn finalizers(object: &Value, errors: &mut Errors) {
+    let (group, version) = meta::group_version(object);
+    if rules_of(group, version, kind(object)).is_some() && !FREE_FINALIZERS.contains(&group) {
+        meta::validate_qualified_finalizers(object, errors);
+    }
 }
 
 #[cfg(test)]

@@ -7,6 +7,7 @@ use super::{Kind, selector, storage};
 use crate::errors::{At, Errors};
 use crate::look::{Look, object_mut, same};
 use crate::meta::NameFormat;
+use api_types::selector::LabelSelector;
 use serde_json::Value;
 
 const APPS: &str = "apps";
@@ -46,6 +47,10 @@ pub(super) static KINDS: &[Kind] = &[
 fn lasting_template(spec: &Value, kind: &str, selector: &Value, errors: &mut Errors) {
     let at = SPEC.at("template");
     let pod = spec.at("template");
+    if LabelSelector::from_value(selector).is_err() {
+        errors.invalid(SPEC.at("selector"), selector.clone(), "invalid label selector");
+        return;
+    }
     if !selector.is_null() {
         selector::matches_template(selector, pod, at, errors);
     }

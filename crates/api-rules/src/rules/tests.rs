@@ -60,6 +60,22 @@ fn custom_resources_are_checked_by_their_metadata() {
 }
 
 #[test]
+fn finalizers_of_built_in_kinds_have_a_domain() {
+    let of = |api_version: &str, kind: &str| {
+        json!({"apiVersion": api_version, "kind": kind,
+        "metadata": {"name": "a", "namespace": "n", "finalizers": ["x", "foregroundDeletion", "a.b/c"]}})
+    };
+    let found = (rules_of("", "v1", "ConfigMap").unwrap().validate)(&of("v1", "ConfigMap"));
+    assert_eq!(
+        found.iter().map(ToString::to_string).collect::<Vec<_>>(),
+        [
+            "metadata.finalizers[0]: Invalid value: \"x\": name is neither a standard finalizer name nor is it fully qualified"
+        ]
+    );
+    assert!((custom_rules(true).validate)(&of("x.io/v1", "Widget")).is_empty());
+}
+
+#[test]
 fn flags_of_kinds() {
     let of = |group: &str, kind: &str| rules_of(group, "v1", kind).unwrap();
     assert!(of("", "Pod").graceful_delete.is_some() && of("", "Service").graceful_delete.is_none());

@@ -67,6 +67,16 @@ fn deployments() {
     ] {
         assert_eq!(check("Deployment", changes), [want]);
     }
+    assert_eq!(
+        check(
+            "Deployment",
+            json!({"spec.selector": {"matchExpressions": [{"key": "a", "operator": "Odd"}]}})
+        ),
+        [
+            "spec.selector.matchExpressions[0].operator: Invalid value: \"Odd\": not a valid selector operator",
+            "spec.selector: Invalid value: {\"matchExpressions\":[{\"key\":\"a\",\"operator\":\"Odd\"}]}: invalid label selector",
+        ]
+    );
     assert_eq!(check("Deployment", json!({"spec.selector": null})), ["spec.selector: Required value"]);
 }
 
