@@ -1,7 +1,7 @@
 //! Table columns and cells of every kind, as `kubectl get` prints them (upstream:
 //! `pkg/printers/internalversion/printers.go`).
 //!
-//! All columns are always sent; the priority is for the client. Most cells are data ([`Cell`]); the rest are
+//! All columns are always sent; the priority is for the client. Most cells are data (`Cell`); the rest are
 //! functions in the files of this folder.
 
 mod admin;

@@ -1,5 +1,5 @@
 //! Version defaulting: one walker driven by `data/defaults.txt`, with the conditional rules hand-written in
-//! [`special`]. Idempotent: a second pass changes nothing.
+//! `special`. Idempotent: a second pass changes nothing.
 //!
 //! Runs after decoding a request and again on objects read from the store, since defaults may have been added
 //! since they were written.
