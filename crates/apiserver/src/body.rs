@@ -17,6 +17,9 @@ pub type Body = http_body_util::combinators::UnsyncBoxBody<Bytes, BoxError>;
 /// The largest request body in bytes (upstream's `MaxRequestBodyBytes`).
 pub const MAX_BODY_BYTES: usize = 3 << 20;
 
+/// Bytes of a body that is too large that are still taken.
+const MAX_DROPPED_BYTES: usize = 64 << 20;
+
 /// A body that is there.
 pub fn full(bytes: impl Into<Bytes>) -> Body {
     Full::new(bytes.into()).map_err(|never: Infallible| match never {}).boxed_unsync()
@@ -33,7 +36,8 @@ where
 
 /// Why a body was not read.
 pub(crate) enum ReadError {
-    TooLarge,
+    /// Larger than the limit; what is left of it.
+    TooLarge(Body),
     Broken(BoxError),
 }
 
@@ -44,7 +48,7 @@ pub(crate) async fn read_up_to(mut body: Body, limit: usize) -> Result<Bytes, Re
     while let Some(frame) = body.frame().await {
         let Ok(data) = frame.map_err(ReadError::Broken)?.into_data() else { continue };
         if first.len() + whole.as_ref().map_or(0, BytesMut::len) + data.len() > limit {
-            return Err(ReadError::TooLarge);
+            return Err(ReadError::TooLarge(body));
         }
         match &mut whole {
             // Most bodies come in one piece, which is not copied.
@@ -60,12 +64,23 @@ pub(crate) async fn read_up_to(mut body: Body, limit: usize) -> Result<Bytes, Re
     Ok(whole.map_or(first, BytesMut::freeze))
 }
 
-/// Reads a request's body, up to [`MAX_BODY_BYTES`].
+/// Reads a request's body, up to [`MAX_BODY_BYTES`]. The rest of a larger one is taken and dropped, so that the client
+/// has sent it all when it reads the answer.
 pub(crate) async fn read(body: Body) -> Result<Bytes, Status> {
-    read_up_to(body, MAX_BODY_BYTES).await.map_err(|error| match error {
-        ReadError::TooLarge => Status::request_entity_too_large(format_args!("limit is {MAX_BODY_BYTES}")),
-        ReadError::Broken(error) => Status::bad_request(error.to_string()),
-    })
+    match read_up_to(body, MAX_BODY_BYTES).await {
+        Ok(bytes) => Ok(bytes),
+        Err(ReadError::Broken(error)) => Err(Status::bad_request(error.to_string())),
+        Err(ReadError::TooLarge(mut rest)) => {
+            let mut dropped = 0;
+            while let Some(Ok(frame)) = rest.frame().await {
+                dropped += frame.data_ref().map_or(0, Bytes::len);
+                if dropped > MAX_DROPPED_BYTES {
+                    break;
+                }
+            }
+            Err(Status::request_entity_too_large(format_args!("limit is {MAX_BODY_BYTES}")))
+        }
+    }
 }
 
 /// A response with a body of one type.

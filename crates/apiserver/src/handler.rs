@@ -47,6 +47,8 @@ impl Api {
             request.headers().get(header::ACCEPT).and_then(|value| value.to_str().ok()).unwrap_or_default();
         let media = negotiate::accept(accept, false).unwrap_or(Media::JSON);
         let limit = if info.is_long_running() { None } else { Some(REQUEST_TIMEOUT) };
+        let compressible =
+            crate::compress::is_wanted(request.headers()) && matches!(info.verb, "get" | "list");
         let labels = Labels::of(&info);
         let answer = self.clone().answer(request, info, query, origin);
         let answer = match limit {
@@ -56,6 +58,9 @@ impl Api {
             }),
         };
         let mut response = answer.unwrap_or_else(|status| status_response(&status, media));
+        if compressible {
+            response = crate::compress::response(response).await;
+        }
         let id = format!("{:016x}", AUDIT.fetch_add(1, Ordering::Relaxed));
         body::set_header(&mut response, header::HeaderName::from_static("audit-id"), &id);
         if !response.headers().contains_key(header::CACHE_CONTROL) {
@@ -145,7 +150,8 @@ impl Api {
             "/version" => return Ok(self.version()),
             "/metrics" => return Ok(self.metrics_text()),
             "" => return Ok(self.root()),
-            "/openid/v1/jwks" | "/.well-known/openid-configuration" => {}
+            "/openid/v1/jwks" => return Ok(self.authenticator.keys.jwks()),
+            "/.well-known/openid-configuration" => return Ok(self.authenticator.keys.configuration()),
             path if crate::authn::is_public(path) => return self.health(call).await,
             _ => {}
         }

@@ -23,6 +23,7 @@ mod authz;
 mod body;
 mod bootstrap;
 mod call;
+mod compress;
 mod config;
 mod convert;
 mod decode;

@@ -1,12 +1,14 @@
 //! Who is asking: client certificates and service account tokens.
 
 mod certificate;
+mod keys;
 mod token;
 
 use api_types::status::Status;
 use mvcc::View;
 
 pub(crate) use certificate::user_of;
+pub(crate) use keys::PublicKeys;
 pub(crate) use token::{Bound, Reference, Tokens};
 
 use crate::config::{BuildError, ServiceAccountKeys};
@@ -18,11 +20,13 @@ const PUBLIC: [&str; 4] = ["/healthz", "/livez", "/readyz", "/version"];
 /// Finds out who asks.
 pub(crate) struct Authenticator {
     pub tokens: Tokens,
+    pub keys: PublicKeys,
 }
 
 impl Authenticator {
     pub fn new(keys: &ServiceAccountKeys) -> Result<Self, BuildError> {
-        Ok(Self { tokens: Tokens::new(keys)? })
+        let public = PublicKeys::new(keys);
+        Ok(Self { tokens: Tokens::new(keys, public.id())?, keys: public })
     }
 
     /// The user of a request that came with these credentials.

@@ -100,15 +100,18 @@ pub(crate) enum TokenError {
 pub(crate) struct Tokens {
     signing: EncodingKey,
     verifying: Vec<DecodingKey>,
+    id: Option<String>,
     issuer: String,
 }
 
 impl Tokens {
-    pub fn new(keys: &ServiceAccountKeys) -> Result<Self, BuildError> {
+    /// `id`: the signing key's, for the head of tokens.
+    pub fn new(keys: &ServiceAccountKeys, id: Option<String>) -> Result<Self, BuildError> {
         let bad = |error: jsonwebtoken::errors::Error| BuildError::ServiceAccountKeys(error.to_string());
         let signing = EncodingKey::from_rsa_pem(&keys.signing_key).map_err(bad)?;
         let verifying = keys.public_keys.iter().map(|pem| DecodingKey::from_rsa_pem(pem).map_err(bad));
-        Ok(Self { signing, verifying: verifying.collect::<Result<_, _>>()?, issuer: keys.issuer.clone() })
+        let verifying = verifying.collect::<Result<_, _>>()?;
+        Ok(Self { signing, verifying, id, issuer: keys.issuer.clone() })
     }
 
     /// The audience of tokens that name none.
@@ -137,7 +140,8 @@ impl Tokens {
             jti: id,
             bound,
         };
-        jsonwebtoken::encode(&Header::new(Algorithm::RS256), &claims, &self.signing)
+        let header = Header { kid: self.id.clone(), typ: None, ..Header::new(Algorithm::RS256) };
+        jsonwebtoken::encode(&header, &claims, &self.signing)
     }
 
     /// Checks a token against the keys, the clock (`now` in milliseconds) and what it is bound to. Without

@@ -2,6 +2,7 @@
 
 mod aggregated;
 mod openapi;
+mod openapi_v2;
 mod plain;
 
 use api_types::Resource;

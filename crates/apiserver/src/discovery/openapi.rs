@@ -1,4 +1,4 @@
-//! OpenAPI v3 by group and version, OpenAPI v2 as one document; made when first asked for.
+//! OpenAPI v3 by group and version, made when first asked for; OpenAPI v2 as one document, made each time: few ask.
 
 use std::collections::HashMap;
 use std::sync::{Arc, OnceLock};
@@ -11,7 +11,7 @@ use parking_lot::Mutex;
 use serde_json::{Map, json};
 use sha2::{Digest, Sha256};
 
-use super::{aggregated, groups, is_served, versions};
+use super::{aggregated, groups, is_served, openapi_v2, versions};
 use crate::api::Api;
 use crate::body::{self, Body};
 use crate::call::Call;
@@ -84,30 +84,12 @@ fn index() -> Value {
     json!({"paths": paths})
 }
 
-/// All schemas in one OpenAPI v2 document; the paths are in v3 only.
-fn v2() -> String {
-    let mut definitions = Map::new();
-    for (group, version) in all() {
-        let document = openapi::document(group, version, &is_served).unwrap_or_default();
-        if let Some(Value::Object(schemas)) = document["components"].get("schemas").cloned() {
-            definitions.extend(schemas);
-        }
-    }
-    let document = json!({
-        "swagger": "2.0",
-        "info": {"title": "Kubernetes", "version": openapi::RELEASE},
-        "paths": {},
-        "definitions": definitions,
-    });
-    document.to_string().replace("#/components/schemas/", "#/definitions/")
-}
-
 impl Api {
     /// Answers `/openapi/…`; none for other paths.
     pub(crate) fn openapi(&self, call: &Call) -> Option<Result<Response<Body>, Status>> {
         let path = call.info.path.trim_matches('/').strip_prefix("openapi/")?;
         if path == "v2" {
-            return Some(json_only(call).map(|()| body::response(200, JSON, v2())));
+            return Some(v2(call));
         }
         if path == "v3" {
             return Some(json_only(call).map(|()| body::response(200, JSON, index().to_string())));
@@ -125,6 +107,16 @@ impl Api {
         }
         Some(Ok(response))
     }
+}
+
+fn v2(call: &Call) -> Result<Response<Body>, Status> {
+    let mut accepted = call.header(header::ACCEPT).split(',').map(negotiate::media_type);
+    if accepted.any(|media| media == openapi_v2::ASKED || media == openapi_v2::PROTOBUF) {
+        let document = openapi_v2::protobuf(&openapi_v2::document(all()));
+        return Ok(body::response(200, openapi_v2::PROTOBUF, document));
+    }
+    json_only(call)?;
+    Ok(body::response(200, JSON, openapi_v2::document(all()).to_string()))
 }
 
 /// The documents are offered as JSON only; clients that ask for protobuf name JSON behind it or fall back.
