@@ -30,29 +30,28 @@ pub async fn play(env: &Env, binary: &Path, scenario: &Scenario) -> Result<bool>
 struct Clients {
     writers: Vec<Record<Write>>,
     watchers: Vec<Record<Seen>>,
-    stop_writers: Shutdown,
-    stop: Shutdown,
-    tasks: TaskGroup,
+    writing: TaskGroup,
+    watching: TaskGroup,
 }
 
 impl Clients {
     fn start(env: &Env, cluster: &Cluster, interval: Duration) -> Self {
-        let stop = Shutdown::new();
-        let (stop_writers, tasks) = (stop.child(), TaskGroup::new("load", stop.clone()));
+        let writing = TaskGroup::new("writers", Shutdown::new());
+        let watching = TaskGroup::new("watchers", Shutdown::new());
         let endpoints: Vec<String> = (0..cluster.size()).map(|index| cluster.endpoint(index)).collect();
         let (mut writers, mut watchers) = (Vec::new(), Vec::new());
         for (number, endpoint) in endpoints.iter().enumerate() {
             let (writes, seen) = (Record::<Write>::default(), Record::<Seen>::default());
-            let stopped = stop_writers.clone();
+            let stopped = writing.shutdown().clone();
             let write =
                 load::write(env.clone(), number, endpoints.clone(), interval, writes.clone(), stopped);
-            tasks.spawn_detached(format!("writer-{number}"), write);
-            let watch = load::watch(env.clone(), endpoint.clone(), seen.clone(), stop.clone());
-            tasks.spawn_detached(format!("watcher-{number}"), watch);
+            writing.spawn_detached(format!("writer-{number}"), write);
+            let watch = load::watch(env.clone(), endpoint.clone(), seen.clone(), watching.shutdown().clone());
+            watching.spawn_detached(format!("watcher-{number}"), watch);
             writers.push(writes);
             watchers.push(seen);
         }
-        Self { writers, watchers, stop_writers, stop, tasks }
+        Self { writers, watchers, writing, watching }
     }
 
     fn writes(&self) -> Vec<Write> {
@@ -89,22 +88,22 @@ async fn run(env: &Env, binary: &Path, scenario: &Scenario) -> Result<Outcome> {
     let clients = Clients::start(env, &cluster, Duration::from_millis(scenario.load.interval_ms));
     env.clock.sleep(Duration::from_millis(scenario.load.before_ms)).await;
     let struck = targets(&cluster, scenario.fault.target).await?;
-    let at = strike(env, &mut cluster, scenario.fault, &struck).await?;
+    let (at, done) = strike(env, &mut cluster, scenario.fault, &struck).await?;
     env.clock.sleep(Duration::from_millis(scenario.load.after_ms)).await;
-    clients.stop_writers.trigger();
-    env.clock.sleep(Duration::from_millis(scenario.load.interval_ms * 4)).await;
+    clients.writing.shutdown().trigger();
+    clients.writing.clone().join(DRAIN).await?;
     let late = clients.drain(env).await;
     let (writes, seen) = (clients.writes(), clients.seen());
     if writes.is_empty() {
         bail!("nothing was written:\n{}", cluster.last_words());
     }
-    clients.stop.trigger();
-    clients.tasks.join(DRAIN).await?;
+    clients.watching.shutdown().trigger();
+    clients.watching.join(DRAIN).await?;
     let mut wrong = check::all(&writes, &seen);
     wrong.extend(late);
     Ok(Outcome {
-        writes_resumed: writes_resumed(&writes, at),
-        watchers_resumed: watchers_resumed(&writes, &seen, at, &struck),
+        writes_resumed: writes_resumed(&writes, at, done),
+        watchers_resumed: watchers_resumed(&writes, &seen, (at, done), &struck),
         acknowledged: writes.iter().filter(|write| write.acknowledged.is_some()).count(),
         unknown: writes.iter().filter(|write| write.acknowledged.is_none()).count(),
         wrong,
@@ -120,8 +119,13 @@ async fn targets(cluster: &Cluster, target: Target) -> Result<Vec<usize>> {
     })
 }
 
-/// Strikes, waits and mends; when it struck.
-async fn strike(env: &Env, cluster: &mut Cluster, fault: Fault, struck: &[usize]) -> Result<Instant> {
+/// Strikes, waits and mends; when it began to strike, and when all were struck.
+async fn strike(
+    env: &Env,
+    cluster: &mut Cluster,
+    fault: Fault,
+    struck: &[usize],
+) -> Result<(Instant, Instant)> {
     let at = env.clock.monotonic();
     for &index in struck {
         match fault.kind {
@@ -129,6 +133,7 @@ async fn strike(env: &Env, cluster: &mut Cluster, fault: Fault, struck: &[usize]
             Kind::Pause => cluster.signal(index, Signal::SIGSTOP)?,
         }
     }
+    let done = env.clock.monotonic();
     env.clock.sleep(Duration::from_millis(fault.for_ms)).await;
     for &index in struck {
         match fault.kind {
@@ -136,11 +141,12 @@ async fn strike(env: &Env, cluster: &mut Cluster, fault: Fault, struck: &[usize]
             Kind::Pause => cluster.signal(index, Signal::SIGCONT)?,
         }
     }
-    Ok(at)
+    Ok((at, done))
 }
 
-fn writes_resumed(writes: &[Write], fault: Instant) -> Option<Duration> {
-    let after = writes.iter().filter(|write| write.begun > fault);
+/// Counts writes that were begun when all were struck: those before may have been answered by the dying.
+fn writes_resumed(writes: &[Write], fault: Instant, done: Instant) -> Option<Duration> {
+    let after = writes.iter().filter(|write| write.begun > done);
     let first = after.filter_map(|write| write.acknowledged).map(|(at, _)| at).min()?;
     Some(first - fault)
 }
@@ -149,10 +155,10 @@ fn writes_resumed(writes: &[Write], fault: Instant) -> Option<Duration> {
 fn watchers_resumed(
     writes: &[Write],
     seen: &[Vec<Seen>],
-    fault: Instant,
+    (fault, done): (Instant, Instant),
     struck: &[usize],
 ) -> Option<Duration> {
-    let made_after = writes.iter().filter(|write| write.begun > fault);
+    let made_after = writes.iter().filter(|write| write.begun > done);
     let first = made_after.filter_map(|write| write.acknowledged).map(|(_, revision)| revision).min()?;
     let all = struck.len() == seen.len();
     let watching = seen.iter().enumerate().filter(|(number, _)| all || !struck.contains(number));

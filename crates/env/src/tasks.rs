@@ -1,3 +1,4 @@
+use std::collections::BTreeMap;
 use std::error::Error;
 use std::future::Future;
 use std::sync::Arc;
@@ -23,12 +24,12 @@ pub enum TaskFailure {
         cause: String,
     },
     /// Tasks were still running at the deadline and were aborted.
-    #[error("{count} tasks of {group} did not stop in time")]
+    #[error("these tasks of {group} did not stop in time: {}", tasks.join(", "))]
     Deadline {
         /// The group's name.
         group: String,
-        /// How many tasks were aborted.
-        count: usize,
+        /// The tasks that were aborted.
+        tasks: Vec<String>,
     },
 }
 
@@ -47,6 +48,8 @@ struct Inner {
     shutdown: Shutdown,
     tasks: Mutex<JoinSet<()>>,
     failure: Mutex<Option<TaskFailure>>,
+    /// Names of the tasks that run, under the order of their start.
+    running: Mutex<BTreeMap<u64, String>>,
 }
 
 impl TaskGroup {
@@ -57,6 +60,7 @@ impl TaskGroup {
             shutdown,
             tasks: Mutex::new(JoinSet::new()),
             failure: Mutex::new(None),
+            running: Mutex::new(BTreeMap::new()),
         };
         Self { inner: Arc::new(inner) }
     }
@@ -92,7 +96,13 @@ impl TaskGroup {
     }
 
     fn adopt(&self, name: String, task: impl Future<Output = ()> + Send + 'static) {
-        let guard = PanicGuard { name, inner: self.inner.clone() };
+        let number = {
+            let mut running = self.inner.running.lock();
+            let number = running.last_key_value().map_or(0, |(last, _)| last + 1);
+            running.insert(number, name);
+            number
+        };
+        let guard = Guard { number, inner: self.inner.clone() };
         let mut tasks = self.inner.tasks.lock();
         while tasks.try_join_next().is_some() {}
         tasks.spawn(async move {
@@ -121,9 +131,9 @@ impl TaskGroup {
         if in_time {
             return Ok(());
         }
-        let count = tasks.len();
+        let late = self.inner.running.lock().values().cloned().collect();
         tasks.shutdown().await;
-        Err(TaskFailure::Deadline { group: self.inner.name.clone(), count })
+        Err(TaskFailure::Deadline { group: self.inner.name.clone(), tasks: late })
     }
 }
 
@@ -135,16 +145,17 @@ impl Inner {
     }
 }
 
-/// Reports a task that unwinds; dropped in any other way (end, abort) it says nothing.
-struct PanicGuard {
-    name: String,
+/// Ends with its task: takes the name off the list, and reports a task that unwinds.
+struct Guard {
+    number: u64,
     inner: Arc<Inner>,
 }
 
-impl Drop for PanicGuard {
+impl Drop for Guard {
     fn drop(&mut self) {
+        let name = self.inner.running.lock().remove(&self.number);
         if std::thread::panicking() {
-            self.inner.fail(std::mem::take(&mut self.name), "panicked".to_owned());
+            self.inner.fail(name.unwrap_or_default(), "panicked".to_owned());
         }
     }
 }
@@ -199,6 +210,6 @@ mod tests {
         group.spawn_detached("deaf", std::future::pending());
         group.shutdown().trigger();
         let failure = group.join(Duration::from_millis(20)).await.expect_err("late");
-        assert_eq!(failure.to_string(), "1 tasks of g did not stop in time");
+        assert_eq!(failure.to_string(), "these tasks of g did not stop in time: g/deaf");
     }
 }

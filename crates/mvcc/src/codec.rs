@@ -118,7 +118,7 @@ impl Command {
     }
 }
 
-pub(crate) fn unknown(what: &'static str, value: u8) -> DecodeError {
+fn unknown(what: &'static str, value: u8) -> DecodeError {
     DecodeError::Unknown { what, value: value.into() }
 }
 
@@ -137,7 +137,7 @@ pub(crate) fn take_members(bytes: Bytes) -> Result<Vec<MemberAttributes>, Decode
     Ok(members)
 }
 
-pub(crate) fn put_uint(out: &mut BytesMut, mut value: u64) {
+fn put_uint(out: &mut BytesMut, mut value: u64) {
     while value >= 0x80 {
         out.put_u8((value as u8) | 0x80);
         value >>= 7;
@@ -145,16 +145,16 @@ pub(crate) fn put_uint(out: &mut BytesMut, mut value: u64) {
     out.put_u8(value as u8);
 }
 
-pub(crate) fn put_int(out: &mut BytesMut, value: i64) {
+fn put_int(out: &mut BytesMut, value: i64) {
     put_uint(out, ((value << 1) ^ (value >> 63)) as u64);
 }
 
-pub(crate) fn put_bytes(out: &mut BytesMut, bytes: &[u8]) {
+fn put_bytes(out: &mut BytesMut, bytes: &[u8]) {
     put_uint(out, bytes.len() as u64);
     out.put_slice(bytes);
 }
 
-pub(crate) fn put_list<T>(out: &mut BytesMut, items: &[T], put: impl Fn(&mut BytesMut, &T)) {
+fn put_list<T>(out: &mut BytesMut, items: &[T], put: impl Fn(&mut BytesMut, &T)) {
     put_uint(out, items.len() as u64);
     items.iter().for_each(|item| put(out, item));
 }
@@ -257,14 +257,14 @@ fn flags(flags: [bool; 3]) -> u8 {
     flags.iter().enumerate().map(|(bit, &set)| u8::from(set) << bit).sum()
 }
 
-pub(crate) struct Reader(pub Bytes);
+struct Reader(Bytes);
 
 impl Reader {
-    pub(crate) fn byte(&mut self) -> Result<u8, DecodeError> {
+    fn byte(&mut self) -> Result<u8, DecodeError> {
         self.0.try_get_u8().map_err(|_| DecodeError::CutOff)
     }
 
-    pub(crate) fn uint(&mut self) -> Result<u64, DecodeError> {
+    fn uint(&mut self) -> Result<u64, DecodeError> {
         let mut value = 0u64;
         for shift in (0..64).step_by(7) {
             let byte = self.byte()?;
@@ -276,12 +276,12 @@ impl Reader {
         Err(DecodeError::Unknown { what: "integer longer than", value: 64 })
     }
 
-    pub(crate) fn int(&mut self) -> Result<i64, DecodeError> {
+    fn int(&mut self) -> Result<i64, DecodeError> {
         let value = self.uint()?;
         Ok((value >> 1) as i64 ^ -((value & 1) as i64))
     }
 
-    pub(crate) fn bytes(&mut self) -> Result<Bytes, DecodeError> {
+    fn bytes(&mut self) -> Result<Bytes, DecodeError> {
         let len = usize::try_from(self.uint()?).map_err(|_| DecodeError::CutOff)?;
         if len > self.0.len() {
             return Err(DecodeError::CutOff);
@@ -289,7 +289,7 @@ impl Reader {
         Ok(self.0.split_to(len))
     }
 
-    pub(crate) fn text(&mut self) -> Result<String, DecodeError> {
+    fn text(&mut self) -> Result<String, DecodeError> {
         String::from_utf8(self.bytes()?.into()).map_err(|_| DecodeError::Utf8)
     }
 
@@ -298,7 +298,7 @@ impl Reader {
         Ok([byte & 1 != 0, byte & 2 != 0, byte & 4 != 0])
     }
 
-    pub(crate) fn list<T>(
+    fn list<T>(
         &mut self,
         mut take: impl FnMut(&mut Self) -> Result<T, DecodeError>,
     ) -> Result<Vec<T>, DecodeError> {

@@ -13,9 +13,8 @@
 //!   applied index in one batch).
 //!
 //! Read `types.rs` (requests and answers), `index.rs`, `view.rs` (reading), `txn.rs` (writing), `lease.rs`,
-//! `machine.rs` (commands one by one), `codec.rs` and `answer.rs` (commands and answers as bytes), `record.rs` (versions as bytes), `engine.rs`.
+//! `machine.rs` (commands one by one), `codec.rs` (commands as bytes), `record.rs` (versions as bytes), `engine.rs`.
 
-mod answer;
 mod codec;
 mod engine;
 mod index;

@@ -27,6 +27,7 @@ fn meta_key(key: LogMeta) -> &'static [u8] {
         LogMeta::Committed => b"committed",
         LogMeta::Purged => b"purged",
         LogMeta::Identity => b"identity",
+        LogMeta::Boot => b"boot",
     }
 }
 

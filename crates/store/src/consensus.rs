@@ -5,20 +5,31 @@ use std::fmt;
 use std::io;
 
 use bytes::Bytes;
-use mvcc::Applied;
 use openraft::entry::EntryPayload;
 use openraft::impls::leader_id_std::LeaderId;
 use openraft::type_config::alias as of;
 use prost::Message as _;
 use protos::peer;
 
+use crate::sessions::{Origin, Sessions};
+
 /// A command on its way into the log, encoded.
 #[derive(Clone, PartialEq, Eq)]
-pub(crate) struct Proposal(pub Bytes);
+pub(crate) struct Proposal {
+    pub origin: Origin,
+    pub command: Bytes,
+}
 
 impl fmt::Debug for Proposal {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{} bytes", self.0.len())
+        write!(
+            f,
+            "{:x}/{}/{}: {} bytes",
+            self.origin.member,
+            self.origin.boot,
+            self.origin.number,
+            self.command.len()
+        )
     }
 }
 
@@ -37,7 +48,7 @@ pub(crate) struct Node {
 openraft::declare_raft_types!(
     pub(crate) TypeConfig:
         D = Proposal,
-        R = Option<Applied>,
+        R = (),
         NodeId = u64,
         Node = Node,
         LeaderId = LeaderId<u64, u64>,
@@ -118,10 +129,22 @@ pub(crate) fn stored_membership_from_wire(
     Ok(StoredMembership::new(stored.id.map(log_id_from_wire), membership))
 }
 
+pub(crate) fn proposal_to_wire(proposal: &Proposal) -> peer::Proposal {
+    let Origin { member, boot, number, settled } = proposal.origin;
+    let origin = Some(peer::Origin { member, boot, number, settled });
+    peer::Proposal { origin, command: proposal.command.clone() }
+}
+
+pub(crate) fn proposal_from_wire(proposal: peer::Proposal) -> Result<Proposal, io::Error> {
+    let origin = proposal.origin.ok_or_else(|| damaged("a proposal", "it has no origin"))?;
+    let peer::Origin { member, boot, number, settled } = origin;
+    Ok(Proposal { origin: Origin { member, boot, number, settled }, command: proposal.command })
+}
+
 pub(crate) fn entry_to_wire(entry: &Entry) -> peer::Entry {
     let payload = match &entry.payload {
         EntryPayload::Blank => None,
-        EntryPayload::Normal(proposal) => Some(peer::entry::Payload::Command(proposal.0.clone())),
+        EntryPayload::Normal(proposal) => Some(peer::entry::Payload::Proposal(proposal_to_wire(proposal))),
         EntryPayload::Membership(membership) => {
             Some(peer::entry::Payload::Membership(membership_to_wire(membership)))
         }
@@ -133,7 +156,7 @@ pub(crate) fn entry_from_wire(entry: peer::Entry) -> Result<Entry, io::Error> {
     let id = entry.id.ok_or_else(|| damaged("an entry", "it has no id"))?;
     let payload = match entry.payload {
         None => EntryPayload::Blank,
-        Some(peer::entry::Payload::Command(bytes)) => EntryPayload::Normal(Proposal(bytes)),
+        Some(peer::entry::Payload::Proposal(proposal)) => EntryPayload::Normal(proposal_from_wire(proposal)?),
         Some(peer::entry::Payload::Membership(membership)) => {
             EntryPayload::Membership(membership_from_wire(membership)?)
         }
@@ -154,7 +177,7 @@ pub(crate) fn decode_entry(bytes: Bytes) -> Result<Entry, io::Error> {
 pub(crate) fn entry_size(entry: &Entry) -> usize {
     const OVERHEAD: usize = 64;
     match &entry.payload {
-        EntryPayload::Normal(proposal) => OVERHEAD + proposal.0.len(),
+        EntryPayload::Normal(proposal) => OVERHEAD + proposal.command.len(),
         EntryPayload::Blank | EntryPayload::Membership(_) => OVERHEAD,
     }
 }
@@ -177,13 +200,25 @@ pub(crate) fn decode_log_id(bytes: Bytes) -> Result<LogId, io::Error> {
     Ok(log_id_from_wire(wire))
 }
 
-pub(crate) fn encode_membership(stored: &StoredMembership) -> Bytes {
-    stored_membership_to_wire(stored).encode_to_vec().into()
+/// What is kept beside the state machine's own state, in one piece.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Beside {
+    pub membership: StoredMembership,
+    pub sessions: Sessions,
 }
 
-pub(crate) fn decode_membership(bytes: Bytes) -> Result<StoredMembership, io::Error> {
-    let wire = peer::StoredMembership::decode(bytes).map_err(|error| damaged("the membership", error))?;
-    stored_membership_from_wire(wire)
+pub(crate) fn encode_beside(beside: &Beside) -> Bytes {
+    let membership = Some(stored_membership_to_wire(&beside.membership));
+    peer::Beside { membership, sessions: beside.sessions.to_wire() }.encode_to_vec().into()
+}
+
+pub(crate) fn decode_beside(bytes: Option<Bytes>) -> Result<Beside, io::Error> {
+    let Some(bytes) = bytes else { return Ok(Beside::default()) };
+    let wire = peer::Beside::decode(bytes).map_err(|error| damaged("the membership", error))?;
+    Ok(Beside {
+        membership: stored_membership_from_wire(wire.membership.unwrap_or_default())?,
+        sessions: Sessions::from_wire(wire.sessions),
+    })
 }
 
 #[cfg(test)]
@@ -198,7 +233,10 @@ mod tests {
         let membership = Membership::new(joint, nodes).expect("membership");
         let payloads = [
             EntryPayload::Blank,
-            EntryPayload::Normal(Proposal("command".into())),
+            EntryPayload::Normal(Proposal {
+                origin: Origin { member: 9, boot: 1, number: 7, settled: 5 },
+                command: "command".into(),
+            }),
             EntryPayload::Membership(membership),
         ];
         for payload in payloads {

@@ -20,7 +20,7 @@ use tonic::transport::{Certificate, ClientTlsConfig, Identity as TlsIdentity, Se
 
 use crate::barrier::{self, Waiter};
 use crate::config::{Identity, StoreConfig, Timing};
-use crate::consensus::{Node, Proposal, Raft};
+use crate::consensus::{self, Node, Proposal, Raft};
 use crate::error::{BuildError, StoreError};
 use crate::leadership::{self, Leadership};
 use crate::leases::LeaseTime;
@@ -28,6 +28,7 @@ use crate::log::Log;
 use crate::members::{ClusterId, Member};
 use crate::peers::{Client, Lane, MAX_MESSAGE, Peers};
 use crate::server::{self, PeerService};
+use crate::sessions::Outstanding;
 use crate::state::{Shared, StateMachine};
 use crate::storage::{LogBatch, LogEngine, LogMeta, Storage};
 use crate::watch::{WatchRequest, Watcher};
@@ -43,6 +44,8 @@ const MAX_REVOKES: usize = 256;
 const REVOKE_RETRY: Duration = Duration::from_secs(3);
 /// How long a leader that stops waits for another one.
 const TRANSFER_TIMEOUT: Duration = Duration::from_secs(1);
+/// How long calls of peers that are in flight may take at a stop.
+const DRAIN: Duration = Duration::from_millis(200);
 /// Pause while no leader is known.
 const LEADER_POLL: Duration = Duration::from_millis(10);
 
@@ -124,7 +127,10 @@ impl StoreConfig {
         let engine = storage.open_log().map_err(BuildError::Storage)?;
         check_identity(&*engine, &identity)?;
         let listener = listen(&self).await?;
-        let state = StateMachine::open(storage.clone(), env.clone()).map_err(BuildError::Storage)?;
+        let boot = count_boot(&*engine).map_err(BuildError::Storage)?;
+        let outstanding = Outstanding::new(identity.me, boot);
+        let state =
+            StateMachine::open(storage.clone(), env.clone(), outstanding).map_err(BuildError::Storage)?;
         let shared = state.shared();
         let log = Log::open(engine).map_err(BuildError::Storage)?;
         let (server_tls, client_tls) = tls(&self);
@@ -180,6 +186,22 @@ fn check_identity(engine: &dyn LogEngine, identity: &Identity) -> Result<(), Bui
             engine.write(batch).and_then(|()| engine.sync()).map_err(BuildError::Storage)
         }
     }
+}
+
+/// How often this folder was opened, this time included: what tells this process' proposals from those before.
+fn count_boot(engine: &dyn LogEngine) -> io::Result<u64> {
+    let last = match engine.meta(LogMeta::Boot)? {
+        Some(bytes) => {
+            let bytes =
+                bytes[..].try_into().map_err(|_| consensus::damaged("the boot count", "its length"))?;
+            u64::from_be_bytes(bytes)
+        }
+        None => 0,
+    };
+    let boot = Bytes::copy_from_slice(&(last + 1).to_be_bytes());
+    engine.write(LogBatch { meta: vec![(LogMeta::Boot, boot)], ..LogBatch::default() })?;
+    engine.sync()?;
+    Ok(last + 1)
 }
 
 async fn listen(config: &StoreConfig) -> Result<TcpListener, BuildError> {
@@ -247,6 +269,7 @@ fn serve_peers(
     inner: Arc<Inner>,
 ) -> Result<(), RunError> {
     let (cluster, me, shutdown) = (inner.cluster.0, inner.me, inner.shutdown.clone());
+    let clock = inner.env.clock.clone();
     let service = PeerServer::new(PeerService { inner })
         .max_decoding_message_size(MAX_MESSAGE)
         .max_encoding_message_size(MAX_MESSAGE);
@@ -258,8 +281,20 @@ fn serve_peers(
         server = server.tls_config(tls).map_err(|error| RunError::Serve(error.to_string()))?;
     }
     let incoming = TcpIncoming::from(listener).with_nodelay(Some(true));
-    let stop = async move { shutdown.wait().await };
-    tasks.spawn("peers", server.add_service(service).serve_with_incoming_shutdown(incoming, stop));
+    let stop = shutdown.clone();
+    let serve =
+        server.add_service(service).serve_with_incoming_shutdown(incoming, async move { stop.wait().await });
+    tasks.spawn("peers", async move {
+        // Calls in flight get a moment; a peer that keeps its end open does not hold up the stop.
+        let patience = async {
+            shutdown.wait().await;
+            clock.sleep(DRAIN).await;
+        };
+        tokio::select! {
+            served = serve => served,
+            () = patience => Ok(()),
+        }
+    });
     Ok(())
 }
 
@@ -326,18 +361,17 @@ async fn hand_over(inner: &Inner) {
 
 /// Tells the cluster this member's name and addresses, until it is told.
 async fn publish_attributes(inner: Arc<Inner>, attributes: MemberAttributes) {
-    loop {
+    while !inner.shutdown.is_triggered() {
         let view = inner.shared.view.load_full();
         if view.members().any(|known| **known == attributes) {
             return;
         }
-        let publish = inner.propose(Command::MemberAttributes(attributes.clone()));
-        tokio::select! {
-            result = publish => if let Err(error) = result {
-                tracing::debug!(%error, "cannot publish the member's addresses yet");
-                inner.env.clock.sleep(LEASE_TICK).await;
-            },
-            () = inner.shutdown.wait() => return,
+        if let Err(error) = inner.propose(Command::MemberAttributes(attributes.clone())).await {
+            tracing::debug!(%error, "cannot publish the member's addresses yet");
+            tokio::select! {
+                () = inner.env.clock.sleep(LEASE_TICK) => {}
+                () = inner.shutdown.wait() => return,
+            }
         }
     }
 }
@@ -352,7 +386,7 @@ async fn expire_leases(inner: Arc<Inner>) {
             continue;
         }
         let over = inner.shared.leases.lock().expired(inner.env.clock.monotonic(), MAX_REVOKES, REVOKE_RETRY);
-        let revokes = over.into_iter().map(|id| inner.propose_here(Command::LeaseRevoke { id }.encode()));
+        let revokes = over.into_iter().map(|id| inner.propose(Command::LeaseRevoke { id }));
         for result in futures::future::join_all(revokes).await {
             if let Err(error) = result {
                 tracing::debug!(%error, "a lease that is over could not be revoked yet");
@@ -397,44 +431,31 @@ impl Inner {
         }
     }
 
-    /// Proposes wherever the leader is, and waits until this replica has applied it too.
+    /// Proposes to whoever leads, again when the leader is lost, until this replica has applied it.
     pub async fn propose(&self, command: Command) -> Result<Applied, StoreError> {
-        let bytes = command.encode();
-        if bytes.len() > self.max_request_bytes + MAX_OVERHEAD {
+        let command = command.encode();
+        if command.len() > self.max_request_bytes + MAX_OVERHEAD {
             return Err(StoreError::TooLarge);
         }
+        let mut ticket = self.shared.outstanding.register();
+        let proposal = Proposal { origin: ticket.origin, command };
         let deadline = self.env.clock.monotonic() + self.timing.request_timeout();
-        loop {
-            let result = match self.leader() {
-                Some(leader) if leader == self.me => {
-                    self.propose_here(bytes.clone()).await.map(|(_, applied)| applied)
-                }
-                Some(leader) => self.propose_there(leader, bytes.clone(), deadline).await,
-                None => Err(StoreError::NoLeader),
-            };
-            match result {
-                // Surely not proposed: the next leader can have it.
-                Err(StoreError::NoLeader | StoreError::NotLeader) if self.shutdown.is_triggered() => {
-                    return Err(StoreError::Stopped);
-                }
-                Err(StoreError::NoLeader | StoreError::NotLeader)
-                    if self.env.clock.monotonic() < deadline =>
-                {
-                    self.wait_for_leader().await;
-                }
-                other => return other,
+        let mut attempts = Attempts { inner: self, proposal, may_be_in: false };
+        tokio::select! {
+            biased;
+            applied = &mut ticket.applied => applied.map_err(|_| StoreError::Stopped),
+            error = attempts.run() => Err(error),
+            () = self.env.clock.sleep_until(deadline) => {
+                Err(if attempts.may_be_in { StoreError::Timeout } else { StoreError::NoLeader })
             }
+            () = self.shutdown.wait() => Err(StoreError::Stopped),
         }
     }
 
-    /// Proposes as the leader: the entry's index and what it did.
-    pub async fn propose_here(&self, bytes: Bytes) -> Result<(u64, Applied), StoreError> {
+    /// Writes a proposal into the log as the leader. It is committed when this returns well.
+    pub async fn write_here(&self, proposal: Proposal) -> Result<(), StoreError> {
         self.check_apply_gap()?;
-        let write = self.raft.client_write(Proposal(bytes));
-        let written = tokio::time::timeout(self.timing.request_timeout(), write).await;
-        let written = written.map_err(|_| StoreError::Timeout)?.map_err(write_error)?;
-        let applied = written.data.ok_or(StoreError::Stopped)?;
-        Ok((written.log_id.index, applied))
+        self.raft.client_write(proposal).await.map(drop).map_err(write_error)
     }
 
     fn check_apply_gap(&self) -> Result<(), StoreError> {
@@ -444,19 +465,21 @@ impl Inner {
         if committed > applied + MAX_APPLY_GAP { Err(StoreError::TooManyRequests) } else { Ok(()) }
     }
 
-    async fn propose_there(
-        &self,
-        leader: u64,
-        command: Bytes,
-        deadline: Instant,
-    ) -> Result<Applied, StoreError> {
+    async fn write_there(&self, leader: u64, proposal: &Proposal) -> Result<(), StoreError> {
         let mut client = self.peer(leader, Lane::Forward)?;
-        let asked = tokio::time::timeout_at(deadline, client.propose(peer::ProposeRequest { command })).await;
-        let answer = asked.map_err(|_| StoreError::Timeout)?;
-        let answer = answer.map_err(|status| server::error_from_status(&status))?.into_inner();
-        self.wait_applied(answer.index, deadline).await?;
-        Applied::decode(answer.applied)
-            .map_err(|error| StoreError::Mvcc(mvcc::MvccError::Engine(error.to_string())))
+        let proposal = Some(consensus::proposal_to_wire(proposal));
+        let asked = client.propose(peer::ProposeRequest { proposal }).await;
+        asked.map(drop).map_err(|status| server::error_from_status(&status))
+    }
+
+    /// Returns when `leader` does not lead any more, as far as is known here.
+    async fn leader_changed(&self, leader: u64) {
+        let mut metrics = self.raft.metrics();
+        while metrics.borrow_watched().current_leader == Some(leader) {
+            if metrics.changed().await.is_err() {
+                return;
+            }
+        }
     }
 
     /// Renews a lease as the leader. A leader that was replaced must not renew: a quorum is asked first.
@@ -514,6 +537,46 @@ impl Inner {
     }
 }
 
+/// The sending of one proposal.
+struct Attempts<'a> {
+    inner: &'a Inner,
+    proposal: Proposal,
+    /// Whether a copy may be in a leader's log.
+    may_be_in: bool,
+}
+
+impl Attempts<'_> {
+    /// Sends copies until one is committed, and then waits to be dropped; returns only what sending again cannot mend.
+    async fn run(&mut self) -> StoreError {
+        loop {
+            let Some(leader) = self.inner.leader() else {
+                self.inner.wait_for_leader().await;
+                continue;
+            };
+            let before = std::mem::replace(&mut self.may_be_in, true);
+            let result = tokio::select! {
+                result = self.send(leader) => result,
+                () = self.inner.leader_changed(leader) => continue,
+            };
+            match result {
+                Ok(()) => return std::future::pending().await,
+                Err(StoreError::NoLeader | StoreError::NotLeader) => self.may_be_in = before,
+                Err(StoreError::LeaderLost | StoreError::Timeout) => {}
+                Err(error) => return error,
+            }
+            self.inner.wait_for_leader().await;
+        }
+    }
+
+    async fn send(&self, leader: u64) -> Result<(), StoreError> {
+        if leader == self.inner.me {
+            self.inner.write_here(self.proposal.clone()).await
+        } else {
+            self.inner.write_there(leader, &self.proposal).await
+        }
+    }
+}
+
 /// Bytes that a command's encoding adds to the request it came from, at most.
 const MAX_OVERHEAD: usize = 64 << 10;
 
@@ -548,11 +611,11 @@ impl Store {
     }
 
     /// Replicates a command; it is durable and applied here when this returns. A member that does not lead forwards
-    /// it. The answer of a forwarded command has no events; watchers see them.
+    /// it, and sends it again when the leader is lost: it takes effect once. The answer has no events; watchers see them.
     ///
     /// # Errors
-    /// `NoLeader`, `NotLeader`, `TooLarge`, `TooManyRequests`: it has no effect. `LeaderLost`, `Timeout`, `Stopped`:
-    /// whether it has is not known. What the state machine refuses is in the answer.
+    /// `NoLeader`, `TooLarge`, `TooManyRequests`: it has no effect. `Timeout`, `Stopped`: whether it has is not known.
+    /// What the state machine refuses is in the answer.
     pub async fn propose(&self, command: Command) -> Result<Applied, StoreError> {
         self.inner.propose(command).await
     }

@@ -1,6 +1,7 @@
 //! The replicated store: openraft and the state machine of `mvcc` as one handle.
 //!
 //! Invariants:
+//! - a command takes effect at most once, however often it had to be sent;
 //! - a command is acknowledged only after a quorum has it on disk and this replica has applied it;
 //! - what a [`View`](mvcc::View) shows was applied from the log, in its order, and is also in the engine's hands;
 //! - all events of a revision reach a watcher in one batch, none twice, none out of order;
@@ -9,7 +10,7 @@
 //!
 //! Reading order: `config.rs` (what it is built from), `handle.rs` (what callers do with it), `consensus.rs` (openraft's
 //! types and their bytes), `log.rs` and `state.rs` (openraft's storage over the traits in `storage.rs`), `peers.rs` and
-//! `server.rs` (both ends of the wire between members), `barrier.rs`, `watch.rs`, `leases.rs`, `leadership.rs`.
+//! `server.rs` (both ends of the wire between members), `sessions.rs` (exactly once), `barrier.rs`, `watch.rs`, `leases.rs`, `leadership.rs`.
 
 mod barrier;
 mod config;
@@ -23,6 +24,7 @@ mod members;
 mod memory;
 mod peers;
 mod server;
+mod sessions;
 mod snapshot;
 mod state;
 pub mod storage;

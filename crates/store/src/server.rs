@@ -89,6 +89,10 @@ impl Peer for PeerService {
         // A broken stream simply ends: the leader opens another.
         let requests = requests.take_while(|request| std::future::ready(matches!(request, Ok(Ok(_)))));
         let requests = requests.filter_map(|request| std::future::ready(request.ok().and_then(Result::ok)));
+        // An idle leader keeps the stream open: a member that stops must not wait for it.
+        let shutdown = self.inner.shutdown.clone();
+        let stopping = async move { shutdown.wait().await };
+        let requests = requests.take_until(Box::pin(stopping));
         let answers = self.inner.raft.stream_append(requests);
         Ok(Response::new(Box::pin(answers.map(|answer| answer.map(append_answer_to_wire).map_err(stopped)))))
     }
@@ -151,9 +155,10 @@ impl Peer for PeerService {
     }
 
     async fn propose(&self, request: Request<peer::ProposeRequest>) -> Answer<peer::ProposeResponse> {
-        let answer = self.inner.propose_here(request.into_inner().command).await;
-        let (index, applied) = answer.map_err(|error| status_from_error(&error))?;
-        Ok(Response::new(peer::ProposeResponse { index, applied: applied.encode() }))
+        let proposal = request.into_inner().proposal.unwrap_or_default();
+        let proposal = consensus::proposal_from_wire(proposal).map_err(invalid)?;
+        self.inner.write_here(proposal).await.map_err(|error| status_from_error(&error))?;
+        Ok(Response::new(peer::ProposeResponse {}))
     }
 
     async fn read_index(&self, _: Request<peer::ReadIndexRequest>) -> Answer<peer::ReadIndexResponse> {

@@ -108,7 +108,7 @@ fn build(storage: &dyn Storage, engine: &dyn StateEngine) -> io::Result<Snap> {
 fn read_meta(storage: &dyn Storage, folder: &Path) -> io::Result<Meta> {
     let engine = storage.open_checkpoint(folder)?;
     let (index, term, caller) = mvcc::peek(&*engine).map_err(io::Error::other)?;
-    let last_membership = caller.map(consensus::decode_membership).transpose()?.unwrap_or_default();
+    let last_membership = consensus::decode_beside(caller)?.membership;
     let last_log_id = (term > 0 || index > 0).then(|| consensus::log_id(term, index));
     Ok(SnapshotMeta { last_log_id, last_membership })
 }

@@ -14,8 +14,9 @@ use openraft::storage::{ApplyResponder, EntryResponder, RaftStateMachine};
 use parking_lot::Mutex;
 use tokio::sync::watch;
 
-use crate::consensus::{self, LogId, StoredMembership, TypeConfig};
+use crate::consensus::{self, Beside, LogId, StoredMembership, TypeConfig};
 use crate::leases::LeaseClock;
+use crate::sessions::{Origin, Outstanding};
 use crate::snapshot::{self, Builder, Folder, Meta, Snap};
 use crate::storage::{StateEngine, Storage};
 use crate::watch::Hub;
@@ -31,6 +32,7 @@ pub(crate) struct Shared {
     pub membership: ArcSwap<StoredMembership>,
     pub hub: Hub,
     pub leases: Mutex<LeaseClock>,
+    pub outstanding: Outstanding,
     pub env: Env,
 }
 
@@ -38,8 +40,8 @@ pub(crate) struct Shared {
 pub(crate) struct StateMachine {
     mvcc: Mvcc<Arc<dyn StateEngine>>,
     engine: Arc<dyn StateEngine>,
-    membership: StoredMembership,
-    membership_changed: bool,
+    beside: Beside,
+    beside_changed: bool,
     storage: Arc<dyn Storage>,
     shared: Arc<Shared>,
 }
@@ -47,55 +49,58 @@ pub(crate) struct StateMachine {
 /// What waits for the batch to be written.
 #[derive(Default)]
 struct Pending {
-    answers: Vec<(ApplyResponder<TypeConfig>, Option<Applied>)>,
+    responders: Vec<ApplyResponder<TypeConfig>>,
+    answers: Vec<(Origin, Applied)>,
     events: Vec<mvcc::Event>,
     entries: usize,
 }
 
 impl StateMachine {
     /// Opens the state that the storage holds.
-    pub fn open(storage: Arc<dyn Storage>, env: Env) -> io::Result<Self> {
+    pub fn open(storage: Arc<dyn Storage>, env: Env, outstanding: Outstanding) -> io::Result<Self> {
         snapshot::clean(&*storage)?;
         let engine = storage.open_state()?;
         let mvcc = Mvcc::open(engine.clone()).map_err(io::Error::other)?;
-        let membership = decode_meta(mvcc.caller_meta())?;
+        let beside = consensus::decode_beside(mvcc.caller_meta())?;
         let view = mvcc.view();
         let mut leases = LeaseClock::default();
         leases.reset(&view, env.clock.monotonic());
         let shared = Shared {
             hub: Hub::new(view.revision()),
             applied: watch::Sender::new(view.applied().0),
-            membership: ArcSwap::from_pointee(membership.clone()),
+            membership: ArcSwap::from_pointee(beside.membership.clone()),
             view: ArcSwap::from_pointee(view),
             leases: Mutex::new(leases),
+            outstanding,
             env,
         };
         let shared = Arc::new(shared);
-        Ok(Self { mvcc, engine, membership, membership_changed: false, storage, shared })
+        Ok(Self { mvcc, engine, beside, beside_changed: false, storage, shared })
     }
 
     pub fn shared(&self) -> Arc<Shared> {
         self.shared.clone()
     }
 
-    fn apply_entry(
-        &mut self,
-        id: LogId,
-        payload: EntryPayload<consensus::Proposal, u64, consensus::Node>,
-    ) -> Option<Applied> {
+    fn apply_entry(&mut self, entry: consensus::Entry, pending: &mut Pending) {
+        let id = entry.log_id;
         let (index, term) = (id.index, consensus::term_of(&id));
-        match payload {
-            EntryPayload::Blank => {
-                self.mvcc.skip(index, term);
-                None
-            }
+        match entry.payload {
+            EntryPayload::Blank => self.mvcc.skip(index, term),
             EntryPayload::Membership(membership) => {
                 self.mvcc.skip(index, term);
-                self.membership = StoredMembership::new(Some(id), membership);
-                self.membership_changed = true;
-                None
+                self.beside.membership = StoredMembership::new(Some(id), membership);
+                self.beside_changed = true;
             }
-            EntryPayload::Normal(proposal) => Some(self.apply_command(index, term, proposal.0)),
+            EntryPayload::Normal(proposal) if self.beside.sessions.admit(&proposal.origin) => {
+                self.beside_changed = true;
+                let mut applied = self.apply_command(index, term, proposal.command);
+                // The events go to the watchers; whoever proposed needs the answer only.
+                pending.events.append(&mut applied.events);
+                pending.answers.push((proposal.origin, applied));
+            }
+            // A copy of a proposal that was applied before.
+            EntryPayload::Normal(_) => self.mvcc.skip(index, term),
         }
     }
 
@@ -125,25 +130,22 @@ impl StateMachine {
 
     /// Writes what was applied, shows it, and answers.
     fn publish(&mut self, pending: Pending) -> io::Result<()> {
-        let meta = self.membership_changed.then(|| consensus::encode_membership(&self.membership));
-        self.mvcc.commit(meta).map_err(io::Error::other)?;
-        if std::mem::take(&mut self.membership_changed) {
-            self.shared.membership.store(Arc::new(self.membership.clone()));
+        let beside = std::mem::take(&mut self.beside_changed).then(|| consensus::encode_beside(&self.beside));
+        self.mvcc.commit(beside).map_err(io::Error::other)?;
+        if self.shared.membership.load().log_id() != self.beside.membership.log_id() {
+            self.shared.membership.store(Arc::new(self.beside.membership.clone()));
         }
         let view = self.mvcc.view();
         let (revision, (index, _)) = (view.revision(), view.applied());
         self.shared.view.store(Arc::new(view));
         self.shared.hub.publish(pending.events, revision);
         self.shared.applied.send_replace(index);
-        for (responder, applied) in pending.answers {
-            responder.send(applied);
+        for (origin, applied) in pending.answers {
+            self.shared.outstanding.complete(&origin, applied);
         }
+        pending.responders.into_iter().for_each(|responder| responder.send(()));
         Ok(())
     }
-}
-
-fn decode_meta(meta: Option<Bytes>) -> io::Result<StoredMembership> {
-    Ok(meta.map(consensus::decode_membership).transpose()?.unwrap_or_default())
 }
 
 impl RaftStateMachine<TypeConfig> for StateMachine {
@@ -153,7 +155,7 @@ impl RaftStateMachine<TypeConfig> for StateMachine {
     async fn applied_state(&mut self) -> io::Result<(Option<LogId>, StoredMembership)> {
         let (index, term) = self.mvcc.applied();
         let last = (term > 0 || index > 0).then(|| consensus::log_id(term, index));
-        Ok((last, self.membership.clone()))
+        Ok((last, self.beside.membership.clone()))
     }
 
     async fn apply<Strm>(&mut self, mut entries: Strm) -> io::Result<()>
@@ -163,12 +165,8 @@ impl RaftStateMachine<TypeConfig> for StateMachine {
         let mut pending = Pending::default();
         while let Some(next) = entries.next().await {
             let (entry, responder) = next?;
-            let mut applied = self.apply_entry(entry.log_id, entry.payload);
-            if let Some(applied) = &mut applied {
-                // The events go to the watchers; whoever proposed needs the answer only.
-                pending.events.append(&mut applied.events);
-            }
-            pending.answers.extend(responder.map(|responder| (responder, applied)));
+            self.apply_entry(entry, &mut pending);
+            pending.responders.extend(responder);
             pending.entries += 1;
             if pending.entries >= MAX_BATCH {
                 self.publish(std::mem::take(&mut pending))?;
@@ -188,7 +186,7 @@ impl RaftStateMachine<TypeConfig> for StateMachine {
         let engine = self.storage.replace_state(snapshot.path())?;
         self.mvcc = Mvcc::open(engine.clone()).map_err(io::Error::other)?;
         self.engine = engine;
-        self.membership = decode_meta(self.mvcc.caller_meta())?;
+        self.beside = consensus::decode_beside(self.mvcc.caller_meta())?;
         let view = self.mvcc.view();
         tracing::info!(
             index = meta.last_log_id.map(|id| id.index),
@@ -196,7 +194,7 @@ impl RaftStateMachine<TypeConfig> for StateMachine {
             "installed a snapshot"
         );
         self.shared.leases.lock().reset(&view, self.shared.env.clock.monotonic());
-        self.shared.membership.store(Arc::new(self.membership.clone()));
+        self.shared.membership.store(Arc::new(self.beside.membership.clone()));
         let (revision, (index, _)) = (view.revision(), view.applied());
         self.shared.view.store(Arc::new(view));
         self.shared.hub.restart(revision);

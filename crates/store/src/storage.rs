@@ -19,6 +19,8 @@ pub enum LogMeta {
     Purged,
     /// Which cluster and member the folder belongs to.
     Identity,
+    /// How often the member was started.
+    Boot,
 }
 
 /// Changes to the log that are made together.
