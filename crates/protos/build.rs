@@ -7,7 +7,8 @@ fn main() -> Result<(), Box<dyn Error>> {
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../proto");
     println!("cargo:rerun-if-changed={}", root.display());
     peer(&root)?;
-    etcd(&root)
+    etcd(&root)?;
+    cri(&root)
 }
 
 /// What members say to each other. Entries and chunks share the bytes they came in.
@@ -21,5 +22,12 @@ fn peer(root: &Path) -> Result<(), Box<dyn Error>> {
 fn etcd(root: &Path) -> Result<(), Box<dyn Error>> {
     let files = protox::compile([root.join("etcd/rpc.proto")], [root])?;
     tonic_prost_build::configure().bytes(".").compile_fds(files)?;
+    Ok(())
+}
+
+/// The container runtime interface: the agent only calls it.
+fn cri(root: &Path) -> Result<(), Box<dyn Error>> {
+    let files = protox::compile([root.join("cri/api.proto")], [root])?;
+    tonic_prost_build::configure().build_server(false).compile_fds(files)?;
     Ok(())
 }

@@ -1,0 +1,16 @@
+//! The node agent: makes one machine run the pods that are bound to it, and tells the API what became of them.
+//!
+//! A pod's way: informer event (desired) and runtime lists, probes, memory (observed) -> [`pod::plan::plan`] ->
+//! actions carried out by the pod's worker -> [`pod::status::pod_status`] -> the one status writer -> API.
+//!
+//! Invariants:
+//! - deciding is pure and level-triggered; only files named in a module's "drivers" touch socket, disk or clock;
+//! - one worker per pod uid, one writer of pod statuses, so that a pod's status is never written out of order;
+//! - everything the agent must know after its own restart is in the runtime's labels and annotations;
+//! - the process runs inside the node's network and mount namespaces: it never switches namespace itself.
+//!
+//! Read `pod/plan.rs`, `pod/status.rs`, `runtime/mod.rs`, `volumes/plan.rs`.
+
+pub mod pod;
+pub mod runtime;
+pub mod volumes;

@@ -22,3 +22,9 @@ pub mod etcd {
         tonic::include_proto!("etcdserverpb");
     }
 }
+
+/// The container runtime interface, v1.
+#[allow(missing_docs, clippy::all, reason = "generated")]
+pub mod cri {
+    tonic::include_proto!("runtime.v1");
+}
