@@ -3,6 +3,7 @@
 
 mod escalation;
 mod lifecycle;
+mod limit_ranger;
 mod node;
 mod pods;
 mod service_account;
@@ -59,6 +60,7 @@ impl Api {
     pub(crate) async fn admit(&self, attributes: &Attributes<'_>, object: &mut Value) -> Result<(), Status> {
         self.admit_lifecycle(attributes).await?;
         let view = self.storage.view();
+        limit_ranger::admit(&view, attributes, object);
         service_account::admit(self, &view, attributes, object).await?;
         node::restrict(&view, attributes, object)?;
         node::taint(attributes, object);
@@ -78,6 +80,7 @@ impl Api {
             self.admit_lifecycle(attributes).await?;
             return node::restrict(&self.storage.view(), attributes, &Value::Null);
         }
+        limit_ranger::check(&self.storage.view(), attributes, object)?;
         escalation::check(self, attributes, object)
     }
 }

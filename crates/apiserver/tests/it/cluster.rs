@@ -4,7 +4,7 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener};
 use std::sync::Arc;
 use std::time::Duration;
 
-use apiserver::{ApiServerConfig, ApiService, ServerTls, ServiceAccountKeys, UserInfo};
+use apiserver::{ApiServerConfig, ApiService, KubeletClient, ServerTls, ServiceAccountKeys, UserInfo};
 use base64::Engine as _;
 use bytes::Bytes;
 use env::{Env, Shutdown, TaskGroup};
@@ -73,7 +73,7 @@ pub struct Running {
     pub store: Store,
     shutdown: Shutdown,
     root: ApiService,
-    tasks: TaskGroup,
+    pub tasks: TaskGroup,
     folder: TempDir,
 }
 
@@ -138,8 +138,16 @@ async fn start_member(
         client_ca: authority.certificate.clone().into_bytes(),
     };
     let listen = "127.0.0.1:0".parse().expect("address");
-    let service =
-        ApiServerConfig::new(name, listen, tls, keys).build(store.clone(), env).await.expect("server");
+    let kubelet = authority.issue("kube-apiserver-kubelet-client", Some("system:masters"));
+    let config = ApiServerConfig {
+        kubelet_client: Some(KubeletClient {
+            certificate: kubelet.certificate.into_bytes(),
+            key: kubelet.key.into_bytes(),
+            ca: authority.certificate.clone().into_bytes(),
+        }),
+        ..ApiServerConfig::new(name, listen, tls, keys)
+    };
+    let service = config.build(store.clone(), env).await.expect("server");
     let address = service.address().expect("address");
     let root = service.service(UserInfo::new("kubernetes-admin", &["system:masters"]));
     let stop = shutdown.clone();

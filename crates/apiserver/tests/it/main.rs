@@ -7,6 +7,7 @@ mod fences;
 mod formats;
 mod kubectl;
 mod lists;
+mod logs;
 mod replicas;
 mod security;
 mod services;
