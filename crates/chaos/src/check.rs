@@ -116,7 +116,7 @@ mod tests {
             vec![seen("0-1", 2), seen("0-3", 4), seen("0-3", 4)],
         ];
         for fault in faults {
-            assert!(!all(&writes, &[fault.clone()]).is_empty(), "{fault:?}");
+            assert!(!all(&writes, std::slice::from_ref(&fault)).is_empty(), "{fault:?}");
         }
         let short = good[..2].to_vec();
         assert!(alike(&[good, short]).is_some());

@@ -1,6 +1,7 @@
 //! The store alone, with etcd's flags.
 
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail};
@@ -9,7 +10,7 @@ use env::{Env, Shutdown, TaskGroup};
 use etcd_api::{ETCD_VERSION, ServingTls};
 use store::{PeerTls, Timing};
 
-use crate::{logging, member, signals};
+use crate::{logging, member, observe, signals};
 
 const STOP_DEADLINE: Duration = Duration::from_secs(10);
 
@@ -30,13 +31,23 @@ struct Options {
     #[arg(long, env = "ETCD_LISTEN_PEER_URLS", default_value = "http://localhost:2380")]
     listen_peer_urls: String,
     /// Where to serve clients
-    #[arg(long, env = "ETCD_LISTEN_CLIENT_URLS", default_value = "http://localhost:2379", value_delimiter = ',')]
+    #[arg(
+        long,
+        env = "ETCD_LISTEN_CLIENT_URLS",
+        default_value = "http://localhost:2379",
+        value_delimiter = ','
+    )]
     listen_client_urls: Vec<String>,
     /// What other members use to reach this one
     #[arg(long, env = "ETCD_INITIAL_ADVERTISE_PEER_URLS", default_value = "http://localhost:2380")]
     initial_advertise_peer_urls: String,
     /// What clients use to reach this member
-    #[arg(long, env = "ETCD_ADVERTISE_CLIENT_URLS", default_value = "http://localhost:2379", value_delimiter = ',')]
+    #[arg(
+        long,
+        env = "ETCD_ADVERTISE_CLIENT_URLS",
+        default_value = "http://localhost:2379",
+        value_delimiter = ','
+    )]
     advertise_client_urls: Vec<String>,
     /// All first members; <name>=<initial-advertise-peer-urls> without
     #[arg(long, env = "ETCD_INITIAL_CLUSTER")]
@@ -100,7 +111,8 @@ pub async fn run(env: Env, flags: Vec<String>) -> Result<()> {
     logging::start(&options.log);
     let tasks = TaskGroup::new("etcd", Shutdown::new());
     signals::watch(&tasks)?;
-    let member = config(options)?.build(&env).await?;
+    let metrics = observe::install()?;
+    let member = config(options)?.build(&env, Arc::new(move || metrics.render())).await?;
     let store = member.store.clone();
     member.start(&tasks);
     let ready = async move { store.read_barrier().await };
@@ -118,7 +130,8 @@ fn config(options: Options) -> Result<member::Config> {
     }
     let alone = || format!("{}={}", options.name, options.initial_advertise_peer_urls);
     let initial_cluster = options.initial_cluster.clone().unwrap_or_else(alone);
-    let data_dir = options.data_dir.clone().unwrap_or_else(|| PathBuf::from(format!("{}.etcd", options.name)));
+    let data_dir =
+        options.data_dir.clone().unwrap_or_else(|| PathBuf::from(format!("{}.etcd", options.name)));
     Ok(member::Config {
         initial_cluster: member::parse_initial_cluster(&initial_cluster)?,
         data_dir,

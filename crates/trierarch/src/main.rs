@@ -3,11 +3,14 @@
 //! Holds no logic: it reads flags, builds the parts and wires them. Read `server.rs` for what a master is made of.
 
 mod etcd;
+mod kubeconfig;
 mod logging;
 mod member;
 mod observe;
+mod pki;
 mod server;
 mod signals;
+mod up;
 
 use std::path::Path;
 use std::process::ExitCode;
@@ -31,6 +34,10 @@ struct Cli {
 enum Command {
     /// Run a master
     Server(Box<server::Options>),
+    /// Bring up a cluster of masters on this machine
+    Up(up::UpOptions),
+    /// Remove the cluster that `up` made
+    Down(up::DownOptions),
     /// Run only the store, with etcd's own flags
     #[command(disable_help_flag = true)]
     Etcd {
@@ -42,7 +49,8 @@ enum Command {
 
 fn main() -> ExitCode {
     let arguments: Vec<String> = std::env::args().collect();
-    let called_etcd = arguments.first().and_then(|name| Path::new(name).file_name()).is_some_and(|name| name == "etcd");
+    let called_etcd =
+        arguments.first().and_then(|name| Path::new(name).file_name()).is_some_and(|name| name == "etcd");
     let command =
         if called_etcd { Command::Etcd { flags: arguments[1..].to_vec() } } else { Cli::parse().command };
     match run(command) {
@@ -55,10 +63,14 @@ fn main() -> ExitCode {
 }
 
 fn run(command: Command) -> Result<()> {
-    rustls::crypto::aws_lc_rs::default_provider().install_default().map_err(|_| anyhow::anyhow!("two TLS providers"))?;
+    rustls::crypto::aws_lc_rs::default_provider()
+        .install_default()
+        .map_err(|_| anyhow::anyhow!("two TLS providers"))?;
     let env = Env::real();
     match command {
         Command::Server(options) => many_threads()?.block_on(server::run(env, *options)),
+        Command::Up(options) => many_threads()?.block_on(up::up(env, options)),
+        Command::Down(options) => many_threads()?.block_on(up::down(env, options)),
         Command::Etcd { flags } => many_threads()?.block_on(etcd::run(env, flags)),
     }
 }

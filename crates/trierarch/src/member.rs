@@ -10,8 +10,6 @@ use etcd_api::{EtcdApi, EtcdApiConfig, ServingTls};
 use rocks::DataFolder;
 use store::{PeerTls, Store, StoreConfig, StoreServer, Timing};
 
-use crate::observe;
-
 /// A member to be.
 pub struct Config {
     pub name: String,
@@ -39,8 +37,7 @@ pub struct Member {
 
 impl Config {
     /// Opens the data folder and binds the addresses.
-    pub async fn build(self, env: &Env) -> Result<Member> {
-        let metrics = observe::install()?;
+    pub async fn build(self, env: &Env, metrics: Arc<dyn Fn() -> String + Send + Sync>) -> Result<Member> {
         let listen = self.listen_client_urls.iter().map(|url| address_of(url)).collect::<Result<Vec<_>>>()?;
         let config = StoreConfig {
             cluster_token: self.cluster_token,
@@ -59,7 +56,7 @@ impl Config {
             tls: self.client_tls,
             max_request_bytes: self.max_request_bytes,
             max_txn_ops: self.max_txn_ops,
-            ..EtcdApiConfig::new(listen, Arc::new(move || metrics.render()))
+            ..EtcdApiConfig::new(listen, metrics)
         };
         let api = api.build(env.clone(), store.clone()).await?;
         Ok(Member { store, server, api })
@@ -92,7 +89,8 @@ pub fn parse_initial_cluster(text: &str) -> Result<Vec<(String, String)>> {
 /// The socket address of `scheme://host:port`.
 pub fn address_of(url: &str) -> Result<SocketAddr> {
     let rest = url.split_once("://").map_or(url, |(_, rest)| rest).trim_end_matches('/');
-    let mut addresses = rest.to_socket_addrs().with_context(|| format!("{url:?} is no address to listen on"))?;
+    let mut addresses =
+        rest.to_socket_addrs().with_context(|| format!("{url:?} is no address to listen on"))?;
     addresses.next().with_context(|| format!("{url:?} names no address"))
 }
 

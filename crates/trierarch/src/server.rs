@@ -1,17 +1,22 @@
-//! A master.
+//! A master: the store, its etcd API and the Kubernetes API in one process.
 
-use std::path::PathBuf;
+use std::net::IpAddr;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result};
+use apiserver::{ApiServer, ApiServerConfig, KubeletClient, ServerTls, ServiceAccountKeys};
 use clap::Args;
 use env::{Env, Shutdown, TaskGroup};
-use store::{PeerTls, Timing};
+use store::{PeerTls, Store, Timing};
 
-use crate::{logging, member, signals};
+use crate::{logging, member, observe, signals};
 
 /// How long a master may take to stop.
 const STOP_DEADLINE: Duration = Duration::from_secs(10);
+/// Issuer of service account tokens.
+const ISSUER: &str = "https://kubernetes.default.svc.cluster.local";
 
 /// `trierarch server`.
 #[derive(Args, Clone, Debug)]
@@ -22,7 +27,7 @@ pub struct Options {
     /// Where the store keeps its data
     #[arg(long)]
     pub data_dir: PathBuf,
-    /// Where certificates and keys are: etcd/ca.crt and etcd/peer-<name>.{crt,key}
+    /// Where certificates and keys are; without it only the store is served, in plain text
     #[arg(long)]
     pub pki_dir: Option<PathBuf>,
     /// All masters: name=url,name=url
@@ -37,6 +42,15 @@ pub struct Options {
     /// Where to serve etcd clients
     #[arg(long)]
     pub listen_client_url: String,
+    /// Where to serve the Kubernetes API, with --pki-dir
+    #[arg(long, default_value = "0.0.0.0:6443")]
+    pub bind: String,
+    /// The address that the Service kubernetes sends clients to; the one of --bind without
+    #[arg(long)]
+    pub advertise_address: Option<IpAddr>,
+    /// Seconds that pods tolerate a node that is not ready or not reachable, unless they say otherwise
+    #[arg(long, default_value_t = 300)]
+    pub default_toleration_seconds: i64,
     #[command(flatten)]
     pub log: logging::LogOptions,
 }
@@ -44,36 +58,83 @@ pub struct Options {
 /// Runs until SIGTERM or SIGINT.
 pub async fn run(env: Env, options: Options) -> Result<()> {
     logging::start(&options.log);
+    let metrics = observe::install()?;
+    let render: apiserver::MetricsText = Arc::new(move || metrics.render());
     let tasks = TaskGroup::new("server", Shutdown::new());
     signals::watch(&tasks)?;
-    let config = member::Config {
+    let member = store_config(&options)?.build(&env, render.clone()).await?;
+    let api = match &options.pki_dir {
+        Some(dir) => Some(build_api(&env, &options, dir, member.store.clone(), render).await?),
+        None => None,
+    };
+    member.start(&tasks);
+    if let Some(api) = api {
+        tasks.spawn("apiserver", api.run(tasks.shutdown().clone()));
+    }
+    Ok(tasks.join(STOP_DEADLINE).await?)
+}
+
+fn store_config(options: &Options) -> Result<member::Config> {
+    Ok(member::Config {
         peer_tls: options.pki_dir.as_deref().map(|dir| peer_tls(dir, &options.name)).transpose()?,
-        name: options.name,
-        data_dir: options.data_dir,
+        name: options.name.clone(),
+        data_dir: options.data_dir.clone(),
         initial_cluster: member::parse_initial_cluster(&options.initial_cluster)?,
-        cluster_token: options.initial_cluster_token,
-        listen_peer_url: options.listen_peer_url,
+        cluster_token: options.initial_cluster_token.clone(),
+        listen_peer_url: options.listen_peer_url.clone(),
         advertise_client_urls: vec![options.listen_client_url.clone()],
-        listen_client_urls: vec![options.listen_client_url],
+        listen_client_urls: vec![options.listen_client_url.clone()],
         client_tls: None,
         timing: Timing::default(),
         snapshot_count: 10_000,
         snapshot_catchup_entries: 5_000,
-        max_request_bytes: 3 << 20,
+        max_request_bytes: apiserver::MAX_BODY_BYTES,
         max_txn_ops: mvcc::MAX_TXN_OPS,
-    };
-    config.build(&env).await?.start(&tasks);
-    Ok(tasks.join(STOP_DEADLINE).await?)
+    })
 }
 
-fn peer_tls(dir: &std::path::Path, name: &str) -> Result<PeerTls> {
-    let read = |file: String| {
-        let path = dir.join(file);
-        std::fs::read(&path).with_context(|| format!("cannot read {}", path.display()))
+async fn build_api(
+    env: &Env,
+    options: &Options,
+    dir: &Path,
+    store: Store,
+    metrics: apiserver::MetricsText,
+) -> Result<ApiServer> {
+    let tls = ServerTls {
+        certificate: read(dir, &format!("apiserver-{}.crt", options.name))?,
+        key: read(dir, &format!("apiserver-{}.key", options.name))?,
+        client_ca: read(dir, "ca.crt")?,
     };
+    let keys = ServiceAccountKeys {
+        signing_key: read(dir, "sa.key")?,
+        public_keys: vec![read(dir, "sa.pub")?],
+        issuer: ISSUER.to_owned(),
+    };
+    let kubelet = KubeletClient {
+        certificate: read(dir, "apiserver-kubelet-client.crt")?,
+        key: read(dir, "apiserver-kubelet-client.key")?,
+        ca: read(dir, "ca.crt")?,
+    };
+    let listen = member::address_of(&options.bind)?;
+    let config = ApiServerConfig {
+        advertise_address: options.advertise_address.unwrap_or(listen.ip()),
+        kubelet_client: Some(kubelet),
+        default_toleration_seconds: options.default_toleration_seconds,
+        metrics: Some(metrics),
+        ..ApiServerConfig::new(options.name.clone(), listen, tls, keys)
+    };
+    Ok(config.build(store, env.clone()).await?)
+}
+
+fn read(dir: &Path, file: &str) -> Result<Vec<u8>> {
+    let path = dir.join(file);
+    std::fs::read(&path).with_context(|| format!("cannot read {}", path.display()))
+}
+
+fn peer_tls(dir: &Path, name: &str) -> Result<PeerTls> {
     Ok(PeerTls {
-        ca: read("etcd/ca.crt".to_owned())?,
-        certificate: read(format!("etcd/peer-{name}.crt"))?,
-        key: read(format!("etcd/peer-{name}.key"))?,
+        ca: read(dir, "etcd/ca.crt")?,
+        certificate: read(dir, &format!("etcd/peer-{name}.crt"))?,
+        key: read(dir, &format!("etcd/peer-{name}.key"))?,
     })
 }
