@@ -1,0 +1,42 @@
+# The README's commands. Each installs by itself what it needs and says so.
+SHELL := /bin/bash
+export CARGO_TARGET_DIR ?= $(or $(TRIERARCH_CACHE),$(or $(XDG_CACHE_HOME),$(HOME)/.cache)/trierarch)/target
+BINARY := $(CARGO_TARGET_DIR)/release/trierarch
+UP_FLAGS ?=
+CARGO := ROCKSDB_STATIC=1 ROCKSDB_LIB_DIR="$$(scripts/rocksdb-lib)" cargo
+
+.PHONY: help up down build test test-all lint chaos clean
+
+help: ## Say what there is to make
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
+
+up: build ## Bring up three masters on this machine
+	@$(BINARY) up $(UP_FLAGS)
+
+down: ## Remove everything that `make up` made
+	@if [ -x "$(BINARY)" ]; then "$(BINARY)" down; else echo "nothing was built, so nothing is up"; fi
+
+build: ## Build the release binary
+	@scripts/build-deps
+	@$(CARGO) build --release --package trierarch
+
+test: ## Every test that needs neither root nor network
+	@scripts/build-deps && scripts/tools >/dev/null
+	@$(CARGO) test --workspace --no-fail-fast
+
+test-all: ## `make test`, and the tests with real containers and namespaces (root)
+	@scripts/build-deps && scripts/tools >/dev/null && scripts/node-deps
+	@TRIERARCH_ROOT_TESTS=1 $(CARGO) test --workspace --no-fail-fast
+
+lint: ## Formatting, clippy, crate boundaries, generated files
+	@scripts/build-deps
+	@cargo fmt --all --check
+	@$(CARGO) clippy --workspace --all-targets -- -D warnings
+	@$(CARGO) run --quiet --package xtask -- deps-check
+	@$(CARGO) run --quiet --package xtask -- codegen --check
+
+chaos: build ## Play the chaos scenarios against real processes
+	@$(CARGO) run --release --quiet --package chaos -- run --binary "$(BINARY)" chaos/scenarios
+
+clean: down ## Remove the cluster and what was built
+	@rm -rf "$(CARGO_TARGET_DIR)"
