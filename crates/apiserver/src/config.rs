@@ -3,6 +3,7 @@
 use std::net::{IpAddr, SocketAddr};
 use std::ops::RangeInclusive;
 use std::sync::Arc;
+use std::time::Duration;
 
 use ipnet::IpNet;
 
@@ -63,6 +64,8 @@ pub struct ApiServerConfig {
     pub kubelet_client: Option<KubeletClient>,
     /// Seconds that pods tolerate a node that is not ready or not reachable, unless they say otherwise.
     pub default_toleration_seconds: i64,
+    /// How long the store's history is kept, at least (upstream's `--etcd-compaction-interval`); zero keeps it all.
+    pub compaction_interval: Duration,
     /// What `/metrics` answers.
     pub metrics: Option<MetricsText>,
 }
@@ -85,6 +88,7 @@ impl ApiServerConfig {
             node_ports: 30000..=32767,
             kubelet_client: None,
             default_toleration_seconds: 300,
+            compaction_interval: Duration::from_secs(300),
             metrics: None,
         }
     }

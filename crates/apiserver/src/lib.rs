@@ -23,6 +23,7 @@ mod authz;
 mod body;
 mod bootstrap;
 mod call;
+mod compact;
 mod compress;
 mod config;
 mod convert;

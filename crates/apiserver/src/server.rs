@@ -28,6 +28,7 @@ use crate::authn::{self, Authenticator};
 use crate::body::{Body, BoxError};
 use crate::bootstrap;
 use crate::call::status_response;
+use crate::compact;
 use crate::config::{ApiServerConfig, BuildError, RunError};
 use crate::handler::Origin;
 use crate::negotiate::Media;
@@ -108,6 +109,7 @@ impl ApiServer {
         tasks.spawn_detached("bootstrap", bootstrap::ensure(api.clone(), port, client_ca));
         let advertised = self.config.advertise_address;
         tasks.spawn_detached("endpoints", bootstrap::reconcile(api.clone(), advertised, port));
+        tasks.spawn_detached("compaction", compact::run(api.clone(), self.config.compaction_interval));
         let graceful = GracefulShutdown::new();
         let slots = Arc::new(Semaphore::new(MAX_CONNECTIONS));
         loop {

@@ -98,13 +98,21 @@ impl Cluster {
         Self::start_many(1).await.remove(0)
     }
 
+    /// A cluster of one whose configuration is adjusted.
+    pub async fn start_with(adjust: fn(&mut ApiServerConfig)) -> Running {
+        let (authority, keys) = (Arc::new(Authority::new()), service_account_keys());
+        let member = start_member(0, &[free_address()], authority, keys, adjust).await;
+        member.ready().await;
+        member
+    }
+
     /// A cluster of several, which share their keys.
     pub async fn start_many(size: usize) -> Vec<Running> {
         let peers: Vec<SocketAddr> = (0..size).map(|_| free_address()).collect();
         let (authority, keys) = (Arc::new(Authority::new()), service_account_keys());
         let mut members = Vec::new();
         for index in 0..size {
-            members.push(start_member(index, &peers, authority.clone(), keys.clone()).await);
+            members.push(start_member(index, &peers, authority.clone(), keys.clone(), |_| ()).await);
         }
         for member in &members {
             member.ready().await;
@@ -118,6 +126,7 @@ async fn start_member(
     peers: &[SocketAddr],
     authority: Arc<Authority>,
     keys: ServiceAccountKeys,
+    adjust: fn(&mut ApiServerConfig),
 ) -> Running {
     let folder = tempfile::tempdir().expect("folder");
     let (env, shutdown) = (Env::real(), Shutdown::new());
@@ -139,7 +148,7 @@ async fn start_member(
     };
     let listen = "127.0.0.1:0".parse().expect("address");
     let kubelet = authority.issue("kube-apiserver-kubelet-client", Some("system:masters"));
-    let config = ApiServerConfig {
+    let mut config = ApiServerConfig {
         kubelet_client: Some(KubeletClient {
             certificate: kubelet.certificate.into_bytes(),
             key: kubelet.key.into_bytes(),
@@ -147,6 +156,7 @@ async fn start_member(
         }),
         ..ApiServerConfig::new(name, listen, tls, keys)
     };
+    adjust(&mut config);
     let service = config.build(store.clone(), env).await.expect("server");
     let address = service.address().expect("address");
     let root = service.service(UserInfo::new("kubernetes-admin", &["system:masters"]));

@@ -1,9 +1,11 @@
 //! Lists: pages, selectors, revisions.
 
+use std::time::Duration;
+
 use mvcc::Command;
 use serde_json::Value;
 
-use crate::cluster::{CONFIG_MAPS, Cluster, Running, ask, config_map};
+use crate::cluster::{CONFIG_MAPS, Cluster, Running, ask, config_map, eventually};
 
 async fn five() -> Running {
     let cluster = Cluster::start().await;
@@ -99,4 +101,16 @@ async fn a_collection_is_deleted_by_selector() {
     let deleted = cluster.root(ask("DELETE", &path)).await.expect(200);
     assert_eq!(names(&deleted), ["m1", "m3"]);
     assert_eq!(names(&list(&cluster, "labelSelector=odd").await), ["m0", "m2", "m4"]);
+}
+
+#[tokio::test]
+async fn history_is_forgotten_after_a_while() {
+    let cluster = Cluster::start_with(|config| config.compaction_interval = Duration::from_millis(50)).await;
+    cluster.create(CONFIG_MAPS, &config_map("a")).await;
+    let written = cluster.store.view().revision();
+    eventually("a compaction", || async {
+        (cluster.store.view().compact_revision() >= written).then_some(())
+    })
+    .await;
+    cluster.root(ask("GET", &format!("{CONFIG_MAPS}/a"))).await.expect(200);
 }
