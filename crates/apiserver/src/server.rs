@@ -45,6 +45,8 @@ const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
 const PING_INTERVAL: Duration = Duration::from_secs(30);
 /// How long open requests may go on after a stop.
 const DRAIN: Duration = Duration::from_secs(10);
+/// How long tasks have for what they do at the end (taking this replica off Service `kubernetes`).
+const LAST_WORDS: Duration = Duration::from_secs(1);
 /// Streams of an HTTP/2 connection at the same time (upstream's `--http2-max-streams-per-connection`).
 const MAX_STREAMS: u32 = 1000;
 
@@ -143,7 +145,7 @@ impl ApiServer {
             () = api.storage.env.clock.sleep(DRAIN) => tracing::info!("requests were still open at the end"),
         }
         drop(api);
-        match tasks.join(Duration::ZERO).await {
+        match tasks.join(LAST_WORDS).await {
             // Connections that did not end in time were told; they are cut.
             Err(env::TaskFailure::Deadline { .. }) | Ok(()) => Ok(()),
             Err(failure) => Err(failure.into()),
