@@ -9,8 +9,16 @@
 //! - everything the agent must know after its own restart is in the runtime's labels and annotations;
 //! - the process runs inside the node's network and mount namespaces: it never switches namespace itself.
 //!
-//! Read `pod/plan.rs`, `pod/status.rs`, `runtime/mod.rs`, `volumes/plan.rs`.
+//! Read `pod/plan.rs`, `pod/status.rs`, `pod/worker.rs`, then `agent.rs`, which wires them.
 
+mod agent;
+mod cgroups;
+mod context;
+mod net;
+mod node;
 pub mod pod;
 pub mod runtime;
+mod server;
 pub mod volumes;
+
+pub use agent::{Agent, AgentConfig, BuildError};

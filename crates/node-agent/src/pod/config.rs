@@ -382,3 +382,20 @@ pub fn mount(container: impl AsRef<Path>, host: impl AsRef<Path>, readonly: bool
         ..Default::default()
     }
 }
+
+/// The hosts file of a pod on its own network.
+pub fn hosts_file(pod: &Pod, ips: &[String]) -> String {
+    let mut text = String::from(
+        "# Kubernetes-managed hosts file.\n127.0.0.1\tlocalhost\n::1\tlocalhost ip6-localhost ip6-loopback\n",
+    );
+    let name = hostname(pod);
+    for ip in ips {
+        text.push_str(&format!("{ip}\t{name}\n"));
+    }
+    let aliases = pod.spec.iter().flat_map(|spec| spec.host_aliases.iter().flatten());
+    for alias in aliases {
+        let names: Vec<&str> = alias.hostnames.iter().flatten().map(String::as_str).collect();
+        text.push_str(&format!("{}\t{}\n", alias.ip, names.join("\t")));
+    }
+    text
+}

@@ -2,19 +2,26 @@
 //!
 //! Pure: [`plan`] (what next), [`status`], [`config`] (what the runtime is asked for), [`env_vars`], [`resources`],
 //! [`image`], [`admission`], [`lifecycle`] (questions that planning and status share), [`observed`].
-//! Drivers: [`worker`] (one task a pod), [`manager`] (which pods have a worker), [`prober`].
+//! Drivers: `worker` (one task a pod) with `actions`, `manager` (which pods have a worker), `prober`, `sources`,
+//! `status_writer`.
 
+mod actions;
 pub mod admission;
 pub mod config;
 pub mod env_vars;
 pub mod image;
 pub mod lifecycle;
+pub(crate) mod manager;
 pub mod observed;
 pub mod paths;
 pub mod plan;
+mod prober;
 pub(crate) mod quantity;
 pub mod resources;
+mod sources;
 pub mod status;
+pub(crate) mod status_writer;
+mod worker;
 
 use k8s_openapi::api::core::v1::Container;
 

@@ -1,0 +1,87 @@
+//! What every part of the agent shares: identity, doors to the outside, what the node offers.
+
+use std::collections::HashMap;
+use std::net::IpAddr;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use api_types::{Resource, table};
+use client::{Client, EventRecorder, EventType, Lister};
+use env::{Env, TaskGroup};
+use k8s_openapi::api::core::v1::{Node, Pod};
+use parking_lot::{Mutex, RwLock};
+use serde_json::Value;
+
+use crate::pod::config::DnsSettings;
+use crate::pod::status::HostFacts;
+use crate::pod::status_writer::StatusWriter;
+use crate::runtime::Runtime;
+
+/// Shared by all tasks of one agent.
+pub(crate) struct Context {
+    pub env: Env,
+    pub client: Client,
+    pub tasks: TaskGroup,
+    pub node_name: String,
+    pub root: PathBuf,
+    pub cgroup_root: String,
+    pub runtime: Arc<dyn Runtime>,
+    /// Name and version, as `nodeInfo.containerRuntimeVersion` has it; the part before `://` prefixes container ids.
+    pub runtime_name: String,
+    pub host_ips: Vec<IpAddr>,
+    pub dns: DnsSettings,
+    pub recorder: EventRecorder,
+    pub statuses: StatusWriter,
+    /// Pods of this node.
+    pub pods: Lister,
+    pub services: Lister,
+    /// The node as the API last showed it.
+    pub node: RwLock<Option<Arc<Value>>>,
+    /// Capacity of the node, read once.
+    pub capacity: Capacity,
+    /// Pods that were let in, by uid.
+    pub admitted: Mutex<HashMap<String, Arc<Pod>>>,
+}
+
+/// What the machine has.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Capacity {
+    pub cpu_milli: i64,
+    pub memory_bytes: i64,
+    pub disk_bytes: i64,
+    pub pods: i64,
+}
+
+impl Context {
+    /// What statuses say of the node.
+    pub fn facts(&self) -> HostFacts {
+        HostFacts { ips: self.host_ips.clone(), runtime: self.runtime_name.clone() }
+    }
+
+    /// The node as a typed object, for admission.
+    pub fn typed_node(&self) -> Node {
+        let node = self.node.read().clone();
+        node.and_then(|node| serde_json::from_value((*node).clone()).ok()).unwrap_or_default()
+    }
+
+    /// An event about a pod.
+    pub fn normal(&self, pod: &Value, reason: &str, text: impl Into<String>) {
+        self.recorder.record(pod, EventType::Normal, reason, text);
+    }
+
+    /// A warning about a pod.
+    pub fn warn(&self, pod: &Value, reason: &str, text: impl Into<String>) {
+        self.recorder.record(pod, EventType::Warning, reason, text);
+    }
+}
+
+/// A kind that this build surely has.
+pub(crate) fn kind(group: &str, version: &str, resource: &str) -> &'static Resource {
+    table::find(group, version, resource)
+        .expect("invariant: the table of kinds has every kind that the agent uses")
+}
+
+/// A core kind.
+pub(crate) fn core(resource: &str) -> &'static Resource {
+    kind("", "v1", resource)
+}

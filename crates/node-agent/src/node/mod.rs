@@ -1,0 +1,5 @@
+//! The node itself: its object, its Lease, its status.
+
+pub(crate) mod heartbeat;
+pub(crate) mod machine;
+pub(crate) mod status;

@@ -1,0 +1,423 @@
+//! Carries out what the plan says, one action at a time. Driver.
+
+use std::time::Duration;
+
+use futures::future::join_all;
+use k8s_openapi::api::core::v1::{Container, Pod, PodSpec, Secret};
+use protos::cri;
+use serde_json::Value;
+
+use super::config::{self, ContainerInput};
+use super::env_vars::{self, Sources};
+use super::image::{self, ImageDecision};
+use super::lifecycle::{self, Kind};
+use super::observed::{Observed, Waiting};
+use super::plan::PodAction;
+use super::resources;
+use super::worker::{Target, Worker};
+use crate::cgroups;
+use crate::volumes::mounter;
+use crate::volumes::plan as volume_plan;
+
+/// First and longest delay between tries of an image, a configuration or a sandbox.
+const DELAY_INITIAL: Duration = Duration::from_secs(10);
+const DELAY_MAX: Duration = Duration::from_secs(300);
+/// Missing objects usually come soon.
+const CONFIG_DELAY_INITIAL: Duration = Duration::from_secs(2);
+/// Volumes are retried this fast at first (upstream: 500 ms).
+const PREPARE_DELAY_INITIAL: Duration = Duration::from_millis(500);
+const PREPARE_DELAY_MAX: Duration = Duration::from_secs(60);
+/// ConfigMaps, Secrets and tokens of a running pod are read again this often (upstream's sync period).
+const REFRESH: Duration = Duration::from_secs(60);
+
+/// Why a container did not start: the reason of its waiting state, and the text.
+struct Failure {
+    reason: &'static str,
+    text: String,
+}
+
+fn failure(reason: &'static str, text: impl ToString) -> Failure {
+    Failure { reason, text: text.to_string() }
+}
+
+impl Worker {
+    /// Whether the action was carried out.
+    pub(super) async fn carry_out(
+        &mut self,
+        target: Option<&Target>,
+        observed: &Observed,
+        action: PodAction,
+    ) -> bool {
+        let runtime = self.context.runtime.clone();
+        let result = match (action, target) {
+            (PodAction::StopContainers { groups, grace, reason }, _) => {
+                self.tell_stop(target, observed, &groups, &reason);
+                self.stop_containers(groups, grace).await;
+                return true;
+            }
+            (PodAction::StopSandbox { id }, _) => runtime.stop_sandbox(id).await,
+            (PodAction::RemoveSandbox { id }, _) => runtime.remove_sandbox(id).await,
+            (PodAction::RemoveContainer { id }, _) => runtime.remove_container(id).await,
+            (PodAction::CleanUp, _) => return self.clean_up(target.is_none()),
+            (PodAction::Prepare, Some(target)) => return self.prepare(target).await,
+            (PodAction::RunSandbox { attempt }, Some(target)) => {
+                return self.run_sandbox(target, attempt).await;
+            }
+            (PodAction::StartContainer { name, kind, attempt }, Some(target)) => {
+                return self.start(target, observed, &name, kind, attempt).await;
+            }
+            (_, None) | (PodAction::DeleteObject, _) => Ok(()),
+        };
+        if let Err(error) = &result {
+            tracing::warn!(uid = %self.uid, %error, "the runtime refused");
+        }
+        result.is_ok()
+    }
+
+    fn tell_stop(&self, target: Option<&Target>, observed: &Observed, groups: &[Vec<String>], reason: &str) {
+        let Some(target) = target else { return };
+        for id in groups.iter().flatten() {
+            let Some(view) = observed.containers.iter().find(|view| view.id == *id) else { continue };
+            let text = match reason {
+                "Stopping container" => format!("{reason} {}", view.name),
+                other => other.to_owned(),
+            };
+            self.context.normal(&target.value, "Killing", text);
+        }
+    }
+
+    async fn stop_containers(&self, groups: Vec<Vec<String>>, grace: i64) {
+        let clock = &self.context.env.clock;
+        let grace = Duration::from_secs(u64::try_from(grace).unwrap_or(0));
+        let end = clock.monotonic() + grace;
+        for group in groups {
+            let left = end
+                .saturating_duration_since(clock.monotonic())
+                .max(Duration::from_secs(u64::from(!grace.is_zero())));
+            let stops = group.into_iter().map(|id| self.context.runtime.stop_container(id, left));
+            for error in join_all(stops).await.into_iter().filter_map(Result::err) {
+                tracing::warn!(uid = %self.uid, %error, "a container was not stopped");
+            }
+        }
+    }
+
+    fn clean_up(&mut self, logs: bool) -> bool {
+        self.memory.cleaned = true;
+        if self.context.runtime.is_simulated() {
+            return true;
+        }
+        let volumes = mounter::remove_all(&self.paths);
+        cgroups::remove(&self.context.cgroup_root, &self.uid);
+        if logs {
+            let _ = std::fs::remove_dir_all(&self.paths.logs);
+        }
+        if let Err(error) = volumes {
+            tracing::warn!(uid = %self.uid, %error, "the pod's files were not removed");
+            self.memory.cleaned = false;
+        }
+        self.memory.cleaned
+    }
+
+    async fn prepare(&mut self, target: &Target) -> bool {
+        if self.context.runtime.is_simulated() {
+            self.memory.prepared = true;
+            return true;
+        }
+        match self.mount(target, Vec::new()).await {
+            Ok(()) => {
+                self.memory.prepared = true;
+                self.memory.cleaned = false;
+                self.memory.prepare_retry = None;
+                true
+            }
+            Err(text) => {
+                self.context.warn(&target.value, "FailedMount", text);
+                self.delay_preparation();
+                false
+            }
+        }
+    }
+
+    fn delay_preparation(&mut self) {
+        let delay = self
+            .memory
+            .prepare_retry
+            .map_or(PREPARE_DELAY_INITIAL, |(_, delay)| (delay * 2).min(PREPARE_DELAY_MAX));
+        self.memory.prepare_retry = Some((self.context.env.clock.now() + delay, delay));
+    }
+
+    async fn mount(&mut self, target: &Target, pod_ips: Vec<String>) -> Result<(), String> {
+        let pod = &*target.pod;
+        for dir in [&self.paths.dir, &self.paths.logs] {
+            std::fs::create_dir_all(dir).map_err(|error| format!("{}: {error}", dir.display()))?;
+        }
+        cgroups::make(&resources::pod_cgroup(&self.context.cgroup_root, pod));
+        let wants = volume_plan::wants(pod);
+        let sources = super::sources::fetch(&self.context, pod, &wants, pod_ips)
+            .await
+            .map_err(|error| error.to_string())?;
+        let stamp = format!("{}_{}", self.context.env.clock.now().millis(), self.context.env.rng.suffix(4));
+        self.mounted = mounter::mount_all(pod, &self.paths, &sources, &stamp)?;
+        self.mounted_at = self.context.env.clock.now();
+        Ok(())
+    }
+
+    /// Brings the files of a running pod's volumes up to date now and then.
+    pub(super) async fn refresh_volumes(&mut self, target: Option<&Target>, observed: &Observed) {
+        let Some(target) = target.filter(|_| self.memory.prepared && !self.memory.cleaned) else { return };
+        let due = self.context.env.clock.now().since(self.mounted_at) >= REFRESH;
+        let deleted = target.pod.metadata.deletion_timestamp.is_some();
+        if !due || deleted || self.context.runtime.is_simulated() || observed.live().next().is_none() {
+            return;
+        }
+        let ips = observed.ready_sandbox().map(|sandbox| sandbox.ips.clone()).unwrap_or_default();
+        if let Err(text) = self.mount(target, ips).await {
+            self.context.warn(&target.value, "FailedMount", text);
+            self.mounted_at = self.context.env.clock.now();
+        }
+    }
+
+    fn sandbox_config(&self, pod: &Pod, attempt: u32) -> cri::PodSandboxConfig {
+        let group = resources::pod_cgroup(&self.context.cgroup_root, pod);
+        config::sandbox_config(pod, &self.paths, &group.path, &self.context.dns, attempt)
+    }
+
+    async fn run_sandbox(&mut self, target: &Target, attempt: u32) -> bool {
+        let config = self.sandbox_config(&target.pod, attempt);
+        match self.context.runtime.run_sandbox(config).await {
+            Ok(_) => {
+                self.memory.prepare_retry = None;
+                true
+            }
+            Err(error) => {
+                let text = format!("Failed to create pod sandbox: {error}");
+                self.context.warn(&target.value, "FailedCreatePodSandBox", text);
+                self.delay_preparation();
+                false
+            }
+        }
+    }
+
+    async fn start(
+        &mut self,
+        target: &Target,
+        observed: &Observed,
+        name: &str,
+        kind: Kind,
+        attempt: u32,
+    ) -> bool {
+        let Some((_, container)) = target.pod.spec.as_ref().and_then(|spec| lifecycle::find(spec, name))
+        else {
+            return true;
+        };
+        let Some(sandbox) = observed.ready_sandbox() else { return false };
+        let start = Start { target, container, attempt, sandbox: &sandbox.id, ips: &sandbox.ips };
+        match self.try_start(&start).await {
+            Ok(()) => {
+                self.memory.waiting.remove(name);
+                if let Some(before) = observed.latest(name).filter(|_| kind != Kind::Init || attempt > 0) {
+                    lifecycle::note_restart(&mut self.memory, before, self.context.env.clock.now());
+                }
+                true
+            }
+            Err(failure) => {
+                self.note_failure(&target.value, name, failure);
+                false
+            }
+        }
+    }
+
+    fn note_failure(&mut self, pod: &Value, name: &str, failure: Failure) {
+        let initial =
+            if failure.reason == "CreateContainerConfigError" { CONFIG_DELAY_INITIAL } else { DELAY_INITIAL };
+        let before = self.memory.waiting.get(name);
+        let delay = before.map_or(initial, |waiting| (waiting.delay * 2).min(DELAY_MAX));
+        self.context.warn(pod, "Failed", format!("Error: {}", failure.text));
+        let waiting = Waiting {
+            reason: failure.reason.to_owned(),
+            message: failure.text,
+            retry_at: self.context.env.clock.now() + delay,
+            delay,
+        };
+        self.memory.waiting.insert(name.to_owned(), waiting);
+    }
+
+    async fn try_start(&mut self, start: &Start<'_>) -> Result<(), Failure> {
+        let Start { target, container, .. } = start;
+        let (pod, value) = (&*target.pod, &*target.value);
+        let config_error = |text: String| failure("CreateContainerConfigError", text);
+        let spec = pod.spec.as_ref().ok_or_else(|| config_error("the pod has no spec".to_owned()))?;
+        if let Some(text) = config::unsupported(spec) {
+            return Err(config_error(text));
+        }
+        let sources = self.container_sources(start).await?;
+        let image = self.image(start, &sources).await?;
+        let environment = env_vars::environment(pod, container, &sources)
+            .map_err(|error| config_error(error.to_string()))?;
+        if let Some(text) = image::violates_non_root(container, spec.security_context.as_ref(), Some(&image))
+        {
+            return Err(config_error(text));
+        }
+        let config = self.container_config(start, spec, &environment, image).map_err(config_error)?;
+        let sandbox = self.sandbox_config(pod, 0);
+        let runtime = &self.context.runtime;
+        let id = runtime
+            .create_container(start.sandbox.to_owned(), config, sandbox)
+            .await
+            .map_err(|error| failure("CreateContainerError", error))?;
+        self.context.normal(value, "Created", format!("Container created: {}", container.name));
+        runtime.start_container(id).await.map_err(|error| failure("RunContainerError", error))?;
+        self.context.normal(value, "Started", format!("Container started: {}", container.name));
+        Ok(())
+    }
+
+    async fn container_sources(&self, start: &Start<'_>) -> Result<Sources, Failure> {
+        if self.context.runtime.is_simulated() {
+            return Ok(simulated_sources(start));
+        }
+        let (config_maps, secrets) = env_vars::references(start.container);
+        let pull_secrets =
+            start.target.pod.spec.iter().flat_map(|spec| spec.image_pull_secrets.iter().flatten());
+        let secrets = secrets.into_iter().chain(pull_secrets.map(|secret| secret.name.clone())).collect();
+        let wants = volume_plan::Wants {
+            config_maps: config_maps.into_iter().collect(),
+            secrets,
+            ..Default::default()
+        };
+        let ips = if start.ips.is_empty() {
+            self.context.host_ips.iter().map(ToString::to_string).collect()
+        } else {
+            start.ips.to_vec()
+        };
+        let fetched = super::sources::fetch(&self.context, &start.target.pod, &wants, ips).await;
+        Ok(fetched.map_err(|error| failure("CreateContainerConfigError", error))?.env)
+    }
+
+    /// The image, fetched if the policy says so.
+    async fn image(&self, start: &Start<'_>, sources: &Sources) -> Result<cri::Image, Failure> {
+        let runtime = &self.context.runtime;
+        let named = start.container.image.clone().unwrap_or_default();
+        let reference = image::normalize(&named);
+        let present = runtime
+            .image_status(reference.clone())
+            .await
+            .map_err(|error| failure("ImageInspectError", error))?;
+        let value = &*start.target.value;
+        match (image::decide(image::pull_policy(start.container), present.is_some()), present) {
+            (ImageDecision::Use, Some(image)) => {
+                let text = format!("Container image \"{named}\" already present on machine");
+                self.context.normal(value, "Pulled", text);
+                return Ok(image);
+            }
+            (ImageDecision::NeverPull, _) => {
+                let text = format!("Container image \"{named}\" is not present with pull policy of Never");
+                self.context.warn(value, "ErrImageNeverPull", text.clone());
+                return Err(failure("ErrImageNeverPull", text));
+            }
+            _ => {}
+        }
+        self.context.normal(value, "Pulling", format!("Pulling image \"{named}\""));
+        let secrets: Vec<&Secret> = sources.secrets.values().collect();
+        let auth = image::credentials(&reference, &secrets);
+        let sandbox = self.sandbox_config(&start.target.pod, 0);
+        if let Err(error) = runtime.pull_image(reference.clone(), auth, sandbox).await {
+            let text = format!("Failed to pull image \"{named}\": {error}");
+            self.context.warn(value, "Failed", text);
+            return Err(failure("ErrImagePull", error));
+        }
+        self.context.normal(value, "Pulled", format!("Successfully pulled image \"{named}\""));
+        let found =
+            runtime.image_status(reference).await.map_err(|error| failure("ImageInspectError", error))?;
+        found.ok_or_else(|| {
+            failure("ImageInspectError", format!("image {named} vanished after it was pulled"))
+        })
+    }
+
+    fn container_config(
+        &self,
+        start: &Start<'_>,
+        spec: &PodSpec,
+        environment: &[(String, String)],
+        image: cri::Image,
+    ) -> Result<cri::ContainerConfig, String> {
+        let Start { target, container, attempt, .. } = start;
+        let simulated = self.context.runtime.is_simulated();
+        let mut mounts = Vec::new();
+        let mut message_file = None;
+        if !simulated {
+            mounts = mounter::container_mounts(container, &self.mounted, environment)?;
+            message_file = Some(self.managed_files(start, spec, &mut mounts)?);
+        }
+        let id = image.id;
+        let resources = resources::container_resources(spec, container, self.context.capacity.memory_bytes);
+        Ok(config::container_config(ContainerInput {
+            pod: &target.pod,
+            container,
+            attempt: *attempt,
+            environment,
+            paths: &self.paths,
+            mounts,
+            image: id,
+            resources,
+            message_file,
+        }))
+    }
+
+    /// The hosts file and the file of the termination message, made and mounted.
+    fn managed_files(
+        &self,
+        start: &Start<'_>,
+        spec: &PodSpec,
+        mounts: &mut Vec<cri::Mount>,
+    ) -> Result<std::path::PathBuf, String> {
+        let failed = |error: std::io::Error| error.to_string();
+        let file = self.paths.message(&start.container.name, start.attempt);
+        let logs = self.paths.logs.join(&start.container.name);
+        for dir in [file.parent(), Some(logs.as_path())].into_iter().flatten() {
+            std::fs::create_dir_all(dir).map_err(failed)?;
+        }
+        std::fs::write(&file, b"").map_err(failed)?;
+        std::fs::set_permissions(&file, std::os::unix::fs::PermissionsExt::from_mode(0o666))
+            .map_err(failed)?;
+        let path = start.container.termination_message_path.as_deref().unwrap_or("/dev/termination-log");
+        mounts.push(config::mount(path, &file, false));
+        let taken = mounts.iter().any(|mount| mount.container_path == "/etc/hosts");
+        if !taken && !lifecycle::is_host_network(spec) {
+            let hosts = self.paths.hosts();
+            std::fs::write(&hosts, config::hosts_file(&start.target.pod, start.ips)).map_err(failed)?;
+            mounts.push(config::mount("/etc/hosts", hosts, false));
+        }
+        Ok(file)
+    }
+}
+
+/// One container about to start.
+struct Start<'a> {
+    target: &'a Target,
+    container: &'a Container,
+    attempt: u32,
+    sandbox: &'a str,
+    ips: &'a [String],
+}
+
+/// Nothing real reads a simulated container's environment: whatever it refers to exists and is empty.
+fn simulated_sources(start: &Start<'_>) -> Sources {
+    let (config_maps, secrets) = env_vars::references(start.container);
+    let container = start.container;
+    let keys = || container.env.iter().flatten().filter_map(|variable| variable.value_from.as_ref());
+    let mut sources = Sources { pod_ips: start.ips.to_vec(), ..Sources::default() };
+    for name in config_maps {
+        let wanted =
+            keys().filter_map(|source| source.config_map_key_ref.as_ref()).filter(|key| key.name == name);
+        let data = wanted.map(|key| (key.key.clone(), String::new())).collect();
+        let map = k8s_openapi::api::core::v1::ConfigMap { data: Some(data), ..Default::default() };
+        sources.config_maps.insert(name, map);
+    }
+    for name in secrets {
+        let wanted =
+            keys().filter_map(|source| source.secret_key_ref.as_ref()).filter(|key| key.name == name);
+        let data = wanted.map(|key| (key.key.clone(), k8s_openapi::ByteString(Vec::new()))).collect();
+        sources.secrets.insert(name, Secret { data: Some(data), ..Default::default() });
+    }
+    sources
+}
