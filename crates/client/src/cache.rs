@@ -51,6 +51,8 @@ type Entries = HashMap<String, BTreeSet<Key>>;
 struct Objects {
     by_key: BTreeMap<Key, Arc<Value>>,
     indexes: HashMap<&'static str, Entries>,
+    /// The newest version that was seen.
+    version: u64,
 }
 
 /// Reads what an informer knows. Cheap to clone.
@@ -68,6 +70,18 @@ fn key_of(object: &Value) -> Key {
 impl Lister {
     pub(crate) fn new(indexes: Vec<Index>, synced: watch::Receiver<bool>) -> Self {
         Self { objects: Arc::default(), indexes: indexes.into(), synced }
+    }
+
+    /// A lister of fixed objects, for tests of what reads them.
+    pub fn of(indexes: Vec<Index>, objects: Vec<Value>) -> Self {
+        let lister = Self::new(indexes, watch::channel(true).1);
+        objects.into_iter().for_each(|object| drop(lister.put(object)));
+        lister
+    }
+
+    /// The newest version that was seen, of any object.
+    pub fn version(&self) -> u64 {
+        self.objects.read().version
     }
 
     /// One object.
@@ -126,6 +140,7 @@ impl Lister {
     pub(crate) fn put(&self, object: Value) -> Option<Change> {
         let (key, new) = (key_of(&object), Arc::new(object));
         let mut objects = self.objects.write();
+        objects.saw(&new);
         let old = objects.by_key.insert(key.clone(), new.clone());
         if let Some(old) = &old {
             objects.unindex(&self.indexes, &key, old);
@@ -142,6 +157,7 @@ impl Lister {
     pub(crate) fn remove(&self, object: &Value) -> Option<Change> {
         let key = key_of(object);
         let mut objects = self.objects.write();
+        objects.saw(object);
         let old = objects.by_key.remove(&key)?;
         objects.unindex(&self.indexes, &key, &old);
         Some(Change::Deleted(Arc::new(object.clone())))
@@ -162,6 +178,10 @@ impl Lister {
 }
 
 impl Objects {
+    fn saw(&mut self, object: &Value) {
+        self.version = meta::resource_version(object).parse().unwrap_or(0).max(self.version);
+    }
+
     fn index(&mut self, indexes: &[Index], key: &Key, object: &Value) {
         for index in indexes {
             let entries = self.indexes.entry(index.name).or_default();

@@ -1,0 +1,27 @@
+//! Controllers: each brings what is a step closer to what was asked for, over and over.
+//!
+//! Invariants:
+//! - deciding is pure: [`Controller::reconcile`] reads listers and returns a [`Plan`]; the one runner carries it out;
+//! - a key is not decided on again before the informers show what was written for it;
+//! - every write carries the leader's fence; informers and queues are warm on every replica.
+//!
+//! Read `plan.rs` and `controller.rs` (the shape), `runner.rs`, then one file a controller.
+
+mod controller;
+mod deployment;
+mod endpoint_slice;
+mod garbage_collector;
+mod namespace;
+mod plan;
+mod replica_set;
+mod root_ca;
+mod runner;
+mod service_account;
+mod template;
+
+#[cfg(test)]
+mod testing;
+
+pub use controller::{Controller, Key, Listers, Watch};
+pub use plan::{Action, Plan};
+pub use runner::{Controllers, ControllersConfig};

@@ -1,0 +1,130 @@
+//! The shape of a controller.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use api_types::{Resource, meta, table};
+use client::{Change, Index, Lister};
+use serde_json::Value;
+
+use crate::plan::Plan;
+
+/// An object that needs a look.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Key {
+    /// Its kind, as `resource.group`.
+    pub resource: String,
+    /// Its namespace; empty without.
+    pub namespace: String,
+    /// Its name.
+    pub name: String,
+}
+
+impl Key {
+    /// A key by its parts.
+    pub fn new(resource: &str, namespace: &str, name: &str) -> Self {
+        Self { resource: resource.to_owned(), namespace: namespace.to_owned(), name: name.to_owned() }
+    }
+
+    /// The key of an object.
+    pub fn of(resource: &str, object: &Value) -> Self {
+        Self::new(resource, meta::namespace(object), meta::name(object))
+    }
+}
+
+/// Finds objects by any of their owners' uids.
+pub(crate) const OWNER_INDEX: &str = "owner";
+/// Finds an object by its uid.
+pub(crate) const UID_INDEX: &str = "uid";
+
+/// The indexes of every informer.
+pub(crate) fn indexes() -> Vec<Index> {
+    let owner = Index {
+        name: OWNER_INDEX,
+        values: |object| meta::owner_references(object).into_iter().map(|owner| owner.uid).collect(),
+    };
+    let uid = Index { name: UID_INDEX, values: |object| vec![meta::uid(object).to_owned()] };
+    vec![owner, uid]
+}
+
+/// What the informers know, by `resource.group`.
+#[derive(Clone, Default)]
+pub struct Listers {
+    by_resource: Arc<HashMap<String, Lister>>,
+}
+
+impl Listers {
+    pub(crate) fn new(by_resource: HashMap<String, Lister>) -> Self {
+        Self { by_resource: Arc::new(by_resource) }
+    }
+
+    /// The lister of a kind that some controller watches.
+    pub fn get(&self, resource: &str) -> Option<&Lister> {
+        self.by_resource.get(resource)
+    }
+
+    /// One object.
+    pub fn object(&self, key: &Key) -> Option<Arc<Value>> {
+        self.get(&key.resource)?.get(&key.namespace, &key.name)
+    }
+
+    /// Objects of a kind that an object owns as their controller.
+    pub fn controlled(&self, resource: &str, owner: &Value) -> Vec<Arc<Value>> {
+        let Some(lister) = self.get(resource) else { return Vec::new() };
+        let mut found = lister.by_index(OWNER_INDEX, meta::uid(owner));
+        found.retain(|object| meta::is_controlled_by(object, owner));
+        found
+    }
+
+    pub(crate) fn all(&self) -> impl Iterator<Item = (&String, &Lister)> {
+        self.by_resource.iter()
+    }
+}
+
+/// Which keys a change of a kind concerns.
+pub type KeysOf = fn(&Change, &Listers) -> Vec<Key>;
+
+/// A kind that a controller watches.
+#[derive(Clone, Copy)]
+pub struct Watch {
+    /// The kind.
+    pub resource: &'static Resource,
+    /// Which keys a change concerns.
+    pub keys: KeysOf,
+}
+
+/// A control loop.
+pub trait Controller: Send + Sync + 'static {
+    /// Its name, in logs and metrics.
+    fn name(&self) -> &'static str;
+
+    /// The kinds it watches.
+    fn watches(&self) -> Vec<Watch>;
+
+    /// What is to be done for a key. Reads nothing but the listers and the time.
+    fn reconcile(&self, listers: &Listers, key: &Key, now_millis: i64) -> Plan;
+}
+
+/// A row of the table that must be there.
+pub(crate) fn kind(group: &str, version: &str, resource: &str) -> &'static Resource {
+    table::find(group, version, resource).expect("invariant: the built-in kind is in the table")
+}
+
+/// The changed object's own key.
+pub(crate) fn own_key(resource: &str, change: &Change) -> Vec<Key> {
+    vec![Key::of(resource, change.object())]
+}
+
+/// The key of the changed object's controller, of a kind; before and after the change.
+pub(crate) fn controller_key(resource: &str, kind: &str, change: &Change) -> Vec<Key> {
+    let of = |object: &Value| {
+        let owner = meta::controller(object).filter(|owner| owner.kind == kind)?;
+        Some(Key::new(resource, meta::namespace(object), &owner.name))
+    };
+    let mut keys: Vec<Key> = of(change.object()).into_iter().collect();
+    if let Change::Updated { old, .. } = change {
+        keys.extend(of(old));
+        keys.dedup();
+    }
+    keys
+}

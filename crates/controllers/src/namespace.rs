@@ -1,0 +1,79 @@
+//! A namespace that is deleted goes when everything in it is gone.
+
+use std::time::Duration;
+
+use api_types::{Resource, meta, table};
+
+use crate::controller::{Controller, Key, Listers, Watch, kind, own_key};
+use crate::plan::{Action, Plan};
+
+/// What holds a namespace until its contents are gone.
+pub(crate) const FINALIZER: &str = "kubernetes";
+/// Between looks at what is left.
+const RECHECK: Duration = Duration::from_millis(200);
+
+/// See the module.
+pub struct Namespaces;
+
+/// Whether a namespace is there and not being deleted.
+pub(crate) fn is_alive(listers: &Listers, key: &Key) -> bool {
+    listers.object(key).is_some_and(|namespace| !meta::is_being_deleted(&namespace))
+}
+
+/// The kinds whose objects a namespace holds.
+pub(crate) fn contents() -> impl Iterator<Item = &'static Resource> {
+    let all = table::resources().iter();
+    all.filter(|resource| resource.namespaced && resource.is_stored() && resource.is_storage_version())
+        .filter(|resource| resource.has_verb("deletecollection") && resource.has_verb("list"))
+}
+
+impl Controller for Namespaces {
+    fn name(&self) -> &'static str {
+        "namespace"
+    }
+
+    fn watches(&self) -> Vec<Watch> {
+        vec![Watch {
+            resource: kind("", "v1", "namespaces"),
+            keys: |change, _| own_key("namespaces", change),
+        }]
+    }
+
+    /// First everything is deleted, whatever the informers show; then the API is asked until nothing is left.
+    fn reconcile(&self, listers: &Listers, key: &Key, _now: i64) -> Plan {
+        let Some(namespace) = listers.object(key) else { return Plan::nothing() };
+        let finalizers = namespace["spec"]["finalizers"].as_array();
+        let held = finalizers.is_some_and(|all| all.iter().any(|finalizer| finalizer == FINALIZER));
+        if !meta::is_being_deleted(&namespace) || !held {
+            return Plan::nothing();
+        }
+        let deletes = contents().map(|resource| Action::DeleteCollection(resource, key.name.clone()));
+        let mut actions: Vec<Action> = deletes.collect();
+        actions.push(Action::FinalizeNamespace(namespace));
+        Plan { actions, recheck_after: Some(RECHECK) }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+    use crate::testing::{listers, namespace, show};
+
+    #[test]
+    fn only_a_deleted_namespace_is_emptied_and_let_go_last() {
+        let plan = |object| {
+            let listers = listers(vec![object]);
+            show(&Namespaces.reconcile(&listers, &Key::new("namespaces", "", "ns"), 0))
+        };
+        let mut ending = namespace("ns");
+        assert!(plan(ending.clone()).is_empty());
+        ending["metadata"]["deletionTimestamp"] = json!("2026-01-01T00:00:00Z");
+        let done = plan(ending.clone());
+        assert!(done.contains(&"delete all pods in ns".to_owned()), "{done:?}");
+        assert_eq!(done.last().map(String::as_str), Some("finalize ns"));
+        ending["spec"]["finalizers"] = json!([]);
+        assert!(plan(ending).is_empty());
+    }
+}

@@ -1,0 +1,52 @@
+//! What a controller wants done.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use api_types::Resource;
+use client::{DeleteParams, EventType, Patch};
+use serde_json::Value;
+
+/// Actions in order; the first that fails ends the plan, and the key is tried again later.
+#[derive(Clone, Debug, Default)]
+pub struct Plan {
+    /// What to do.
+    pub actions: Vec<Action>,
+    /// When to look again even if nothing changes.
+    pub recheck_after: Option<Duration>,
+}
+
+impl Plan {
+    /// Nothing to do.
+    pub fn nothing() -> Self {
+        Self::default()
+    }
+
+    /// One action.
+    pub fn of(action: Action) -> Self {
+        Self { actions: vec![action], recheck_after: None }
+    }
+}
+
+/// One write.
+#[derive(Clone, Debug)]
+pub enum Action {
+    /// Make an object; one that is there already is no failure.
+    Create(&'static Resource, Value),
+    /// Replace an object at its version.
+    Update(&'static Resource, Value),
+    /// Replace an object's status at its version.
+    UpdateStatus(&'static Resource, Value),
+    /// Change an object; one that is gone is no failure.
+    Patch(&'static Resource, Arc<Value>, Patch),
+    /// Delete an object, exactly this one; one that is gone is no failure.
+    Delete(&'static Resource, Arc<Value>, DeleteParams),
+    /// Delete everything of a kind in a namespace.
+    DeleteCollection(&'static Resource, String),
+    /// Delete a dependent whose owners are all gone, if the API confirms that they are.
+    Collect(&'static Resource, Arc<Value>),
+    /// Let a namespace go, if the API confirms that nothing is left in it.
+    FinalizeNamespace(Arc<Value>),
+    /// Tell people.
+    Event(Arc<Value>, EventType, &'static str, String),
+}

@@ -1,0 +1,353 @@
+//! The one runner: informers, queues, workers, and the carrying out of plans.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use api_types::{Resource, meta, table};
+use client::{
+    Api, Client, ClientError, EventRecorder, Fence, Informer, InformerConfig, ListParams, WorkQueue,
+};
+use env::{Env, Shutdown, TaskGroup};
+use parking_lot::Mutex;
+use serde_json::Value;
+use tokio::sync::watch;
+use tokio::time::Instant;
+
+use crate::controller::{Controller, Key, Listers, UID_INDEX, indexes};
+use crate::plan::{Action, Plan};
+use crate::{
+    deployment, endpoint_slice, garbage_collector, namespace, replica_set, root_ca, service_account,
+};
+
+/// Keys of one controller that are worked on at a time.
+const WORKERS: usize = 4;
+/// How long a key waits for the informers to show what was written for it.
+const SEEN_DEADLINE: Duration = Duration::from_secs(10);
+const SEEN_POLL: Duration = Duration::from_millis(2);
+const STOP_DEADLINE: Duration = Duration::from_secs(5);
+
+/// What the controllers need to know.
+#[derive(Clone, Debug)]
+pub struct ControllersConfig {
+    /// This replica's name, in events.
+    pub replica: String,
+    /// The certificate authority that pods shall trust, PEM.
+    pub root_ca: String,
+}
+
+/// All controllers, not yet running.
+pub struct Controllers {
+    env: Env,
+    client: Client,
+    config: ControllersConfig,
+    informers: HashMap<String, Informer>,
+    loops: Vec<Loop>,
+}
+
+struct Loop {
+    controller: Arc<dyn Controller>,
+    queue: WorkQueue<Key>,
+}
+
+impl Controllers {
+    /// Every controller over `client`, which is who they are to the API.
+    pub fn new(env: Env, client: Client, config: ControllersConfig) -> Self {
+        let controllers: Vec<Arc<dyn Controller>> = vec![
+            Arc::new(replica_set::ReplicaSets),
+            Arc::new(deployment::Deployments),
+            Arc::new(endpoint_slice::EndpointSlices),
+            Arc::new(service_account::ServiceAccounts),
+            Arc::new(root_ca::RootCa { certificate: config.root_ca.clone() }),
+            Arc::new(namespace::Namespaces),
+            Arc::new(garbage_collector::GarbageCollector),
+        ];
+        let loops =
+            controllers.into_iter().map(|controller| Loop { controller, queue: WorkQueue::new(env.clone()) });
+        let mut all = Self { client, config, informers: HashMap::new(), loops: loops.collect(), env };
+        all.connect();
+        all
+    }
+
+    /// One informer for each kind that anyone watches, with everyone's handlers.
+    fn connect(&mut self) {
+        let watches: Vec<_> = self.loops.iter().flat_map(|each| each.controller.watches()).collect();
+        for watch in watches {
+            let informer = || {
+                let config = InformerConfig { indexes: indexes(), ..InformerConfig::all(watch.resource) };
+                config.build(self.env.clone(), &self.client)
+            };
+            self.informers.entry(watch.resource.qualified()).or_insert_with(informer);
+        }
+        let listers = self.listers();
+        for each in &self.loops {
+            for watch in each.controller.watches() {
+                let (queue, listers) = (each.queue.clone(), listers.clone());
+                let informer = self.informers.get_mut(&watch.resource.qualified());
+                let informer = informer.expect("invariant: made above for every watch");
+                informer.on_change(move |change| {
+                    (watch.keys)(change, &listers).into_iter().for_each(|key| queue.add(key));
+                });
+            }
+        }
+    }
+
+    /// What the informers know.
+    pub fn listers(&self) -> Listers {
+        let listers = self.informers.iter().map(|(resource, informer)| (resource.clone(), informer.lister()));
+        Listers::new(listers.collect())
+    }
+
+    /// Runs until shutdown; acts only while `leading` holds a fence.
+    ///
+    /// # Errors
+    /// When a task fails.
+    pub async fn run(
+        self,
+        shutdown: Shutdown,
+        leading: watch::Receiver<Option<Fence>>,
+    ) -> Result<(), env::TaskFailure> {
+        let tasks = TaskGroup::new("controllers", shutdown.clone());
+        let listers = self.listers();
+        for (resource, informer) in self.informers {
+            tasks.spawn_detached(format!("informer-{resource}"), informer.run(shutdown.clone()));
+        }
+        let (recorder, writer) = EventRecorder::new(
+            self.env.clone(),
+            self.client.clone(),
+            "controllermanager",
+            &self.config.replica,
+        );
+        tasks.spawn_detached("events", writer);
+        for each in self.loops {
+            let worker = Arc::new(Worker {
+                env: self.env.clone(),
+                client: self.client.clone(),
+                controller: each.controller,
+                queue: each.queue,
+                listers: listers.clone(),
+                recorder: recorder.clone(),
+                unseen: Mutex::default(),
+            });
+            for number in 0..WORKERS {
+                let (worker, shutdown, leading) = (worker.clone(), shutdown.clone(), leading.clone());
+                let name = format!("{}-{number}", worker.controller.name());
+                tasks.spawn_detached(name, async move { worker.run(shutdown, leading).await });
+            }
+        }
+        drop(recorder);
+        tasks.join(STOP_DEADLINE).await
+    }
+}
+
+/// What was written for a key and may not be seen yet.
+enum Unseen {
+    /// A version of some object of a kind.
+    Version(String, u64),
+    /// An object that was deleted.
+    Deleted(String, String),
+}
+
+struct Worker {
+    env: Env,
+    client: Client,
+    controller: Arc<dyn Controller>,
+    queue: WorkQueue<Key>,
+    listers: Listers,
+    recorder: EventRecorder,
+    unseen: Mutex<HashMap<Key, (Instant, Vec<Unseen>)>>,
+}
+
+impl Worker {
+    async fn run(&self, shutdown: Shutdown, mut leading: watch::Receiver<Option<Fence>>) {
+        for (_, lister) in self.listers.all() {
+            tokio::select! {
+                synced = lister.synced() => if !synced { return },
+                () = shutdown.wait() => return,
+            }
+        }
+        loop {
+            let fence = tokio::select! {
+                led = leading.wait_for(Option::is_some) => match led {
+                    Ok(fence) => fence.clone(),
+                    Err(_) => return,
+                },
+                () = shutdown.wait() => return,
+            };
+            let Some(fence) = fence else { continue };
+            let key = tokio::select! {
+                key = self.queue.next(&shutdown) => key,
+                _ = leading.wait_for(Option::is_none) => continue,
+            };
+            let Some(key) = key else { return };
+            self.work(&key, &fence).await;
+            self.queue.done(&key);
+        }
+    }
+
+    async fn work(&self, key: &Key, fence: &Fence) {
+        if self.waits(key) {
+            self.queue.add_after(key.clone(), SEEN_POLL);
+            return;
+        }
+        let plan = self.controller.reconcile(&self.listers, key, self.env.clock.now().millis());
+        let recheck = plan.recheck_after;
+        match self.carry_out(key, plan, &self.client.with_fence(fence)).await {
+            Ok(()) => {
+                self.queue.succeeded(key);
+                if let Some(pause) = recheck {
+                    self.queue.add_after(key.clone(), pause);
+                }
+            }
+            Err(error) => {
+                tracing::debug!(controller = self.controller.name(), ?key, %error, "trying again later");
+                metrics::counter!("trierarch_controller_errors_total", "controller" => self.controller.name()).increment(1);
+                self.queue.add_failed(key.clone());
+            }
+        }
+    }
+
+    /// Whether the informers do not show yet what was written for a key.
+    fn waits(&self, key: &Key) -> bool {
+        let mut unseen = self.unseen.lock();
+        let Some((since, writes)) = unseen.get(key) else { return false };
+        let late = self.env.clock.monotonic() - *since > SEEN_DEADLINE;
+        if late || writes.iter().all(|write| self.is_seen(write)) {
+            unseen.remove(key);
+            return false;
+        }
+        true
+    }
+
+    fn is_seen(&self, write: &Unseen) -> bool {
+        match write {
+            Unseen::Version(resource, version) => {
+                self.listers.get(resource).is_none_or(|lister| lister.version() >= *version)
+            }
+            Unseen::Deleted(resource, uid) => self.listers.get(resource).is_none_or(|lister| {
+                lister.by_index(UID_INDEX, uid).iter().all(|object| meta::is_being_deleted(object))
+            }),
+        }
+    }
+
+    async fn carry_out(&self, key: &Key, plan: Plan, client: &Client) -> Result<(), ClientError> {
+        for action in plan.actions {
+            if let Some(unseen) = self.act(action, client).await? {
+                let mut all = self.unseen.lock();
+                let now = self.env.clock.monotonic();
+                let entry = all.entry(key.clone()).or_insert_with(|| (now, Vec::new()));
+                entry.0 = now;
+                entry.1.push(unseen);
+            }
+        }
+        Ok(())
+    }
+
+    async fn act(&self, action: Action, client: &Client) -> Result<Option<Unseen>, ClientError> {
+        match action {
+            Action::Create(resource, object) => {
+                let api = client.namespaced(resource, meta::namespace(&object));
+                match api.create(&object).await {
+                    Err(error) if error.is_already_exists() => Ok(None),
+                    other => other.map(|written| version_of(resource, &written)),
+                }
+            }
+            Action::Update(resource, object) => {
+                let written = client.namespaced(resource, meta::namespace(&object)).update(&object).await?;
+                Ok(version_of(resource, &written))
+            }
+            Action::UpdateStatus(resource, object) => {
+                let written =
+                    client.namespaced(resource, meta::namespace(&object)).update_status(&object).await?;
+                Ok(version_of(resource, &written))
+            }
+            Action::Patch(resource, object, patch) => {
+                let api = client.namespaced(resource, meta::namespace(&object));
+                match api.patch(meta::name(&object), "", &patch).await {
+                    Err(error) if error.is_not_found() => Ok(None),
+                    other => other.map(|written| version_of(resource, &written)),
+                }
+            }
+            Action::Delete(resource, object, params) => delete(client, resource, &object, params).await,
+            Action::DeleteCollection(resource, namespace) => {
+                let api = client.namespaced(resource, &namespace);
+                api.delete_collection(&ListParams::default(), &client::DeleteParams::default()).await?;
+                Ok(None)
+            }
+            Action::Collect(resource, object) => collect(client, resource, &object).await,
+            Action::FinalizeNamespace(namespace) => finalize_namespace(client, &namespace).await,
+            Action::Event(object, kind, reason, text) => {
+                self.recorder.record(&object, kind, reason, text);
+                Ok(None)
+            }
+        }
+    }
+}
+
+fn version_of(resource: &'static Resource, written: &Value) -> Option<Unseen> {
+    let version = meta::resource_version(written).parse().ok()?;
+    Some(Unseen::Version(resource.qualified(), version))
+}
+
+async fn delete(
+    client: &Client,
+    resource: &'static Resource,
+    object: &Value,
+    params: client::DeleteParams,
+) -> Result<Option<Unseen>, ClientError> {
+    let params = client::DeleteParams { uid: Some(meta::uid(object).to_owned()), ..params };
+    let api = client.namespaced(resource, meta::namespace(object));
+    match api.delete(meta::name(object), &params).await {
+        // Gone, or another object by now.
+        Err(error) if error.is_not_found() => Ok(None),
+        Err(error) if error.is_conflict() && !is_same(&api, object).await => Ok(None),
+        other => other.map(|_| Some(Unseen::Deleted(resource.qualified(), meta::uid(object).to_owned()))),
+    }
+}
+
+async fn is_same(api: &Api, object: &Value) -> bool {
+    api.get(meta::name(object)).await.is_ok_and(|found| meta::uid(&found) == meta::uid(object))
+}
+
+/// Deletes a dependent if none of its owners exists any more. The informers may be behind, so the API is asked.
+async fn collect(
+    client: &Client,
+    resource: &'static Resource,
+    object: &Value,
+) -> Result<Option<Unseen>, ClientError> {
+    for owner in meta::owner_references(object) {
+        let Some(kind) = table::by_api_version(&owner.api_version, &owner.kind) else { return Ok(None) };
+        let namespace = if kind.namespaced { meta::namespace(object) } else { "" };
+        match client.namespaced(kind, namespace).get(&owner.name).await {
+            Ok(found) if meta::uid(&found) == owner.uid => return Ok(None),
+            Ok(_) => {}
+            Err(error) if error.is_not_found() => {}
+            Err(error) => return Err(error),
+        }
+    }
+    let params =
+        client::DeleteParams { propagation: Some(client::Propagation::Background), ..Default::default() };
+    delete(client, resource, object, params).await
+}
+
+/// Takes the finalizer off a namespace in which the API finds nothing any more.
+async fn finalize_namespace(client: &Client, namespace: &Value) -> Result<Option<Unseen>, ClientError> {
+    let name = meta::name(namespace);
+    for resource in namespace::contents() {
+        let found =
+            client.namespaced(resource, name).list(&ListParams { limit: 1, ..ListParams::default() }).await?;
+        if !found.items.is_empty() {
+            let message = format!("{} of namespace {name} are left", resource.qualified());
+            return Err(ClientError::Decode(message));
+        }
+    }
+    let mut finalized = namespace.clone();
+    if let Some(finalizers) = finalized["spec"]["finalizers"].as_array_mut() {
+        finalizers.retain(|finalizer| finalizer != namespace::FINALIZER);
+    }
+    let namespaces = crate::controller::kind("", "v1", "namespaces");
+    match client.all(namespaces).put(name, "finalize", &finalized).await {
+        Err(error) if error.is_not_found() => Ok(None),
+        other => other.map(|_| None),
+    }
+}
