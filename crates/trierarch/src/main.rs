@@ -4,6 +4,7 @@
 
 mod etcd;
 mod kubeconfig;
+mod leaders;
 mod logging;
 mod member;
 mod observe;

@@ -1,4 +1,4 @@
-//! A master: the store, its etcd API and the Kubernetes API in one process.
+//! A master: the store, its etcd API, the Kubernetes API and the controllers in one process.
 
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
@@ -8,10 +8,11 @@ use std::time::Duration;
 use anyhow::{Context as _, Result};
 use apiserver::{ApiServer, ApiServerConfig, KubeletClient, ServerTls, ServiceAccountKeys};
 use clap::Args;
+use controllers::ControllersConfig;
 use env::{Env, Shutdown, TaskGroup};
 use store::{PeerTls, Store, Timing};
 
-use crate::{logging, member, observe, signals};
+use crate::{leaders, logging, member, observe, signals};
 
 /// How long a master may take to stop.
 const STOP_DEADLINE: Duration = Duration::from_secs(10);
@@ -67,11 +68,27 @@ pub async fn run(env: Env, options: Options) -> Result<()> {
         Some(dir) => Some(build_api(&env, &options, dir, member.store.clone(), render).await?),
         None => None,
     };
-    member.start(&tasks);
-    if let Some(api) = api {
+    let store = member.store.clone();
+    let member_tasks = TaskGroup::new("member", Shutdown::new());
+    member.start(&member_tasks);
+    if let (Some(api), Some(dir)) = (api, &options.pki_dir) {
+        let root_ca = String::from_utf8(read(dir, "ca.crt")?).context("ca.crt is not PEM")?;
+        leaders::start(&env, &tasks, &store, &api, ControllersConfig { replica: options.name, root_ca });
         tasks.spawn("apiserver", api.run(tasks.shutdown().clone()));
     }
-    Ok(tasks.join(STOP_DEADLINE).await?)
+    // The store goes last: what stops before it still has something to write.
+    let lost = member_tasks.shutdown().clone();
+    let stop = tasks.shutdown().clone();
+    tasks.spawn_detached("member", async move {
+        lost.wait().await;
+        stop.trigger();
+    });
+    let shutdown = tasks.shutdown().clone();
+    shutdown.wait().await;
+    let stopped = tasks.join(STOP_DEADLINE).await;
+    member_tasks.shutdown().trigger();
+    member_tasks.join(STOP_DEADLINE).await?;
+    Ok(stopped?)
 }
 
 fn store_config(options: &Options) -> Result<member::Config> {
