@@ -110,6 +110,14 @@ pub(crate) fn kind(group: &str, version: &str, resource: &str) -> &'static Resou
     table::find(group, version, resource).expect("invariant: the built-in kind is in the table")
 }
 
+/// Every kind that is stored and served, once, in a version that is served.
+pub(crate) fn served_kinds() -> impl Iterator<Item = &'static Resource> {
+    let mut seen = std::collections::HashSet::new();
+    let stored =
+        table::resources().iter().filter(|resource| resource.served_by_default && resource.is_stored());
+    stored.filter(move |resource| seen.insert(resource.storage_prefix))
+}
+
 /// The changed object's own key.
 pub(crate) fn own_key(resource: &str, change: &Change) -> Vec<Key> {
     vec![Key::of(resource, change.object())]

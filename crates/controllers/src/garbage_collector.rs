@@ -115,9 +115,9 @@ fn foreground(listers: &Listers, resource: &'static Resource, owner: &Arc<Value>
     for (kind, found) in dependents(listers, owner) {
         let Some(kind) = resource_of(&kind) else { continue };
         let references = meta::owner_references(&found);
-        let blocks = references.iter().any(|reference| {
-            reference.uid == meta::uid(owner) && reference.block_owner_deletion
-        });
+        let blocks = references
+            .iter()
+            .any(|reference| reference.uid == meta::uid(owner) && reference.block_owner_deletion);
         blocked |= blocks;
         if !meta::is_being_deleted(&found) {
             let params =

@@ -2,9 +2,9 @@
 
 use std::time::Duration;
 
-use api_types::{Resource, meta, table};
+use api_types::{Resource, meta};
 
-use crate::controller::{Controller, Key, Listers, Watch, kind, own_key};
+use crate::controller::{Controller, Key, Listers, Watch, kind, own_key, served_kinds};
 use crate::plan::{Action, Plan};
 
 /// What holds a namespace until its contents are gone.
@@ -22,9 +22,8 @@ pub(crate) fn is_alive(listers: &Listers, key: &Key) -> bool {
 
 /// The kinds whose objects a namespace holds.
 pub(crate) fn contents() -> impl Iterator<Item = &'static Resource> {
-    let all = table::resources().iter();
-    all.filter(|resource| resource.namespaced && resource.is_stored() && resource.is_storage_version())
-        .filter(|resource| resource.has_verb("deletecollection") && resource.has_verb("list"))
+    let all = served_kinds().filter(|resource| resource.namespaced);
+    all.filter(|resource| resource.has_verb("deletecollection") && resource.has_verb("list"))
 }
 
 impl Controller for Namespaces {

@@ -80,8 +80,10 @@ pub async fn run(env: Env, options: Options) -> Result<()> {
     let lost = member_tasks.shutdown().clone();
     let stop = tasks.shutdown().clone();
     tasks.spawn_detached("member", async move {
-        lost.wait().await;
-        stop.trigger();
+        tokio::select! {
+            () = lost.wait() => stop.trigger(),
+            () = stop.wait() => {}
+        }
     });
     let shutdown = tasks.shutdown().clone();
     shutdown.wait().await;

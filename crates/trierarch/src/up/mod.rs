@@ -49,7 +49,7 @@ impl Progress {
     }
 
     fn say(&self, text: &str) {
-        println!("[{:5.1} s] {text}", self.elapsed());
+        tell(&format!("[{:5.1} s] {text}", self.elapsed()));
     }
 }
 
@@ -72,7 +72,7 @@ pub async fn down(env: Env, options: DownOptions) -> Result<()> {
     let progress = Progress::new(&env);
     let dir = absolute(&options.dir)?;
     let Some(layout) = load(&dir)? else {
-        println!("no cluster in {}", dir.display());
+        tell(&format!("no cluster in {}", dir.display()));
         return Ok(());
     };
     let processes = Processes::new(layout.dir());
@@ -168,9 +168,19 @@ fn print_next(layout: &Layout, started: usize, seconds: f64) {
         1 => format!("Ready in {seconds:.1} s; one process was started."),
         count => format!("Ready in {seconds:.1} s; {count} processes were started."),
     };
-    println!("\n{state} Try:\n");
-    println!("  export KUBECONFIG={}", layout.kubeconfig().display());
-    println!("  kubectl get namespaces");
-    println!("  ETCDCTL_API=3 etcdctl --endpoints {} endpoint status -w table", layout.store_endpoints());
-    println!("\nLogs are in {}. `make down` removes everything.", layout.dir().join("logs").display());
+    let lines = [
+        format!("\n{state} Try:\n"),
+        format!("  export KUBECONFIG={}", layout.kubeconfig().display()),
+        "  kubectl create deployment web --image=web --replicas=3".to_owned(),
+        "  kubectl get deployments,replicasets,pods".to_owned(),
+        format!("  ETCDCTL_API=3 etcdctl --endpoints {} endpoint status -w table", layout.store_endpoints()),
+        format!("\nLogs are in {}. `make down` removes everything.", layout.dir().join("logs").display()),
+    ];
+    tell(&lines.join("\n"));
+}
+
+/// Prints for people; a reader that has gone is no failure.
+fn tell(text: &str) {
+    use std::io::Write as _;
+    drop(writeln!(std::io::stdout(), "{text}"));
 }
