@@ -22,19 +22,17 @@ pub(crate) fn pod_networks(node: &Value) -> Vec<IpNet> {
     found
 }
 
-/// The configuration as CNI 0.4 has it.
+/// The configuration as CNI 0.4 has it. The bridge plugin adds the default route by itself: a second one is an error.
 fn conflist(root: &Path, networks: &[IpNet]) -> Value {
     let ranges: Vec<Value> =
         networks.iter().map(|network| json!([{"subnet": network.to_string()}])).collect();
-    let default = |network: &IpNet| if network.addr().is_ipv4() { "0.0.0.0/0" } else { "::/0" };
-    let routes: Vec<Value> = networks.iter().map(|network| json!({"dst": default(network)})).collect();
     json!({
         "cniVersion": "0.4.0",
         "name": "trierarch",
         "plugins": [
             {
                 "type": "bridge", "bridge": BRIDGE, "isDefaultGateway": true, "hairpinMode": true, "ipMasq": false,
-                "ipam": {"type": "host-local", "dataDir": root.join("cni-leases"), "ranges": ranges, "routes": routes},
+                "ipam": {"type": "host-local", "dataDir": root.join("cni-leases"), "ranges": ranges},
             },
             {"type": "portmap", "capabilities": {"portMappings": true}},
         ],

@@ -1,0 +1,140 @@
+//! The life of real pods, with containerd in namespaces of its own. Needs root; `scripts/node-deps` says what else.
+
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use env::Shutdown;
+use serde_json::{Value, json};
+
+use crate::cluster::{Cluster, eventually, pod};
+
+struct Node {
+    dir: tempfile::TempDir,
+    name: String,
+}
+
+impl Node {
+    fn up(name: &str) -> Self {
+        for tool in ["containerd", "runc", "ip", "nsenter", "busybox", "ctr"] {
+            let found = Command::new("which").arg(tool).output().is_ok_and(|output| output.status.success());
+            assert!(found, "{tool} is missing: run scripts/node-deps");
+        }
+        assert!(Path::new("/usr/lib/cni/bridge").exists(), "CNI plugins are missing: run scripts/node-deps");
+        let dir = tempfile::Builder::new().prefix("ta-node-").tempdir().expect("folder");
+        let node = Self { dir, name: format!("{name}-{}", std::process::id()) };
+        node.script("up");
+        node
+    }
+
+    fn script(&self, action: &str) {
+        let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/it/node.sh");
+        let status = Command::new("sh").arg(script).arg(action).arg(self.dir.path()).arg(&self.name).status();
+        assert!(status.is_ok_and(|status| status.success()), "node.sh {action} failed");
+    }
+
+    fn root(&self) -> PathBuf {
+        self.dir.path().join("agent")
+    }
+
+    fn endpoint(&self) -> String {
+        format!("unix://{}/containerd.sock", self.dir.path().display())
+    }
+}
+
+impl Drop for Node {
+    fn drop(&mut self) {
+        self.script("down");
+    }
+}
+
+fn container(command: &str) -> Value {
+    json!({"name": "c", "image": "test.local/app:1", "command": ["/bin/sh", "-c", command]})
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn containers_run_log_restart_and_outlive_agent_and_runtime() {
+    let node = Node::up("tan");
+    let cluster = Cluster::start().await;
+    let (name, cgroup) = (node.name.clone(), format!("/{}", node.name));
+    let first = Shutdown::new();
+    cluster.agent(&name, &node.root(), &node.endpoint(), &cgroup, &first);
+    cluster.node_ready(&name).await;
+    let map =
+        json!({"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "c1"}, "data": {"k": "conf"}});
+    cluster.api("configmaps").create(&map).await.expect("created");
+    once(&cluster, &name).await;
+    failures(&cluster, &name).await;
+    adoption(&cluster, &node, &name, &cgroup, &first).await;
+}
+
+async fn once(cluster: &Cluster, node: &str) {
+    let mut main = container("echo hello $A $B $C; cat /v/k; echo bye > /dev/termination-log; exit 3");
+    main["env"] = json!([
+        {"name": "A", "value": "lit"},
+        {"name": "B", "valueFrom": {"configMapKeyRef": {"name": "c1", "key": "k"}}},
+        {"name": "C", "valueFrom": {"fieldRef": {"fieldPath": "metadata.name"}}},
+    ]);
+    main["volumeMounts"] = json!([{"name": "v", "mountPath": "/v"}]);
+    main["resources"] =
+        json!({"requests": {"cpu": "10m", "memory": "16Mi"}, "limits": {"cpu": "100m", "memory": "64Mi"}});
+    let mut init = container("test -e /var/run/secrets/kubernetes.io/serviceaccount/token || true");
+    init["name"] = json!("i");
+    let spec = json!({
+        "restartPolicy": "Never", "automountServiceAccountToken": false,
+        "initContainers": [init], "containers": [main],
+        "volumes": [{"name": "v", "configMap": {"name": "c1"}}],
+    });
+    cluster.api("pods").create(&pod("once", node, spec)).await.expect("created");
+    cluster.wait("once", "/status/phase", &json!("Failed")).await;
+    let ended =
+        cluster.field("pods", "once", "/status/containerStatuses/0/state/terminated").await.expect("ended");
+    assert_eq!((&ended["exitCode"], &ended["reason"]), (&json!(3), &json!("Error")), "{ended}");
+    assert_eq!(ended["message"], "bye\n");
+    assert!(cluster.log("once", "container=c").await.starts_with("hello lit conf once\nconf"));
+    assert_eq!(cluster.log("once", "tailLines=1&container=c").await.trim(), "conf");
+}
+
+async fn failures(cluster: &Cluster, node: &str) {
+    let alone = |container: Value| json!({"automountServiceAccountToken": false, "terminationGracePeriodSeconds": 1, "containers": [container]});
+    cluster.api("pods").create(&pod("loop", node, alone(container("exit 1")))).await.expect("created");
+    let mut absent = container("true");
+    absent["image"] = json!("registry.invalid/none:1");
+    absent["imagePullPolicy"] = json!("Never");
+    cluster.api("pods").create(&pod("noimage", node, alone(absent))).await.expect("created");
+    let waiting = "/status/containerStatuses/0/state/waiting/reason";
+    cluster.wait("noimage", waiting, &json!("ErrImageNeverPull")).await;
+    cluster.wait("loop", waiting, &json!("CrashLoopBackOff")).await;
+    cluster.wait("loop", "/status/containerStatuses/0/restartCount", &json!(1)).await;
+    for name in ["loop", "noimage", "once"] {
+        cluster.api("pods").delete(name, &Default::default()).await.expect("deleted");
+    }
+    for name in ["loop", "noimage", "once"] {
+        eventually(name, || async { cluster.api("pods").get(name).await.err() }).await;
+    }
+}
+
+async fn adoption(cluster: &Cluster, node: &Node, name: &str, cgroup: &str, first: &Shutdown) {
+    let mut stays = container("trap 'exit 0' TERM; while :; do sleep 0.1; done");
+    stays["readinessProbe"] = json!({"exec": {"command": ["/bin/true"]}, "periodSeconds": 1});
+    let spec = json!({"terminationGracePeriodSeconds": 5, "automountServiceAccountToken": false, "containers": [stays]});
+    cluster.api("pods").create(&pod("stays", name, spec)).await.expect("created");
+    cluster.wait("stays", "/status/containerStatuses/0/ready", &json!(true)).await;
+    let id = |()| cluster.field("pods", "stays", "/status/containerStatuses/0/containerID");
+    let before = id(()).await.expect("an id");
+    let ip = cluster.field("pods", "stays", "/status/podIP").await.expect("an address");
+    assert!(ip.as_str().is_some_and(|ip| ip.starts_with("10.77.0.")), "{ip}");
+    first.trigger();
+    node.script("crash");
+    let second = Shutdown::new();
+    cluster.agent(name, &node.root(), &node.endpoint(), cgroup, &second);
+    node.script("start");
+    let after = json!({"terminationGracePeriodSeconds": 1, "automountServiceAccountToken": false, "containers": [container("sleep 1000")]});
+    cluster.api("pods").create(&pod("after", name, after)).await.expect("created");
+    cluster.wait("after", "/status/phase", &json!("Running")).await;
+    assert_eq!(id(()).await.expect("an id"), before, "the container was adopted, not restarted");
+    for pod in ["after", "stays"] {
+        cluster.api("pods").delete(pod, &Default::default()).await.expect("deleted");
+        eventually(pod, || async { cluster.api("pods").get(pod).await.err() }).await;
+    }
+    second.trigger();
+}

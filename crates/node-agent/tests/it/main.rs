@@ -1,0 +1,5 @@
+//! The agent against a real API server, with simulated containers and with containerd.
+
+mod cluster;
+mod containerd;
+mod simulated;

@@ -1,0 +1,42 @@
+//! The life of simulated pods.
+
+use env::Shutdown;
+use serde_json::json;
+
+use crate::cluster::{Cluster, eventually, pod};
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn pods_run_are_reported_and_deleted() {
+    let cluster = Cluster::start().await;
+    let (folder, stop) = (tempfile::tempdir().expect("folder"), Shutdown::new());
+    cluster.agent("n1", &folder.path().join("agent"), "simulated", "/", &stop);
+    let node = cluster.node_ready("n1").await;
+    assert_eq!(node["status"]["images"][0]["names"][0], "test.local/app:1");
+    let leases = cluster.client.namespaced(
+        api_types::table::find("coordination.k8s.io", "v1", "leases").expect("kind"),
+        "kube-node-lease",
+    );
+    eventually("the lease", || async { leases.get("n1").await.ok() }).await;
+    let spec = json!({"containers": [{"name": "c", "image": "test.local/app:1"}]});
+    for name in ["a", "b"] {
+        cluster.api("pods").create(&pod(name, "n1", spec.clone())).await.expect("created");
+        cluster.wait(name, "/status/phase", &json!("Running")).await;
+        cluster.wait(name, "/status/containerStatuses/0/ready", &json!(true)).await;
+    }
+    let ip = |name| cluster.field("pods", name, "/status/podIP");
+    assert_ne!(ip("a").await.expect("an address"), ip("b").await.expect("an address"));
+    let ended = json!({"restartPolicy": "Never", "containers": [{"name": "c", "image": "test.local/app:1"}]});
+    let mut once = pod("once", "n1", ended);
+    once["metadata"]["annotations"] =
+        json!({"trierarch.dev/simulated-run-seconds": "1", "trierarch.dev/simulated-exit-code": "3"});
+    cluster.api("pods").create(&once).await.expect("created");
+    cluster.wait("once", "/status/phase", &json!("Failed")).await;
+    cluster.wait("once", "/status/containerStatuses/0/state/terminated/exitCode", &json!(3)).await;
+    cluster.api("pods").delete("a", &Default::default()).await.expect("deleted");
+    eventually("the end of a", || async { cluster.api("pods").get("a").await.err() }).await;
+    let huge =
+        json!({"containers": [{"name": "c", "image": "i", "resources": {"requests": {"cpu": "4000"}}}]});
+    cluster.api("pods").create(&pod("huge", "n1", huge)).await.expect("created");
+    cluster.wait("huge", "/status/reason", &json!("OutOfcpu")).await;
+    stop.trigger();
+}
