@@ -1,4 +1,4 @@
-//! What only one replica does at a time: controllers. Their informers are warm on every replica; a Lease says who acts,
+//! What only one replica does at a time: controllers and scheduler. Their informers are warm on every replica; a Lease says who acts,
 //! and the store's leadership says at once who may take the Lease.
 
 use apiserver::{ApiServer, UserInfo};
@@ -10,14 +10,20 @@ use tokio::sync::watch;
 use tower::ServiceExt as _;
 
 const CONTROLLERS: &str = "kube-controller-manager";
+const SCHEDULER: &str = "kube-scheduler";
 
 /// Starts the components that are led.
 pub fn start(env: &Env, tasks: &TaskGroup, store: &Store, api: &ApiServer, config: ControllersConfig) {
     let preferred = follow_store(tasks, store);
+    let replica = config.replica.clone();
     let client = in_process(api, CONTROLLERS);
     let leading = elect(env, tasks, &client, &preferred, ElectionConfig::new(CONTROLLERS, &config.replica));
     let controllers = Controllers::new(env.clone(), client, config);
     tasks.spawn("controllers", controllers.run(tasks.shutdown().clone(), leading));
+    let client = in_process(api, SCHEDULER);
+    let leading = elect(env, tasks, &client, &preferred, ElectionConfig::new(SCHEDULER, &replica));
+    let scheduler = scheduler::Config { replica }.build(env.clone(), client);
+    tasks.spawn("scheduler", scheduler.run(tasks.shutdown().clone(), leading));
 }
 
 /// A caller that the API knows as `system:<component>`.
