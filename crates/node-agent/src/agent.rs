@@ -131,7 +131,7 @@ impl Agent {
             ..InformerConfig::all(core("pods"))
         }
         .build(self.env.clone(), &self.client);
-        let services = InformerConfig::all(core("services")).build(self.env.clone(), &self.client);
+        let mut services = InformerConfig::all(core("services")).build(self.env.clone(), &self.client);
         let (recorder, events) =
             EventRecorder::new(self.env.clone(), self.client.clone(), "kubelet", &self.config.node_name);
         let statuses = StatusWriter::default();
@@ -157,6 +157,9 @@ impl Agent {
         let changed = Arc::new(Notify::new());
         let wake = changed.clone();
         pods.on_change(move |_| wake.notify_one());
+        let services_changed = Arc::new(Notify::new());
+        let told = services_changed.clone();
+        services.on_change(move |_| told.notify_one());
         let stop = tasks.shutdown().clone();
         tasks.spawn_detached("events", until(stop.clone(), events));
         tasks.spawn_detached("statuses", statuses.run(self.env.clone(), self.client.clone(), stop.clone()));
@@ -168,7 +171,8 @@ impl Agent {
                 "status",
                 heartbeat::keep_status(context.clone(), self.config.port, stop.clone()),
             );
-            let network = Network::new(context.clone(), self.config.clone(), self.simulated.clone());
+            let network =
+                Network::new(context.clone(), self.config.clone(), self.simulated.clone(), services_changed);
             tasks.spawn_detached("network", network.run(stop.clone()));
             tasks.spawn_detached("pods", pods.run(stop.clone()));
             tasks.spawn_detached("manager", Manager::new(context.clone()).run(changed, stop.clone()));

@@ -1,4 +1,4 @@
-//! The node's network: CNI configuration, routes to other nodes, service proxy.
+//! The node's network: CNI configuration first, then the service proxy with the routes to other nodes.
 
 pub(crate) mod cni;
 
@@ -8,9 +8,11 @@ use std::time::Duration;
 
 use env::Shutdown;
 use ipnet::IpNet;
+use tokio::sync::Notify;
 
 use crate::agent::AgentConfig;
 use crate::context::{Context, core};
+use crate::proxy::Proxy;
 use crate::runtime::SimulatedRuntime;
 
 /// The node's pod network is asked for this often until it has one.
@@ -21,11 +23,18 @@ pub(crate) struct Network {
     context: Arc<Context>,
     config: AgentConfig,
     simulated: Option<Arc<SimulatedRuntime>>,
+    /// Services changed.
+    wake: Arc<Notify>,
 }
 
 impl Network {
-    pub fn new(context: Arc<Context>, config: AgentConfig, simulated: Option<Arc<SimulatedRuntime>>) -> Self {
-        Self { context, config, simulated }
+    pub fn new(
+        context: Arc<Context>,
+        config: AgentConfig,
+        simulated: Option<Arc<SimulatedRuntime>>,
+        wake: Arc<Notify>,
+    ) -> Self {
+        Self { context, config, simulated, wake }
     }
 
     /// Runs until shutdown.
@@ -45,6 +54,10 @@ impl Network {
             && let Err(error) = cni::write(dir, &self.config.root_dir, &networks)
         {
             tracing::error!(dir = %dir.display(), %error, "the CNI configuration was not written");
+        }
+        if self.config.network {
+            let proxy = Proxy::new(self.context.clone(), self.wake.clone(), &shutdown);
+            proxy.run(shutdown).await;
         }
     }
 

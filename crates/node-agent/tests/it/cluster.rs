@@ -137,7 +137,7 @@ impl Cluster {
                 let seen = seen.map(|object| object["status"].to_string());
                 panic!("{pod} {pointer} is not {value}: {seen:?} {texts:#?}");
             }
-            tokio::time::sleep(Duration::from_millis(50)).await;
+            Env::real().clock.sleep(Duration::from_millis(50)).await;
         }
     }
 
@@ -205,7 +205,7 @@ pub async fn eventually<T, F: Future<Output = Option<T>>>(what: &str, mut check:
             return found;
         }
         assert!(tokio::time::Instant::now() < end, "{what} did not come");
-        tokio::time::sleep(Duration::from_millis(50)).await;
+        Env::real().clock.sleep(Duration::from_millis(50)).await;
     }
 }
 

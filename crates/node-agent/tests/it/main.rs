@@ -2,4 +2,5 @@
 
 mod cluster;
 mod containerd;
+mod proxy;
 mod simulated;
