@@ -2,7 +2,7 @@
 //!
 //! A pod's way: informer event (desired) and runtime lists, probes, memory (observed) -> [`pod::plan::plan`] ->
 //! actions carried out by the pod's worker -> [`pod::status::pod_status`] -> the one status writer -> API.
-//! Services go the same way: [`proxy::ruleset::ruleset`] -> [`proxy::ruleset::diff`] -> one nftables transaction.
+//! Services go the same way: [`proxy::ruleset::ruleset`] -> [`proxy::ruleset::script`] -> one nftables transaction.
 //!
 //! Invariants:
 //! - deciding is pure and level-triggered; only files named in a module's "drivers" touch socket, disk or clock;

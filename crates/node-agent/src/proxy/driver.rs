@@ -14,7 +14,7 @@ use tokio::io::AsyncWriteExt;
 use tokio::process::Command;
 use tokio::sync::Notify;
 
-use super::ruleset::{Ruleset, diff, ruleset, skeleton};
+use super::ruleset::{self, Ruleset, ruleset};
 use crate::context::{Context, core, kind};
 use crate::net::cni;
 
@@ -89,10 +89,7 @@ impl Proxy {
         let services: Vec<&Value> = services.iter().map(AsRef::as_ref).collect();
         let slices: Vec<&Value> = slices.iter().map(AsRef::as_ref).collect();
         let new = ruleset(&services, &slices, self.pod_networks());
-        let script = match &self.applied {
-            Some(old) => diff(old, &new),
-            None => skeleton() + &diff(&Ruleset::default(), &new),
-        };
+        let script = ruleset::script(self.applied.as_ref(), &new);
         if !script.is_empty() {
             nft(&script).await?;
         }

@@ -16,6 +16,8 @@ use serde_json::Value;
 pub const TABLE: &str = "trierarch";
 /// Endpoints of one service port that are used at most: the size of the slot in the maps' keys.
 pub const MAX_ENDPOINTS: usize = 1024;
+/// Chains for so many endpoints are made with the table.
+const USUAL_ENDPOINTS: usize = 64;
 /// Mark of connections that must come back through this node.
 const MASQUERADE: &str = "0x4000";
 
@@ -145,7 +147,7 @@ fn endpoints(service: &Value, port: &Value, slices: &[&Value]) -> Vec<Endpoint> 
 }
 
 /// The empty table: chains and maps. Replaces whatever table of this name there was.
-pub fn skeleton() -> String {
+fn skeleton() -> String {
     format!(
         "table ip {TABLE}\ndelete table ip {TABLE}\ntable ip {TABLE} {{
 \tmap vips {{
@@ -241,15 +243,12 @@ fn elements(rules: &Ruleset) -> BTreeMap<(&'static str, String), Option<String>>
     found.into_iter().map(|(set, key, value)| ((set, key), value)).collect()
 }
 
-/// Chains by letter and endpoint count. They are few and stay once made.
+/// Chains by letter and endpoint count: the usual ones always, so that a change rarely needs a new one.
 fn chains(rules: &Ruleset) -> BTreeSet<(&'static str, usize)> {
     let letter = |front: &Front| if matches!(front, Front::Address(..)) { "n" } else { "p" };
-    rules
-        .fronts
-        .iter()
-        .filter(|(_, list)| !list.is_empty())
-        .map(|(front, list)| (letter(front), list.len()))
-        .collect()
+    let usual = (1..=USUAL_ENDPOINTS).flat_map(|count| [("n", count), ("p", count)]);
+    let needed = rules.fronts.iter().filter(|(_, list)| !list.is_empty());
+    usual.chain(needed.map(|(front, list)| (letter(front), list.len()))).collect()
 }
 
 fn add_chain(script: &mut String, letter: &str, count: usize) {
@@ -258,7 +257,6 @@ fn add_chain(script: &mut String, letter: &str, count: usize) {
         _ => ("meta l4proto . th dport", "port_eps"),
     };
     let _ = writeln!(script, "add chain ip {TABLE} {letter}{count}");
-    let _ = writeln!(script, "flush chain ip {TABLE} {letter}{count}");
     if letter == "p" {
         // The answer has to come back through this node, whichever node the endpoint is on.
         let _ =
@@ -270,14 +268,25 @@ fn add_chain(script: &mut String, letter: &str, count: usize) {
     );
 }
 
-/// The commands that turn `old` into `new`, one atomic batch; empty if nothing changes.
+/// The commands that turn `old` (none: no table) into `new`, one atomic batch; empty if nothing changes.
 ///
-/// A changed value is a deletion and an addition; pod networks are replaced whole, for intervals may not overlap.
-pub fn diff(old: &Ruleset, new: &Ruleset) -> String {
-    let mut script = String::new();
-    for (letter, count) in chains(new).difference(&chains(old)) {
-        add_chain(&mut script, letter, *count);
+/// A changed value is a deletion and an addition. A chain that is missing means writing the whole table: nft 1.0.6
+/// cannot add a rule that looks into a `typeof` map which it has to read back from the kernel.
+pub fn script(old: Option<&Ruleset>, new: &Ruleset) -> String {
+    match old {
+        Some(old) if chains(new).is_subset(&chains(old)) => changes(old, new),
+        _ => {
+            let mut script = skeleton();
+            for (letter, count) in chains(new) {
+                add_chain(&mut script, letter, count);
+            }
+            script + &changes(&Ruleset::default(), new)
+        }
     }
+}
+
+fn changes(old: &Ruleset, new: &Ruleset) -> String {
+    let mut script = String::new();
     let (before, after) = (elements(old), elements(new));
     for ((set, key), value) in before.iter().filter(|(key, value)| after.get(*key) != Some(*value)) {
         let value = value.as_ref().map(|value| format!(" : {value}")).unwrap_or_default();
@@ -334,8 +343,8 @@ mod tests {
     #[test]
     fn a_change_touches_only_what_changed() {
         let (one, two) = (rules(&[("10.1.0.2", true)]), rules(&[("10.1.0.2", true), ("10.1.0.3", true)]));
-        assert_eq!(diff(&one, &one), "");
-        let script = diff(&one, &two);
+        assert_eq!(script(Some(&one), &one), "");
+        let script = script(Some(&one), &two);
         assert!(
             script.contains("add element ip trierarch eps { 10.96.0.5 . tcp . 80 . 1 : 10.1.0.3 . 8080 }")
         );

@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 use std::process::Command;
 
-use node_agent::proxy::ruleset::{Ruleset, diff, ruleset, skeleton};
+use node_agent::proxy::ruleset::{Ruleset, ruleset, script};
 use serde_json::{Value, json};
 
 fn rules(endpoints: &[&str]) -> Ruleset {
@@ -22,16 +22,16 @@ fn connections_are_spread_moved_and_refused() {
     let folder = tempfile::tempdir().expect("folder");
     let (none, one, two) = (rules(&[]), rules(&["10.1.0.3"]), rules(&["10.1.0.2", "10.1.0.3"]));
     let steps = [
-        skeleton() + &diff(&Ruleset::default(), &two),
-        diff(&two, &one),
-        diff(&one, &none),
-        diff(&none, &two),
-        skeleton() + &diff(&Ruleset::default(), &one),
+        script(None, &two),
+        script(Some(&two), &one),
+        script(Some(&one), &none),
+        script(Some(&none), &two),
+        script(None, &one),
     ];
     for (number, step) in steps.iter().enumerate() {
         std::fs::write(folder.path().join(format!("step{number}")), step).expect("written");
     }
-    let script = r#"
+    let commands = r#"
         set -e
         cd "$1"
         ip link set lo up; ip addr add 10.99.0.2/24 dev lo
@@ -47,7 +47,7 @@ fn connections_are_spread_moved_and_refused() {
         for n in 0 1 2 3 4; do nft -f step$n; echo "$n: $(ask 10.96.0.5)/ $(ask 10.98.0.2:30080)"; done
     "#;
     let output = Command::new("unshare")
-        .args(["-n", "sh", "-c", script, "sh"])
+        .args(["-n", "sh", "-c", commands, "sh"])
         .arg(folder.path())
         .output()
         .expect("unshare: run scripts/node-deps");
