@@ -146,7 +146,10 @@ fn endpoints(service: &Value, port: &Value, slices: &[&Value]) -> Vec<Endpoint> 
     chosen.into_iter().take(MAX_ENDPOINTS).collect()
 }
 
-/// The empty table: chains and maps. Replaces whatever table of this name there was.
+/// The empty table: chains and maps. TCP is refused by a reset: the kernel loses an ICMP answer to a socket of its own
+/// that is just connecting, which then waits a second.
+///
+/// Replaces whatever table of this name there was.
 fn skeleton() -> String {
     format!(
         "table ip {TABLE}\ndelete table ip {TABLE}\ntable ip {TABLE} {{
@@ -194,7 +197,9 @@ fn skeleton() -> String {
 \t\tip saddr @pod_networks ip daddr != @pod_networks masquerade
 \t}}
 \tchain refuse {{
+\t\tmeta l4proto tcp ip daddr . meta l4proto . th dport @empty reject with tcp reset
 \t\tip daddr . meta l4proto . th dport @empty reject
+\t\tmeta l4proto tcp fib daddr type local meta l4proto . th dport @empty_ports reject with tcp reset
 \t\tfib daddr type local meta l4proto . th dport @empty_ports reject
 \t}}
 \tchain filter_input {{

@@ -44,7 +44,11 @@ fn connections_are_spread_moved_and_refused() {
         trap 'kill $(cat pids)' EXIT
         for i in $(seq 50); do busybox wget -q -O - http://10.1.0.3:8080/ >/dev/null 2>&1 && break; sleep 0.1; done
         ask() { for i in $(seq 30); do timeout 2 busybox wget -q -O - "http://$1/" 2>/dev/null || echo none; done | sort -u | tr '\n' ' '; }
-        for n in 0 1 2 3 4; do nft -f step$n; echo "$n: $(ask 10.96.0.5)/ $(ask 10.98.0.2:30080)"; done
+        for n in 0 1 2 3 4; do
+            nft -f step$n; start=$(date +%s)
+            echo "$n: $(ask 10.96.0.5)/ $(ask 10.98.0.2:30080)"
+            [ $(($(date +%s) - start)) -lt 10 ] || echo slow
+        done
     "#;
     let output = Command::new("unshare")
         .args(["-n", "sh", "-c", commands, "sh"])
