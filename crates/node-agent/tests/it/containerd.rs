@@ -62,9 +62,22 @@ async fn containers_run_log_restart_and_outlive_agent_and_runtime() {
     let map =
         json!({"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "c1"}, "data": {"k": "conf"}});
     cluster.api("configmaps").create(&map).await.expect("created");
+    token(&cluster, &name).await;
     once(&cluster, &name).await;
     failures(&cluster, &name).await;
     adoption(&cluster, &node, &name, &cgroup, &first).await;
+}
+
+/// The API's admission adds the volume with token, authority and namespace.
+async fn token(cluster: &Cluster, node: &str) {
+    let map = json!({"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "kube-root-ca.crt"}, "data": {"ca.crt": "root"}});
+    cluster.api("configmaps").create(&map).await.expect("created");
+    let shows = container("cd /var/run/secrets/kubernetes.io/serviceaccount; cat ca.crt namespace token");
+    let spec = json!({"restartPolicy": "Never", "containers": [shows]});
+    cluster.api("pods").create(&pod("token", node, spec)).await.expect("created");
+    cluster.wait("token", "/status/phase", &json!("Succeeded")).await;
+    let log = cluster.log("token", "").await;
+    assert!(log.starts_with("roottestey"), "{log}");
 }
 
 async fn once(cluster: &Cluster, node: &str) {
