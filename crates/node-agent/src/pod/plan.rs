@@ -319,3 +319,80 @@ impl Next<'_> {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::super::observed::SandboxView;
+    use super::*;
+    use serde_json::{Value, json};
+
+    const NOW: Timestamp = Timestamp::from_millis(1_000_000);
+
+    fn pod(metadata: Value) -> Pod {
+        let spec = json!({"containers": [{"name": "c", "image": "i"}], "terminationGracePeriodSeconds": 7});
+        serde_json::from_value(json!({"metadata": metadata, "spec": spec})).expect("a pod")
+    }
+
+    fn sandbox() -> SandboxView {
+        SandboxView { id: "s".into(), attempt: 0, ready: true, created_at: 0, ips: vec!["10.0.0.1".into()] }
+    }
+
+    fn container(state: State, exit_code: i32) -> ContainerView {
+        let status = protos::cri::ContainerStatus {
+            id: "c0".into(),
+            metadata: Some(protos::cri::ContainerMetadata { name: "c".into(), attempt: 0 }),
+            exit_code,
+            finished_at: NOW.millis() * 1_000_000,
+            ..Default::default()
+        };
+        ContainerView { state, ..ContainerView::from_cri("s", status) }
+    }
+
+    fn ready() -> Memory {
+        Memory { prepared: true, ..Memory::default() }
+    }
+
+    #[test]
+    fn a_new_pod_gets_directories_and_sandbox_and_then_its_container() {
+        let first = plan(Some(&pod(json!({}))), &Observed::default(), &Memory::default(), NOW);
+        assert_eq!(first.actions, [PodAction::Prepare, PodAction::RunSandbox { attempt: 0 }]);
+        let second = plan(Some(&pod(json!({}))), &Observed::new(vec![sandbox()], vec![]), &ready(), NOW);
+        let start = PodAction::StartContainer { name: "c".into(), kind: Kind::Main, attempt: 0 };
+        assert_eq!(second.actions, [start]);
+    }
+
+    #[test]
+    fn a_running_pod_is_left_alone_also_by_a_new_agent() {
+        let seen = Observed::new(vec![sandbox()], vec![container(State::Running, 0)]);
+        assert_eq!(plan(Some(&pod(json!({}))), &seen, &ready(), NOW).actions, []);
+        assert_eq!(plan(Some(&pod(json!({}))), &seen, &Memory::default(), NOW).actions, [PodAction::Prepare]);
+    }
+
+    #[test]
+    fn the_second_restart_waits() {
+        let seen = Observed::new(vec![sandbox()], vec![container(State::Exited, 1)]);
+        let mut memory = ready();
+        assert_eq!(plan(Some(&pod(json!({}))), &seen, &memory, NOW).actions.len(), 1, "the first is at once");
+        lifecycle::note_restart(&mut memory, &seen.containers[0], NOW);
+        let waits = plan(Some(&pod(json!({}))), &seen, &memory, NOW);
+        assert_eq!((waits.actions.len(), waits.recheck_after), (0, Some(lifecycle::RESTART_DELAY_INITIAL)));
+    }
+
+    #[test]
+    fn a_deleted_pod_stops_then_is_taken_down_then_its_object_goes() {
+        let deleted =
+            pod(json!({"deletionTimestamp": "2026-01-01T00:00:00Z", "deletionGracePeriodSeconds": 3}));
+        let running = Observed::new(vec![sandbox()], vec![container(State::Running, 0)]);
+        let stops = plan(Some(&deleted), &running, &ready(), NOW).actions;
+        assert!(matches!(&stops[..], [PodAction::StopContainers { grace: 3, .. }]), "{stops:?}");
+        let stopped = Observed::new(vec![sandbox()], vec![container(State::Exited, 0)]);
+        let down = plan(Some(&deleted), &stopped, &ready(), NOW).actions;
+        assert_eq!(down, [PodAction::StopSandbox { id: "s".into() }, PodAction::CleanUp]);
+        let over = Observed::new(vec![SandboxView { ready: false, ..sandbox() }], vec![]);
+        let cleaned = Memory { cleaned: true, ..ready() };
+        assert_eq!(plan(Some(&deleted), &over, &cleaned, NOW).actions, [PodAction::DeleteObject]);
+        let gone = plan(None, &over, &cleaned, NOW).actions;
+        assert_eq!(gone, [PodAction::RemoveSandbox { id: "s".into() }]);
+        assert!(plan(None, &Observed::default(), &cleaned, NOW).finished);
+    }
+}
