@@ -12,6 +12,7 @@ mod deployment;
 mod endpoint_slice;
 mod garbage_collector;
 mod namespace;
+mod node_ipam;
 mod plan;
 mod replica_set;
 mod root_ca;
@@ -23,5 +24,6 @@ mod template;
 mod testing;
 
 pub use controller::{Controller, Key, Listers, Watch};
+pub use node_ipam::Ipv4Range;
 pub use plan::{Action, Plan};
 pub use runner::{Controllers, ControllersConfig};

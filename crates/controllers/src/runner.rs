@@ -15,6 +15,7 @@ use tokio::sync::watch;
 use tokio::time::Instant;
 
 use crate::controller::{Controller, Key, Listers, UID_INDEX, indexes};
+use crate::node_ipam::{self, Ipv4Range};
 use crate::plan::{Action, Plan};
 use crate::{
     deployment, endpoint_slice, garbage_collector, namespace, replica_set, root_ca, service_account,
@@ -34,6 +35,8 @@ pub struct ControllersConfig {
     pub replica: String,
     /// The certificate authority that pods shall trust, PEM.
     pub root_ca: String,
+    /// The addresses of all pods; each node gets a part.
+    pub cluster_cidr: Ipv4Range,
 }
 
 /// All controllers, not yet running.
@@ -61,6 +64,7 @@ impl Controllers {
             Arc::new(root_ca::RootCa { certificate: config.root_ca.clone() }),
             Arc::new(namespace::Namespaces),
             Arc::new(garbage_collector::GarbageCollector),
+            Arc::new(node_ipam::NodeIpam { cluster: config.cluster_cidr }),
         ];
         let loops =
             controllers.into_iter().map(|controller| Loop { controller, queue: WorkQueue::new(env.clone()) });

@@ -2,6 +2,7 @@
 //!
 //! Holds no logic: it reads flags, builds the parts and wires them. Read `server.rs` for what a master is made of.
 
+mod agent;
 mod etcd;
 mod kubeconfig;
 mod leaders;
@@ -35,7 +36,9 @@ struct Cli {
 enum Command {
     /// Run a master
     Server(Box<server::Options>),
-    /// Bring up a cluster of masters on this machine
+    /// Run a node: pods, service proxy, status
+    Agent(Box<agent::AgentOptions>),
+    /// Bring up a whole cluster on this machine
     Up(up::UpOptions),
     /// Remove the cluster that `up` made
     Down(up::DownOptions),
@@ -70,6 +73,7 @@ fn run(command: Command) -> Result<()> {
     let env = Env::real();
     match command {
         Command::Server(options) => many_threads()?.block_on(server::run(env, *options)),
+        Command::Agent(options) => many_threads()?.block_on(agent::run(env, *options)),
         Command::Up(options) => many_threads()?.block_on(up::up(env, options)),
         Command::Down(options) => many_threads()?.block_on(up::down(env, options)),
         Command::Etcd { flags } => many_threads()?.block_on(etcd::run(env, flags)),

@@ -8,7 +8,7 @@ use std::time::Duration;
 use anyhow::{Context as _, Result};
 use apiserver::{ApiServer, ApiServerConfig, KubeletClient, ServerTls, ServiceAccountKeys};
 use clap::Args;
-use controllers::ControllersConfig;
+use controllers::{ControllersConfig, Ipv4Range};
 use env::{Env, Shutdown, TaskGroup};
 use store::{PeerTls, Store, Timing};
 
@@ -49,6 +49,9 @@ pub struct Options {
     /// The address that the Service kubernetes sends clients to; the one of --bind without
     #[arg(long)]
     pub advertise_address: Option<IpAddr>,
+    /// The addresses of all pods; each node gets a /24 of it
+    #[arg(long, default_value = "10.244.0.0/16")]
+    pub cluster_cidr: String,
     /// Seconds that pods tolerate a node that is not ready or not reachable, unless they say otherwise
     #[arg(long, default_value_t = 300)]
     pub default_toleration_seconds: i64,
@@ -73,7 +76,9 @@ pub async fn run(env: Env, options: Options) -> Result<()> {
     member.start(&member_tasks);
     if let (Some(api), Some(dir)) = (api, &options.pki_dir) {
         let root_ca = String::from_utf8(read(dir, "ca.crt")?).context("ca.crt is not PEM")?;
-        leaders::start(&env, &tasks, &store, &api, ControllersConfig { replica: options.name, root_ca });
+        let cluster_cidr = Ipv4Range::parse(&options.cluster_cidr).map_err(anyhow::Error::msg)?;
+        let config = ControllersConfig { replica: options.name, root_ca, cluster_cidr };
+        leaders::start(&env, &tasks, &store, &api, config);
         tasks.spawn("apiserver", api.run(tasks.shutdown().clone()));
     }
     // The store goes last: what stops before it still has something to write.

@@ -1,11 +1,16 @@
-//! `trierarch up` and `trierarch down`: a cluster of masters on this machine.
+//! `trierarch up` and `trierarch down`: a whole cluster on this machine.
 //!
-//! Read `layout.rs` (what a cluster consists of, pure), then `process.rs` and `ready.rs` (when is it up). `up` may be
-//! run again at any time: it starts what is not running, with its data, and leaves the rest alone.
+//! Read `layout.rs` (what a cluster consists of, pure), then `machine.rs` (namespaces, containerd), `images.rs`,
+//! `process.rs`, `ready.rs` (when is it up) and `cleanup.rs`. `up` may be run again at any time: it starts what is
+//! not running, with its data, and leaves the rest alone.
 
+mod cleanup;
+mod images;
 mod layout;
+mod machine;
 mod process;
 mod ready;
+mod shell;
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -15,8 +20,8 @@ use anyhow::{Context, Result, bail};
 use clap::Args;
 use env::Env;
 
-use layout::Layout;
 pub use layout::UpOptions;
+use layout::{Layout, Node};
 use process::Processes;
 
 use crate::kubeconfig;
@@ -24,6 +29,9 @@ use crate::pki::{self, Authority};
 
 /// How long a process may take to stop before it is killed.
 const STOP_GRACE: Duration = Duration::from_secs(10);
+/// How long containerd may take to answer after its start.
+const CONTAINERD_START: Duration = Duration::from_secs(20);
+const POLL: Duration = Duration::from_millis(50);
 
 /// `trierarch down`.
 #[derive(Args, Clone, Debug)]
@@ -53,21 +61,30 @@ impl Progress {
     }
 }
 
-/// Brings the cluster up and returns when every master is ready.
+/// Brings the cluster up and returns when everything is Ready.
 pub async fn up(env: Env, options: UpOptions) -> Result<()> {
     let progress = Progress::new(&env);
     let layout = lay_out(options)?;
     let processes = Processes::new(layout.dir());
+    if layout.real {
+        prepare_machine(&progress)?;
+    } else {
+        progress.say("not root (or --simulated): pods run on the SIMULATED runtime, no container is started");
+    }
     write_credentials(&layout)?;
     save(&layout)?;
-    let started = start_masters(&progress, &layout, &processes)?;
+    let mut started = start_machine(&env, &progress, &layout, &processes).await?;
+    started += start_masters(&progress, &layout, &processes)?;
     ready::masters(&env, &layout, &processes).await?;
     progress.say("masters are ready");
+    started += start_agents(&layout, &processes)?;
+    ready::nodes(&env, &layout, &processes).await?;
+    progress.say(&format!("{} nodes are Ready", layout.options.nodes));
     print_next(&layout, started, progress.elapsed());
     Ok(())
 }
 
-/// Removes the cluster: its processes and its folder.
+/// Removes the cluster: processes, namespaces, mounts, tables, files.
 pub async fn down(env: Env, options: DownOptions) -> Result<()> {
     let progress = Progress::new(&env);
     let dir = absolute(&options.dir)?;
@@ -75,19 +92,35 @@ pub async fn down(env: Env, options: DownOptions) -> Result<()> {
         tell(&format!("no cluster in {}", dir.display()));
         return Ok(());
     };
-    let processes = Processes::new(layout.dir());
-    for name in processes.names() {
-        processes.stop(&env.clock, &name, STOP_GRACE).await?;
+    if layout.real && !nix::unistd::geteuid().is_root() {
+        bail!("this cluster has real containers: run `down` as root");
     }
+    let processes = Processes::new(layout.dir());
+    stop_all(&env, &processes).await?;
     progress.say("processes are stopped");
+    if layout.real {
+        cleanup::remove_machine(&env.clock, &layout).await?;
+        progress.say("containers, mounts, namespaces and tables are removed");
+    }
     fs::remove_dir_all(&dir).with_context(|| format!("cannot remove {}", dir.display()))?;
     progress.say(&format!("{} is removed", dir.display()));
     Ok(())
 }
 
+/// Agents first, so that they do not see masters go; then containerds and masters.
+async fn stop_all(env: &Env, processes: &Processes) -> Result<()> {
+    let mut names = processes.names();
+    names.sort_by_key(|name| !name.starts_with("agent-"));
+    for name in names {
+        processes.stop(&env.clock, &name, STOP_GRACE).await?;
+    }
+    Ok(())
+}
+
 fn lay_out(options: UpOptions) -> Result<Layout> {
+    let real = nix::unistd::geteuid().is_root() && !options.simulated;
     let dir = absolute(&options.dir)?;
-    let layout = Layout::new(options, dir.clone()).map_err(anyhow::Error::msg)?;
+    let layout = Layout::new(options, dir.clone(), real).map_err(anyhow::Error::msg)?;
     match load(&dir)? {
         Some(saved) if saved != layout => {
             bail!(
@@ -122,6 +155,16 @@ fn save(layout: &Layout) -> Result<()> {
     Ok(fs::write(description(layout.dir()), serde_json::to_vec_pretty(layout)?)?)
 }
 
+fn prepare_machine(progress: &Progress) -> Result<()> {
+    let missing = machine::missing_packages();
+    if missing.is_empty() {
+        return Ok(());
+    }
+    progress.say(&format!("installing {}", missing.join(" ")));
+    machine::install(&missing)
+        .with_context(|| format!("cannot install what a node needs: apt-get install {}", missing.join(" ")))
+}
+
 /// Keys, certificates and the kubeconfig; what is there stays.
 fn write_credentials(layout: &Layout) -> Result<()> {
     let dir = layout.pki();
@@ -133,6 +176,9 @@ fn write_credentials(layout: &Layout) -> Result<()> {
         authority
             .ensure_issued(&dir.join(format!("apiserver-{}", master.name)), &layout.master_leaf(&master))?;
         peers.ensure_issued(&dir.join(format!("etcd/peer-{}", master.name)), &layout.peer_leaf(&master))?;
+    }
+    for node in layout.nodes() {
+        authority.ensure_issued(&dir.join(format!("node-{}", node.name)), &layout.node_leaf(&node))?;
     }
     if !layout.kubeconfig().exists() {
         let admin = authority.issue(&Layout::admin_leaf())?;
@@ -146,6 +192,49 @@ fn write_credentials(layout: &Layout) -> Result<()> {
         )?;
     }
     Ok(())
+}
+
+/// Fabric, namespaces, containerds and images. Returns how many processes were started.
+async fn start_machine(
+    env: &Env,
+    progress: &Progress,
+    layout: &Layout,
+    processes: &Processes,
+) -> Result<usize> {
+    if !layout.real {
+        return Ok(0);
+    }
+    machine::ensure_fabric(layout).context("cannot make the network between the nodes")?;
+    let mut started = 0;
+    for node in layout.nodes() {
+        machine::ensure_node(layout, &node)?;
+        started += usize::from(processes.ensure(&machine::containerd_command(layout, &node))?);
+    }
+    for node in layout.nodes() {
+        import_images(env, layout, processes, &node).await?;
+    }
+    progress.say("containerd runs on each node and has the first images");
+    Ok(started)
+}
+
+async fn import_images(env: &Env, layout: &Layout, processes: &Processes, node: &Node) -> Result<()> {
+    let deadline = env.clock.monotonic() + CONTAINERD_START;
+    loop {
+        let error = match machine::ensure_images(layout, node) {
+            Ok(()) => return Ok(()),
+            Err(error) => error,
+        };
+        let name = format!("containerd-{}", node.name);
+        if env.clock.monotonic() > deadline || processes.running(&name).is_none() {
+            let log = processes.log(&name);
+            return Err(error.context(format!(
+                "containerd of {} does not answer: see {}",
+                node.name,
+                log.display()
+            )));
+        }
+        env.clock.sleep(POLL).await;
+    }
 }
 
 fn start_masters(progress: &Progress, layout: &Layout, processes: &Processes) -> Result<usize> {
@@ -162,6 +251,20 @@ fn start_masters(progress: &Progress, layout: &Layout, processes: &Processes) ->
     Ok(started.len())
 }
 
+fn start_agents(layout: &Layout, processes: &Processes) -> Result<usize> {
+    let program = std::env::current_exe()?;
+    let mut started = 0;
+    for node in layout.nodes() {
+        let command = if layout.real {
+            machine::agent_command(layout, &node, &program)
+        } else {
+            layout.agent_command(&program, &node)
+        };
+        started += usize::from(processes.ensure(&command)?);
+    }
+    Ok(started)
+}
+
 fn print_next(layout: &Layout, started: usize, seconds: f64) {
     let state = match started {
         0 => "Everything runs already.".to_owned(),
@@ -171,8 +274,10 @@ fn print_next(layout: &Layout, started: usize, seconds: f64) {
     let lines = [
         format!("\n{state} Try:\n"),
         format!("  export KUBECONFIG={}", layout.kubeconfig().display()),
-        "  kubectl create deployment web --image=web --replicas=3".to_owned(),
-        "  kubectl get deployments,replicasets,pods".to_owned(),
+        "  kubectl get nodes -o wide".to_owned(),
+        format!("  kubectl create deployment web --image={} --replicas=3", images::DEMO_IMAGE),
+        "  kubectl expose deployment web --port=80".to_owned(),
+        "  kubectl get pods -o wide -w".to_owned(),
         format!("  ETCDCTL_API=3 etcdctl --endpoints {} endpoint status -w table", layout.store_endpoints()),
         format!("\nLogs are in {}. `make down` removes everything.", layout.dir().join("logs").display()),
     ];

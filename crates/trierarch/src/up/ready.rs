@@ -1,4 +1,4 @@
-//! When a local cluster is up: every master answers `/readyz` over TLS.
+//! When a local cluster is up: every master answers `/readyz` over TLS, and every node says that it is Ready.
 
 use std::time::Duration;
 
@@ -39,6 +39,49 @@ pub async fn masters(env: &Env, layout: &Layout, processes: &Processes) -> Resul
     }
     tasks.shutdown().trigger();
     Ok(tasks.join(STOP).await?)
+}
+
+/// Returns when every node is Ready.
+pub async fn nodes(env: &Env, layout: &Layout, processes: &Processes) -> Result<()> {
+    let tasks = TaskGroup::new("up", Shutdown::new());
+    let client = admin(env, &tasks, layout)?;
+    let kind = api_types::table::find("", "v1", "nodes").context("nodes are a kind")?;
+    let deadline = env.clock.monotonic() + DEADLINE;
+    for node in layout.nodes() {
+        let name = format!("agent-{}", node.name);
+        while !client.all(kind).get(&node.name).await.is_ok_and(|found| is_node_ready(&found)) {
+            let log = processes.log(&name);
+            if processes.running(&name).is_none() {
+                bail!("the agent of {} has ended: {}", node.name, last_line(&log));
+            }
+            if env.clock.monotonic() > deadline {
+                bail!(
+                    "node {} is not Ready after {} s: see {}",
+                    node.name,
+                    DEADLINE.as_secs(),
+                    log.display()
+                );
+            }
+            env.clock.sleep(POLL).await;
+        }
+    }
+    tasks.shutdown().trigger();
+    Ok(tasks.join(STOP).await?)
+}
+
+fn is_node_ready(node: &serde_json::Value) -> bool {
+    let conditions = node["status"]["conditions"].as_array().into_iter().flatten();
+    conditions.into_iter().any(|condition| condition["type"] == "Ready" && condition["status"] == "True")
+}
+
+/// A caller with the masters' own client certificate, which is an administrator's.
+fn admin(env: &Env, tasks: &TaskGroup, layout: &Layout) -> Result<Client> {
+    let read =
+        |file: &str| std::fs::read(layout.pki().join(file)).with_context(|| format!("cannot read {file}"));
+    let identity = (read("apiserver-kubelet-client.crt")?, read("apiserver-kubelet-client.key")?);
+    let servers = layout.endpoints().into_iter().map(|endpoint| endpoint.server).collect();
+    let config = MastersConfig { servers, ca: read("ca.crt")?, identity: Some(identity) };
+    Ok(Client::new(config.build(env.clone(), tasks.clone())?, "trierarch-up"))
 }
 
 fn connect(env: &Env, tasks: &TaskGroup, layout: &Layout, master: &Master) -> Result<Client> {

@@ -1,0 +1,96 @@
+//! A node.
+
+use std::net::IpAddr;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use anyhow::{Context as _, Result};
+use clap::Args;
+use client::{Client, MastersConfig};
+use env::{Env, Shutdown, TaskGroup};
+use node_agent::AgentConfig;
+
+use crate::{logging, signals};
+
+/// How long an agent may take to stop; its pods run on.
+const STOP_DEADLINE: Duration = Duration::from_secs(10);
+const SIMULATED: &str = "simulated";
+
+/// `trierarch agent`.
+#[derive(Args, Clone, Debug)]
+pub struct AgentOptions {
+    /// This node's name
+    #[arg(long)]
+    pub node_name: String,
+    /// The masters: url,url
+    #[arg(long, value_delimiter = ',')]
+    pub masters: Vec<String>,
+    /// Where pods, volumes and logs are kept
+    #[arg(long)]
+    pub root_dir: PathBuf,
+    /// Who signs the cluster's certificates
+    #[arg(long)]
+    pub ca_file: PathBuf,
+    /// This node's certificate
+    #[arg(long)]
+    pub cert_file: PathBuf,
+    /// Its key
+    #[arg(long)]
+    pub key_file: PathBuf,
+    /// This node's addresses, the first one first
+    #[arg(long, value_delimiter = ',')]
+    pub node_ip: Vec<IpAddr>,
+    /// Where the masters ask for logs
+    #[arg(long, default_value_t = 10_250)]
+    pub port: u16,
+    /// unix://<path> of a CRI v1 runtime, or simulated
+    #[arg(long, default_value = "unix:///run/containerd/containerd.sock")]
+    pub runtime_endpoint: String,
+    /// Where the configuration of the pod network is written; without it that is left to others
+    #[arg(long)]
+    pub cni_conf_dir: Option<PathBuf>,
+    /// The control group below which pods live
+    #[arg(long, default_value = "/")]
+    pub cgroup_root: String,
+    /// Images that the simulated runtime reports
+    #[arg(long, value_delimiter = ',')]
+    pub simulated_images: Vec<String>,
+    #[command(flatten)]
+    pub log: logging::LogOptions,
+}
+
+/// Runs until SIGTERM or SIGINT.
+pub async fn run(env: Env, options: AgentOptions) -> Result<()> {
+    logging::start(&options.log);
+    let tasks = TaskGroup::new("agent", Shutdown::new());
+    signals::watch(&tasks)?;
+    let read =
+        |path: &PathBuf| std::fs::read(path).with_context(|| format!("cannot read {}", path.display()));
+    let (ca, certificate, key) =
+        (read(&options.ca_file)?, read(&options.cert_file)?, read(&options.key_file)?);
+    let masters = MastersConfig {
+        servers: options.masters,
+        ca: ca.clone(),
+        identity: Some((certificate.clone(), key.clone())),
+    };
+    let client = Client::new(masters.build(env.clone(), tasks.clone())?, "trierarch-agent");
+    let config = AgentConfig {
+        network: options.runtime_endpoint != SIMULATED,
+        node_name: options.node_name,
+        root_dir: options.root_dir,
+        node_ips: options.node_ip,
+        port: options.port,
+        runtime_endpoint: options.runtime_endpoint,
+        cni_conf_dir: options.cni_conf_dir,
+        cgroup_root: options.cgroup_root,
+        ca,
+        certificate,
+        key,
+        cluster_dns: Vec::new(),
+        cluster_domain: "cluster.local".to_owned(),
+        simulated_images: options.simulated_images,
+    };
+    let agent = config.build(env, client)?;
+    tasks.spawn("node", agent.run(tasks.shutdown().clone()));
+    Ok(tasks.join(STOP_DEADLINE).await?)
+}
