@@ -10,7 +10,7 @@ CARGO := ROCKSDB_STATIC=1 ROCKSDB_LIB_DIR="$$(scripts/rocksdb-lib)" cargo
 help: ## Say what there is to make
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
 
-up: build ## Bring up three masters on this machine
+up: build ## Bring up three masters and two nodes on this machine
 	@$(BINARY) up $(UP_FLAGS)
 
 down: ## Remove everything that `make up` made

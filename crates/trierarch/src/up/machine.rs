@@ -206,7 +206,8 @@ pub fn ensure_images(layout: &Layout, node: &Node) -> Result<()> {
     let socket = layout.node_dir(node).join("containerd.sock");
     let ctr = format!("ctr --address {} --namespace k8s.io images", socket.display());
     let present = run(&format!("{ctr} list --quiet"))?;
-    let wanted: [(&str, fn(&Path) -> Result<()>); 2] =
+    type Write = fn(&Path) -> Result<()>;
+    let wanted: [(&str, Write); 2] =
         [(images::PAUSE_IMAGE, images::write_pause), (images::DEMO_IMAGE, images::write_demo)];
     for (name, write) in wanted {
         if present.lines().any(|line| line == name) {
