@@ -6,7 +6,7 @@
 //! * [`schema`]: every message and field (type, required, enum, list type, merge key), strict checks.
 //! * [`codec`]: JSON, YAML and protobuf; the stored form; cheap reads of stored bytes ([`codec::peek`]).
 //! * [`openapi`]: OpenAPI v3 documents from the same tables.
-//! * [`meta`], [`selector`], [`quantity`], [`time`]: questions about data.
+//! * [`meta`], [`selector`], [`quantity`], [`taint`], [`time`]: questions about data.
 //! * [`status`], [`field`]: the API's errors in upstream's words.
 //!
 //! ```
@@ -39,6 +39,7 @@ pub mod schema;
 pub mod selector;
 pub mod status;
 pub mod table;
+pub mod taint;
 pub mod time;
 
 pub use schema::MessageId;

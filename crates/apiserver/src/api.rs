@@ -58,7 +58,10 @@ impl Api {
             shutdown: tasks.shutdown().clone(),
             tasks,
             authenticator,
-            admission: Settings { toleration_seconds: config.default_toleration_seconds },
+            admission: Settings {
+                not_ready_toleration_seconds: config.default_not_ready_toleration_seconds,
+                unreachable_toleration_seconds: config.default_unreachable_toleration_seconds,
+            },
             allocator: Allocator::new(config.service_cidr, config.node_ports.clone()),
             documents: Documents::new(),
             watched: Shared::default(),

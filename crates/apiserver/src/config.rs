@@ -62,8 +62,10 @@ pub struct ApiServerConfig {
     pub node_ports: RangeInclusive<u16>,
     /// Certificates for calls to node agents; without them there are no logs.
     pub kubelet_client: Option<KubeletClient>,
-    /// Seconds that pods tolerate a node that is not ready or not reachable, unless they say otherwise.
-    pub default_toleration_seconds: i64,
+    /// Seconds that pods tolerate a node that is not ready, unless they say otherwise.
+    pub default_not_ready_toleration_seconds: i64,
+    /// Seconds that pods tolerate a node that is not reachable, unless they say otherwise.
+    pub default_unreachable_toleration_seconds: i64,
     /// How long the store's history is kept, at least (upstream's `--etcd-compaction-interval`); zero keeps it all.
     pub compaction_interval: Duration,
     /// What `/metrics` answers.
@@ -87,7 +89,8 @@ impl ApiServerConfig {
             service_cidr: IpNet::new_assert(IpAddr::from([10, 96, 0, 0]), 12),
             node_ports: 30000..=32767,
             kubelet_client: None,
-            default_toleration_seconds: 300,
+            default_not_ready_toleration_seconds: 300,
+            default_unreachable_toleration_seconds: 300,
             compaction_interval: Duration::from_secs(300),
             metrics: None,
         }

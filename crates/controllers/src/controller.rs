@@ -37,6 +37,9 @@ pub(crate) const OWNER_INDEX: &str = "owner";
 /// Finds an object by its uid.
 pub(crate) const UID_INDEX: &str = "uid";
 
+/// Finds pods by their node.
+pub(crate) const NODE_INDEX: &str = "node";
+
 /// The indexes of every informer.
 pub(crate) fn indexes() -> Vec<Index> {
     let owner = Index {
@@ -44,7 +47,11 @@ pub(crate) fn indexes() -> Vec<Index> {
         values: |object| meta::owner_references(object).into_iter().map(|owner| owner.uid).collect(),
     };
     let uid = Index { name: UID_INDEX, values: |object| vec![meta::uid(object).to_owned()] };
-    vec![owner, uid]
+    let node = Index {
+        name: NODE_INDEX,
+        values: |object| object["spec"]["nodeName"].as_str().map(str::to_owned).into_iter().collect(),
+    };
+    vec![owner, uid, node]
 }
 
 /// What the informers know, by `resource.group`.
@@ -76,6 +83,11 @@ impl Listers {
         found
     }
 
+    /// The pods bound to a node.
+    pub(crate) fn pods_on(&self, node: &str) -> Vec<Arc<Value>> {
+        self.get("pods").map(|lister| lister.by_index(NODE_INDEX, node)).unwrap_or_default()
+    }
+
     pub(crate) fn all(&self) -> impl Iterator<Item = (&String, &Lister)> {
         self.by_resource.iter()
     }
@@ -93,6 +105,23 @@ pub struct Watch {
     pub keys: KeysOf,
 }
 
+/// When a decision is made.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Now {
+    /// Milliseconds since 1970 by the wall clock; it may jump.
+    pub wall_millis: i64,
+    /// Milliseconds since some moment by a clock that never jumps.
+    pub steady_millis: i64,
+}
+
+impl Now {
+    /// Both clocks at the same number.
+    #[cfg(test)]
+    pub(crate) fn at(millis: i64) -> Self {
+        Self { wall_millis: millis, steady_millis: millis }
+    }
+}
+
 /// A control loop.
 pub trait Controller: Send + Sync + 'static {
     /// Its name, in logs and metrics.
@@ -101,8 +130,9 @@ pub trait Controller: Send + Sync + 'static {
     /// The kinds it watches.
     fn watches(&self) -> Vec<Watch>;
 
-    /// What is to be done for a key. Reads nothing but the listers and the time.
-    fn reconcile(&self, listers: &Listers, key: &Key, now_millis: i64) -> Plan;
+    /// What is to be done for a key. Reads nothing but the listers and the time; a controller that has to know since
+    /// when something is so remembers when it saw it, and starts anew with a new leader.
+    fn reconcile(&self, listers: &Listers, key: &Key, now: Now) -> Plan;
 }
 
 /// A row of the table that must be there.

@@ -7,7 +7,7 @@ use api_types::{meta, time};
 use client::{Change, DeleteParams, EventType};
 use serde_json::{Value, json};
 
-use crate::controller::{Controller, Key, Listers, Watch, controller_key, kind, own_key};
+use crate::controller::{Controller, Key, Listers, Now, Watch, controller_key, kind, own_key};
 use crate::plan::{Action, Plan};
 use crate::template::{self, HASH_LABEL, condition};
 
@@ -39,15 +39,15 @@ impl Controller for Deployments {
         ]
     }
 
-    fn reconcile(&self, listers: &Listers, key: &Key, now_millis: i64) -> Plan {
+    fn reconcile(&self, listers: &Listers, key: &Key, now: Now) -> Plan {
         let Some(deployment) = listers.object(key) else { return Plan::nothing() };
         let mut sets = listers.controlled(SETS, &deployment);
         sets.sort_by_key(|set| (revision(set), meta::creation_timestamp(set).to_owned()));
         if meta::is_being_deleted(&deployment) {
-            return Plan { actions: status_action(&deployment, &sets, now_millis), recheck_after: None };
+            return Plan { actions: status_action(&deployment, &sets, now.wall_millis), recheck_after: None };
         }
         let rollout = Rollout::of(listers, deployment, sets);
-        rollout.plan(now_millis)
+        rollout.plan(now.wall_millis)
     }
 }
 
@@ -469,7 +469,7 @@ mod tests {
     }
 
     fn plan(objects: Vec<Value>) -> Plan {
-        Deployments.reconcile(&listers(objects), &Key::new(DEPLOYMENTS, "ns", "d"), 0)
+        Deployments.reconcile(&listers(objects), &Key::new(DEPLOYMENTS, "ns", "d"), Now::at(0))
     }
 
     fn sizes(plan: &Plan) -> Vec<(String, i64)> {

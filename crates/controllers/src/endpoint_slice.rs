@@ -8,7 +8,7 @@ use api_types::selector::LabelSelector;
 use client::{Change, DeleteParams};
 use serde_json::{Value, json};
 
-use crate::controller::{Controller, Key, Listers, OWNER_INDEX, Watch, kind, own_key};
+use crate::controller::{Controller, Key, Listers, Now, OWNER_INDEX, Watch, kind, own_key};
 use crate::plan::{Action, Plan};
 use crate::template::{is_over, is_ready};
 
@@ -35,7 +35,7 @@ impl Controller for EndpointSlices {
         ]
     }
 
-    fn reconcile(&self, listers: &Listers, key: &Key, _now: i64) -> Plan {
+    fn reconcile(&self, listers: &Listers, key: &Key, _now: Now) -> Plan {
         let Some(service) = listers.object(key) else { return Plan::nothing() };
         let Some(selector) = service["spec"]["selector"].as_object().filter(|selector| !selector.is_empty())
         else {
@@ -236,7 +236,7 @@ mod tests {
     }
 
     fn plan(objects: Vec<Value>) -> Plan {
-        EndpointSlices.reconcile(&listers(objects), &Key::new("services", "ns", "s"), 0)
+        EndpointSlices.reconcile(&listers(objects), &Key::new("services", "ns", "s"), Now::at(0))
     }
 
     #[test]

@@ -6,7 +6,7 @@ use api_types::{Resource, meta, table};
 use client::{Change, DeleteParams, Patch, Propagation};
 use serde_json::{Value, json};
 
-use crate::controller::{Controller, Key, Listers, OWNER_INDEX, UID_INDEX, Watch};
+use crate::controller::{Controller, Key, Listers, Now, OWNER_INDEX, UID_INDEX, Watch};
 use crate::plan::{Action, Plan};
 
 const FOREGROUND: &str = "foregroundDeletion";
@@ -33,7 +33,7 @@ impl Controller for GarbageCollector {
         kinds().map(|resource| Watch { resource, keys: concerned }).collect()
     }
 
-    fn reconcile(&self, listers: &Listers, key: &Key, _now: i64) -> Plan {
+    fn reconcile(&self, listers: &Listers, key: &Key, _now: Now) -> Plan {
         let Some(resource) = resource_of(&key.resource) else { return Plan::nothing() };
         let Some(object) = listers.object(key) else { return Plan::nothing() };
         if meta::is_being_deleted(&object) {
@@ -187,7 +187,7 @@ mod tests {
     }
 
     fn plan(key: &Key, objects: Vec<Value>) -> Vec<String> {
-        show(&GarbageCollector.reconcile(&listers(objects), key, 0))
+        show(&GarbageCollector.reconcile(&listers(objects), key, Now::at(0)))
     }
 
     #[test]

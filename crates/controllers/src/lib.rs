@@ -13,17 +13,20 @@ mod endpoint_slice;
 mod garbage_collector;
 mod namespace;
 mod node_ipam;
+mod node_lifecycle;
 mod plan;
+mod pod_gc;
 mod replica_set;
 mod root_ca;
 mod runner;
 mod service_account;
+mod taint_eviction;
 mod template;
 
 #[cfg(test)]
 mod testing;
 
-pub use controller::{Controller, Key, Listers, Watch};
+pub use controller::{Controller, Key, Listers, Now, Watch};
 pub use node_ipam::Ipv4Range;
 pub use plan::{Action, Plan};
 pub use runner::{Controllers, ControllersConfig};

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use api_types::{Resource, meta};
 
-use crate::controller::{Controller, Key, Listers, Watch, kind, own_key, served_kinds};
+use crate::controller::{Controller, Key, Listers, Now, Watch, kind, own_key, served_kinds};
 use crate::plan::{Action, Plan};
 
 /// What holds a namespace until its contents are gone.
@@ -39,7 +39,7 @@ impl Controller for Namespaces {
     }
 
     /// First everything is deleted, whatever the informers show; then the API is asked until nothing is left.
-    fn reconcile(&self, listers: &Listers, key: &Key, _now: i64) -> Plan {
+    fn reconcile(&self, listers: &Listers, key: &Key, _now: Now) -> Plan {
         let Some(namespace) = listers.object(key) else { return Plan::nothing() };
         let finalizers = namespace["spec"]["finalizers"].as_array();
         let held = finalizers.is_some_and(|all| all.iter().any(|finalizer| finalizer == FINALIZER));
@@ -64,7 +64,7 @@ mod tests {
     fn only_a_deleted_namespace_is_emptied_and_let_go_last() {
         let plan = |object| {
             let listers = listers(vec![object]);
-            show(&Namespaces.reconcile(&listers, &Key::new("namespaces", "", "ns"), 0))
+            show(&Namespaces.reconcile(&listers, &Key::new("namespaces", "", "ns"), Now::at(0)))
         };
         let mut ending = namespace("ns");
         assert!(plan(ending.clone()).is_empty());

@@ -6,7 +6,7 @@ use std::net::Ipv4Addr;
 use client::Patch;
 use serde_json::json;
 
-use crate::controller::{Controller, Key, Listers, Watch, kind, own_key};
+use crate::controller::{Controller, Key, Listers, Now, Watch, kind, own_key};
 use crate::plan::{Action, Plan};
 
 /// Bits of a node's range (upstream's `--node-cidr-mask-size`).
@@ -63,7 +63,7 @@ impl Controller for NodeIpam {
     /// All nodes of one decision share a key's view; two keys decided on at once could choose alike, so the API's
     /// rule that the field is set once, and the order of names, settle it: only the first node without a range gets
     /// the first free one.
-    fn reconcile(&self, listers: &Listers, _key: &Key, _now: i64) -> Plan {
+    fn reconcile(&self, listers: &Listers, _key: &Key, _now: Now) -> Plan {
         let Some(nodes) = listers.get("nodes").map(client::Lister::all) else { return Plan::nothing() };
         let taken: BTreeSet<&str> =
             nodes.iter().filter_map(|node| node["spec"]["podCIDR"].as_str()).collect();
@@ -85,7 +85,7 @@ mod tests {
 
     fn given(nodes: Vec<serde_json::Value>) -> Vec<String> {
         let ipam = NodeIpam { cluster: Ipv4Range::parse("10.244.0.0/16").expect("a range") };
-        let plan = ipam.reconcile(&listers(nodes), &Key::new("nodes", "", "any"), 0);
+        let plan = ipam.reconcile(&listers(nodes), &Key::new("nodes", "", "any"), Now::at(0));
         let ranges = plan.actions.iter().map(|action| match action {
             Action::Patch(_, node, Patch::Strategic(patch)) => {
                 format!(

@@ -8,7 +8,7 @@ use api_types::selector::LabelSelector;
 use client::{Change, DeleteParams, EventType, Patch};
 use serde_json::{Value, json};
 
-use crate::controller::{Controller, Key, Listers, Watch, controller_key, kind, own_key};
+use crate::controller::{Controller, Key, Listers, Now, Watch, controller_key, kind, own_key};
 use crate::plan::{Action, Plan};
 use crate::template::{self, is_available, is_over, is_ready};
 
@@ -31,7 +31,7 @@ impl Controller for ReplicaSets {
         ]
     }
 
-    fn reconcile(&self, listers: &Listers, key: &Key, now_millis: i64) -> Plan {
+    fn reconcile(&self, listers: &Listers, key: &Key, now: Now) -> Plan {
         let Some(set) = listers.object(key) else { return Plan::nothing() };
         let Ok(selector) = LabelSelector::from_value(&set["spec"]["selector"]) else {
             return Plan::nothing();
@@ -44,7 +44,7 @@ impl Controller for ReplicaSets {
         if !meta::is_being_deleted(&set) && actions.is_empty() {
             scale(&set, wanted, &active, &mut actions);
         }
-        let (status, recheck_after) = status(&set, &active, now_millis);
+        let (status, recheck_after) = status(&set, &active, now.wall_millis);
         if status != set["status"] {
             let mut changed = (*set).clone();
             changed["status"] = status;
@@ -203,7 +203,7 @@ mod tests {
     }
 
     fn plan(objects: Vec<Value>) -> Plan {
-        ReplicaSets.reconcile(&listers(objects), &Key::new(SETS, "ns", "rs"), 0)
+        ReplicaSets.reconcile(&listers(objects), &Key::new(SETS, "ns", "rs"), Now::at(0))
     }
 
     #[test]

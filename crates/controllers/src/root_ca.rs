@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use serde_json::{Value, json};
 
-use crate::controller::{Controller, Key, Listers, Watch, kind, own_key};
+use crate::controller::{Controller, Key, Listers, Now, Watch, kind, own_key};
 use crate::namespace;
 use crate::plan::{Action, Plan};
 
@@ -37,7 +37,7 @@ impl Controller for RootCa {
         ]
     }
 
-    fn reconcile(&self, listers: &Listers, key: &Key, _now: i64) -> Plan {
+    fn reconcile(&self, listers: &Listers, key: &Key, _now: Now) -> Plan {
         if !namespace::is_alive(listers, key) {
             return Plan::nothing();
         }
@@ -87,8 +87,9 @@ mod tests {
     #[test]
     fn the_certificate_is_published_and_mended() {
         let publisher = RootCa { certificate: "pem".to_owned() };
-        let plan =
-            |objects| show(&publisher.reconcile(&listers(objects), &Key::new("namespaces", "", "ns"), 0));
+        let plan = |objects| {
+            show(&publisher.reconcile(&listers(objects), &Key::new("namespaces", "", "ns"), Now::at(0)))
+        };
         assert_eq!(plan(vec![namespace("ns")]), ["create configmaps ns/kube-root-ca.crt"]);
         let mut map = publisher.made("ns");
         assert!(plan(vec![namespace("ns"), map.clone()]).is_empty());

@@ -14,11 +14,12 @@ use serde_json::Value;
 use tokio::sync::watch;
 use tokio::time::Instant;
 
-use crate::controller::{Controller, Key, Listers, UID_INDEX, indexes};
+use crate::controller::{Controller, Key, Listers, Now, UID_INDEX, indexes};
 use crate::node_ipam::{self, Ipv4Range};
 use crate::plan::{Action, Plan};
 use crate::{
-    deployment, endpoint_slice, garbage_collector, namespace, replica_set, root_ca, service_account,
+    deployment, endpoint_slice, garbage_collector, namespace, node_lifecycle, pod_gc, replica_set, root_ca,
+    service_account, taint_eviction,
 };
 
 /// Keys of one controller that are worked on at a time.
@@ -37,6 +38,8 @@ pub struct ControllersConfig {
     pub root_ca: String,
     /// The addresses of all pods; each node gets a part.
     pub cluster_cidr: Ipv4Range,
+    /// How long a node may be silent before it counts as unreachable.
+    pub node_monitor_grace: Duration,
 }
 
 /// All controllers, not yet running.
@@ -65,6 +68,9 @@ impl Controllers {
             Arc::new(namespace::Namespaces),
             Arc::new(garbage_collector::GarbageCollector),
             Arc::new(node_ipam::NodeIpam { cluster: config.cluster_cidr }),
+            Arc::new(node_lifecycle::NodeLifecycle::new(config.node_monitor_grace)),
+            Arc::new(taint_eviction::TaintEviction::default()),
+            Arc::new(pod_gc::PodGc::default()),
         ];
         let loops =
             controllers.into_iter().map(|controller| Loop { controller, queue: WorkQueue::new(env.clone()) });
@@ -132,6 +138,7 @@ impl Controllers {
                 listers: listers.clone(),
                 recorder: recorder.clone(),
                 unseen: Mutex::default(),
+                started: self.env.clock.monotonic(),
             });
             for number in 0..WORKERS {
                 let (worker, shutdown, leading) = (worker.clone(), shutdown.clone(), leading.clone());
@@ -160,6 +167,7 @@ struct Worker {
     listers: Listers,
     recorder: EventRecorder,
     unseen: Mutex<HashMap<Key, (Instant, Vec<Unseen>)>>,
+    started: Instant,
 }
 
 impl Worker {
@@ -194,7 +202,7 @@ impl Worker {
             self.queue.add_after(key.clone(), SEEN_POLL);
             return;
         }
-        let plan = self.controller.reconcile(&self.listers, key, self.env.clock.now().millis());
+        let plan = self.controller.reconcile(&self.listers, key, self.now());
         let recheck = plan.recheck_after;
         match self.carry_out(key, plan, &self.client.with_fence(fence)).await {
             Ok(()) => {
@@ -208,6 +216,14 @@ impl Worker {
                 metrics::counter!("trierarch_controller_errors_total", "controller" => self.controller.name()).increment(1);
                 self.queue.add_failed(key.clone());
             }
+        }
+    }
+
+    fn now(&self) -> Now {
+        let steady = self.env.clock.monotonic() - self.started;
+        Now {
+            wall_millis: self.env.clock.now().millis(),
+            steady_millis: i64::try_from(steady.as_millis()).unwrap_or(i64::MAX),
         }
     }
 

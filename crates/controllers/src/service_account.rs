@@ -3,7 +3,7 @@
 use client::Change;
 use serde_json::json;
 
-use crate::controller::{Controller, Key, Listers, Watch, kind, own_key};
+use crate::controller::{Controller, Key, Listers, Now, Watch, kind, own_key};
 use crate::namespace;
 use crate::plan::{Action, Plan};
 
@@ -24,7 +24,7 @@ impl Controller for ServiceAccounts {
         ]
     }
 
-    fn reconcile(&self, listers: &Listers, key: &Key, _now: i64) -> Plan {
+    fn reconcile(&self, listers: &Listers, key: &Key, _now: Now) -> Plan {
         let there =
             listers.get("serviceaccounts").is_some_and(|lister| lister.get(&key.name, NAME).is_some());
         if there || !namespace::is_alive(listers, key) {
@@ -56,7 +56,7 @@ mod tests {
 
     fn plan(objects: Vec<serde_json::Value>) -> Vec<String> {
         let listers = listers(objects);
-        show(&ServiceAccounts.reconcile(&listers, &Key::new("namespaces", "", "ns"), 0))
+        show(&ServiceAccounts.reconcile(&listers, &Key::new("namespaces", "", "ns"), Now::at(0)))
     }
 
     #[test]

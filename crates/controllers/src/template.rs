@@ -72,3 +72,19 @@ pub fn is_available(pod: &Value, min_ready_seconds: i64, now_millis: i64) -> boo
 pub fn is_over(pod: &Value) -> bool {
     matches!(pod["status"]["phase"].as_str(), Some("Succeeded" | "Failed"))
 }
+
+/// A pod whose status says why it is about to be disrupted (upstream's `DisruptionTarget` condition).
+pub fn disrupted(pod: &Value, reason: &str, message: &str, now_millis: i64) -> Value {
+    let condition = json!({
+        "type": "DisruptionTarget", "status": "True", "reason": reason, "message": message,
+        "lastTransitionTime": api_types::time::from_millis(now_millis),
+    });
+    let mut disrupted = pod.clone();
+    let status = meta::child_mut(&mut disrupted, &["status"]);
+    let conditions = status.entry("conditions").or_insert_with(|| json!([]));
+    if let Some(conditions) = conditions.as_array_mut() {
+        conditions.retain(|condition| condition["type"] != "DisruptionTarget");
+        conditions.push(condition);
+    }
+    disrupted
+}

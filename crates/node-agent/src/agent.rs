@@ -56,6 +56,8 @@ pub struct AgentConfig {
     pub simulated_images: Vec<String>,
     /// Runs the service proxy and the routes to other nodes (nftables; needs root). Never with the simulated runtime.
     pub network: bool,
+    /// How long the node's Lease lasts; it is renewed every quarter of that (upstream: 40).
+    pub lease_duration_seconds: u32,
 }
 
 /// Why an agent cannot be made.
@@ -142,6 +144,7 @@ impl Agent {
             node_name: self.config.node_name.clone(),
             root: self.config.root_dir.clone(),
             cgroup_root: self.config.cgroup_root.clone(),
+            lease_duration: Duration::from_secs(self.config.lease_duration_seconds.into()),
             runtime: self.runtime.clone(),
             runtime_name,
             host_ips: self.config.node_ips.clone(),

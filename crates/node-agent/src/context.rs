@@ -4,6 +4,7 @@ use std::collections::HashMap;
 use std::net::IpAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::Duration;
 
 use api_types::{Resource, table};
 use client::{Client, EventRecorder, EventType, Lister};
@@ -25,6 +26,8 @@ pub(crate) struct Context {
     pub node_name: String,
     pub root: PathBuf,
     pub cgroup_root: String,
+    /// A Lease that is not renewed for so long is expired.
+    pub lease_duration: Duration,
     pub runtime: Arc<dyn Runtime>,
     /// Name and version, as `nodeInfo.containerRuntimeVersion` has it; the part before `://` prefixes container ids.
     pub runtime_name: String,

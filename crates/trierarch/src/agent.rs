@@ -55,6 +55,9 @@ pub struct AgentOptions {
     /// Images that the simulated runtime reports
     #[arg(long, value_delimiter = ',')]
     pub simulated_images: Vec<String>,
+    /// Seconds that the node's Lease lasts; it is renewed every quarter of that
+    #[arg(long, default_value_t = 40, value_parser = clap::value_parser!(u32).range(1..))]
+    pub node_lease_duration_seconds: u32,
     #[command(flatten)]
     pub log: logging::LogOptions,
 }
@@ -89,6 +92,7 @@ pub async fn run(env: Env, options: AgentOptions) -> Result<()> {
         cluster_dns: Vec::new(),
         cluster_domain: "cluster.local".to_owned(),
         simulated_images: options.simulated_images,
+        lease_duration_seconds: options.node_lease_duration_seconds,
     };
     let agent = config.build(env, client)?;
     tasks.spawn("node", agent.run(tasks.shutdown().clone()));

@@ -52,11 +52,23 @@ pub struct Options {
     /// The addresses of all pods; each node gets a /24 of it
     #[arg(long, default_value = "10.244.0.0/16")]
     pub cluster_cidr: String,
-    /// Seconds that pods tolerate a node that is not ready or not reachable, unless they say otherwise
+    /// Seconds that pods tolerate a node that is not ready, unless they say otherwise
     #[arg(long, default_value_t = 300)]
-    pub default_toleration_seconds: i64,
+    pub default_not_ready_toleration_seconds: i64,
+    /// Seconds that pods tolerate a node that is not reachable, unless they say otherwise
+    #[arg(long, default_value_t = 300)]
+    pub default_unreachable_toleration_seconds: i64,
+    /// How long a node may be silent before it counts as not reachable, such as 50s or 1m
+    #[arg(long, default_value = "50s", value_parser = duration)]
+    pub node_monitor_grace_period: Duration,
     #[command(flatten)]
     pub log: logging::LogOptions,
+}
+
+/// Reads a duration as Go prints it.
+fn duration(text: &str) -> Result<Duration, String> {
+    let nanos = api_types::time::parse_duration(text).and_then(|nanos| u64::try_from(nanos).ok());
+    nanos.map(Duration::from_nanos).ok_or_else(|| format!("{text:?} is no duration such as 50s or 1m30s"))
 }
 
 /// Runs until SIGTERM or SIGINT.
@@ -77,7 +89,12 @@ pub async fn run(env: Env, options: Options) -> Result<()> {
     if let (Some(api), Some(dir)) = (api, &options.pki_dir) {
         let root_ca = String::from_utf8(read(dir, "ca.crt")?).context("ca.crt is not PEM")?;
         let cluster_cidr = Ipv4Range::parse(&options.cluster_cidr).map_err(anyhow::Error::msg)?;
-        let config = ControllersConfig { replica: options.name, root_ca, cluster_cidr };
+        let config = ControllersConfig {
+            replica: options.name,
+            root_ca,
+            cluster_cidr,
+            node_monitor_grace: options.node_monitor_grace_period,
+        };
         leaders::start(&env, &tasks, &store, &api, config);
         tasks.spawn("apiserver", api.run(tasks.shutdown().clone()));
     }
@@ -143,7 +160,8 @@ async fn build_api(
     let config = ApiServerConfig {
         advertise_address: options.advertise_address.unwrap_or(listen.ip()),
         kubelet_client: Some(kubelet),
-        default_toleration_seconds: options.default_toleration_seconds,
+        default_not_ready_toleration_seconds: options.default_not_ready_toleration_seconds,
+        default_unreachable_toleration_seconds: options.default_unreachable_toleration_seconds,
         metrics: Some(metrics),
         ..ApiServerConfig::new(options.name.clone(), listen, tls, keys)
     };

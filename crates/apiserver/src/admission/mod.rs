@@ -35,8 +35,10 @@ pub(crate) struct Attributes<'a> {
 /// What the cluster's operator decides.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Settings {
-    /// Seconds that pods tolerate a node that is not ready or not reachable.
-    pub toleration_seconds: i64,
+    /// Seconds that pods tolerate a node that is not ready.
+    pub not_ready_toleration_seconds: i64,
+    /// Seconds that pods tolerate a node that is not reachable.
+    pub unreachable_toleration_seconds: i64,
 }
 
 impl<'a> Attributes<'a> {

@@ -66,11 +66,15 @@ pub(super) fn admit_tolerations(settings: &Settings, attributes: &Attributes<'_>
             (text("key") == key || text("key").is_empty()) && matches!(text("effect"), "NoExecute" | "")
         })
     };
-    let missing: Vec<Value> = ["node.kubernetes.io/not-ready", "node.kubernetes.io/unreachable"]
+    let defaults = [
+        ("node.kubernetes.io/not-ready", settings.not_ready_toleration_seconds),
+        ("node.kubernetes.io/unreachable", settings.unreachable_toleration_seconds),
+    ];
+    let missing: Vec<Value> = defaults
         .into_iter()
-        .filter(|key| !tolerated(key))
-        .map(|key| {
-            json!({"key": key, "operator": "Exists", "effect": "NoExecute", "tolerationSeconds": settings.toleration_seconds})
+        .filter(|(key, _)| !tolerated(key))
+        .map(|(key, seconds)| {
+            json!({"key": key, "operator": "Exists", "effect": "NoExecute", "tolerationSeconds": seconds})
         })
         .collect();
     if missing.is_empty() {
@@ -109,7 +113,8 @@ mod tests {
             (Target::new(table::find("", "v1", "pods").unwrap(), "n", "p"), UserInfo::default());
         let attributes = Attributes::new(Operation::Create, &target, &user);
         let mut pod = json!({"spec": {"tolerations": [{"key": "node.kubernetes.io/not-ready", "operator": "Exists", "effect": "NoExecute", "tolerationSeconds": 5}]}});
-        admit_tolerations(&Settings { toleration_seconds: 300 }, &attributes, &mut pod);
+        let settings = Settings { not_ready_toleration_seconds: 60, unreachable_toleration_seconds: 300 };
+        admit_tolerations(&settings, &attributes, &mut pod);
         let list = pod["spec"]["tolerations"].as_array().unwrap();
         assert_eq!(list.len(), 2);
         assert_eq!((&list[0]["tolerationSeconds"], &list[1]["tolerationSeconds"]), (&json!(5), &json!(300)));

@@ -12,10 +12,8 @@ use super::machine;
 use super::status::{self, NodeFacts};
 use crate::context::{Context, core, kind};
 
-/// The Lease is renewed this often (a quarter of its duration, as upstream).
-const LEASE_RENEW: Duration = Duration::from_secs(10);
-/// A Lease that is not renewed for so long is expired.
-const LEASE_SECONDS: i64 = 40;
+/// The Lease is renewed so many times while it lasts (as upstream).
+const LEASE_RENEWALS: u32 = 4;
 /// The status is looked at this often …
 const STATUS_CHECK: Duration = Duration::from_secs(10);
 /// … this often while the node is not ready …
@@ -72,7 +70,7 @@ pub(crate) async fn renew_lease(context: Arc<Context>, shutdown: Shutdown) {
         let pause = match renew(&context, known.take()).await {
             Ok(lease) => {
                 known = Some(lease);
-                LEASE_RENEW
+                context.lease_duration / LEASE_RENEWALS
             }
             Err(error) => {
                 tracing::warn!(node = %context.node_name, %error, "the node's Lease was not renewed");
@@ -98,7 +96,7 @@ async fn renew(context: &Context, known: Option<Value>) -> Result<Value, ClientE
             Err(error) => return Err(error),
         },
     };
-    let spec = json!({"holderIdentity": name, "leaseDurationSeconds": LEASE_SECONDS, "renewTime": renewed});
+    let spec = json!({"holderIdentity": name, "leaseDurationSeconds": context.lease_duration.as_secs(), "renewTime": renewed});
     if let Some(mut lease) = lease {
         lease["spec"] = spec;
         return api.update(&lease).await;

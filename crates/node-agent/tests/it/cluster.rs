@@ -157,6 +157,7 @@ impl Cluster {
             key: node.1,
             cluster_dns: Vec::new(),
             cluster_domain: "cluster.local".to_owned(),
+            lease_duration_seconds: 40,
             simulated_images: vec!["test.local/app:1".to_owned()],
             network: false,
         };
