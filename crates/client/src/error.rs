@@ -45,6 +45,11 @@ impl ClientError {
         self.is("AlreadyExists")
     }
 
+    /// Its namespace is going: nothing new is made in it.
+    pub fn is_namespace_terminating(&self) -> bool {
+        matches!(self, Self::Api(status) if status.has_cause("NamespaceTerminating"))
+    }
+
     /// The version asked for is not kept any more.
     pub fn is_expired(&self) -> bool {
         self.is("Expired") || self.is("Gone") || self.code() == Some(410)

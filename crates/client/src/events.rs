@@ -93,11 +93,29 @@ impl EventRecorder {
 
     /// Records that something happened to `object`. Never waits.
     pub fn record(&self, object: &Value, kind: EventType, reason: &str, text: impl Into<String>) {
+        self.send(reference(object), kind, reason, text.into());
+    }
+
+    /// Records that something happened to a part of `object`, such as `spec.containers{app}`. Never waits.
+    pub fn record_part(
+        &self,
+        object: &Value,
+        field_path: &str,
+        kind: EventType,
+        reason: &str,
+        text: impl Into<String>,
+    ) {
+        let mut regarding = reference(object);
+        regarding["fieldPath"] = field_path.into();
+        self.send(regarding, kind, reason, text.into());
+    }
+
+    fn send(&self, regarding: Value, kind: EventType, reason: &str, text: String) {
         let message = Message {
-            regarding: reference(object),
+            regarding,
             kind,
             reason: reason.to_owned(),
-            text: text.into(),
+            text,
             at_millis: self.env.clock.now().millis(),
         };
         if self.queue.try_send(message).is_err() {
@@ -194,6 +212,7 @@ fn regarding_name(message: &Message) -> &str {
 
 fn key(message: &Message) -> Key {
     let regarding = &message.regarding;
-    let whose = format!("{}/{}/{}", regarding["kind"], regarding["uid"], regarding["name"]);
+    let part = &regarding["fieldPath"];
+    let whose = format!("{}/{}/{}/{part}", regarding["kind"], regarding["uid"], regarding["name"]);
     (whose, message.kind, message.reason.clone(), message.text.clone())
 }

@@ -33,6 +33,8 @@ impl Plan {
 pub enum Action {
     /// Make an object; one that is there already is no failure.
     Create(&'static Resource, Value),
+    /// Make a pod for its owner, whose events tell of it.
+    CreatePod(Arc<Value>, Value),
     /// Replace an object at its version.
     Update(&'static Resource, Value),
     /// Replace an object's status at its version.

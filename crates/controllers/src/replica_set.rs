@@ -110,9 +110,7 @@ fn scale(set: &Arc<Value>, wanted: usize, active: &[Arc<Value>], actions: &mut V
         let missing = (wanted - active.len()).min(BURST);
         let prefix = format!("{}-", meta::name(set));
         let pod = template::pod(&set["spec"]["template"], set, &prefix);
-        actions.extend((0..missing).map(|_| Action::Create(pods, pod.clone())));
-        let text = format!("Created {missing} pods");
-        actions.push(Action::Event(set.clone(), EventType::Normal, "SuccessfulCreate", text));
+        actions.extend((0..missing).map(|_| Action::CreatePod(set.clone(), pod.clone())));
     } else if active.len() > wanted {
         let mut ranked = active.to_vec();
         ranked.sort_by_key(|pod| rank(pod, active));

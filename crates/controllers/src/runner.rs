@@ -6,7 +6,8 @@ use std::time::Duration;
 
 use api_types::{Resource, meta, table};
 use client::{
-    Api, Client, ClientError, EventRecorder, Fence, Informer, InformerConfig, ListParams, WorkQueue,
+    Api, Client, ClientError, EventRecorder, EventType, Fence, Informer, InformerConfig, ListParams,
+    WorkQueue,
 };
 use env::{Env, Shutdown, TaskGroup};
 use parking_lot::Mutex;
@@ -272,6 +273,7 @@ impl Worker {
                     other => other.map(|written| version_of(resource, &written)),
                 }
             }
+            Action::CreatePod(owner, pod) => self.create_pod(&owner, &pod, client).await,
             Action::Update(resource, object) => {
                 let written = client.namespaced(resource, meta::namespace(&object)).update(&object).await?;
                 Ok(version_of(resource, &written))
@@ -299,6 +301,29 @@ impl Worker {
             Action::Event(object, kind, reason, text) => {
                 self.recorder.record(&object, kind, reason, text);
                 Ok(None)
+            }
+        }
+    }
+
+    /// Makes a pod and says so in its owner's events; a namespace that is going is no news.
+    async fn create_pod(
+        &self,
+        owner: &Value,
+        pod: &Value,
+        client: &Client,
+    ) -> Result<Option<Unseen>, ClientError> {
+        let pods = crate::controller::kind("", "v1", "pods");
+        match client.namespaced(pods, meta::namespace(pod)).create(pod).await {
+            Ok(written) => {
+                let text = format!("Created pod: {}", meta::name(&written));
+                self.recorder.record(owner, EventType::Normal, "SuccessfulCreate", text);
+                Ok(version_of(pods, &written))
+            }
+            Err(error) if error.is_namespace_terminating() => Ok(None),
+            Err(error) => {
+                let text = format!("Error creating: {error}");
+                self.recorder.record(owner, EventType::Warning, "FailedCreate", text);
+                Err(error)
             }
         }
     }

@@ -44,6 +44,9 @@ pub fn show(plan: &Plan) -> Vec<String> {
                 if meta::name(object).is_empty() { meta::generate_name(object) } else { meta::name(object) };
             format!("create {} {}/{name}", resource.qualified(), meta::namespace(object))
         }
+        Action::CreatePod(owner, pod) => {
+            format!("create pod {} for {}", meta::generate_name(pod), key(owner))
+        }
         Action::Update(resource, object) => format!("update {} {}", resource.qualified(), key(object)),
         Action::UpdateStatus(resource, object) => format!("status {} {}", resource.qualified(), key(object)),
         Action::Patch(resource, object, _) => format!("patch {} {}", resource.qualified(), key(object)),

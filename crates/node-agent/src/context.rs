@@ -67,15 +67,27 @@ impl Context {
         node.and_then(|node| serde_json::from_value((*node).clone()).ok()).unwrap_or_default()
     }
 
-    /// An event about a pod.
-    pub fn normal(&self, pod: &Value, reason: &str, text: impl Into<String>) {
-        self.recorder.record(pod, EventType::Normal, reason, text);
+    /// An event about a container of a pod.
+    pub fn tell(&self, pod: &Value, container: &str, kind: EventType, reason: &str, text: impl Into<String>) {
+        self.recorder.record_part(pod, &container_path(pod, container), kind, reason, text);
     }
 
     /// A warning about a pod.
     pub fn warn(&self, pod: &Value, reason: &str, text: impl Into<String>) {
         self.recorder.record(pod, EventType::Warning, reason, text);
     }
+}
+
+/// An event's `fieldPath` for a container of a pod; empty if the pod has none of that name.
+fn container_path(pod: &Value, container: &str) -> String {
+    let lists = ["containers", "initContainers", "ephemeralContainers"];
+    let has =
+        |list: &str| pod["spec"][list].as_array().into_iter().flatten().any(|each| each["name"] == container);
+    lists
+        .into_iter()
+        .find(|list| has(list))
+        .map(|list| format!("spec.{list}{{{container}}}"))
+        .unwrap_or_default()
 }
 
 /// A kind that this build surely has.

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use client::EventType;
 use futures::future::join_all;
 use k8s_openapi::api::core::v1::{Container, Pod, PodSpec, Secret};
 use protos::cri;
@@ -82,7 +83,7 @@ impl Worker {
                 "Stopping container" => format!("{reason} {}", view.name),
                 other => other.to_owned(),
             };
-            self.context.normal(&target.value, "Killing", text);
+            self.context.tell(&target.value, &view.name, EventType::Normal, "Killing", text);
         }
     }
 
@@ -232,7 +233,8 @@ impl Worker {
             if failure.reason == "CreateContainerConfigError" { CONFIG_DELAY_INITIAL } else { DELAY_INITIAL };
         let before = self.memory.waiting.get(name);
         let delay = before.map_or(initial, |waiting| (waiting.delay * 2).min(DELAY_MAX));
-        self.context.warn(pod, "Failed", format!("Error: {}", failure.text));
+        let text = format!("Error: {}", failure.text);
+        self.context.tell(pod, name, EventType::Warning, "Failed", text);
         let waiting = Waiting {
             reason: failure.reason.to_owned(),
             message: failure.text,
@@ -265,9 +267,10 @@ impl Worker {
             .create_container(start.sandbox.to_owned(), config, sandbox)
             .await
             .map_err(|error| failure("CreateContainerError", error))?;
-        self.context.normal(value, "Created", format!("Container created: {}", container.name));
+        let tell = |reason, text| self.context.tell(value, &container.name, EventType::Normal, reason, text);
+        tell("Created", "Container created");
         runtime.start_container(id).await.map_err(|error| failure("RunContainerError", error))?;
-        self.context.normal(value, "Started", format!("Container started: {}", container.name));
+        tell("Started", "Container started");
         Ok(())
     }
 
@@ -302,30 +305,34 @@ impl Worker {
             .image_status(reference.clone())
             .await
             .map_err(|error| failure("ImageInspectError", error))?;
-        let value = &*start.target.value;
+        let tell = |kind, reason, text: String| {
+            self.context.tell(&start.target.value, &start.container.name, kind, reason, text);
+        };
         match (image::decide(image::pull_policy(start.container), present.is_some()), present) {
             (ImageDecision::Use, Some(image)) => {
-                let text = format!("Container image \"{named}\" already present on machine");
-                self.context.normal(value, "Pulled", text);
+                let text = format!(
+                    "Container image \"{named}\" already present on machine and can be accessed by the pod"
+                );
+                tell(EventType::Normal, "Pulled", text);
                 return Ok(image);
             }
             (ImageDecision::NeverPull, _) => {
                 let text = format!("Container image \"{named}\" is not present with pull policy of Never");
-                self.context.warn(value, "ErrImageNeverPull", text.clone());
+                tell(EventType::Warning, "ErrImageNeverPull", text.clone());
                 return Err(failure("ErrImageNeverPull", text));
             }
             _ => {}
         }
-        self.context.normal(value, "Pulling", format!("Pulling image \"{named}\""));
+        tell(EventType::Normal, "Pulling", format!("Pulling image \"{named}\""));
         let secrets: Vec<&Secret> = sources.secrets.values().collect();
         let auth = image::credentials(&reference, &secrets);
         let sandbox = self.sandbox_config(&start.target.pod, 0);
         if let Err(error) = runtime.pull_image(reference.clone(), auth, sandbox).await {
             let text = format!("Failed to pull image \"{named}\": {error}");
-            self.context.warn(value, "Failed", text);
+            tell(EventType::Warning, "Failed", text);
             return Err(failure("ErrImagePull", error));
         }
-        self.context.normal(value, "Pulled", format!("Successfully pulled image \"{named}\""));
+        tell(EventType::Normal, "Pulled", format!("Successfully pulled image \"{named}\""));
         let found =
             runtime.image_status(reference).await.map_err(|error| failure("ImageInspectError", error))?;
         found.ok_or_else(|| {

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
+use client::EventType;
 use env::{Shutdown, Timestamp};
 use k8s_openapi::api::core::v1::Pod;
 use serde_json::Value;
@@ -298,7 +299,7 @@ impl Worker {
                     target.pod.metadata.namespace.as_deref().unwrap_or_default(),
                     self.uid,
                 );
-                self.context.warn(&target.value, "BackOff", text);
+                self.context.tell(&target.value, &view.name, EventType::Warning, "BackOff", text);
             }
         }
     }

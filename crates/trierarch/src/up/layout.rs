@@ -4,7 +4,7 @@
 use std::net::Ipv4Addr;
 use std::path::{Path, PathBuf};
 
-use clap::Args;
+use clap::{Args, FromArgMatches as _};
 use serde::{Deserialize, Serialize};
 use sha2::{Digest as _, Sha256};
 
@@ -55,6 +55,16 @@ pub struct UpOptions {
     /// A flag for every `trierarch agent`
     #[arg(long = "agent-flag", allow_hyphen_values = true)]
     pub agent_flags: Vec<String>,
+}
+
+impl Default for UpOptions {
+    /// What the command line gives without flags.
+    fn default() -> Self {
+        Self::augment_args(clap::Command::new("up"))
+            .try_get_matches_from(["up"])
+            .and_then(|matches| Self::from_arg_matches(&matches))
+            .expect("invariant: every flag has a default")
+    }
 }
 
 /// A cluster on this machine, laid out.

@@ -117,11 +117,14 @@ async fn stop_all(env: &Env, processes: &Processes) -> Result<()> {
     Ok(())
 }
 
+/// A cluster that is there already is brought up as it was, unless other options are asked for.
 fn lay_out(options: UpOptions) -> Result<Layout> {
     let real = nix::unistd::geteuid().is_root() && !options.simulated;
     let dir = absolute(&options.dir)?;
+    let plain = options == UpOptions { dir: options.dir.clone(), ..UpOptions::default() };
     let layout = Layout::new(options, dir.clone(), real).map_err(anyhow::Error::msg)?;
     match load(&dir)? {
+        Some(saved) if plain && (saved.real == real || saved.options.simulated) => Ok(saved),
         Some(saved) if saved != layout => {
             bail!(
                 "{} holds a cluster that was brought up with other options: run `down` first",
