@@ -69,9 +69,13 @@ pub async fn nodes(env: &Env, layout: &Layout, processes: &Processes) -> Result<
     Ok(tasks.join(STOP).await?)
 }
 
+/// A node that says that it is Ready and on which pods may be placed.
 fn is_node_ready(node: &serde_json::Value) -> bool {
-    let conditions = node["status"]["conditions"].as_array().into_iter().flatten();
-    conditions.into_iter().any(|condition| condition["type"] == "Ready" && condition["status"] == "True")
+    let mut conditions = node["status"]["conditions"].as_array().into_iter().flatten();
+    let mut taints = node["spec"]["taints"].as_array().into_iter().flatten();
+    let held = ["node.kubernetes.io/not-ready", "node.kubernetes.io/unreachable"];
+    conditions.any(|condition| condition["type"] == "Ready" && condition["status"] == "True")
+        && !taints.any(|taint| held.iter().any(|key| taint["key"] == *key))
 }
 
 /// A caller with the masters' own client certificate, which is an administrator's.
