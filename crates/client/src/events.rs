@@ -2,6 +2,7 @@
 //! correlator); they never hold up what they tell about.
 
 use std::collections::{HashMap, VecDeque};
+use std::sync::Arc;
 use std::time::Duration;
 
 use api_types::{meta, table, time};
@@ -39,6 +40,7 @@ impl EventType {
 }
 
 struct Message {
+    component: Arc<str>,
     regarding: Value,
     kind: EventType,
     reason: String,
@@ -51,6 +53,7 @@ struct Message {
 pub struct EventRecorder {
     queue: mpsc::Sender<Message>,
     env: Env,
+    component: Arc<str>,
 }
 
 type Key = (String, EventType, String, String);
@@ -64,11 +67,10 @@ struct Known {
 /// Writes what was recorded.
 struct Writer {
     client: Client,
-    component: String,
     host: String,
-    env: Env,
     known: HashMap<Key, Known>,
     order: VecDeque<Key>,
+    named: u64,
 }
 
 impl EventRecorder {
@@ -82,13 +84,19 @@ impl EventRecorder {
         let (queue, messages) = mpsc::channel(QUEUE);
         let writer = Writer {
             client,
-            component: component.to_owned(),
             host: host.to_owned(),
-            env: env.clone(),
             known: HashMap::new(),
             order: VecDeque::new(),
+            // Replicas and restarts do not begin alike.
+            named: env.rng.u64() % 1_000_000,
         };
-        (Self { queue, env }, writer.run(messages))
+        (Self { queue, env, component: component.into() }, writer.run(messages))
+    }
+
+    /// The same for another component.
+    #[must_use]
+    pub fn named(&self, component: &str) -> Self {
+        Self { component: component.into(), ..self.clone() }
     }
 
     /// Records that something happened to `object`. Never waits.
@@ -112,6 +120,7 @@ impl EventRecorder {
 
     fn send(&self, regarding: Value, kind: EventType, reason: &str, text: String) {
         let message = Message {
+            component: self.component.clone(),
             regarding,
             kind,
             reason: reason.to_owned(),
@@ -165,10 +174,17 @@ impl Writer {
                 other => return other.map(drop),
             }
         }
-        let name = format!("{}.{:016x}", regarding_name(message), self.env.rng.u64());
+        let name = self.event_name(message);
         api.create(&self.event(message, &name, namespace)).await?;
         self.remember(key, Known { name, count: 1, last_millis: message.at_millis });
         Ok(())
+    }
+
+    /// Names of an object's events are in the order of time (upstream: nanoseconds), and no two are alike.
+    fn event_name(&mut self, message: &Message) -> String {
+        self.named += 1;
+        let nanos = u64::try_from(message.at_millis).unwrap_or(0) * 1_000_000 + self.named % 1_000_000;
+        format!("{}.{nanos:x}", regarding_name(message))
     }
 
     fn event(&self, message: &Message, name: &str, namespace: &str) -> Value {
@@ -181,8 +197,8 @@ impl Writer {
             "type": message.kind.name(),
             "reason": message.reason,
             "message": message.text,
-            "source": { "component": self.component, "host": self.host },
-            "reportingComponent": self.component,
+            "source": { "component": &*message.component, "host": self.host },
+            "reportingComponent": &*message.component,
             "reportingInstance": self.host,
             "firstTimestamp": now,
             "lastTimestamp": now,
@@ -214,5 +230,5 @@ fn key(message: &Message) -> Key {
     let regarding = &message.regarding;
     let part = &regarding["fieldPath"];
     let whose = format!("{}/{}/{}/{part}", regarding["kind"], regarding["uid"], regarding["name"]);
-    (whose, message.kind, message.reason.clone(), message.text.clone())
+    (format!("{whose} {}", message.component), message.kind, message.reason.clone(), message.text.clone())
 }

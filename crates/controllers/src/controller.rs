@@ -124,8 +124,13 @@ impl Now {
 
 /// A control loop.
 pub trait Controller: Send + Sync + 'static {
-    /// Its name, in logs and metrics.
+    /// Its name, in logs and metrics: upstream's.
     fn name(&self) -> &'static str;
+
+    /// Whom its events come from.
+    fn component(&self) -> &'static str {
+        self.name()
+    }
 
     /// The kinds it watches.
     fn watches(&self) -> Vec<Watch>;

@@ -22,7 +22,7 @@ pub struct Deployments;
 
 impl Controller for Deployments {
     fn name(&self) -> &'static str {
-        "deployment"
+        "deployment-controller"
     }
 
     fn watches(&self) -> Vec<Watch> {

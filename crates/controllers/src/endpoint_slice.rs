@@ -24,7 +24,7 @@ pub struct EndpointSlices;
 
 impl Controller for EndpointSlices {
     fn name(&self) -> &'static str {
-        "endpointslice"
+        "endpointslice-controller"
     }
 
     fn watches(&self) -> Vec<Watch> {
@@ -37,24 +37,25 @@ impl Controller for EndpointSlices {
 
     fn reconcile(&self, listers: &Listers, key: &Key, _now: Now) -> Plan {
         let Some(service) = listers.object(key) else { return Plan::nothing() };
-        let Some(selector) = service["spec"]["selector"].as_object().filter(|selector| !selector.is_empty())
-        else {
-            return Plan::nothing();
-        };
-        if service["spec"]["type"] == "ExternalName" || meta::is_being_deleted(&service) {
-            return Plan::nothing();
-        }
-        let selector = LabelSelector::from_map(selector);
-        let pods =
-            listers.get("pods").map(|lister| lister.select(&key.namespace, &selector)).unwrap_or_default();
+        let Some(pods) = selected_pods(listers, &service) else { return Plan::nothing() };
         let wanted = slices(&service, &pods);
         let there = listers.get(SLICES).map(|lister| lister.by_index(OWNER_INDEX, meta::uid(&service)));
         Plan { actions: difference(&service, wanted, there.unwrap_or_default()), recheck_after: None }
     }
 }
 
+/// The pods that a Service chooses; `None` for one that chooses none itself.
+pub(crate) fn selected_pods(listers: &Listers, service: &Value) -> Option<Vec<Arc<Value>>> {
+    let selector = service["spec"]["selector"].as_object().filter(|selector| !selector.is_empty())?;
+    if service["spec"]["type"] == "ExternalName" || meta::is_being_deleted(service) {
+        return None;
+    }
+    let selector = LabelSelector::from_map(selector);
+    Some(listers.get("pods")?.select(meta::namespace(service), &selector))
+}
+
 /// The services that choose a pod, as it is and as it was.
-fn pod_changed(change: &Change, listers: &Listers) -> Vec<Key> {
+pub(crate) fn pod_changed(change: &Change, listers: &Listers) -> Vec<Key> {
     let mut pods = vec![change.object().clone()];
     if let Change::Updated { old, new } = change {
         if !matters(old, new) {
@@ -125,7 +126,8 @@ fn endpoint(pod: &Value, publish: bool) -> Option<Value> {
     Some(endpoint)
 }
 
-fn ports(service: &Value, pod: &Value) -> Value {
+/// The ports of a Service as a pod offers them.
+pub(crate) fn ports(service: &Value, pod: &Value) -> Value {
     let mut ports = Vec::new();
     for port in service["spec"]["ports"].as_array().into_iter().flatten() {
         let target = if port["targetPort"].is_null() { &port["port"] } else { &port["targetPort"] };

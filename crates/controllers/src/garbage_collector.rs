@@ -26,7 +26,7 @@ fn kinds() -> impl Iterator<Item = &'static Resource> {
 
 impl Controller for GarbageCollector {
     fn name(&self) -> &'static str {
-        "garbage-collector"
+        "garbage-collector-controller"
     }
 
     fn watches(&self) -> Vec<Watch> {

@@ -10,6 +10,7 @@
 mod controller;
 mod deployment;
 mod endpoint_slice;
+mod endpoints;
 mod garbage_collector;
 mod namespace;
 mod node_ipam;

@@ -28,7 +28,7 @@ pub(crate) fn contents() -> impl Iterator<Item = &'static Resource> {
 
 impl Controller for Namespaces {
     fn name(&self) -> &'static str {
-        "namespace"
+        "namespace-controller"
     }
 
     fn watches(&self) -> Vec<Watch> {

@@ -53,7 +53,7 @@ impl Ipv4Range {
 
 impl Controller for NodeIpam {
     fn name(&self) -> &'static str {
-        "node-ipam"
+        "node-ipam-controller"
     }
 
     fn watches(&self) -> Vec<Watch> {

@@ -91,7 +91,11 @@ impl NodeLifecycle {
 
 impl Controller for NodeLifecycle {
     fn name(&self) -> &'static str {
-        "node-lifecycle"
+        "node-lifecycle-controller"
+    }
+
+    fn component(&self) -> &'static str {
+        "node-controller"
     }
 
     fn watches(&self) -> Vec<Watch> {

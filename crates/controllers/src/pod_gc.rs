@@ -33,7 +33,7 @@ pub struct PodGc {
 
 impl Controller for PodGc {
     fn name(&self) -> &'static str {
-        "pod-garbage-collector"
+        "pod-garbage-collector-controller"
     }
 
     /// There is one key: each look is at all pods.

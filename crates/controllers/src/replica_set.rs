@@ -21,7 +21,7 @@ pub struct ReplicaSets;
 
 impl Controller for ReplicaSets {
     fn name(&self) -> &'static str {
-        "replicaset"
+        "replicaset-controller"
     }
 
     fn watches(&self) -> Vec<Watch> {
@@ -207,7 +207,7 @@ mod tests {
     #[test]
     fn missing_pods_are_made_and_surplus_ones_go_unready_first() {
         let made = show(&plan(vec![set(2)]));
-        assert_eq!(made.iter().filter(|line| *line == "create pods ns/rs-").count(), 2, "{made:?}");
+        assert_eq!(made.iter().filter(|line| *line == "create pod rs- for ns/rs").count(), 2, "{made:?}");
         let gone = show(&plan(vec![set(1), pod("good", true), pod("bad", false)]));
         assert!(gone.contains(&"delete pods ns/bad".to_owned()), "{gone:?}");
         assert!(!gone.contains(&"delete pods ns/good".to_owned()), "{gone:?}");
@@ -234,7 +234,7 @@ mod tests {
     fn a_pod_that_is_going_does_not_count() {
         let mut going = pod("p", true);
         going["metadata"]["deletionTimestamp"] = json!("2026-01-01T00:00:00Z");
-        assert!(show(&plan(vec![set(1), going])).contains(&"create pods ns/rs-".to_owned()));
+        assert!(show(&plan(vec![set(1), going])).contains(&"create pod rs- for ns/rs".to_owned()));
     }
 
     #[test]

@@ -19,7 +19,7 @@ pub struct RootCa {
 
 impl Controller for RootCa {
     fn name(&self) -> &'static str {
-        "root-ca-certificate-publisher"
+        "root-ca-certificate-publisher-controller"
     }
 
     fn watches(&self) -> Vec<Watch> {

@@ -19,8 +19,8 @@ use crate::controller::{Controller, Key, Listers, Now, UID_INDEX, indexes};
 use crate::node_ipam::{self, Ipv4Range};
 use crate::plan::{Action, Plan};
 use crate::{
-    deployment, endpoint_slice, garbage_collector, namespace, node_lifecycle, pod_gc, replica_set, root_ca,
-    service_account, taint_eviction,
+    deployment, endpoint_slice, endpoints, garbage_collector, namespace, node_lifecycle, pod_gc, replica_set,
+    root_ca, service_account, taint_eviction,
 };
 
 /// Keys of one controller that are worked on at a time.
@@ -64,6 +64,7 @@ impl Controllers {
             Arc::new(replica_set::ReplicaSets),
             Arc::new(deployment::Deployments),
             Arc::new(endpoint_slice::EndpointSlices),
+            Arc::new(endpoints::Endpoints),
             Arc::new(service_account::ServiceAccounts),
             Arc::new(root_ca::RootCa { certificate: config.root_ca.clone() }),
             Arc::new(namespace::Namespaces),
@@ -134,10 +135,10 @@ impl Controllers {
             let worker = Arc::new(Worker {
                 env: self.env.clone(),
                 client: self.client.clone(),
+                recorder: recorder.named(each.controller.component()),
                 controller: each.controller,
                 queue: each.queue,
                 listers: listers.clone(),
-                recorder: recorder.clone(),
                 unseen: Mutex::default(),
                 started: self.env.clock.monotonic(),
             });

@@ -14,7 +14,7 @@ pub struct ServiceAccounts;
 
 impl Controller for ServiceAccounts {
     fn name(&self) -> &'static str {
-        "serviceaccount"
+        "serviceaccount-controller"
     }
 
     fn watches(&self) -> Vec<Watch> {

@@ -29,7 +29,7 @@ pub struct TaintEviction {
 
 impl Controller for TaintEviction {
     fn name(&self) -> &'static str {
-        "taint-eviction"
+        "taint-eviction-controller"
     }
 
     fn watches(&self) -> Vec<Watch> {

@@ -191,11 +191,11 @@ impl Agent {
         tasks.spawn("server", server.run(address, tasks.shutdown().clone()));
     }
 
-    /// `containerd` in `containerd://<id>`.
+    /// `containerd://1.6.20` for instance.
     async fn runtime_name(&self, shutdown: &Shutdown) -> String {
         while !shutdown.is_triggered() {
             match self.runtime.version().await {
-                Ok(version) => return version.runtime_name,
+                Ok(version) => return format!("{}://{}", version.runtime_name, version.runtime_version),
                 Err(error) => tracing::info!(%error, "waiting for the container runtime"),
             }
             tokio::select! {

@@ -58,7 +58,8 @@ pub(crate) struct Capacity {
 impl Context {
     /// What statuses say of the node.
     pub fn facts(&self) -> HostFacts {
-        HostFacts { ips: self.host_ips.clone(), runtime: self.runtime_name.clone() }
+        let runtime = self.runtime_name.split("://").next().unwrap_or_default();
+        HostFacts { ips: self.host_ips.clone(), runtime: runtime.to_owned() }
     }
 
     /// The node as a typed object, for admission.
