@@ -330,6 +330,7 @@ impl Layout {
             argv.push(format!("--cgroup-root=/{}/{}", self.cgroup(), node.name));
         } else {
             argv.push("--runtime-endpoint=simulated".to_owned());
+            argv.push(format!("--simulated-images={}", super::images::DEMO_IMAGE));
         }
         argv.extend(self.options.agent_flags.iter().cloned());
         Command { name: format!("agent-{}", node.name), argv }
