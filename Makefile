@@ -26,7 +26,7 @@ test: ## Every test that needs neither root nor network
 
 test-all: ## `make test`, and the tests with real containers and namespaces (root)
 	@scripts/build-deps && scripts/tools >/dev/null && scripts/node-deps
-	@TRIERARCH_ROOT_TESTS=1 $(CARGO) test --workspace --no-fail-fast
+	@$(CARGO) test --workspace --no-fail-fast -- --include-ignored
 
 lint: ## Formatting, clippy, crate boundaries, generated files
 	@scripts/build-deps
@@ -34,6 +34,7 @@ lint: ## Formatting, clippy, crate boundaries, generated files
 	@$(CARGO) clippy --workspace --all-targets -- -D warnings
 	@$(CARGO) run --quiet --package xtask -- deps-check
 	@$(CARGO) run --quiet --package xtask -- codegen --check
+	@scripts/check-docs
 
 chaos: build ## Play the chaos scenarios against real processes
 	@$(CARGO) run --release --quiet --package chaos -- run --binary "$(BINARY)" chaos/scenarios

@@ -3,11 +3,10 @@
 use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use api_types::status::Status;
-use http::{Request, Response, header};
+use http::{HeaderMap, Request, Response, header};
 use tokio::sync::OwnedSemaphorePermit;
 
 use crate::api::Api;
@@ -35,7 +34,8 @@ pub(crate) enum Origin {
 /// An answer to come.
 type Answer<'a> = Pin<Box<dyn Future<Output = Result<Response<Body>, Status>> + Send + 'a>>;
 
-static AUDIT: AtomicU64 = AtomicU64::new(1);
+/// Bytes of an `Audit-Id` that a caller may choose.
+const MAX_AUDIT_ID: usize = 64;
 
 impl Api {
     /// Answers a request; every failure is an answer too.
@@ -50,6 +50,7 @@ impl Api {
         let compressible =
             crate::compress::is_wanted(request.headers()) && matches!(info.verb, "get" | "list");
         let labels = Labels::of(&info);
+        let id = self.audit_id(request.headers());
         let answer = self.clone().answer(request, info, query, origin);
         let answer = match limit {
             None => answer.await,
@@ -61,13 +62,19 @@ impl Api {
         if compressible {
             response = crate::compress::response(response).await;
         }
-        let id = format!("{:016x}", AUDIT.fetch_add(1, Ordering::Relaxed));
         body::set_header(&mut response, header::HeaderName::from_static("audit-id"), &id);
         if !response.headers().contains_key(header::CACHE_CONTROL) {
             body::set_header(&mut response, header::CACHE_CONTROL, "no-cache, private");
         }
         labels.count(response.status().as_u16(), started.elapsed());
         response
+    }
+
+    /// What tells a request from all others: the caller's own, or a new one.
+    fn audit_id(&self, headers: &HeaderMap) -> String {
+        let own = headers.get("audit-id").and_then(|id| id.to_str().ok());
+        let own = own.filter(|id| !id.is_empty() && id.len() <= MAX_AUDIT_ID);
+        own.map_or_else(|| self.new_uid(), str::to_owned)
     }
 
     async fn answer(

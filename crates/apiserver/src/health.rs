@@ -35,17 +35,14 @@ fn check(name: &'static str, good: bool, failure: &'static str) -> Check {
 
 impl Api {
     async fn checks(&self, endpoint: &str) -> Vec<Check> {
-        let mut checks = vec![check("ping", true, ""), check("log", true, "")];
+        let mut checks = vec![check("ping", true, "")];
         if endpoint != "livez" {
             let answered = tokio::time::timeout(STORE_TIMEOUT, self.storage.store.read_barrier()).await;
             checks.push(check("etcd", matches!(answered, Ok(Ok(()))), "the store has no quorum"));
         }
         let ready = self.health.bootstrapped.load(Ordering::Acquire);
-        for name in
-            ["poststarthook/rbac/bootstrap-roles", "poststarthook/start-service-ip-repair-controllers"]
-        {
-            checks.push(check(name, ready || endpoint == "livez", "not finished"));
-        }
+        let bootstrapped = ready || endpoint == "livez";
+        checks.push(check("poststarthook/rbac/bootstrap-roles", bootstrapped, "not finished"));
         if endpoint == "readyz" {
             checks.push(check("shutdown", !self.shutdown.is_triggered(), "process is shutting down"));
         }

@@ -1,5 +1,7 @@
 //! A Deployment rolls its ReplicaSets from one template to the next.
 
+mod proportion;
+
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -72,6 +74,14 @@ fn spec_replicas(object: &Value) -> i64 {
     object["spec"]["replicas"].as_i64().unwrap_or(1)
 }
 
+fn size(set: &Value) -> proportion::Size<'_> {
+    proportion::Size {
+        replicas: spec_replicas(set),
+        noted_max: meta::annotation(set, MAX).and_then(|max| max.parse().ok()),
+        created: meta::creation_timestamp(set),
+    }
+}
+
 /// A count, or a percentage of `total`.
 fn resolve(value: &Value, total: i64, round_up: bool) -> i64 {
     let Some(percent) =
@@ -80,6 +90,12 @@ fn resolve(value: &Value, total: i64, round_up: bool) -> i64 {
         return number(value);
     };
     if round_up { (total * percent + 99) / 100 } else { total * percent / 100 }
+}
+
+/// The hash label of the present template's set.
+fn new_hash(deployment: &Value) -> String {
+    let collisions = number(&deployment["status"]["collisionCount"]);
+    template::hash(&deployment["spec"]["template"], collisions)
 }
 
 struct Rollout {
@@ -91,6 +107,8 @@ struct Rollout {
     all: Vec<Arc<Value>>,
     /// Whether pods of other sets still run.
     old_pods: bool,
+    /// Whether a set of another template has the name that the new one would get.
+    name_taken: bool,
 }
 
 impl Rollout {
@@ -105,7 +123,11 @@ impl Rollout {
         let running =
             |set: &Arc<Value>| listers.controlled("pods", set).iter().any(|pod| !template::is_over(pod));
         let old_pods = old.iter().any(running);
-        Self { deployment, new, old, all: sets, old_pods }
+        let name = format!("{}-{}", meta::name(&deployment), new_hash(&deployment));
+        let there =
+            listers.get(SETS).is_some_and(|all| all.get(meta::namespace(&deployment), &name).is_some());
+        let name_taken = new.is_none() && there;
+        Self { deployment, new, old, all: sets, old_pods, name_taken }
     }
 
     fn replicas(&self) -> i64 {
@@ -133,6 +155,9 @@ impl Rollout {
     fn plan(&self, now_millis: i64) -> Plan {
         let mut actions = Vec::new();
         let paused = self.deployment["spec"]["paused"] == true;
+        if self.name_taken && !paused {
+            return Plan::of(self.collision());
+        }
         if let Some(new) = &self.new {
             self.number_revision(new, &mut actions);
             self.scale_all(new, paused, &mut actions);
@@ -166,10 +191,17 @@ impl Rollout {
         }
     }
 
+    /// Another count gives the new set another name.
+    fn collision(&self) -> Action {
+        let mut changed = (*self.deployment).clone();
+        let collisions = number(&changed["status"]["collisionCount"]) + 1;
+        meta::child_mut(&mut changed, &["status"]).insert("collisionCount".to_owned(), json!(collisions));
+        Action::UpdateStatus(kind("apps", "v1", "deployments"), changed)
+    }
+
     fn make_new(&self, actions: &mut Vec<Action>) {
         let deployment = &self.deployment;
-        let collisions = number(&deployment["status"]["collisionCount"]);
-        let hash = template::hash(&deployment["spec"]["template"], collisions);
+        let hash = new_hash(deployment);
         let mut template = deployment["spec"]["template"].clone();
         let mut selector = deployment["spec"]["selector"].clone();
         meta::set_label(&mut template, HASH_LABEL, &hash);
@@ -212,13 +244,8 @@ impl Rollout {
 
     fn scale_all(&self, new: &Arc<Value>, paused: bool, actions: &mut Vec<Action>) {
         let (max, unavailable) = self.margins();
-        let running: Vec<&Arc<Value>> = self.all.iter().filter(|set| spec_replicas(set) > 0).collect();
-        if paused {
-            // Only the size may change while a rollout stands still.
-            if let [only] = running.as_slice() {
-                self.scale(only, self.replicas(), actions);
-            }
-            return;
+        if self.resized() || paused {
+            return self.resize(actions);
         }
         if self.recreates() {
             if self.old_running() > 0 || self.old_pods {
@@ -235,6 +262,37 @@ impl Rollout {
         };
         self.scale(new, wanted, actions);
         self.shrink_old(new, unavailable, actions);
+    }
+
+    /// Whether the Deployment's size changed since its sets were given theirs (upstream's `isScalingEvent`).
+    fn resized(&self) -> bool {
+        let size = self.replicas().to_string();
+        let noted = |set: &&Arc<Value>| meta::annotation(set, DESIRED).is_some_and(|noted| noted != size);
+        self.all.iter().filter(|set| spec_replicas(set) > 0).any(|set| noted(&set))
+    }
+
+    /// Only the size changes, as far as the rollout has come: of several sets each gets its share (upstream's
+    /// `scale`).
+    fn resize(&self, actions: &mut Vec<Action>) {
+        let running: Vec<&Arc<Value>> = self.all.iter().filter(|set| spec_replicas(set) > 0).collect();
+        if let [only] = running.as_slice() {
+            return self.scale(only, self.replicas(), actions);
+        }
+        let Some(new) = self.new.as_ref() else { return };
+        let complete = spec_replicas(new) == self.replicas()
+            && number(&new["status"]["availableReplicas"]) == self.replicas();
+        if running.is_empty() || complete {
+            self.scale(new, self.replicas(), actions);
+            return self.old.iter().for_each(|set| self.scale(set, 0, actions));
+        }
+        if self.recreates() {
+            return;
+        }
+        let (max, _) = self.margins();
+        let sizes: Vec<_> = running.iter().map(|set| size(set)).collect();
+        let allowed = if self.replicas() > 0 { max } else { 0 };
+        let shares = proportion::shares(&sizes, allowed, number(&self.deployment["status"]["replicas"]));
+        running.iter().zip(shares).for_each(|(set, share)| self.scale(set, share, actions));
     }
 
     /// Old pods go as far as enough pods stay available: first those that are not, then the oldest.
@@ -505,6 +563,30 @@ mod tests {
         assert_eq!(sizes(&next), [("old".to_owned(), 3)]);
         let last = plan(vec![world, set("old", "one", 1, 1, 1), set("new", "two", 4, 4, 2)]);
         assert_eq!(sizes(&last), [("old".to_owned(), 0)]);
+    }
+
+    #[test]
+    fn a_rollout_that_is_resized_keeps_its_proportions() {
+        let mut world = deployment(8, "two");
+        meta::set_annotation(&mut world, REVISION, "2");
+        let noted = |mut set: Value| {
+            meta::set_annotation(&mut set, MAX, "5");
+            set
+        };
+        let done = plan(vec![world, noted(set("old", "one", 3, 3, 1)), noted(set("new", "two", 2, 0, 2))]);
+        assert_eq!(sizes(&done), [("old".to_owned(), 6), ("new".to_owned(), 4)]);
+    }
+
+    #[test]
+    fn a_name_that_another_set_has_is_avoided() {
+        let world = deployment(1, "one");
+        let taken = format!("d-{}", new_hash(&world));
+        let mut foreign = set(&taken, "other", 0, 0, 1);
+        foreign["metadata"]["ownerReferences"] = json!([]);
+        let done = plan(vec![world, foreign]);
+        let [Action::UpdateStatus(_, told)] = done.actions.as_slice() else { panic!("{done:?}") };
+        assert_eq!(told["status"]["collisionCount"], 1);
+        assert_ne!(format!("d-{}", new_hash(told)), taken);
     }
 
     #[test]

@@ -21,6 +21,7 @@ mod replica_set;
 mod root_ca;
 mod runner;
 mod service_account;
+mod storage_protection;
 mod taint_eviction;
 mod template;
 

@@ -20,7 +20,7 @@ use crate::node_ipam::{self, Ipv4Range};
 use crate::plan::{Action, Plan};
 use crate::{
     deployment, endpoint_slice, endpoints, garbage_collector, namespace, node_lifecycle, pod_gc, replica_set,
-    root_ca, service_account, taint_eviction,
+    root_ca, service_account, storage_protection, taint_eviction,
 };
 
 /// Keys of one controller that are worked on at a time.
@@ -73,6 +73,7 @@ impl Controllers {
             Arc::new(node_lifecycle::NodeLifecycle::new(config.node_monitor_grace)),
             Arc::new(taint_eviction::TaintEviction::default()),
             Arc::new(pod_gc::PodGc::default()),
+            Arc::new(storage_protection::StorageProtection),
         ];
         let loops =
             controllers.into_iter().map(|controller| Loop { controller, queue: WorkQueue::new(env.clone()) });

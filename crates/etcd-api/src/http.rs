@@ -3,8 +3,8 @@
 use std::sync::Arc;
 
 use axum::Router;
-use axum::extract::{Query, State};
-use axum::http::StatusCode;
+use axum::extract::{Query, Request, State};
+use axum::http::{HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
 use serde::Deserialize;
@@ -37,7 +37,18 @@ pub(crate) fn router(context: Context, metrics: Metrics) -> Router {
         .route("/readyz", get(readyz))
         .route("/version", get(version))
         .route("/metrics", get(render))
+        .fallback(unknown)
         .with_state(Endpoints { context, metrics })
+}
+
+/// What grpc-go answers for a service that is not there: UNIMPLEMENTED, in a response without a body.
+async fn unknown(request: Request) -> Response {
+    let is_grpc = |value: &HeaderValue| value.as_bytes().starts_with(b"application/grpc");
+    if !request.headers().get(header::CONTENT_TYPE).is_some_and(is_grpc) {
+        return (StatusCode::NOT_FOUND, "404 page not found\n").into_response();
+    }
+    let service = request.uri().path().trim_matches('/').split('/').next().unwrap_or_default();
+    tonic::Status::unimplemented(format!("unknown service {service}")).into_http()
 }
 
 async fn health(State(endpoints): State<Endpoints>, Query(query): Query<HealthQuery>) -> Response {

@@ -249,7 +249,7 @@ async fn a_member_tells_who_it_is() {
 fn etcdctl(server: &Server, args: &[&str]) -> (bool, String) {
     let mut command = Command::new("etcdctl");
     command.env("ETCDCTL_API", "3").arg("--endpoints").arg(server.address.to_string()).args(args);
-    let output = command.output().expect("etcdctl is missing: run `scripts/node-deps`");
+    let output = command.output().expect("etcdctl is missing: run `scripts/tools`");
     let both = [output.stdout, output.stderr].concat();
     (output.status.success(), String::from_utf8_lossy(&both).trim().to_owned())
 }

@@ -46,7 +46,8 @@ pub struct Options {
     /// Where to serve the Kubernetes API, with --pki-dir
     #[arg(long, default_value = "0.0.0.0:6443")]
     pub bind: String,
-    /// The address that the Service kubernetes sends clients to; the one of --bind without
+    /// The address that the Service kubernetes sends clients to; without it the one of --bind, or of the interface
+    /// that has the default route
     #[arg(long)]
     pub advertise_address: Option<IpAddr>,
     /// The addresses of all pods; each node gets a /24 of it
@@ -115,6 +116,21 @@ pub async fn run(env: Env, options: Options) -> Result<()> {
     Ok(stopped?)
 }
 
+/// An address at which others reach what listens on `bound` (upstream's rule for `--advertise-address`).
+fn advertised(bound: IpAddr) -> IpAddr {
+    if !bound.is_unspecified() {
+        return bound;
+    }
+    // Nothing is sent: connecting a datagram socket only chooses the route, and with it the address. The target is one
+    // of the documentation's (RFC 5737), which no host has.
+    let route = || {
+        let socket = std::net::UdpSocket::bind(("0.0.0.0", 0))?;
+        socket.connect(("192.0.2.1", 9))?;
+        socket.local_addr().map(|address| address.ip())
+    };
+    route().unwrap_or(bound)
+}
+
 fn store_config(options: &Options) -> Result<member::Config> {
     Ok(member::Config {
         peer_tls: options.pki_dir.as_deref().map(|dir| peer_tls(dir, &options.name)).transpose()?,
@@ -158,7 +174,7 @@ async fn build_api(
     };
     let listen = member::address_of(&options.bind)?;
     let config = ApiServerConfig {
-        advertise_address: options.advertise_address.unwrap_or(listen.ip()),
+        advertise_address: options.advertise_address.unwrap_or_else(|| advertised(listen.ip())),
         kubelet_client: Some(kubelet),
         default_not_ready_toleration_seconds: options.default_not_ready_toleration_seconds,
         default_unreachable_toleration_seconds: options.default_unreachable_toleration_seconds,

@@ -1,22 +1,24 @@
-//! The real kubectl, where it is installed.
+//! The real kubectl.
 
 use std::path::PathBuf;
 use std::process::Stdio;
 
 use crate::cluster::Cluster;
 
-fn kubectl() -> Option<PathBuf> {
-    let home = std::env::var_os("HOME")?;
-    let path = PathBuf::from(home).join(".cache/trierarch/tools/kubectl");
-    path.exists().then_some(path)
+/// Where `scripts/tools` puts it.
+fn kubectl() -> PathBuf {
+    let under = |name: &str, rest: &str| Some(PathBuf::from(std::env::var_os(name)?).join(rest));
+    let cache = under("TRIERARCH_CACHE", "")
+        .or_else(|| under("XDG_CACHE_HOME", "trierarch"))
+        .or_else(|| under("HOME", ".cache/trierarch"));
+    let path = cache.expect("HOME is set").join("tools/kubectl");
+    assert!(path.exists(), "{} is missing: run `scripts/tools`", path.display());
+    path
 }
 
 #[tokio::test]
 async fn kubectl_walks_through() {
-    let Some(binary) = kubectl() else {
-        eprintln!("kubectl is not installed: scripts/tools installs it");
-        return;
-    };
+    let binary = kubectl();
     let cluster = Cluster::start().await;
     let config = cluster.kubeconfig();
     let steps: &[(&str, &str)] = &[
