@@ -28,6 +28,7 @@ fn meta_key(key: LogMeta) -> &'static [u8] {
         LogMeta::Purged => b"purged",
         LogMeta::Identity => b"identity",
         LogMeta::Boot => b"boot",
+        LogMeta::Removed => b"removed",
     }
 }
 

@@ -3,6 +3,9 @@
 
 use mvcc::MvccError;
 
+/// What etcd tells a member that was removed, and what the member says when it ends.
+pub(crate) const REMOVED: &str = "the member has been permanently removed from the cluster";
+
 /// Why a request was not answered.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum StoreError {
@@ -57,6 +60,9 @@ pub enum BuildError {
         /// Who asked.
         expected: String,
     },
+    /// The folder's member was removed from its cluster.
+    #[error("{REMOVED}")]
+    Removed,
     /// `--initial-cluster` does not fit the member.
     #[error("{0}")]
     InitialCluster(String),

@@ -21,7 +21,7 @@ use tonic::transport::{Certificate, ClientTlsConfig, Identity as TlsIdentity, Se
 use crate::barrier::{self, Waiter};
 use crate::config::{Identity, StoreConfig, Timing};
 use crate::consensus::{self, Node, Proposal, Raft};
-use crate::error::{BuildError, StoreError};
+use crate::error::{BuildError, REMOVED, StoreError};
 use crate::leadership::{self, Leadership};
 use crate::leases::LeaseTime;
 use crate::log::Log;
@@ -73,6 +73,7 @@ pub struct Store {
 /// What must run for the handle to work.
 pub struct StoreServer {
     inner: Arc<Inner>,
+    engine: Arc<dyn LogEngine>,
     listener: TcpListener,
     tls: Option<ServerTlsConfig>,
     attributes: MemberAttributes,
@@ -91,7 +92,7 @@ pub enum RunError {
     #[error("serving peers failed: {0}")]
     Serve(String),
     /// Another member removed this one.
-    #[error("the member has been permanently removed from the cluster")]
+    #[error("{REMOVED}")]
     Removed,
     /// A task failed.
     #[error(transparent)]
@@ -126,13 +127,16 @@ impl StoreConfig {
         let identity = self.identity()?;
         let engine = storage.open_log().map_err(BuildError::Storage)?;
         check_identity(&*engine, &identity)?;
+        if engine.meta(LogMeta::Removed).map_err(BuildError::Storage)?.is_some() {
+            return Err(BuildError::Removed);
+        }
         let listener = listen(&self).await?;
         let boot = count_boot(&*engine).map_err(BuildError::Storage)?;
         let outstanding = Outstanding::new(identity.me, boot);
         let state =
             StateMachine::open(storage.clone(), env.clone(), outstanding).map_err(BuildError::Storage)?;
         let shared = state.shared();
-        let log = Log::open(engine).map_err(BuildError::Storage)?;
+        let log = Log::open(engine.clone()).map_err(BuildError::Storage)?;
         let (server_tls, client_tls) = tls(&self);
         let peers = Peers::new(identity.cluster.0, client_tls);
         let raft = Raft::build(identity.me, self.raft_config()?, peers.clone(), log, state)
@@ -157,6 +161,7 @@ impl StoreConfig {
         let nodes = identity.members.into_iter().map(|(id, peer_urls)| (id, Node { peer_urls }));
         let server = StoreServer {
             inner: inner.clone(),
+            engine,
             listener,
             tls: server_tls,
             attributes: MemberAttributes {
@@ -186,6 +191,13 @@ fn check_identity(engine: &dyn LogEngine, identity: &Identity) -> Result<(), Bui
             engine.write(batch).and_then(|()| engine.sync()).map_err(BuildError::Storage)
         }
     }
+}
+
+/// A removed member never comes back on its folder: what it knows may have been undone by those who stayed.
+fn note_removal(engine: &dyn LogEngine) -> io::Result<()> {
+    let meta = vec![(LogMeta::Removed, Bytes::from_static(b"removed"))];
+    engine.write(LogBatch { meta, ..LogBatch::default() })?;
+    engine.sync()
 }
 
 /// How often this folder was opened, this time included: what tells this process' proposals from those before.
@@ -251,7 +263,11 @@ impl StoreServer {
             () = shutdown.wait() => Ok(()),
             () = inner.shutdown.wait() => Ok(()),
             error = failure(&inner) => Err(error),
+            () = inner.peers.removed().wait() => Err(RunError::Removed),
         };
+        if let Err(RunError::Removed) = &ended {
+            note_removal(&*self.engine).map_err(|error| RunError::Consensus(error.to_string()))?;
+        }
         if ended.is_ok() {
             hand_over(&inner).await;
         }

@@ -6,6 +6,7 @@ use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 
+use env::Shutdown;
 use futures::future::BoxFuture;
 use futures::stream::{self, BoxStream, Stream, StreamExt as _};
 use openraft::errors::{NetworkError, RPCError, ReplicationClosed, StreamingError, Unreachable};
@@ -25,6 +26,7 @@ use tonic::transport::{Channel, ClientTlsConfig, Endpoint};
 use tonic::{Request, Status};
 
 use crate::consensus::{self, Node, TypeConfig, Vote};
+use crate::error::REMOVED;
 use crate::snapshot::{Folder, Snap};
 
 /// Metadata that names the cluster.
@@ -77,11 +79,17 @@ pub(crate) struct Peers {
     cluster: u64,
     tls: Option<ClientTlsConfig>,
     channels: Arc<Mutex<Channels>>,
+    removed: Shutdown,
 }
 
 impl Peers {
     pub fn new(cluster: u64, tls: Option<ClientTlsConfig>) -> Self {
-        Self { cluster, tls, channels: Arc::default() }
+        Self { cluster, tls, channels: Arc::default(), removed: Shutdown::new() }
+    }
+
+    /// Triggered once another member says that this one was removed.
+    pub fn removed(&self) -> &Shutdown {
+        &self.removed
     }
 
     pub fn client(&self, id: u64, node: &Node, lane: Lane) -> io::Result<Client> {
@@ -176,6 +184,18 @@ impl Connection {
     }
 }
 
+impl Connection {
+    /// Passes an answer on; one that says that this member was removed is also told to the store.
+    fn heed<T>(&self, answer: RpcResult<T>) -> RpcResult<T> {
+        if let Err(error) = &answer
+            && error.to_string().contains(REMOVED)
+        {
+            self.peers.removed.trigger();
+        }
+        answer
+    }
+}
+
 impl NetBackoff<TypeConfig> for Connection {
     fn backoff(&self) -> Option<Backoff> {
         Some(Backoff::new(std::iter::repeat(RETRY)))
@@ -189,7 +209,7 @@ impl NetVote<TypeConfig> for Connection {
         option: RPCOption,
     ) -> RpcResult<VoteResponse<TypeConfig>> {
         let mut client = self.client(Lane::Control)?;
-        let answer = in_time(&option, client.vote(vote_request_to_wire(&rpc))).await?;
+        let answer = self.heed(in_time(&option, client.vote(vote_request_to_wire(&rpc))).await)?;
         vote_response_from_wire(answer).map_err(|error| broken(&error))
     }
 
@@ -199,7 +219,7 @@ impl NetVote<TypeConfig> for Connection {
         option: RPCOption,
     ) -> RpcResult<VoteResponse<TypeConfig>> {
         let mut client = self.client(Lane::Control)?;
-        let answer = in_time(&option, client.pre_vote(vote_request_to_wire(&rpc))).await?;
+        let answer = self.heed(in_time(&option, client.pre_vote(vote_request_to_wire(&rpc))).await)?;
         vote_response_from_wire(answer).map_err(|error| broken(&error))
     }
 }

@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use futures::stream::{BoxStream, StreamExt as _};
 use openraft::ReadPolicy;
+use openraft::async_runtime::WatchReceiver as _;
 use openraft::raft::{
     AppendEntriesRequest, StreamAppendError, StreamAppendResult, TransferLeaderRequest, VoteRequest,
 };
@@ -15,7 +16,7 @@ use tokio::io::AsyncWriteExt as _;
 use tonic::{Request, Response, Status, Streaming};
 
 use crate::consensus::{self, TypeConfig};
-use crate::error::StoreError;
+use crate::error::{REMOVED, StoreError};
 use crate::handle::Inner;
 use crate::peers::{CLUSTER_HEADER, TO_HEADER};
 use crate::snapshot::Folder;
@@ -79,6 +80,24 @@ pub(crate) fn error_from_status(status: &Status) -> StoreError {
     }
 }
 
+impl PeerService {
+    /// Tells a candidate that was removed, and does not know it yet. One that is not in the present membership was
+    /// removed if the membership is younger than the candidate's log: a member campaigns only after its log has said
+    /// that it is one.
+    fn refuse_removed(&self, request: &VoteRequest<TypeConfig>) -> Result<(), Status> {
+        let metrics = self.inner.raft.metrics();
+        let metrics = metrics.borrow_watched();
+        let membership = &metrics.membership_config;
+        let candidate = request.vote.leader_id.voted_for;
+        let known = membership.membership().get_node(&candidate).is_some();
+        let decided = membership.log_id().as_ref().map(|id| id.index);
+        if known || decided <= request.last_log_id.as_ref().map(|id| id.index) {
+            return Ok(());
+        }
+        Err(Status::failed_precondition(REMOVED))
+    }
+}
+
 #[tonic::async_trait]
 impl Peer for PeerService {
     type AppendStream = BoxStream<'static, Result<peer::AppendResponse, Status>>;
@@ -109,12 +128,14 @@ impl Peer for PeerService {
 
     async fn vote(&self, request: Request<peer::VoteRequest>) -> Answer<peer::VoteResponse> {
         let request = vote_request_from_wire(request.into_inner()).map_err(invalid)?;
+        self.refuse_removed(&request)?;
         let answer = self.inner.raft.vote(request).await.map_err(stopped)?;
         Ok(Response::new(vote_answer_to_wire(&answer)))
     }
 
     async fn pre_vote(&self, request: Request<peer::VoteRequest>) -> Answer<peer::VoteResponse> {
         let request = vote_request_from_wire(request.into_inner()).map_err(invalid)?;
+        self.refuse_removed(&request)?;
         let answer = self.inner.raft.pre_vote(request).await.map_err(stopped)?;
         Ok(Response::new(vote_answer_to_wire(&answer)))
     }

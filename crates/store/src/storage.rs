@@ -21,6 +21,8 @@ pub enum LogMeta {
     Identity,
     /// How often the member was started.
     Boot,
+    /// There once the member was removed from its cluster, for good.
+    Removed,
 }
 
 /// Changes to the log that are made together.

@@ -340,6 +340,21 @@ async fn a_single_member_needs_nobody() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_removed_member_is_told_and_never_comes_back() {
+    let mut cluster = Cluster::start(3).await;
+    let leader = cluster.leader().await;
+    let removed = (leader + 1) % 3;
+    let id = cluster.store(removed).member_id();
+    cluster.store(leader).member_remove(id).await.expect("remove");
+    let member = cluster.members[removed].take().expect("running");
+    let ended = tokio::time::timeout(DEADLINE, member.ended).await.expect("in time").expect("a result");
+    assert!(matches!(ended, Err(RunError::Removed)), "{ended:?}");
+    let built = cluster.config(removed).build(Env::real(), cluster.storages[removed].clone()).await;
+    assert!(matches!(built, Err(BuildError::Removed)), "its folder is of no use any more");
+    cluster.store(leader).propose(put("k", "v")).await.expect("the others go on");
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_folder_is_not_given_to_another_member_or_cluster() {
     let mut cluster = Cluster::start(1).await;
     cluster.leader().await;
