@@ -1,0 +1,125 @@
+//! What cannot work ends with one line that says why, and exit code 1; nothing is lost.
+
+use std::fs;
+use std::net::TcpListener;
+use std::path::Path;
+use std::process::{Child, Command, Stdio};
+
+use crate::cluster::{eventually, outcome, program};
+
+struct Member {
+    folder: tempfile::TempDir,
+    client: u16,
+    peer: u16,
+}
+
+impl Member {
+    fn new() -> Self {
+        let free = || {
+            TcpListener::bind("127.0.0.1:0").and_then(|listener| listener.local_addr()).expect("port").port()
+        };
+        Self { folder: tempfile::tempdir().expect("folder"), client: free(), peer: free() }
+    }
+
+    fn data(&self) -> std::path::PathBuf {
+        self.folder.path().join("data")
+    }
+
+    fn command(&self, data: &Path) -> Command {
+        let mut command = program();
+        let (client, peer) =
+            (format!("http://127.0.0.1:{}", self.client), format!("http://127.0.0.1:{}", self.peer));
+        command
+            .args(["etcd", "--name", "a", "--data-dir"])
+            .arg(data)
+            .args(["--listen-client-urls", &client, "--advertise-client-urls", &client])
+            .args(["--listen-peer-urls", &peer, "--initial-advertise-peer-urls", &peer])
+            .args(["--initial-cluster", &format!("a={peer}")]);
+        command
+    }
+
+    fn start(&self, data: &Path) -> Running {
+        let child = self.command(data).stdout(Stdio::null()).stderr(Stdio::null()).spawn().expect("start");
+        let running = Running(child);
+        eventually("the member serves", || self.etcdctl(&["endpoint", "health"]).0.then_some(()));
+        running
+    }
+
+    fn etcdctl(&self, arguments: &[&str]) -> (bool, String) {
+        let mut command = Command::new("etcdctl");
+        command.env("ETCDCTL_API", "3").args(["--endpoints", &format!("127.0.0.1:{}", self.client)]);
+        outcome(command.args(arguments))
+    }
+}
+
+struct Running(Child);
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        drop(self.0.kill());
+        drop(self.0.wait());
+    }
+}
+
+fn refused(command: &mut Command, wanted: &str) {
+    let (good, text) = outcome(command);
+    let last = text.lines().last().unwrap_or_default();
+    assert!(!good && last.starts_with("error: ") && last.contains(wanted), "{text}");
+    assert!(!text.contains("panicked"), "{text}");
+}
+
+fn copy(from: &Path, to: &Path) {
+    let (good, text) = outcome(Command::new("cp").arg("-r").arg(from).arg(to));
+    assert!(good, "{text}");
+}
+
+#[test]
+fn a_port_or_folder_in_use_is_named() {
+    let member = Member::new();
+    let running = member.start(&member.data());
+    refused(&mut member.command(&member.folder.path().join("other")), "Address already in use");
+    let other = Member { folder: tempfile::tempdir().expect("folder"), ..Member::new() };
+    refused(&mut other.command(&member.data()), "is in use by another process");
+    drop(running);
+}
+
+#[test]
+fn a_folder_of_another_cluster_is_refused_and_left_alone() {
+    let member = Member::new();
+    let running = member.start(&member.data());
+    assert!(member.etcdctl(&["put", "k", "v"]).0);
+    drop(running);
+    let mut other = member.command(&member.data());
+    refused(other.args(["--initial-cluster-token", "another"]), "the data folder belongs to member");
+    let running = member.start(&member.data());
+    assert_eq!(member.etcdctl(&["get", "k", "--print-value-only"]).1.trim(), "v");
+    drop(running);
+}
+
+#[test]
+fn a_torn_last_write_is_forgotten_and_a_damaged_folder_is_named() {
+    let member = Member::new();
+    let running = member.start(&member.data());
+    assert!(member.etcdctl(&["put", "k", "v"]).0);
+    drop(running);
+    let damaged = member.folder.path().join("damaged");
+    copy(&member.data(), &damaged);
+    fs::write(damaged.join("raft/CURRENT"), "garbage").expect("write");
+    refused(&mut member.command(&damaged), "cannot use the data folder");
+    let log =
+        fs::read_dir(member.data().join("raft")).expect("folder").map(|entry| entry.expect("entry").path());
+    let log = log.filter(|path| path.extension().is_some_and(|ending| ending == "log")).max().expect("a log");
+    let mut bytes = fs::read(&log).expect("read");
+    bytes.extend_from_slice(b"half a rec");
+    fs::write(&log, bytes).expect("write");
+    let running = member.start(&member.data());
+    assert_eq!(member.etcdctl(&["get", "k", "--print-value-only"]).1.trim(), "v");
+    drop(running);
+}
+
+#[test]
+fn a_file_in_place_of_the_folder_is_named() {
+    let member = Member::new();
+    fs::write(member.data(), "").expect("write");
+    refused(&mut member.command(&member.data()), "cannot use the data folder");
+}

@@ -1,0 +1,6 @@
+//! Whole clusters as their users have them: the program that is shipped, `kubectl` and `etcdctl`.
+
+mod bad_input;
+mod cluster;
+mod containers;
+mod simulated;
