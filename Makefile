@@ -5,7 +5,7 @@ BINARY := $(CARGO_TARGET_DIR)/release/trierarch
 UP_FLAGS ?=
 CARGO := ROCKSDB_STATIC=1 ROCKSDB_LIB_DIR="$$(scripts/rocksdb-lib)" cargo
 
-.PHONY: help up down build test test-all lint chaos clean
+.PHONY: help up down build test test-all lint bench chaos clean
 
 help: ## Say what there is to make
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -35,6 +35,11 @@ lint: ## Formatting, clippy, crate boundaries, generated files
 	@$(CARGO) run --quiet --package xtask -- deps-check
 	@$(CARGO) run --quiet --package xtask -- codegen --check
 	@scripts/check-docs
+
+bench: build ## Measure the store against etcd, and a cluster at rest
+	@$(CARGO) build --release --quiet --package bench
+	@$(CARGO_TARGET_DIR)/release/bench idle --binary "$(BINARY)"
+	@$(CARGO_TARGET_DIR)/release/bench store --binary "$(BINARY)" --etcd "$$(scripts/bench-deps)"
 
 chaos: build ## Play the chaos scenarios against real processes
 	@$(CARGO) run --release --quiet --package chaos -- run --binary "$(BINARY)" chaos/scenarios

@@ -21,6 +21,7 @@ const ALLOWED: &[(&str, &[&str])] = &[
     ("scheduler", &["env", "api-types", "client"]),
     ("node-agent", &["env", "api-types", "client", "protos"]),
     ("trierarch", &["*"]),
+    ("bench", &["env"]),
     ("chaos", &["*"]),
     ("xtask", &[]),
 ];
