@@ -3,6 +3,7 @@
 //! Holds no logic: it reads flags, builds the parts and wires them. Read `server.rs` for what a master is made of.
 
 mod agent;
+mod credentials;
 mod etcd;
 mod kubeconfig;
 mod leaders;
@@ -38,6 +39,8 @@ enum Command {
     Server(Box<server::Options>),
     /// Run a node: pods, service proxy, status
     Agent(Box<agent::AgentOptions>),
+    /// Write the keys and certificates of a cluster
+    Pki(credentials::PkiOptions),
     /// Bring up a whole cluster on this machine
     Up(up::UpOptions),
     /// Remove the cluster that `up` made
@@ -74,6 +77,7 @@ fn run(command: Command) -> Result<()> {
     match command {
         Command::Server(options) => many_threads()?.block_on(server::run(env, *options)),
         Command::Agent(options) => many_threads()?.block_on(agent::run(env, *options)),
+        Command::Pki(options) => credentials::run(options),
         Command::Up(options) => many_threads()?.block_on(up::up(env, options)),
         Command::Down(options) => many_threads()?.block_on(up::down(env, options)),
         Command::Etcd { flags } => many_threads()?.block_on(etcd::run(env, flags)),

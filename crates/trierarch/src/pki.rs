@@ -66,10 +66,11 @@ pub struct Authority {
 }
 
 impl Authority {
-    /// Loads `<base>.crt` and `<base>.key`, or makes and writes them.
+    /// Loads `<base>.crt` and `<base>.key`, or makes and writes them. An authority of which only one of them is there
+    /// is an error: to replace it would make all that it signed worthless.
     pub fn ensure(base: &Path, common_name: &str) -> Result<Self> {
         let (crt, key) = (with_suffix(base, "crt"), with_suffix(base, "key"));
-        if !crt.exists() {
+        if !crt.exists() && !key.exists() {
             let made = new_authority(common_name)?;
             write_public(&crt, &made.certificate)?;
             write_private(&key, &made.key)?;

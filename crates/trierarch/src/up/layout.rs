@@ -8,11 +8,8 @@ use clap::{Args, FromArgMatches as _};
 use serde::{Deserialize, Serialize};
 use sha2::{Digest as _, Sha256};
 
-use crate::kubeconfig::Endpoint;
-use crate::pki::{Leaf, MASTERS_GROUP, Usage};
+use crate::credentials::{self, Credentials};
 
-/// The first address of the default service range: the Service `kubernetes.default`.
-pub const KUBERNETES_SERVICE: Ipv4Addr = Ipv4Addr::new(10, 96, 0, 1);
 /// Pods of all nodes live here; each node gets a /24 of it.
 pub const CLUSTER_CIDR: &str = "10.244.0.0/16";
 /// The masters' ports of the store: 2379 and 2380, then 10,000 more for each further master (etcd's own examples
@@ -91,6 +88,13 @@ pub struct Master {
     pub peer_port: u16,
     /// Its address on the fabric, where nodes and pods reach it.
     pub address: Ipv4Addr,
+}
+
+impl Master {
+    /// Its API, for people.
+    pub fn server(&self) -> String {
+        format!("https://127.0.0.1:{}", self.api_port)
+    }
 }
 
 /// One node.
@@ -224,15 +228,6 @@ impl Layout {
         (0..self.options.nodes).map(node).collect()
     }
 
-    /// The contexts of the kubeconfig, one a master.
-    pub fn endpoints(&self) -> Vec<Endpoint> {
-        let endpoint = |master: &Master| Endpoint {
-            context: format!("trierarch-{}", master.name),
-            server: format!("https://127.0.0.1:{}", master.api_port),
-        };
-        self.masters().iter().map(endpoint).collect()
-    }
-
     /// The store's endpoints for `etcdctl`.
     pub fn store_endpoints(&self) -> String {
         let endpoints: Vec<_> =
@@ -246,45 +241,20 @@ impl Layout {
         self.masters().iter().map(url).collect::<Vec<_>>().join(",")
     }
 
-    /// The server certificate of a master.
-    pub fn master_leaf(&self, master: &Master) -> Leaf {
-        let mut hosts: Vec<String> = ["kubernetes", "kubernetes.default", "kubernetes.default.svc"]
-            .into_iter()
-            .chain(["kubernetes.default.svc.cluster.local", "localhost", "127.0.0.1"])
-            .map(str::to_owned)
-            .collect();
-        hosts.push(KUBERNETES_SERVICE.to_string());
-        hosts.push(master.name.clone());
-        if self.real {
-            hosts.push(master.address.to_string());
+    /// What gets keys and certificates.
+    pub fn credentials(&self) -> Credentials {
+        let master = |master: Master| credentials::Master {
+            hosts: vec![master.address.to_string()],
+            server: master.server(),
+            name: master.name,
+        };
+        let node = |node: Node| credentials::Node { hosts: vec![node.address.to_string()], name: node.name };
+        Credentials {
+            dir: self.pki(),
+            kubeconfig: self.kubeconfig(),
+            masters: self.masters().into_iter().map(master).collect(),
+            nodes: self.nodes().into_iter().map(node).collect(),
         }
-        Leaf { common_name: "kube-apiserver".to_owned(), organization: None, hosts, usage: Usage::Server }
-    }
-
-    /// The certificate with which a master speaks to the other masters.
-    pub fn peer_leaf(&self, master: &Master) -> Leaf {
-        let hosts = vec![master.name.clone(), "localhost".to_owned(), "127.0.0.1".to_owned()];
-        Leaf { common_name: master.name.clone(), organization: None, hosts, usage: Usage::Both }
-    }
-
-    /// The certificate of a node: a client of the API, and the server of its kubelet endpoint.
-    pub fn node_leaf(&self, node: &Node) -> Leaf {
-        Leaf {
-            common_name: format!("system:node:{}", node.name),
-            organization: Some("system:nodes".to_owned()),
-            hosts: vec![node.name.clone(), node.address.to_string()],
-            usage: Usage::Both,
-        }
-    }
-
-    /// The administrator's certificate.
-    pub fn admin_leaf() -> Leaf {
-        client_leaf("kubernetes-admin", Some(MASTERS_GROUP))
-    }
-
-    /// The certificate with which masters ask nodes for logs.
-    pub fn kubelet_client_leaf() -> Leaf {
-        client_leaf("kube-apiserver-kubelet-client", Some(MASTERS_GROUP))
     }
 
     /// The command line of a master.
@@ -334,15 +304,6 @@ impl Layout {
         }
         argv.extend(self.options.agent_flags.iter().cloned());
         Command { name: format!("agent-{}", node.name), argv }
-    }
-}
-
-fn client_leaf(name: &str, group: Option<&str>) -> Leaf {
-    Leaf {
-        common_name: name.to_owned(),
-        organization: group.map(str::to_owned),
-        hosts: Vec::new(),
-        usage: Usage::Client,
     }
 }
 

@@ -24,9 +24,6 @@ pub use layout::UpOptions;
 use layout::{Layout, Node};
 use process::Processes;
 
-use crate::kubeconfig;
-use crate::pki::{self, Authority};
-
 /// How long a process may take to stop before it is killed.
 const STOP_GRACE: Duration = Duration::from_secs(10);
 /// How long containerd may take to answer after its start.
@@ -71,7 +68,7 @@ pub async fn up(env: Env, options: UpOptions) -> Result<()> {
     } else {
         progress.say("not root (or --simulated): pods run on the SIMULATED runtime, no container is started");
     }
-    write_credentials(&layout)?;
+    layout.credentials().write()?;
     save(&layout)?;
     let mut started = start_machine(&env, &progress, &layout, &processes).await?;
     started += start_masters(&progress, &layout, &processes)?;
@@ -166,35 +163,6 @@ fn prepare_machine(progress: &Progress) -> Result<()> {
     progress.say(&format!("installing {}", missing.join(" ")));
     machine::install(&missing)
         .with_context(|| format!("cannot install what a node needs: apt-get install {}", missing.join(" ")))
-}
-
-/// Keys, certificates and the kubeconfig; what is there stays.
-fn write_credentials(layout: &Layout) -> Result<()> {
-    let dir = layout.pki();
-    let authority = Authority::ensure(&dir.join("ca"), "kubernetes")?;
-    let peers = Authority::ensure(&dir.join("etcd/ca"), "etcd-ca")?;
-    pki::ensure_service_account_key(&dir)?;
-    authority.ensure_issued(&dir.join("apiserver-kubelet-client"), &Layout::kubelet_client_leaf())?;
-    for master in layout.masters() {
-        authority
-            .ensure_issued(&dir.join(format!("apiserver-{}", master.name)), &layout.master_leaf(&master))?;
-        peers.ensure_issued(&dir.join(format!("etcd/peer-{}", master.name)), &layout.peer_leaf(&master))?;
-    }
-    for node in layout.nodes() {
-        authority.ensure_issued(&dir.join(format!("node-{}", node.name)), &layout.node_leaf(&node))?;
-    }
-    if !layout.kubeconfig().exists() {
-        let admin = authority.issue(&Layout::admin_leaf())?;
-        let endpoints = layout.endpoints();
-        kubeconfig::write(
-            &layout.kubeconfig(),
-            "kubernetes-admin",
-            &endpoints,
-            authority.certificate(),
-            &admin,
-        )?;
-    }
-    Ok(())
 }
 
 /// Fabric, namespaces, containerds and images. Returns how many processes were started.

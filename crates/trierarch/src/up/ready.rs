@@ -83,14 +83,14 @@ fn admin(env: &Env, tasks: &TaskGroup, layout: &Layout) -> Result<Client> {
     let read =
         |file: &str| std::fs::read(layout.pki().join(file)).with_context(|| format!("cannot read {file}"));
     let identity = (read("apiserver-kubelet-client.crt")?, read("apiserver-kubelet-client.key")?);
-    let servers = layout.endpoints().into_iter().map(|endpoint| endpoint.server).collect();
+    let servers = layout.masters().iter().map(Master::server).collect();
     let config = MastersConfig { servers, ca: read("ca.crt")?, identity: Some(identity) };
     Ok(Client::new(config.build(env.clone(), tasks.clone())?, "trierarch-up"))
 }
 
 fn connect(env: &Env, tasks: &TaskGroup, layout: &Layout, master: &Master) -> Result<Client> {
     let ca = std::fs::read(layout.pki().join("ca.crt")).context("cannot read the certificate authority")?;
-    let servers = vec![format!("https://127.0.0.1:{}", master.api_port)];
+    let servers = vec![master.server()];
     let service = MastersConfig { servers, ca, identity: None }.build(env.clone(), tasks.clone())?;
     Ok(Client::new(service, "trierarch-up"))
 }
