@@ -54,13 +54,13 @@ pub fn write_demo(path: &Path) -> Result<()> {
         READABLE,
     )?;
     layer.file("etc/group", b"root:x:0:\nnogroup:x:65534:\n", READABLE)?;
-    let page = "<h1>It works</h1>\n";
     layer.folder("www/")?;
-    layer.file("www/index.html", page.as_bytes(), READABLE)?;
-    // Without arguments the image serves a page, so that `kubectl create deployment` has something that stays up.
+    // Without arguments the image serves the pod's name, so that `kubectl create deployment` has something that stays
+    // up and a Service something to spread over. The shell ends on SIGTERM; process 1 would ignore it by itself.
+    let serve = "trap 'exit 0' TERM; hostname > /www/index.html; httpd -f -p 80 -h /www & wait";
     let config = json!({
         "Env": ["PATH=/bin"],
-        "Cmd": ["/bin/httpd", "-f", "-p", "80", "-h", "/www"],
+        "Cmd": ["/bin/sh", "-c", serve],
         "WorkingDir": "/",
     });
     write_archive(path, DEMO_IMAGE, layer, &config)

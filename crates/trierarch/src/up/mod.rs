@@ -73,10 +73,13 @@ pub async fn up(env: Env, options: UpOptions) -> Result<()> {
     let mut started = start_machine(&env, &progress, &layout, &processes).await?;
     started += start_masters(&progress, &layout, &processes)?;
     ready::masters(&env, &layout, &processes).await?;
-    progress.say("masters are ready");
+    progress.say("the masters are ready");
     started += start_agents(&layout, &processes)?;
     ready::nodes(&env, &layout, &processes).await?;
-    progress.say(&format!("{} nodes are Ready", layout.options.nodes));
+    progress.say(&match layout.options.nodes {
+        1 => "the node is Ready".to_owned(),
+        nodes => format!("{nodes} nodes are Ready"),
+    });
     print_next(&layout, started, progress.elapsed());
     Ok(())
 }
