@@ -28,6 +28,9 @@
 //!
 //! Reading order: [`schema`], [`table`], [`codec`], then any of the small ones.
 
+/// The release of Kubernetes that this project speaks.
+pub const RELEASE: &str = "v1.37.2";
+
 pub mod codec;
 pub mod field;
 #[rustfmt::skip]

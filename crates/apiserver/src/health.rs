@@ -33,6 +33,20 @@ fn check(name: &'static str, good: bool, failure: &'static str) -> Check {
     Check { name, failure: (!good).then_some(failure) }
 }
 
+/// `0.1` of `0.1.0`.
+fn short_version() -> &'static str {
+    concat!(env!("CARGO_PKG_VERSION_MAJOR"), ".", env!("CARGO_PKG_VERSION_MINOR"))
+}
+
+/// The processor's name as Go spells it.
+fn architecture() -> &'static str {
+    match std::env::consts::ARCH {
+        "x86_64" => "amd64",
+        "aarch64" => "arm64",
+        other => other,
+    }
+}
+
 impl Api {
     async fn checks(&self, endpoint: &str) -> Vec<Check> {
         let mut checks = vec![check("ping", true, "")];
@@ -89,13 +103,13 @@ impl Api {
         let version = json!({
             "major": "1",
             "minor": "37",
-            "gitVersion": concat!("v1.37.2+trierarch", env!("CARGO_PKG_VERSION_MAJOR"), ".", env!("CARGO_PKG_VERSION_MINOR")),
+            "gitVersion": format!("{}+trierarch{}", api_types::RELEASE, short_version()),
             "gitCommit": "",
             "gitTreeState": "clean",
             "buildDate": "1970-01-01T00:00:00Z",
             "goVersion": "",
             "compiler": "rustc",
-            "platform": concat!("linux/", "amd64"),
+            "platform": format!("linux/{}", architecture()),
             "emulationMajor": "1",
             "emulationMinor": "37",
             "minCompatibilityMajor": "1",

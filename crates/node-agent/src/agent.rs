@@ -26,7 +26,7 @@ const STOP_DEADLINE: Duration = Duration::from_secs(10);
 const RUNTIME_POLL: Duration = Duration::from_millis(500);
 
 /// How one node's agent is set up.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub struct AgentConfig {
     /// The node's name.
     pub node_name: String,
@@ -58,7 +58,12 @@ pub struct AgentConfig {
     pub network: bool,
     /// How long the node's Lease lasts; it is renewed every quarter of that (upstream: 40).
     pub lease_duration_seconds: u32,
+    /// Renders the process' metrics as Prometheus text.
+    pub metrics: MetricsText,
 }
+
+/// Renders metrics as Prometheus text.
+pub type MetricsText = Arc<dyn Fn() -> String + Send + Sync>;
 
 /// Why an agent cannot be made.
 #[derive(Debug, thiserror::Error)]
@@ -144,6 +149,7 @@ impl Agent {
             node_name: self.config.node_name.clone(),
             root: self.config.root_dir.clone(),
             cgroup_root: self.config.cgroup_root.clone(),
+            metrics: self.config.metrics.clone(),
             lease_duration: Duration::from_secs(self.config.lease_duration_seconds.into()),
             runtime: self.runtime.clone(),
             runtime_name,

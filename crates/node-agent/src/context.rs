@@ -13,6 +13,7 @@ use k8s_openapi::api::core::v1::{Node, Pod};
 use parking_lot::{Mutex, RwLock};
 use serde_json::Value;
 
+use crate::agent::MetricsText;
 use crate::pod::config::DnsSettings;
 use crate::pod::status::HostFacts;
 use crate::pod::status_writer::StatusWriter;
@@ -28,6 +29,8 @@ pub(crate) struct Context {
     pub cgroup_root: String,
     /// A Lease that is not renewed for so long is expired.
     pub lease_duration: Duration,
+    /// Renders what the process has recorded.
+    pub metrics: MetricsText,
     pub runtime: Arc<dyn Runtime>,
     /// Name and version, as `nodeInfo.containerRuntimeVersion` has it; the part before `://` prefixes container ids.
     pub runtime_name: String,

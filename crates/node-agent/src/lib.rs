@@ -23,4 +23,4 @@ pub mod runtime;
 mod server;
 pub mod volumes;
 
-pub use agent::{Agent, AgentConfig, BuildError};
+pub use agent::{Agent, AgentConfig, BuildError, MetricsText};

@@ -2,6 +2,7 @@
 
 use std::net::IpAddr;
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result};
@@ -10,7 +11,7 @@ use client::{Client, MastersConfig};
 use env::{Env, Shutdown, TaskGroup};
 use node_agent::AgentConfig;
 
-use crate::{logging, signals};
+use crate::{logging, observe, signals};
 
 /// How long an agent may take to stop; its pods run on.
 const STOP_DEADLINE: Duration = Duration::from_secs(10);
@@ -65,6 +66,7 @@ pub struct AgentOptions {
 /// Runs until SIGTERM or SIGINT.
 pub async fn run(env: Env, options: AgentOptions) -> Result<()> {
     logging::start(&options.log);
+    let metrics = observe::install()?;
     let tasks = TaskGroup::new("agent", Shutdown::new());
     signals::watch(&tasks)?;
     let read =
@@ -92,6 +94,7 @@ pub async fn run(env: Env, options: AgentOptions) -> Result<()> {
         cluster_dns: Vec::new(),
         cluster_domain: "cluster.local".to_owned(),
         simulated_images: options.simulated_images,
+        metrics: Arc::new(move || observe::text(&metrics)),
         lease_duration_seconds: options.node_lease_duration_seconds,
     };
     let agent = config.build(env, client)?;

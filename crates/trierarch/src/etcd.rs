@@ -112,7 +112,7 @@ pub async fn run(env: Env, flags: Vec<String>) -> Result<()> {
     let tasks = TaskGroup::new("etcd", Shutdown::new());
     signals::watch(&tasks)?;
     let metrics = observe::install()?;
-    let member = config(options)?.build(&env, Arc::new(move || metrics.render())).await?;
+    let member = config(options)?.build(&env, Arc::new(move || observe::text(&metrics))).await?;
     let store = member.store.clone();
     member.start(&tasks);
     let ready = async move { store.read_barrier().await };

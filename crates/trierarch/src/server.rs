@@ -76,7 +76,7 @@ fn duration(text: &str) -> Result<Duration, String> {
 pub async fn run(env: Env, options: Options) -> Result<()> {
     logging::start(&options.log);
     let metrics = observe::install()?;
-    let render: apiserver::MetricsText = Arc::new(move || metrics.render());
+    let render: apiserver::MetricsText = Arc::new(move || observe::text(&metrics));
     let tasks = TaskGroup::new("server", Shutdown::new());
     signals::watch(&tasks)?;
     let member = store_config(&options)?.build(&env, render.clone()).await?;

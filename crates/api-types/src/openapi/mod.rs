@@ -19,7 +19,7 @@ use crate::table::{Resource, resources};
 use serde_json::{Map, Value, json};
 
 /// Release whose API this is.
-pub const RELEASE: &str = "v1.37.2";
+pub const RELEASE: &str = crate::RELEASE;
 
 /// `api/v1` or `apis/apps/v1`: the path of a group and version, and its key in the index of `/openapi/v3`.
 pub fn path_of(group: &str, version: &str) -> String {

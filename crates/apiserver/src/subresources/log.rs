@@ -2,7 +2,7 @@
 
 use api_types::field::{FieldError, Path};
 use api_types::status::Status;
-use api_types::{Value, meta, table};
+use api_types::{Value, table};
 use http::{Response, header};
 
 use crate::api::Api;
@@ -114,30 +114,18 @@ fn container(target: &Target, pod: &Value, asked: &str) -> Result<String, Status
             }
         };
     }
-    if let Some(name) = meta::annotation(pod, "kubectl.kubernetes.io/default-container")
-        && main.iter().any(|known| known == name)
-    {
-        return Ok(name.to_owned());
+    if let [one] = main.as_slice() {
+        return Ok(one.clone());
     }
-    match main.as_slice() {
-        [one] if init.is_empty() => Ok(one.clone()),
-        [one] => {
-            let text = format!(
-                "a container name must be specified for pod {}, choose one of: [{one}] or one of the init containers: [{}]",
-                target.name,
-                init.join(" ")
-            );
-            Err(Status::bad_request(text))
-        }
-        list => {
-            let text = format!(
-                "a container name must be specified for pod {}, choose one of: [{}]",
-                target.name,
-                list.join(" ")
-            );
-            Err(Status::bad_request(text))
-        }
+    let mut text = format!(
+        "a container name must be specified for pod {}, choose one of: [{}]",
+        target.name,
+        main.join(" ")
+    );
+    if !init.is_empty() {
+        text.push_str(&format!(" or one of the init containers: [{}]", init.join(" ")));
     }
+    Err(Status::bad_request(text))
 }
 
 #[cfg(test)]
@@ -150,6 +138,8 @@ mod tests {
         let target = Target::new(table::find("", "v1", "pods").unwrap(), "n", "p");
         let one = json!({"spec": {"containers": [{"name": "a"}]}});
         assert_eq!(container(&target, &one, "").unwrap(), "a");
+        let first = json!({"spec": {"initContainers": [{"name": "i"}], "containers": [{"name": "a"}]}});
+        assert_eq!(container(&target, &first, "").unwrap(), "a");
         let two = json!({"spec": {"containers": [{"name": "a"}, {"name": "b"}]}});
         assert_eq!(container(&target, &two, "b").unwrap(), "b");
         assert_eq!(

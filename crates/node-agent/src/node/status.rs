@@ -10,8 +10,6 @@ use serde_json::{Value, json};
 use super::machine::{Machine, architecture};
 use crate::context::Capacity;
 
-/// The version of Kubernetes that this agent speaks.
-const KUBELET_VERSION: &str = "v1.37.0";
 /// Kept for the system: memory in bytes.
 const RESERVED_MEMORY_BYTES: i64 = 100 << 20;
 /// Images a status lists (the kubelet's nodeStatusMaxImages).
@@ -93,7 +91,7 @@ fn node_info(facts: &NodeFacts<'_>) -> Value {
         "containerRuntimeVersion": facts.runtime_name,
         "kernelVersion": kernel,
         "kubeProxyVersion": "",
-        "kubeletVersion": KUBELET_VERSION,
+        "kubeletVersion": api_types::RELEASE,
         "machineID": machine_id,
         "operatingSystem": "linux",
         "osImage": os_image,

@@ -271,6 +271,7 @@ impl Worker {
         tell("Created", "Container created");
         runtime.start_container(id).await.map_err(|error| failure("RunContainerError", error))?;
         tell("Started", "Container started");
+        metrics::counter!("kubelet_started_containers_total").increment(1);
         Ok(())
     }
 

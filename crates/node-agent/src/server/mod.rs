@@ -167,11 +167,16 @@ fn pods(context: &Context) -> Response<Body> {
     response
 }
 
+/// What the process recorded, and what the node runs now (the kubelet's names).
 fn metrics(context: &Context) -> Response<Body> {
-    let running = context.pods.all().iter().filter(|pod| pod["status"]["phase"] == "Running").count();
-    let lines = format!(
-        "# HELP kubelet_running_pods Number of pods that have a running pod sandbox\n# TYPE kubelet_running_pods gauge\nkubelet_running_pods {running}\n# HELP kubelet_node_name The node's name. The count is always 1.\n# TYPE kubelet_node_name gauge\nkubelet_node_name{{node=\"{}\"}} 1\n",
-        context.node_name
-    );
-    text(StatusCode::OK, lines)
+    let pods = context.pods.all();
+    let running = pods.iter().filter(|pod| pod["status"]["phase"] == "Running").count();
+    let statuses =
+        pods.iter().flat_map(|pod| pod["status"]["containerStatuses"].as_array().into_iter().flatten());
+    let containers = statuses.filter(|status| status["state"]["running"].is_object()).count();
+    metrics::gauge!("kubelet_node_name", "node" => context.node_name.clone()).set(1.0);
+    metrics::gauge!("kubelet_desired_pods").set(pods.len() as f64);
+    metrics::gauge!("kubelet_running_pods").set(running as f64);
+    metrics::gauge!("kubelet_running_containers", "container_state" => "running").set(containers as f64);
+    text(StatusCode::OK, (context.metrics)())
 }

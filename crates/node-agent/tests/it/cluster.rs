@@ -158,6 +158,7 @@ impl Cluster {
             cluster_dns: Vec::new(),
             cluster_domain: "cluster.local".to_owned(),
             lease_duration_seconds: 40,
+            metrics: Arc::new(String::new),
             simulated_images: vec!["test.local/app:1".to_owned()],
             network: false,
         };
