@@ -1,4 +1,4 @@
-//! What clients do while things go wrong: a writer and a watcher for each master.
+//! What etcd clients do while things go wrong: a writer and a watcher for each master.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -8,11 +8,12 @@ use etcd_client::{Client, EventType, WatchOptions};
 use parking_lot::Mutex;
 use tokio::time::Instant;
 
+use crate::access::WRITE_TIMEOUT;
+
 /// Keys that a writer writes in turn.
 const KEYS: u64 = 20;
-/// How long a client waits for an answer.
-const REQUEST_TIMEOUT: Duration = Duration::from_secs(10);
-const RETRY: Duration = Duration::from_millis(20);
+/// Between attempts to reach a master.
+pub const RETRY: Duration = Duration::from_millis(20);
 /// Everything that writers write lies below.
 pub const PREFIX: &str = "load/";
 
@@ -70,7 +71,7 @@ pub async fn write(
             acknowledged: None,
         };
         let put = connected.put(write.key.clone(), write.value.clone(), None);
-        match tokio::time::timeout(REQUEST_TIMEOUT, put).await {
+        match tokio::time::timeout(WRITE_TIMEOUT, put).await {
             Ok(Ok(answer)) => {
                 let revision = answer.header().map_or(0, |header| header.revision());
                 write.acknowledged = Some((env.clock.monotonic(), revision));

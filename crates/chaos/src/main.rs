@@ -1,21 +1,10 @@
-//! Plays fault scenarios against real processes and checks what must hold whatever happens.
-//!
-//! A scenario is a file of `chaos/scenarios/`: how many masters, which load, which fault, and the times that the report
-//! compares with. Invariants decide whether a run passes; times are only reported.
-//!
-//! Read `scenario.rs`, `cluster.rs` (processes), `load.rs` (writers and watchers), `check.rs` (invariants), `report.rs`.
+//! The chaos runner's command line.
 
-mod check;
-mod cluster;
-mod load;
-mod play;
-mod report;
-mod scenario;
-
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
-use anyhow::Result;
+use anyhow::{Result, bail};
+use chaos::Network;
 use clap::{Parser, Subcommand};
 use env::Env;
 
@@ -55,12 +44,28 @@ fn main() -> ExitCode {
 
 fn run(command: Command) -> Result<bool> {
     let Command::Run { binary, runs, paths } = command;
+    let scenarios = chaos::scenarios(&paths)?;
+    // Before the runtime: its threads are where the thread is that starts them.
+    let network = if nix::unistd::geteuid().is_root() { Network::fabric() } else { Network::loopback() };
+    println!("machine: {}", chaos::machine());
+    println!("network: {network}\n");
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
     let mut good = true;
-    println!("machine: {}\n", report::machine());
-    for mut scenario in scenario::load(&paths)? {
+    for mut scenario in scenarios {
         scenario.runs = runs.unwrap_or(scenario.runs);
-        good &= runtime.block_on(play::play(&Env::real(), &binary, &scenario))?;
+        good &= runtime.block_on(one(&binary, &network, &scenario))?;
     }
     Ok(good)
+}
+
+/// One scenario. What keeps it from being played is told and counts as a failure; the others are played all the same.
+async fn one(binary: &Path, network: &Network, scenario: &chaos::Scenario) -> Result<bool> {
+    let env = Env::real();
+    tokio::select! {
+        result = chaos::play(&env, binary, network, scenario) => Ok(result.unwrap_or_else(|error| {
+            println!("## {}: {}\nFAILED: {error:#}\n", scenario.name, scenario.about);
+            false
+        })),
+        _ = tokio::signal::ctrl_c() => bail!("interrupted"),
+    }
 }

@@ -4,166 +4,152 @@ use std::path::Path;
 use std::time::Duration;
 
 use anyhow::{Result, bail};
-use env::{Env, Shutdown, TaskGroup};
-use nix::sys::signal::Signal;
-use tokio::time::Instant;
+use env::Env;
 
+use crate::api_load::{self, Create, Listed, Told, What};
 use crate::check;
-use crate::cluster::Cluster;
-use crate::load::{self, Record, Seen, Write};
+use crate::clients::{Clients, Story};
+use crate::cluster::{Cluster, node_becomes};
+use crate::fault::{self, Moment, Struck};
+use crate::load::Seen;
+use crate::network::Network;
+use crate::poll::until;
+use crate::recovery::{self, Before, Recovery};
 use crate::report::{self, Outcome};
-use crate::scenario::{Fault, Kind, Scenario, Target};
+use crate::scenario::{Kind, Scenario, Target};
+use crate::web::Web;
 
-/// How long watchers may take to see the last write.
-const DRAIN: Duration = Duration::from_secs(20);
-const POLL: Duration = Duration::from_millis(20);
+/// Replicas that are wanted more right after the fault.
+const MORE: u64 = 2;
+/// How long a master may take to answer when everything is mended.
+const PATIENCE: Duration = Duration::from_secs(30);
 
 /// Plays a scenario and prints its report; whether all invariants held.
-pub async fn play(env: &Env, binary: &Path, scenario: &Scenario) -> Result<bool> {
+///
+/// # Errors
+/// What keeps it from being played: no cluster, no right to cut masters off.
+pub async fn play(env: &Env, binary: &Path, network: &Network, scenario: &Scenario) -> Result<bool> {
+    if scenario.fault.kind == Kind::Partition {
+        network.can_cut()?;
+    }
     let mut outcomes = Vec::new();
     for _ in 0..scenario.runs {
-        outcomes.push(run(env, binary, scenario).await?);
+        outcomes.push(run(env, binary, network, scenario).await?);
     }
     Ok(report::print(scenario, &outcomes))
 }
 
-struct Clients {
-    writers: Vec<Record<Write>>,
-    watchers: Vec<Record<Seen>>,
-    writing: TaskGroup,
-    watching: TaskGroup,
+async fn run(env: &Env, binary: &Path, network: &Network, scenario: &Scenario) -> Result<Outcome> {
+    let size = (scenario.masters, scenario.nodes);
+    let mut cluster = Cluster::start(env, binary, network, size).await?;
+    let outcome = match run_on(env, &mut cluster, scenario).await {
+        Ok(outcome) => outcome,
+        Err(error) => return Err(error.context(cluster.last_words())),
+    };
+    if !outcome.wrong.is_empty() {
+        println!("logs and data are kept in {}", cluster.keep_folder().display());
+    }
+    Ok(outcome)
 }
 
-impl Clients {
-    fn start(env: &Env, cluster: &Cluster, interval: Duration) -> Self {
-        let writing = TaskGroup::new("writers", Shutdown::new());
-        let watching = TaskGroup::new("watchers", Shutdown::new());
-        let endpoints: Vec<String> = (0..cluster.size()).map(|index| cluster.endpoint(index)).collect();
-        let (mut writers, mut watchers) = (Vec::new(), Vec::new());
-        for (number, endpoint) in endpoints.iter().enumerate() {
-            let (writes, seen) = (Record::<Write>::default(), Record::<Seen>::default());
-            let stopped = writing.shutdown().clone();
-            let write =
-                load::write(env.clone(), number, endpoints.clone(), interval, writes.clone(), stopped);
-            writing.spawn_detached(format!("writer-{number}"), write);
-            let watch = load::watch(env.clone(), endpoint.clone(), seen.clone(), watching.shutdown().clone());
-            watching.spawn_detached(format!("watcher-{number}"), watch);
-            writers.push(writes);
-            watchers.push(seen);
-        }
-        Self { writers, watchers, writing, watching }
-    }
-
-    fn writes(&self) -> Vec<Write> {
-        self.writers.iter().flat_map(|record| record.lock().clone()).collect()
-    }
-
-    fn seen(&self) -> Vec<Vec<Seen>> {
-        self.watchers.iter().map(|record| record.lock().clone()).collect()
-    }
-
-    /// Waits until every watcher has seen the last acknowledged write.
-    async fn drain(&self, env: &Env) -> Option<String> {
-        let writes = self.writes();
-        let last =
-            writes.iter().filter_map(|write| write.acknowledged).map(|(_, revision)| revision).max()?;
-        let deadline = env.clock.monotonic() + DRAIN;
-        loop {
-            let behind =
-                |record: &Record<Seen>| record.lock().last().is_none_or(|event| event.revision < last);
-            let late: Vec<usize> = (0..self.watchers.len()).filter(|&n| behind(&self.watchers[n])).collect();
-            if late.is_empty() {
-                return None;
-            }
-            if env.clock.monotonic() > deadline {
-                return Some(format!("watchers {late:?} never saw revision {last}"));
-            }
-            env.clock.sleep(POLL).await;
-        }
-    }
-}
-
-async fn run(env: &Env, binary: &Path, scenario: &Scenario) -> Result<Outcome> {
-    let mut cluster = Cluster::start(env, binary, scenario.masters).await?;
-    let clients = Clients::start(env, &cluster, Duration::from_millis(scenario.load.interval_ms));
+async fn run_on(env: &Env, cluster: &mut Cluster<'_>, scenario: &Scenario) -> Result<Outcome> {
+    let everyone: Vec<usize> = (0..cluster.size()).collect();
+    let web = Web::make(env, &cluster.client(&everyone)?, scenario.replicas).await?;
+    let clients = Clients::start(env, cluster, scenario.load).await?;
     env.clock.sleep(Duration::from_millis(scenario.load.before_ms)).await;
-    let struck = targets(&cluster, scenario.fault.target).await?;
-    let (at, done) = strike(env, &mut cluster, scenario.fault, &struck).await?;
+    let (moment, struck, mut recovery) = afflict(env, cluster, scenario).await?;
     env.clock.sleep(Duration::from_millis(scenario.load.after_ms)).await;
-    clients.writing.shutdown().trigger();
-    clients.writing.clone().join(DRAIN).await?;
-    let late = clients.drain(env).await;
-    let (writes, seen) = (clients.writes(), clients.seen());
-    if writes.is_empty() {
-        bail!("nothing was written:\n{}", cluster.last_words());
+    let (story, late) = clients.finish(env).await?;
+    if story.writes.is_empty() || story.creates.is_empty() {
+        bail!("nothing was written");
     }
-    clients.watching.shutdown().trigger();
-    clients.watching.join(DRAIN).await?;
-    let mut wrong = check::all(&writes, &seen);
+    for &node in &struck.nodes {
+        let back = node_becomes(env, &cluster.client(&everyone)?, node, true, PATIENCE).await;
+        recovery.wrong.extend(back.err().map(|why| format!("at the end: {why:#}")));
+    }
+    let settled = web.settled(scenario.replicas + MORE).await;
+    recovery.wrong.extend(settled.err().map(|why| format!("at the end: {why:#}")));
+    let lists = lists(env, cluster).await?;
+    let mut wrong = check::all(&story, &lists);
     wrong.extend(late);
-    Ok(Outcome {
-        writes_resumed: writes_resumed(&writes, at, done),
-        watchers_resumed: watchers_resumed(&writes, &seen, (at, done), &struck),
-        acknowledged: writes.iter().filter(|write| write.acknowledged.is_some()).count(),
-        unknown: writes.iter().filter(|write| write.acknowledged.is_none()).count(),
-        wrong,
-    })
+    wrong.append(&mut recovery.wrong);
+    Ok(outcome(&story, &recovery, moment, &struck, wrong))
 }
 
-async fn targets(cluster: &Cluster, target: Target) -> Result<Vec<usize>> {
-    let leader = cluster.leader().await?;
-    Ok(match target {
-        Target::Leader => vec![leader],
-        Target::Follower => vec![(leader + 1) % cluster.size()],
-        Target::All => (0..cluster.size()).collect(),
-    })
-}
-
-/// Strikes, waits and mends; when it began to strike, and when all were struck.
-async fn strike(
+/// Strikes, follows what happens, and mends.
+async fn afflict(
     env: &Env,
-    cluster: &mut Cluster,
-    fault: Fault,
-    struck: &[usize],
-) -> Result<(Instant, Instant)> {
-    let at = env.clock.monotonic();
-    for &index in struck {
-        match fault.kind {
-            Kind::Kill => cluster.kill(index)?,
-            Kind::Pause => cluster.signal(index, Signal::SIGSTOP)?,
-        }
-    }
-    let done = env.clock.monotonic();
-    env.clock.sleep(Duration::from_millis(fault.for_ms)).await;
-    for &index in struck {
-        match fault.kind {
-            Kind::Kill => cluster.start_master(index)?,
-            Kind::Pause => cluster.signal(index, Signal::SIGCONT)?,
-        }
-    }
-    Ok((at, done))
+    cluster: &mut Cluster<'_>,
+    scenario: &Scenario,
+) -> Result<(Moment, Struck, Recovery)> {
+    let fault = scenario.fault;
+    let leader = recovery::leader(env, cluster).await?;
+    let struck = fault::targets(fault.target, leader, cluster.size());
+    let before = Before::look(env, cluster, &struck).await?;
+    let wanted = (scenario.replicas + MORE, matches!(fault.target, Target::Leader | Target::All));
+    let moment = fault::strike(env, cluster, fault.kind, &struck)?;
+    let lasts = Duration::from_millis(fault.for_ms);
+    let (recovery, mended) =
+        tokio::join!(before.follow(env, &struck, wanted, lasts), fault::mend(env, cluster, fault, &struck));
+    mended?;
+    Ok((moment, struck, recovery))
 }
 
-/// Counts writes that were begun when all were struck: those before may have been answered by the dying.
-fn writes_resumed(writes: &[Write], fault: Instant, done: Instant) -> Option<Duration> {
-    let after = writes.iter().filter(|write| write.begun > done);
-    let first = after.filter_map(|write| write.acknowledged).map(|(at, _)| at).min()?;
-    Some(first - fault)
+/// The ConfigMaps as each master lists them.
+async fn lists(env: &Env, cluster: &Cluster<'_>) -> Result<Vec<Vec<Listed>>> {
+    let mut lists = Vec::new();
+    for index in 0..cluster.size() {
+        let client = cluster.client(&[index])?;
+        lists.push(until(env, PATIENCE, async || api_load::list(&client).await).await?.0);
+    }
+    Ok(lists)
+}
+
+fn outcome(
+    story: &Story,
+    recovery: &Recovery,
+    moment: Moment,
+    struck: &Struck,
+    wrong: Vec<String>,
+) -> Outcome {
+    let since = |at: tokio::time::Instant| at.saturating_duration_since(moment.begun);
+    let acknowledged = story.writes.iter().filter(|write| write.acknowledged.is_some()).count();
+    let configmaps = story.creates.iter().filter_map(Create::acknowledged).count();
+    Outcome {
+        writes_resumed: writes_resumed(story, moment),
+        watchers_resumed: watchers_resumed(story, moment, struck),
+        controllers_resumed: recovery.bound.map(since),
+        led: recovery.led.map(since),
+        replaced: recovery.replaced.map(since),
+        acknowledged,
+        configmaps,
+        unknown: story.writes.len() + story.creates.len() - acknowledged - configmaps,
+        wrong,
+    }
+}
+
+/// Counts writes that were begun when all were struck: those before may have been answered by the dying. The later one
+/// of etcd's and the API's first.
+fn writes_resumed(story: &Story, moment: Moment) -> Option<Duration> {
+    let writes = story.writes.iter().filter(|write| write.begun > moment.done);
+    let creates = story.creates.iter().filter(|create| create.begun > moment.done);
+    let first = writes.filter_map(|write| write.acknowledged).map(|(at, _)| at).min()?;
+    let first_api = creates.filter_map(Create::acknowledged).map(|(at, _)| at).min()?;
+    Some(first.max(first_api) - moment.begun)
 }
 
 /// Watchers of struck masters count too when all were struck.
-fn watchers_resumed(
-    writes: &[Write],
-    seen: &[Vec<Seen>],
-    (fault, done): (Instant, Instant),
-    struck: &[usize],
-) -> Option<Duration> {
-    let made_after = writes.iter().filter(|write| write.begun > done);
-    let first = made_after.filter_map(|write| write.acknowledged).map(|(_, revision)| revision).min()?;
-    let all = struck.len() == seen.len();
-    let watching = seen.iter().enumerate().filter(|(number, _)| all || !struck.contains(number));
-    let times =
-        watching.map(|(_, seen)| seen.iter().find(|event| event.revision >= first).map(|event| event.at));
-    let last = times.collect::<Option<Vec<_>>>()?.into_iter().max()?;
-    Some(last.saturating_duration_since(fault))
+fn watchers_resumed(story: &Story, moment: Moment, struck: &Struck) -> Option<Duration> {
+    let writes = story.writes.iter().filter(|write| write.begun > moment.done);
+    let creates = story.creates.iter().filter(|create| create.begun > moment.done);
+    let first = writes.filter_map(|write| write.acknowledged).map(|(_, revision)| revision).min()?;
+    let first_api = creates.filter_map(Create::acknowledged).map(|(_, version)| version).min()?;
+    let saw = |seen: &Vec<Seen>| seen.iter().find(|event| event.revision >= first).map(|event| event.at);
+    let is_new = |told: &&Told| matches!(told.what, What::Added(_)) && told.version >= first_api;
+    let heard = |told: &Vec<Told>| told.iter().find(is_new).map(|told| told.at);
+    let mut times = Vec::new();
+    for index in struck.living(story.seen.len()) {
+        times.extend([saw(&story.seen[index])?, heard(&story.told[index])?]);
+    }
+    times.into_iter().max().map(|last| last.saturating_duration_since(moment.begun))
 }

@@ -3,7 +3,7 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context as _, Result, bail};
+use anyhow::{Context as _, Result, anyhow, bail};
 use serde::Deserialize;
 
 /// A scenario.
@@ -16,6 +16,10 @@ pub struct Scenario {
     pub about: String,
     /// How many masters.
     pub masters: usize,
+    /// How many nodes, on the simulated runtime.
+    pub nodes: usize,
+    /// How many replicas the Deployment has before the fault; two more are wanted right after it.
+    pub replicas: u64,
     /// How often it is played; times are medians.
     pub runs: u32,
     /// What clients do meanwhile.
@@ -26,12 +30,14 @@ pub struct Scenario {
     pub limits: Limits,
 }
 
-/// What clients do; one writer and one watcher for each master.
+/// What clients do; one writer and one watcher for each master, through etcd and through the Kubernetes API.
 #[derive(Clone, Copy, Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Load {
-    /// A writer's pause between writes.
+    /// An etcd writer's pause between writes.
     pub interval_ms: u64,
+    /// An API writer's pause between ConfigMaps.
+    pub configmap_interval_ms: u64,
     /// Load before the fault.
     pub before_ms: u64,
     /// Load after the fault has ended.
@@ -58,6 +64,8 @@ pub enum Kind {
     Kill,
     /// SIGSTOP, then SIGCONT.
     Pause,
+    /// A master and the others cannot reach each other, while clients reach it.
+    Partition,
 }
 
 /// Who is struck.
@@ -68,8 +76,10 @@ pub enum Target {
     Leader,
     /// The first that does not.
     Follower,
-    /// Everyone.
+    /// Every master.
     All,
+    /// The first node.
+    Node,
 }
 
 /// Times that the report compares with.
@@ -80,6 +90,10 @@ pub struct Limits {
     pub writes_resumed_ms: u64,
     /// From the fault until every watcher whose master lives has seen a write that was made after it.
     pub watchers_resumed_ms: u64,
+    /// From the fault until a pod of the Deployment that was scaled then is bound to a node.
+    pub controllers_resumed_ms: u64,
+    /// From the fault until the lost node's pods are ready elsewhere, where a node is struck.
+    pub replaced_ms: Option<u64>,
 }
 
 /// Reads scenarios, in the order of their files' names.
@@ -107,10 +121,27 @@ fn read(file: &Path) -> Result<Scenario> {
     let text = fs::read_to_string(file).with_context(|| format!("cannot read {}", file.display()))?;
     let scenario: Scenario =
         toml::from_str(&text).with_context(|| format!("{} is no scenario", file.display()))?;
-    if ![1, 3, 5].contains(&scenario.masters) || scenario.runs == 0 {
-        bail!("{}: masters is 1, 3 or 5, and runs at least 1", file.display());
-    }
+    scenario.check().map_err(|why| anyhow!("{}: {why}", file.display()))?;
     Ok(scenario)
+}
+
+impl Scenario {
+    fn check(&self) -> Result<(), &'static str> {
+        let Self { fault, limits, .. } = self;
+        if ![1, 3, 5].contains(&self.masters) || self.runs == 0 {
+            return Err("masters is 1, 3 or 5, and runs at least 1");
+        }
+        if self.nodes == 0 || fault.target == Target::Node && self.nodes < 2 {
+            return Err("nodes is at least 1, and 2 where one is struck");
+        }
+        if fault.kind == Kind::Partition && (fault.target == Target::Node || fault.target == Target::All) {
+            return Err("a partition cuts off one master");
+        }
+        if (fault.target == Target::Node) != limits.replaced_ms.is_some() {
+            return Err("limits.replaced_ms is there where a node is struck, and only there");
+        }
+        Ok(())
+    }
 }
 
 #[cfg(test)]
@@ -120,7 +151,28 @@ mod tests {
     #[test]
     fn every_scenario_of_the_project_can_be_read() {
         let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../chaos/scenarios");
-        assert!(load(&[folder]).expect("scenarios").len() >= 4);
+        assert!(load(&[folder]).expect("scenarios").len() >= 7);
+    }
+
+    #[test]
+    fn a_scenario_that_makes_no_sense_is_refused() {
+        let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../chaos/scenarios");
+        let good = read(&folder.join("kill-leader.toml")).expect("a scenario");
+        let with = |change: fn(&mut Scenario)| {
+            let mut scenario = good.clone();
+            change(&mut scenario);
+            scenario.check()
+        };
+        assert_eq!(with(|_| ()), Ok(()));
+        assert!(with(|scenario| scenario.masters = 2).is_err());
+        assert!(with(|scenario| scenario.runs = 0).is_err());
+        assert!(with(|scenario| scenario.nodes = 0).is_err());
+        assert!(with(|scenario| scenario.fault.target = Target::Node).is_err(), "without a limit");
+        assert!(with(|scenario| scenario.limits.replaced_ms = Some(1)).is_err());
+        let all = |scenario: &mut Scenario| {
+            (scenario.fault.kind, scenario.fault.target) = (Kind::Partition, Target::All);
+        };
+        assert!(with(all).is_err());
     }
 
     #[test]
