@@ -14,7 +14,8 @@ use crate::scenario;
 /// How long watchers may take to see the last write, and clients to stop.
 const DRAIN: Duration = Duration::from_secs(20);
 
-/// A writer and a watcher for each master, of either kind.
+/// A writer and a watcher for each master, of either kind. They stop when this is dropped: the next cluster may have the
+/// same addresses.
 pub struct Clients {
     writes: Vec<Record<Write>>,
     creates: Vec<Record<Create>>,
@@ -115,7 +116,7 @@ impl Clients {
         let late = until(env, DRAIN, async || self.level()).await.err().map(|error| error.to_string());
         let story = self.story();
         self.watching.shutdown().trigger();
-        self.watching.join(DRAIN).await?;
+        self.watching.clone().join(DRAIN).await?;
         Ok((story, late))
     }
 
@@ -137,5 +138,12 @@ impl Clients {
                 bail!("API watchers {api:?} were never told of version {}", last_api.unwrap_or(0))
             }
         }
+    }
+}
+
+impl Drop for Clients {
+    fn drop(&mut self) {
+        self.writing.shutdown().trigger();
+        self.watching.shutdown().trigger();
     }
 }

@@ -67,7 +67,7 @@ impl<'n> Cluster<'n> {
             folder,
             env: env.clone(),
         };
-        cluster.begin().await.map_err(|error| error.context(cluster.last_words()))?;
+        cluster.begin().await.map_err(|error| anyhow!("{error:#}\n{}", cluster.last_words()))?;
         Ok(cluster)
     }
 

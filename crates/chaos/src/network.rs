@@ -149,8 +149,9 @@ impl Network {
         let others: Vec<String> = others.iter().map(|&other| master_address(other).to_string()).collect();
         let others = others.join(", ");
         let rules = format!(
-            "table inet {TABLE} {{ chain in {{ type filter hook input priority 0; ip saddr {{ {others} }} drop; }}\n \
-             chain out {{ type filter hook output priority 0; ip daddr {{ {others} }} drop; }} }}"
+            "table inet {TABLE} {{\n\
+             chain in {{\n type filter hook input priority 0\n ip saddr {{ {others} }} drop\n }}\n\
+             chain out {{\n type filter hook output priority 0\n ip daddr {{ {others} }} drop\n }}\n}}"
         );
         run(&["nsenter", &self.enter(index)?, "nft", &rules])
     }

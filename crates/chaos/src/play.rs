@@ -44,7 +44,7 @@ async fn run(env: &Env, binary: &Path, network: &Network, scenario: &Scenario) -
     let mut cluster = Cluster::start(env, binary, network, size).await?;
     let outcome = match run_on(env, &mut cluster, scenario).await {
         Ok(outcome) => outcome,
-        Err(error) => return Err(error.context(cluster.last_words())),
+        Err(error) => bail!("{error:#}\n{}", cluster.last_words()),
     };
     if !outcome.wrong.is_empty() {
         println!("logs and data are kept in {}", cluster.keep_folder().display());
