@@ -41,7 +41,8 @@ bench: build ## Measure the store against etcd, and a cluster at rest
 	@$(CARGO_TARGET_DIR)/release/bench idle --binary "$(BINARY)"
 	@$(CARGO_TARGET_DIR)/release/bench store --binary "$(BINARY)" --etcd "$$(scripts/bench-deps)"
 
-chaos: build ## Play the chaos scenarios against real processes
+chaos: build ## Play the chaos scenarios against real processes; those that cut masters off need root
+	@if [ "$$(id -u)" = 0 ]; then scripts/chaos-deps; fi
 	@$(CARGO) run --release --quiet --package chaos -- run --binary "$(BINARY)" chaos/scenarios
 
 clean: down ## Remove the cluster and what was built

@@ -6,9 +6,11 @@ use std::time::Duration;
 
 use anyhow::{Context as _, Result, anyhow, bail};
 use api_types::meta;
-use client::{Client, ListParams};
+use bytes::Bytes;
+use client::Client;
 use env::Env;
 use etcd_client::Client as EtcdClient;
+use http::Request;
 use serde_json::Value;
 use tempfile::TempDir;
 
@@ -197,8 +199,11 @@ fn server(place: &MasterPlace) -> String {
 }
 
 async fn is_ready(client: &Client) -> Result<()> {
-    // Any list goes through the store; nodes are what is asked for next.
-    Ok(client.all(kind("", "nodes")).list(&ListParams::default()).await.map(drop)?)
+    let answer = client.send(Request::get("/readyz").body(Bytes::new())?).await?;
+    if !answer.status().is_success() {
+        bail!("a master is not ready: {}", answer.status());
+    }
+    Ok(())
 }
 
 /// Returns when a node is ready, and pods may be placed on it; or when that is not so.

@@ -1,6 +1,7 @@
 //! Whole clusters as their users have them: the program that is shipped, `kubectl` and `etcdctl`.
 
 mod bad_input;
+mod chaos;
 mod cluster;
 mod containers;
 mod simulated;
