@@ -1,7 +1,13 @@
 //! Logs: for people by default, JSON by flag; filtered as `RUST_LOG` says, `info` without it.
 
+use std::io::Write;
+use std::sync::Arc;
+
+use anyhow::{Context as _, Result, bail};
 use clap::{Args, ValueEnum};
 use tracing_subscriber::EnvFilter;
+
+use crate::zap::{Look, Zap};
 
 /// How log lines look.
 #[derive(Clone, Copy, Debug, Default, ValueEnum)]
@@ -33,4 +39,77 @@ pub fn start(options: &LogOptions) {
         Format::Text => builder.with_ansi(false).try_init(),
         Format::Json => builder.json().try_init(),
     };
+}
+
+/// Starts logging as etcd does (`--log-level`, `--log-format`, `--log-outputs`). A second call changes nothing.
+///
+/// # Errors
+/// A value is none of etcd's, or a file cannot be opened.
+pub fn start_zap(level: &str, format: &str, outputs: &[String]) -> Result<()> {
+    let level = match level {
+        "debug" | "info" | "warn" | "error" => level,
+        // What remains at these levels ends the process and is printed anyway.
+        "dpanic" | "panic" | "fatal" => "off",
+        other => bail!("unrecognized level: {other:?}"),
+    };
+    let look = match format {
+        "json" => Look::Json,
+        "console" => Look::Console,
+        other => bail!("unknown log format: {other:?}"),
+    };
+    let zap = Zap { look, now: || env::Env::real().clock.now().millis() };
+    let filter = EnvFilter::new(format!("{level},openraft=off"));
+    let builder = tracing_subscriber::fmt().with_env_filter(filter).event_format(zap);
+    // Fails only when logging was started before.
+    let _ = builder.with_writer(Outputs::open(outputs)?).try_init();
+    Ok(())
+}
+
+/// Where lines go: each to all of them.
+#[derive(Clone)]
+struct Outputs(Arc<Vec<Output>>);
+
+enum Output {
+    Stdout,
+    Stderr,
+    File(std::fs::File),
+}
+
+impl Outputs {
+    fn open(names: &[String]) -> Result<Self> {
+        let open = |name: &String| match name.as_str() {
+            "default" | "stderr" | "/dev/stderr" => Ok(Output::Stderr),
+            "stdout" | "/dev/stdout" => Ok(Output::Stdout),
+            path => {
+                let file = std::fs::OpenOptions::new().create(true).append(true).open(path);
+                Ok(Output::File(file.with_context(|| format!("cannot log to {path}"))?))
+            }
+        };
+        Ok(Self(Arc::new(names.iter().map(open).collect::<Result<_>>()?)))
+    }
+}
+
+impl Write for Outputs {
+    fn write(&mut self, line: &[u8]) -> std::io::Result<usize> {
+        for output in self.0.iter() {
+            match output {
+                Output::Stdout => std::io::stdout().write_all(line)?,
+                Output::Stderr => std::io::stderr().write_all(line)?,
+                Output::File(file) => (&*file).write_all(line)?,
+            }
+        }
+        Ok(line.len())
+    }
+
+    fn flush(&mut self) -> std::io::Result<()> {
+        Ok(())
+    }
+}
+
+impl<'a> tracing_subscriber::fmt::MakeWriter<'a> for Outputs {
+    type Writer = Self;
+
+    fn make_writer(&'a self) -> Self {
+        self.clone()
+    }
 }

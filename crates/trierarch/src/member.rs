@@ -3,6 +3,7 @@
 use std::net::{SocketAddr, ToSocketAddrs as _};
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail};
 use env::{Env, TaskGroup};
@@ -26,6 +27,7 @@ pub struct Config {
     pub snapshot_catchup_entries: u64,
     pub max_request_bytes: usize,
     pub max_txn_ops: usize,
+    pub watch_progress_notify_interval: Duration,
 }
 
 /// A member, opened and bound.
@@ -56,6 +58,7 @@ impl Config {
             tls: self.client_tls,
             max_request_bytes: self.max_request_bytes,
             max_txn_ops: self.max_txn_ops,
+            watch_progress_notify_interval: self.watch_progress_notify_interval,
             ..EtcdApiConfig::new(listen, metrics)
         };
         let api = api.build(env.clone(), store.clone()).await?;

@@ -1,0 +1,443 @@
+//! etcd's flags, read as Go's `flag` package reads them: `-x v`, `--x v`, `--x=v`, bare booleans; the last one wins.
+//!
+//! What is not on the command line comes from `ETCD_<NAME>`; a `--config-file` stands for both.
+
+use std::collections::BTreeMap;
+
+use api_types::time;
+
+/// What a flag takes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kind {
+    /// `true`, `false`, or nothing for `true`.
+    Bool,
+    /// Anything.
+    Text,
+    /// A whole number from 0.
+    Unsigned,
+    /// A whole number.
+    Signed,
+    /// As Go prints durations: `1m30s`.
+    Duration,
+    /// URLs with commas between them.
+    Urls,
+}
+
+/// What a flag does here.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Effect {
+    /// What it does in etcd.
+    Works,
+    /// Nothing: it tunes what this engine does not have or need, or what is fixed here at etcd's default.
+    Moot,
+    /// Not built yet: another value than the default is refused.
+    Missing,
+}
+
+/// A row of the table.
+#[derive(Clone, Copy, Debug)]
+pub struct Flag {
+    /// Without dashes.
+    pub name: &'static str,
+    /// What it takes.
+    pub kind: Kind,
+    /// etcd's default; empty where this store has one of its own.
+    pub default: &'static str,
+    /// What it does.
+    pub effect: Effect,
+}
+
+const fn flag(name: &'static str, kind: Kind, default: &'static str, effect: Effect) -> Flag {
+    Flag { name, kind, default, effect }
+}
+
+/// The flags of etcd 3.7 (`embed/config.go`).
+pub const FLAGS: &[Flag] = &[
+    flag("data-dir", Kind::Text, "", Effect::Works),
+    flag("wal-dir", Kind::Text, "", Effect::Missing),
+    flag("listen-peer-urls", Kind::Urls, "http://localhost:2380", Effect::Works),
+    flag("listen-client-urls", Kind::Urls, "http://localhost:2379", Effect::Works),
+    flag("listen-client-http-urls", Kind::Urls, "", Effect::Missing),
+    flag("listen-metrics-urls", Kind::Urls, "", Effect::Missing),
+    flag("max-snapshots", Kind::Unsigned, "5", Effect::Moot),
+    flag("max-wals", Kind::Unsigned, "5", Effect::Moot),
+    flag("name", Kind::Text, "default", Effect::Works),
+    flag("snapshot-count", Kind::Unsigned, "10000", Effect::Works),
+    flag("snapshot-catchup-entries", Kind::Unsigned, "5000", Effect::Works),
+    flag("heartbeat-interval", Kind::Unsigned, "", Effect::Works),
+    flag("election-timeout", Kind::Unsigned, "", Effect::Works),
+    flag("initial-election-tick-advance", Kind::Bool, "true", Effect::Moot),
+    flag("quota-backend-bytes", Kind::Signed, "0", Effect::Missing),
+    flag("backend-bbolt-freelist-type", Kind::Text, "map", Effect::Moot),
+    flag("backend-batch-interval", Kind::Duration, "0s", Effect::Moot),
+    flag("backend-batch-limit", Kind::Signed, "0", Effect::Moot),
+    flag("max-txn-ops", Kind::Unsigned, "128", Effect::Works),
+    flag("max-request-bytes", Kind::Unsigned, "1572864", Effect::Works),
+    flag("grpc-keepalive-min-time", Kind::Duration, "5s", Effect::Moot),
+    flag("grpc-keepalive-interval", Kind::Duration, "2h0m0s", Effect::Moot),
+    flag("grpc-keepalive-timeout", Kind::Duration, "20s", Effect::Moot),
+    flag("socket-reuse-port", Kind::Bool, "false", Effect::Missing),
+    flag("socket-reuse-address", Kind::Bool, "false", Effect::Moot),
+    flag("max-concurrent-streams", Kind::Unsigned, "4294967295", Effect::Moot),
+    flag("raft-read-timeout", Kind::Duration, "5s", Effect::Moot),
+    flag("raft-write-timeout", Kind::Duration, "5s", Effect::Moot),
+    flag("initial-advertise-peer-urls", Kind::Urls, "http://localhost:2380", Effect::Works),
+    flag("advertise-client-urls", Kind::Urls, "http://localhost:2379", Effect::Works),
+    flag("discovery-endpoints", Kind::Text, "", Effect::Missing),
+    flag("discovery-token", Kind::Text, "", Effect::Missing),
+    flag("discovery-dial-timeout", Kind::Duration, "2s", Effect::Moot),
+    flag("discovery-request-timeout", Kind::Duration, "5s", Effect::Moot),
+    flag("discovery-keepalive-time", Kind::Duration, "2s", Effect::Moot),
+    flag("discovery-keepalive-timeout", Kind::Duration, "6s", Effect::Moot),
+    flag("discovery-insecure-transport", Kind::Bool, "true", Effect::Moot),
+    flag("discovery-insecure-skip-tls-verify", Kind::Bool, "false", Effect::Moot),
+    flag("discovery-cert", Kind::Text, "", Effect::Moot),
+    flag("discovery-key", Kind::Text, "", Effect::Moot),
+    flag("discovery-cacert", Kind::Text, "", Effect::Moot),
+    flag("discovery-user", Kind::Text, "", Effect::Moot),
+    flag("discovery-password", Kind::Text, "", Effect::Moot),
+    flag("discovery-srv", Kind::Text, "", Effect::Missing),
+    flag("discovery-srv-name", Kind::Text, "", Effect::Missing),
+    flag("initial-cluster", Kind::Text, "", Effect::Works),
+    flag("initial-cluster-token", Kind::Text, "etcd-cluster", Effect::Works),
+    flag("initial-cluster-state", Kind::Text, "new", Effect::Works),
+    flag("strict-reconfig-check", Kind::Bool, "true", Effect::Moot),
+    flag("pre-vote", Kind::Bool, "true", Effect::Moot),
+    flag("cert-file", Kind::Text, "", Effect::Works),
+    flag("key-file", Kind::Text, "", Effect::Works),
+    flag("client-cert-file", Kind::Text, "", Effect::Moot),
+    flag("client-key-file", Kind::Text, "", Effect::Moot),
+    flag("client-cert-auth", Kind::Bool, "false", Effect::Works),
+    flag("client-crl-file", Kind::Text, "", Effect::Missing),
+    flag("client-cert-allowed-hostname", Kind::Text, "", Effect::Missing),
+    flag("trusted-ca-file", Kind::Text, "", Effect::Works),
+    flag("auto-tls", Kind::Bool, "false", Effect::Missing),
+    flag("peer-cert-file", Kind::Text, "", Effect::Works),
+    flag("peer-key-file", Kind::Text, "", Effect::Works),
+    flag("peer-client-cert-file", Kind::Text, "", Effect::Missing),
+    flag("peer-client-key-file", Kind::Text, "", Effect::Missing),
+    flag("peer-client-cert-auth", Kind::Bool, "false", Effect::Works),
+    flag("peer-trusted-ca-file", Kind::Text, "", Effect::Works),
+    flag("peer-auto-tls", Kind::Bool, "false", Effect::Missing),
+    flag("self-signed-cert-validity", Kind::Unsigned, "1", Effect::Moot),
+    flag("peer-crl-file", Kind::Text, "", Effect::Missing),
+    flag("peer-cert-allowed-cn", Kind::Text, "", Effect::Missing),
+    flag("peer-cert-allowed-hostname", Kind::Text, "", Effect::Missing),
+    flag("peer-skip-client-san-verification", Kind::Bool, "false", Effect::Moot),
+    flag("cipher-suites", Kind::Text, "", Effect::Missing),
+    flag("tls-min-version", Kind::Text, "TLS1.2", Effect::Works),
+    flag("tls-max-version", Kind::Text, "", Effect::Missing),
+    flag("cors", Kind::Text, "*", Effect::Moot),
+    flag("host-whitelist", Kind::Text, "*", Effect::Moot),
+    flag("logger", Kind::Text, "zap", Effect::Works),
+    flag("log-outputs", Kind::Text, "default", Effect::Works),
+    flag("log-level", Kind::Text, "info", Effect::Works),
+    flag("log-format", Kind::Text, "json", Effect::Works),
+    flag("enable-log-rotation", Kind::Bool, "false", Effect::Missing),
+    flag("log-rotation-config-json", Kind::Text, "", Effect::Moot),
+    flag("auto-compaction-retention", Kind::Text, "0", Effect::Missing),
+    flag("auto-compaction-mode", Kind::Text, "periodic", Effect::Moot),
+    flag("enable-pprof", Kind::Bool, "false", Effect::Missing),
+    flag("metrics", Kind::Text, "basic", Effect::Moot),
+    flag("enable-distributed-tracing", Kind::Bool, "false", Effect::Missing),
+    flag("distributed-tracing-address", Kind::Text, "localhost:4317", Effect::Moot),
+    flag("distributed-tracing-service-name", Kind::Text, "etcd", Effect::Moot),
+    flag("distributed-tracing-instance-id", Kind::Text, "", Effect::Moot),
+    flag("distributed-tracing-sampling-rate", Kind::Signed, "0", Effect::Moot),
+    flag("auth-token", Kind::Text, "simple", Effect::Moot),
+    flag("bcrypt-cost", Kind::Unsigned, "10", Effect::Moot),
+    flag("auth-token-ttl", Kind::Unsigned, "300", Effect::Moot),
+    flag("enable-grpc-gateway", Kind::Bool, "true", Effect::Moot),
+    flag("corrupt-check-time", Kind::Duration, "0s", Effect::Missing),
+    flag("compact-hash-check-time", Kind::Duration, "1m0s", Effect::Moot),
+    flag("compaction-batch-limit", Kind::Signed, "1000", Effect::Moot),
+    flag("compaction-sleep-interval", Kind::Duration, "10ms", Effect::Moot),
+    flag("watch-progress-notify-interval", Kind::Duration, "10m0s", Effect::Works),
+    flag("downgrade-check-time", Kind::Duration, "5s", Effect::Moot),
+    flag("warning-apply-duration", Kind::Duration, "100ms", Effect::Moot),
+    flag("warning-unary-request-duration", Kind::Duration, "300ms", Effect::Moot),
+    flag("memory-mlock", Kind::Bool, "false", Effect::Missing),
+    flag("bootstrap-defrag-threshold-megabytes", Kind::Unsigned, "0", Effect::Moot),
+    flag("max-learners", Kind::Signed, "1", Effect::Moot),
+    flag("unsafe-no-fsync", Kind::Bool, "false", Effect::Missing),
+    flag("force-new-cluster", Kind::Bool, "false", Effect::Missing),
+    flag("feature-gates", Kind::Text, "", Effect::Moot),
+    flag("config-file", Kind::Text, "", Effect::Works),
+    flag("version", Kind::Bool, "false", Effect::Works),
+];
+
+/// Why flags cannot be used.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum FlagError {
+    /// Somebody asked for help.
+    #[error("help was asked for")]
+    Help,
+    /// There is no such flag.
+    #[error("flag provided but not defined: -{0}")]
+    Undefined(String),
+    /// The last word is a flag that wants a value.
+    #[error("flag needs an argument: -{0}")]
+    NoValue(String),
+    /// A word that is no flag.
+    #[error("'{0}' is not a valid flag")]
+    NotAFlag(String),
+    /// The value is not of the flag's kind.
+    #[error("invalid value {value:?} for flag -{name}: parse error")]
+    Value {
+        /// Whose.
+        name: &'static str,
+        /// The value.
+        value: String,
+    },
+    /// The file cannot be read.
+    #[error("error loading config file: {0}")]
+    File(String),
+}
+
+/// The flags that were set, by name.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Flags {
+    values: BTreeMap<&'static str, String>,
+}
+
+fn find(name: &str) -> Option<&'static Flag> {
+    FLAGS.iter().find(|flag| flag.name == name)
+}
+
+fn checked(flag: &'static Flag, value: String) -> Result<String, FlagError> {
+    let good = match flag.kind {
+        Kind::Bool => boolean(&value).is_some(),
+        Kind::Text | Kind::Urls => true,
+        Kind::Unsigned => value.parse::<u64>().is_ok(),
+        Kind::Signed => value.parse::<i64>().is_ok(),
+        Kind::Duration => time::parse_duration(&value).is_some(),
+    };
+    if good { Ok(value) } else { Err(FlagError::Value { name: flag.name, value }) }
+}
+
+/// Go's `strconv.ParseBool`.
+fn boolean(text: &str) -> Option<bool> {
+    match text {
+        "1" | "t" | "T" | "TRUE" | "true" | "True" => Some(true),
+        "0" | "f" | "F" | "FALSE" | "false" | "False" => Some(false),
+        _ => None,
+    }
+}
+
+impl Flags {
+    /// Reads a command line.
+    ///
+    /// # Errors
+    /// See [`FlagError`].
+    pub fn parse(words: &[String]) -> Result<Self, FlagError> {
+        let mut flags = Self::default();
+        let mut words = words.iter();
+        while let Some(word) = words.next() {
+            let name = word.strip_prefix("--").or_else(|| word.strip_prefix('-'));
+            let Some(name) = name.filter(|name| !name.is_empty() && !name.starts_with(['-', '='])) else {
+                return Err(FlagError::NotAFlag(word.clone()));
+            };
+            let (name, value) =
+                name.split_once('=').map_or((name, None), |(name, value)| (name, Some(value)));
+            if matches!(name, "h" | "help") {
+                return Err(FlagError::Help);
+            }
+            let flag = find(name).ok_or_else(|| FlagError::Undefined(name.to_owned()))?;
+            let value = match (value, flag.kind) {
+                (Some(value), _) => value.to_owned(),
+                (None, Kind::Bool) => "true".to_owned(),
+                (None, _) => words.next().cloned().ok_or_else(|| FlagError::NoValue(name.to_owned()))?,
+            };
+            flags.values.insert(flag.name, checked(flag, value)?);
+        }
+        Ok(flags)
+    }
+
+    /// Adds what the environment says of flags that are not set; the names of `ETCD_` variables that say nothing.
+    ///
+    /// # Errors
+    /// A value is not of its flag's kind.
+    pub fn add_environment(
+        &mut self,
+        variables: impl Iterator<Item = (String, String)>,
+    ) -> Result<Vec<String>, FlagError> {
+        let mut unknown = Vec::new();
+        for (variable, value) in variables {
+            let Some(name) = variable.strip_prefix("ETCD_") else { continue };
+            let name = name.to_ascii_lowercase().replace('_', "-");
+            match find(&name) {
+                Some(flag) if !self.values.contains_key(flag.name) && !value.is_empty() => {
+                    self.values.insert(flag.name, checked(flag, value)?);
+                }
+                Some(_) => {}
+                None => unknown.push(variable),
+            }
+        }
+        Ok(unknown)
+    }
+
+    /// Reads a configuration file: the flags' names as keys, those of TLS below `client-transport-security` and
+    /// `peer-transport-security`. Keys that are no flags are passed over, as etcd does.
+    ///
+    /// # Errors
+    /// It is no YAML mapping, or a value is not of its flag's kind.
+    pub fn from_yaml(text: &str) -> Result<Self, FlagError> {
+        let document: BTreeMap<String, serde_json::Value> =
+            serde_saphyr::from_str(text).map_err(|error| FlagError::File(error.to_string()))?;
+        let mut flags = Self::default();
+        for (key, value) in &document {
+            let prefix = match key.as_str() {
+                "client-transport-security" => "",
+                "peer-transport-security" => "peer-",
+                _ => {
+                    flags.set_yaml(key, value)?;
+                    continue;
+                }
+            };
+            for (key, value) in value.as_object().into_iter().flatten() {
+                // The two sides name some of their flags each in its own way.
+                let name = match (prefix, key.as_str()) {
+                    ("peer-", "client-cert-auth") => "peer-client-cert-auth".to_owned(),
+                    ("peer-", "allowed-cn") => "peer-cert-allowed-cn".to_owned(),
+                    ("peer-", "allowed-hostname") => "peer-cert-allowed-hostname".to_owned(),
+                    ("", "allowed-hostname") => "client-cert-allowed-hostname".to_owned(),
+                    (prefix, key) => format!("{prefix}{key}"),
+                };
+                flags.set_yaml(&name, value)?;
+            }
+        }
+        Ok(flags)
+    }
+
+    fn set_yaml(&mut self, name: &str, value: &serde_json::Value) -> Result<(), FlagError> {
+        let Some(flag) = find(name) else { return Ok(()) };
+        let text = match value {
+            serde_json::Value::Null => return Ok(()),
+            serde_json::Value::String(text) => text.clone(),
+            serde_json::Value::Array(items) => {
+                let items =
+                    items.iter().map(|item| item.as_str().map_or_else(|| item.to_string(), str::to_owned));
+                items.collect::<Vec<_>>().join(",")
+            }
+            // In files durations may be numbers of nanoseconds, as Go's decoder takes them.
+            serde_json::Value::Number(number) if flag.kind == Kind::Duration => format!("{number}ns"),
+            other => other.to_string(),
+        };
+        if !text.is_empty() {
+            self.values.insert(flag.name, checked(flag, text)?);
+        }
+        Ok(())
+    }
+
+    /// Flags that are set to what is not built yet.
+    pub fn missing(&self) -> Vec<&'static str> {
+        let missing = FLAGS.iter().filter(|flag| flag.effect == Effect::Missing);
+        missing
+            .filter(|flag| self.values.get(flag.name).is_some_and(|value| *value != flag.default))
+            .map(|flag| flag.name)
+            .collect()
+    }
+
+    /// A flag's value, or its default.
+    ///
+    /// # Panics
+    /// If the table has no such flag.
+    pub fn get(&self, name: &str) -> &str {
+        let flag = find(name).expect("invariant: only flags of the table are asked for");
+        self.values.get(flag.name).map_or(flag.default, String::as_str)
+    }
+
+    /// A flag's value, if it is not empty.
+    pub fn some(&self, name: &str) -> Option<&str> {
+        Some(self.get(name)).filter(|value| !value.is_empty())
+    }
+
+    /// A boolean.
+    pub fn on(&self, name: &str) -> bool {
+        boolean(self.get(name)).unwrap_or(false)
+    }
+
+    /// A number, if one is set or the default.
+    pub fn number(&self, name: &str) -> Option<u64> {
+        self.get(name).parse().ok()
+    }
+
+    /// A duration.
+    pub fn duration(&self, name: &str) -> std::time::Duration {
+        let nanos = time::parse_duration(self.get(name)).and_then(|nanos| u64::try_from(nanos).ok());
+        std::time::Duration::from_nanos(nanos.unwrap_or(0))
+    }
+
+    /// The parts between commas.
+    pub fn list(&self, name: &str) -> Vec<String> {
+        let parts = self.get(name).split(',').map(str::trim).filter(|part| !part.is_empty());
+        parts.map(str::to_owned).collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn parse(words: &[&str]) -> Result<Flags, FlagError> {
+        Flags::parse(&words.iter().map(|word| (*word).to_owned()).collect::<Vec<_>>())
+    }
+
+    #[test]
+    fn the_table_is_sound() {
+        for flag in FLAGS {
+            assert!(FLAGS.iter().filter(|other| other.name == flag.name).count() == 1, "{}", flag.name);
+            if !flag.default.is_empty() {
+                checked(flag, flag.default.to_owned()).unwrap_or_else(|error| panic!("{error}"));
+            }
+        }
+    }
+
+    #[test]
+    fn flags_are_read_as_go_reads_them() {
+        let flags =
+            parse(&["--name=a", "-name", "b", "--snapshot-count", "7", "-client-cert-auth", "--pre-vote=F"]);
+        let flags = flags.expect("flags");
+        assert_eq!((flags.get("name"), flags.number("snapshot-count")), ("b", Some(7)));
+        assert!(flags.on("client-cert-auth") && !flags.on("pre-vote"));
+        assert_eq!(flags.get("initial-cluster-state"), "new");
+        let fails = |words: &[&str]| parse(words).expect_err("refused").to_string();
+        assert_eq!(fails(&["--nme=a"]), "flag provided but not defined: -nme");
+        assert_eq!(fails(&["--name"]), "flag needs an argument: -name");
+        assert_eq!(fails(&["name"]), "'name' is not a valid flag");
+        assert_eq!(
+            fails(&["--snapshot-count=x"]),
+            "invalid value \"x\" for flag -snapshot-count: parse error"
+        );
+        assert_eq!(parse(&["-h"]), Err(FlagError::Help));
+    }
+
+    #[test]
+    fn the_environment_fills_in() {
+        let mut flags = parse(&["--name=a"]).expect("flags");
+        let variables = [("ETCD_NAME", "b"), ("ETCD_DATA_DIR", "d"), ("ETCD_NONSENSE", "x"), ("PATH", "p")];
+        let variables = variables.into_iter().map(|(name, value)| (name.to_owned(), value.to_owned()));
+        assert_eq!(flags.add_environment(variables).expect("variables"), ["ETCD_NONSENSE"]);
+        assert_eq!((flags.get("name"), flags.get("data-dir")), ("a", "d"));
+    }
+
+    #[test]
+    fn a_file_has_tls_in_its_own_sections() {
+        let text = "name: m\nsnapshot-count: 50\nlisten-client-urls: http://a:1,http://b:2\nunknown: 1\n\
+                    watch-progress-notify-interval: 5s\ninitial-cluster:\n\
+                    client-transport-security:\n  cert-file: c\n  client-cert-auth: true\n\
+                    peer-transport-security:\n  trusted-ca-file: p\n  client-cert-auth: true\n";
+        let flags = Flags::from_yaml(text).expect("a file");
+        assert_eq!((flags.get("name"), flags.number("snapshot-count")), ("m", Some(50)));
+        assert_eq!(flags.list("listen-client-urls"), ["http://a:1", "http://b:2"]);
+        assert_eq!((flags.get("cert-file"), flags.get("peer-trusted-ca-file")), ("c", "p"));
+        assert!(flags.on("client-cert-auth") && flags.on("peer-client-cert-auth"));
+        assert!(Flags::from_yaml("- a\n").is_err());
+    }
+
+    #[test]
+    fn what_is_not_built_is_refused_unless_it_is_the_default() {
+        assert!(parse(&["--auto-tls=false", "--quota-backend-bytes=0"]).expect("flags").missing().is_empty());
+        assert_eq!(parse(&["--force-new-cluster"]).expect("flags").missing(), ["force-new-cluster"]);
+    }
+}

@@ -1,0 +1,182 @@
+//! The store alone, with etcd's flags and manners: `trierarch etcd`, or the binary under the name `etcd`.
+
+mod flags;
+
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::{Context as _, Result, bail};
+use env::{Env, Shutdown, TaskGroup};
+use etcd_api::{ETCD_VERSION, ServingTls};
+use store::{PeerTls, Timing};
+
+use self::flags::{Effect, FLAGS, FlagError, Flags};
+use crate::{logging, member, observe, signals};
+
+const STOP_DEADLINE: Duration = Duration::from_secs(10);
+/// Go's exit code for a command line that cannot be read.
+const USAGE: u8 = 2;
+
+/// Runs until SIGTERM or SIGINT; the exit code is etcd's.
+pub async fn run(env: Env, words: Vec<String>) -> Result<ExitCode> {
+    let (flags, unknown) = match read_flags(&words) {
+        Ok(read) => read,
+        Err(FlagError::Help) => {
+            print!("{}", usage());
+            return Ok(ExitCode::SUCCESS);
+        }
+        Err(error @ FlagError::File(_)) => bail!("{error}"),
+        Err(error) => {
+            eprintln!("{error}\n{}", usage());
+            return Ok(ExitCode::from(USAGE));
+        }
+    };
+    if flags.on("version") {
+        println!("etcd Version: {ETCD_VERSION}\nTrierarch: {}", env!("CARGO_PKG_VERSION"));
+        return Ok(ExitCode::SUCCESS);
+    }
+    if let Some(name) = flags.missing().first() {
+        bail!("--{name}={} is not implemented", flags.get(name));
+    }
+    logging::start_zap(flags.get("log-level"), flags.get("log-format"), &flags.list("log-outputs"))?;
+    for variable in unknown {
+        tracing::warn!(variable, "unrecognized environment variable");
+    }
+    serve(env, &flags).await?;
+    Ok(ExitCode::SUCCESS)
+}
+
+/// A configuration file stands for everything else, as in etcd.
+fn read_flags(words: &[String]) -> Result<(Flags, Vec<String>), FlagError> {
+    let mut flags = Flags::parse(words)?;
+    let unknown = flags.add_environment(std::env::vars())?;
+    let Some(file) = flags.some("config-file") else { return Ok((flags, unknown)) };
+    let text = std::fs::read_to_string(file).map_err(|error| FlagError::File(error.to_string()))?;
+    Ok((Flags::from_yaml(&text)?, Vec::new()))
+}
+
+fn usage() -> String {
+    let mut text = String::from(
+        "Usage:\n\n  etcd [flags]\n    Start an etcd server.\n\n  etcd --version\n    Show the version of etcd.\n\nFlags:\n",
+    );
+    for flag in FLAGS {
+        let remark = match flag.effect {
+            Effect::Works => "",
+            Effect::Moot => " (no effect here)",
+            Effect::Missing => " (not implemented)",
+        };
+        text.push_str(&format!("  --{} '{}'{remark}\n", flag.name, flag.default));
+    }
+    text
+}
+
+async fn serve(env: Env, flags: &Flags) -> Result<()> {
+    let tasks = TaskGroup::new("etcd", Shutdown::new());
+    signals::watch(&tasks)?;
+    let metrics = observe::install()?;
+    let member = config(flags)?.build(&env, Arc::new(move || observe::text(&metrics))).await?;
+    let store = member.store.clone();
+    member.start(&tasks);
+    let ready = async move { store.read_barrier().await };
+    tasks.spawn_detached("ready", async move {
+        if ready.await.is_ok() {
+            tracing::info!("ready to serve client requests");
+        }
+    });
+    Ok(tasks.join(STOP_DEADLINE).await?)
+}
+
+fn config(flags: &Flags) -> Result<member::Config> {
+    if flags.get("logger") != "zap" {
+        bail!("unknown logger option {:?}", flags.get("logger"));
+    }
+    match flags.get("initial-cluster-state") {
+        "new" => {}
+        "existing" => bail!("--initial-cluster-state=existing is not implemented"),
+        other => bail!("invalid value {other:?} for flag -initial-cluster-state: must be new or existing"),
+    }
+    let name = flags.get("name");
+    let peer_urls = flags.list("initial-advertise-peer-urls");
+    let alone = peer_urls.iter().map(|url| format!("{name}={url}")).collect::<Vec<_>>().join(",");
+    let listen_peer = flags.list("listen-peer-urls");
+    let [listen_peer_url] = listen_peer.as_slice() else {
+        bail!("--listen-peer-urls takes one URL here, not {}", listen_peer.len());
+    };
+    let size = |flag: &str| {
+        let number = flags.number(flag).with_context(|| format!("--{flag} is a number"))?;
+        usize::try_from(number).with_context(|| format!("--{flag} is too large"))
+    };
+    Ok(member::Config {
+        initial_cluster: member::parse_initial_cluster(flags.some("initial-cluster").unwrap_or(&alone))?,
+        data_dir: flags.some("data-dir").map_or_else(|| PathBuf::from(format!("{name}.etcd")), PathBuf::from),
+        peer_tls: peer_tls(flags)?,
+        client_tls: client_tls(flags)?,
+        timing: timing(flags)?,
+        name: name.to_owned(),
+        cluster_token: flags.get("initial-cluster-token").to_owned(),
+        listen_peer_url: listen_peer_url.clone(),
+        listen_client_urls: flags.list("listen-client-urls"),
+        advertise_client_urls: flags.list("advertise-client-urls"),
+        snapshot_count: size("snapshot-count")? as u64,
+        snapshot_catchup_entries: size("snapshot-catchup-entries")? as u64,
+        max_request_bytes: size("max-request-bytes")?,
+        max_txn_ops: size("max-txn-ops")?,
+        watch_progress_notify_interval: flags.duration("watch-progress-notify-interval"),
+    })
+}
+
+/// Without flags the times of this store; with them etcd's, which elects after one to two election timeouts.
+fn timing(flags: &Flags) -> Result<Timing> {
+    let (heartbeat, election) = (flags.number("heartbeat-interval"), flags.number("election-timeout"));
+    if heartbeat.is_none() && election.is_none() {
+        return Ok(Timing::default());
+    }
+    let (heartbeat, election) = (heartbeat.unwrap_or(100), election.unwrap_or(1000));
+    if heartbeat == 0 || election == 0 {
+        bail!(
+            "--heartbeat-interval and --election-timeout must be greater than 0 (set to {heartbeat}ms and {election}ms)"
+        );
+    }
+    if 5 * heartbeat > election {
+        bail!(
+            "--election-timeout[{election}ms] should be at least as 5 times as --heartbeat-interval[{heartbeat}ms]"
+        );
+    }
+    if election > 50_000 {
+        bail!("--election-timeout[{election}ms] is too long, and should be set less than 50000ms");
+    }
+    let election = Duration::from_millis(election);
+    let heartbeat = Duration::from_millis(heartbeat);
+    Ok(Timing { heartbeat, election_min: election, election_max: election * 2 })
+}
+
+fn read(path: &str) -> Result<Vec<u8>> {
+    std::fs::read(Path::new(path)).with_context(|| format!("cannot read {path}"))
+}
+
+fn peer_tls(flags: &Flags) -> Result<Option<PeerTls>> {
+    let files = ["peer-trusted-ca-file", "peer-cert-file", "peer-key-file"].map(|name| flags.some(name));
+    match files {
+        [None, None, None] => Ok(None),
+        [Some(ca), Some(certificate), Some(key)] => {
+            Ok(Some(PeerTls { ca: read(ca)?, certificate: read(certificate)?, key: read(key)? }))
+        }
+        _ => bail!("--peer-cert-file, --peer-key-file and --peer-trusted-ca-file are needed together"),
+    }
+}
+
+fn client_tls(flags: &Flags) -> Result<Option<ServingTls>> {
+    let (certificate, key) = match (flags.some("cert-file"), flags.some("key-file")) {
+        (Some(certificate), Some(key)) => (certificate, key),
+        (None, None) => return Ok(None),
+        _ => bail!("--cert-file and --key-file must both be present"),
+    };
+    let ca = flags.some("trusted-ca-file");
+    if flags.on("client-cert-auth") && ca.is_none() {
+        bail!("--client-cert-auth needs --trusted-ca-file");
+    }
+    let client_ca = ca.map(read).transpose()?;
+    Ok(Some(ServingTls { certificate: read(certificate)?, key: read(key)?, client_ca }))
+}
