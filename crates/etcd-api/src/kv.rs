@@ -1,7 +1,9 @@
 //! Reads and writes.
 
 use futures::stream::BoxStream;
-use mvcc::{Command, KeyRange, Op, OpResponse, RangeRequest, Response as Answer, Txn, TxnResponse};
+use mvcc::{
+    Command, KeyRange, Op, OpResponse, RangeRequest, Response as Answer, SortTarget, Txn, TxnResponse,
+};
 use protos::etcd::etcdserverpb as pb;
 use protos::etcd::etcdserverpb::kv_server::Kv;
 use tonic::{Request, Response, Status};
@@ -66,10 +68,11 @@ impl Kv for KvService {
             request.min_create_revision,
             request.max_create_revision,
         ];
-        if request.sort_order != 0 || request.sort_target != 0 || filters.iter().any(|&bound| bound != 0) {
-            return Err(Status::unimplemented(
-                "etcdserver: range stream with sorting or filters is not supported",
-            ));
+        if !is_default_order(&request) {
+            return Err(Status::unimplemented("RangeStream does not support custom sort orders"));
+        }
+        if filters.iter().any(|&bound| bound != 0) {
+            return Err(Status::unimplemented("RangeStream does not support revision filters"));
         }
         let serializable = request.serializable;
         let request = convert::range(request)?;
@@ -174,11 +177,14 @@ impl Chunks {
         let take = self.size.min(self.left);
         let mut answer = pb::RangeResponse::default();
         if take > 0 {
-            let page = RangeRequest { limit: take as i64, ..self.request.clone() };
-            let page = self.view.range(&page).map_err(|error| mvcc_status(&error))?;
+            // A sort target without an order sorts what is in one message only: etcd reads page by page in key order.
+            let by_key = SortTarget::Key;
+            let page = RangeRequest { limit: take as i64, sort_target: by_key, ..self.request.clone() };
+            let mut page = self.view.range(&page).map_err(|error| mvcc_status(&error))?;
             if let Some(last) = page.kvs.last() {
                 self.request.range = behind(&self.request.range, &last.key);
             }
+            self.request.sort(&mut page.kvs);
             answer.kvs = page.kvs.into_iter().map(convert::kv).collect();
         }
         self.left -= take;
@@ -192,6 +198,13 @@ impl Chunks {
         }
         Ok((pb::RangeStreamResponse { range_response: Some(answer) }, last))
     }
+}
+
+/// By key, or not at all: what can be sent page by page (etcd's `IsDefaultOrdering`).
+fn is_default_order(request: &pb::RangeRequest) -> bool {
+    use pb::range_request::{SortOrder, SortTarget};
+    request.sort_order == SortOrder::None as i32
+        || (request.sort_target == SortTarget::Key as i32 && request.sort_order == SortOrder::Ascend as i32)
 }
 
 /// The part of a range behind `key`.

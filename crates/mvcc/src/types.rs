@@ -214,6 +214,24 @@ impl RangeRequest {
         bounds.iter().any(|&bound| bound != 0)
     }
 
+    /// Sorts keys as the request asks; by its target in ascending order when it names no order.
+    pub fn sort(&self, kvs: &mut [KeyValue]) {
+        let order = |a: &KeyValue, b: &KeyValue| -> std::cmp::Ordering {
+            match self.sort_target {
+                SortTarget::Key => a.key.cmp(&b.key),
+                SortTarget::Version => a.version.cmp(&b.version),
+                SortTarget::Create => a.create_revision.cmp(&b.create_revision),
+                SortTarget::Mod => a.mod_revision.cmp(&b.mod_revision),
+                SortTarget::Value => a.value.cmp(&b.value),
+            }
+        };
+        if self.sort_order == SortOrder::Descend {
+            kvs.sort_by(|a, b| order(b, a));
+        } else {
+            kvs.sort_by(order);
+        }
+    }
+
     pub(crate) fn sorts(&self) -> bool {
         self.sort_order == SortOrder::Descend || self.sort_target != SortTarget::Key
     }

@@ -1,6 +1,5 @@
 //! Reading: the state at one revision, for as long as the reader likes.
 
-use std::cmp::Ordering;
 use std::ops::ControlFlow;
 use std::sync::Arc;
 
@@ -13,7 +12,7 @@ use crate::lease::Lease;
 use crate::record::{self, Version, meta};
 use crate::types::{
     Alarm, Event, EventKind, KeyRange, KeyValue, LeaseId, MemberAttributes, MemberId, MvccError,
-    RangeRequest, RangeResponse, Revision, SortOrder, SortTarget,
+    RangeRequest, RangeResponse, Revision,
 };
 
 /// Everything that is replicated, but for past values. A clone costs nothing.
@@ -272,7 +271,7 @@ pub(crate) fn range(
         found.kvs.retain(|kv| passes(request, kv));
     }
     if whole {
-        sort(request, &mut found.kvs);
+        request.sort(&mut found.kvs);
         if let Some(limit) = limit {
             found.more = found.kvs.len() > limit;
             found.kvs.truncate(limit);
@@ -343,21 +342,4 @@ fn passes(request: &RangeRequest, kv: &KeyValue) -> bool {
     };
     within(kv.mod_revision, request.min_mod_revision, request.max_mod_revision)
         && within(kv.create_revision, request.min_create_revision, request.max_create_revision)
-}
-
-fn sort(request: &RangeRequest, kvs: &mut [KeyValue]) {
-    let order = |a: &KeyValue, b: &KeyValue| -> Ordering {
-        match request.sort_target {
-            SortTarget::Key => a.key.cmp(&b.key),
-            SortTarget::Version => a.version.cmp(&b.version),
-            SortTarget::Create => a.create_revision.cmp(&b.create_revision),
-            SortTarget::Mod => a.mod_revision.cmp(&b.mod_revision),
-            SortTarget::Value => a.value.cmp(&b.value),
-        }
-    };
-    if request.sort_order == SortOrder::Descend {
-        kvs.sort_by(|a, b| order(b, a));
-    } else {
-        kvs.sort_by(order);
-    }
 }
