@@ -14,7 +14,7 @@ use crate::fault::{self, Moment, Struck};
 use crate::load::Seen;
 use crate::network::Network;
 use crate::poll::until;
-use crate::recovery::{self, Before, Recovery};
+use crate::recovery::{self, Before, Expected, Recovery};
 use crate::report::{self, Outcome};
 use crate::scenario::{Kind, Scenario, Target};
 use crate::web::Web;
@@ -86,11 +86,15 @@ async fn afflict(
     let leader = recovery::leader(env, cluster).await?;
     let struck = fault::targets(fault.target, leader, cluster.size());
     let before = Before::look(env, cluster, &struck).await?;
-    let wanted = (scenario.replicas + MORE, matches!(fault.target, Target::Leader | Target::All));
+    let expected = Expected {
+        replicas: scenario.replicas + MORE,
+        leads: matches!(fault.target, Target::Leader | Target::All),
+        cut: fault.kind == Kind::Partition,
+        lasts: Duration::from_millis(fault.for_ms),
+    };
     let moment = fault::strike(env, cluster, fault.kind, &struck)?;
-    let lasts = Duration::from_millis(fault.for_ms);
     let (recovery, mended) =
-        tokio::join!(before.follow(env, &struck, wanted, lasts), fault::mend(env, cluster, fault, &struck));
+        tokio::join!(before.follow(env, &struck, expected), fault::mend(env, cluster, fault, &struck));
     mended?;
     Ok((moment, struck, recovery))
 }

@@ -7,16 +7,21 @@ use std::time::Duration;
 use anyhow::{Result, anyhow, bail};
 use client::{Api, Client};
 use env::Env;
+use serde_json::json;
 use tokio::time::Instant;
 
 use crate::access::kind;
+use crate::api_load::configmaps;
 use crate::cluster::{Cluster, master_name, node_becomes, node_name};
 use crate::fault::Struck;
+use crate::load::RETRY;
 use crate::poll::until;
 use crate::web::Web;
 
 /// Who leads what: the Leases of the components that only one replica runs.
 const LEASES: [&str; 2] = ["kube-controller-manager", "kube-scheduler"];
+/// What a cut-off master does so shortly before it is mended is not judged: the answer could come after that.
+const MEND_MARGIN: Duration = Duration::from_millis(200);
 /// How long a change of leaders may take.
 const PATIENCE: Duration = Duration::from_secs(30);
 
@@ -44,9 +49,24 @@ pub struct Recovery {
 pub struct Before {
     /// The masters that will live, as one caller.
     client: Client,
+    /// Each master that will be struck.
+    struck: Vec<Client>,
     web: Web,
     pods: HashSet<String>,
     held: Held,
+}
+
+/// What has to happen after the fault.
+#[derive(Clone, Copy, Debug)]
+pub struct Expected {
+    /// The Deployment is scaled to so many replicas.
+    pub replicas: u64,
+    /// Whether others have to lead: a leader was struck.
+    pub leads: bool,
+    /// Whether the struck masters run on without the others, and so must not accept anything.
+    pub cut: bool,
+    /// How long the fault lasts; a lost node's pods have to be replaced within it.
+    pub lasts: Duration,
 }
 
 impl Held {
@@ -104,22 +124,20 @@ impl Before {
                 bail!("there are no pods on {}, so that nothing can be lost with it", node_name(node));
             }
         }
-        Ok(Self { pods: web.uids().await?, held: Held::read(&leases(&client)).await?, client, web })
+        let (pods, held) = (web.uids().await?, Held::read(&leases(&client)).await?);
+        let alone: Result<Vec<Client>> =
+            struck.masters.iter().map(|&index| cluster.client(&[index])).collect();
+        Ok(Self { pods, held, client, struck: alone?, web })
     }
 
-    /// Scales the Deployment at once and watches what happens then. `leads` says whether a leader was struck, so that
-    /// others have to lead; `lasts` how long the fault lasts, within which a lost node's pods have to be replaced.
-    pub async fn follow(
-        &self,
-        env: &Env,
-        struck: &Struck,
-        (replicas, leads): (u64, bool),
-        lasts: Duration,
-    ) -> Recovery {
-        let (scaled, led, replaced) = tokio::join!(
+    /// Scales the Deployment at once and watches what happens then.
+    pub async fn follow(&self, env: &Env, struck: &Struck, expected: Expected) -> Recovery {
+        let Expected { replicas, leads, cut, lasts } = expected;
+        let (scaled, led, replaced, alone) = tokio::join!(
             self.scaled(env, replicas),
             self.led(env, struck, leads, lasts),
-            self.replaced(env, struck, replicas, lasts)
+            self.replaced(env, struck, replicas, lasts),
+            self.alone(env, cut, lasts)
         );
         let mut recovery = Recovery::default();
         let mut note = |result: Result<Option<Instant>>| match result {
@@ -130,6 +148,7 @@ impl Before {
             }
         };
         (recovery.bound, recovery.led, recovery.replaced) = (note(scaled), note(led), note(replaced));
+        note(alone.map(|()| None));
         recovery
     }
 
@@ -162,6 +181,26 @@ impl Before {
             }
             _ => Ok(Some(at)),
         }
+    }
+
+    /// A master that is cut off answers clients, but takes no write while it is.
+    async fn alone(&self, env: &Env, cut: bool, lasts: Duration) -> Result<()> {
+        let Some(client) = self.struck.first().filter(|_| cut) else { return Ok(()) };
+        let mended = env.clock.monotonic() + lasts.saturating_sub(MEND_MARGIN);
+        let (api, mut count) = (configmaps(client), 0);
+        while env.clock.monotonic() < mended {
+            count += 1;
+            let metadata = json!({ "name": format!("alone-{count}") });
+            let object = json!({ "apiVersion": "v1", "kind": "ConfigMap", "metadata": metadata });
+            tokio::select! {
+                answer = api.create(&object) => if answer.is_ok() {
+                    bail!("a master that was cut off took a write");
+                },
+                () = env.clock.sleep_until(mended) => {}
+            }
+            env.clock.sleep(RETRY).await;
+        }
+        Ok(())
     }
 
     async fn replaced(
