@@ -3,10 +3,10 @@
 use std::collections::BTreeSet;
 use std::net::Ipv4Addr;
 
-use client::Patch;
+use client::{Change, Patch};
 use serde_json::json;
 
-use crate::controller::{Controller, Key, Listers, Now, Watch, kind, own_key};
+use crate::controller::{Controller, Key, Listers, Now, Watch, kind};
 use crate::plan::{Action, Plan};
 
 /// Bits of a node's range (upstream's `--node-cidr-mask-size`).
@@ -57,12 +57,9 @@ impl Controller for NodeIpam {
     }
 
     fn watches(&self) -> Vec<Watch> {
-        vec![Watch { resource: kind("", "v1", "nodes"), keys: |change, _| own_key("nodes", change) }]
+        vec![Watch { resource: kind("", "v1", "nodes"), keys: all_nodes }]
     }
 
-    /// All nodes of one decision share a key's view; two keys decided on at once could choose alike, so the API's
-    /// rule that the field is set once, and the order of names, settle it: only the first node without a range gets
-    /// the first free one.
     fn reconcile(&self, listers: &Listers, _key: &Key, _now: Now) -> Plan {
         let Some(nodes) = listers.get("nodes").map(client::Lister::all) else { return Plan::nothing() };
         let taken: BTreeSet<&str> =
@@ -76,6 +73,12 @@ impl Controller for NodeIpam {
         });
         Plan { actions: given.collect(), recheck_after: None }
     }
+}
+
+/// There is one key for all nodes: what was given to one is seen before another gets any. With a key each, a view that
+/// does not show the last gift yet would give the same range again.
+fn all_nodes(_: &Change, _: &Listers) -> Vec<Key> {
+    vec![Key::new("nodes", "", "")]
 }
 
 #[cfg(test)]
@@ -108,6 +111,15 @@ mod tests {
         let nodes = vec![node("a", None), node("b", Some("10.244.0.0/24")), node("c", None)];
         assert_eq!(given(nodes), ["a 10.244.1.0/24", "c 10.244.2.0/24"]);
         assert!(given(vec![node("a", Some("10.244.7.0/24"))]).is_empty());
+    }
+
+    #[test]
+    fn no_two_nodes_are_decided_on_at_once() {
+        let ipam = NodeIpam { cluster: Ipv4Range::parse("10.244.0.0/16").expect("a range") };
+        let added = |name: &str| Change::Added(std::sync::Arc::new(node(name, None)));
+        let watch = ipam.watches().remove(0);
+        let keys = |name: &str| (watch.keys)(&added(name), &listers(Vec::new()));
+        assert_eq!(keys("a"), keys("b"));
     }
 
     #[test]
