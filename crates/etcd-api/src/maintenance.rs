@@ -1,17 +1,20 @@
 //! What operators ask of a member.
 
 use futures::stream::BoxStream;
-use mvcc::{Alarm, AlarmAction, AlarmKind, Command, Response as Answer};
+use mvcc::{Alarm, AlarmAction, AlarmKind, Command, MvccError, Response as Answer};
 use protos::etcd::etcdserverpb as pb;
 use protos::etcd::etcdserverpb::maintenance_server::Maintenance;
 use tonic::{Request, Response, Status};
 
 use crate::ETCD_VERSION;
 use crate::context::Context;
-use crate::error::{status, unimplemented};
+use crate::error::{mvcc_status, status, unimplemented};
 
 /// The storage format that etcd of this version writes; clients only show it.
 const STORAGE_VERSION: &str = "3.7.0";
+
+/// How often a hash is begun again because a compaction came between.
+const HASH_ATTEMPTS: usize = 10;
 
 pub(crate) struct MaintenanceService(pub Context);
 
@@ -38,6 +41,21 @@ impl MaintenanceService {
             (member == 0 || alarm.member == member) && kind.is_none_or(|kind| alarm.kind == kind)
         };
         view.alarms().filter(wanted).collect()
+    }
+
+    /// The hash of this member's own history. The whole history is read, so it does not happen on a server thread.
+    async fn hash_at(&self, revision: mvcc::Revision) -> Result<mvcc::HistoryHash, Status> {
+        for _ in 0..HASH_ATTEMPTS {
+            let view = self.0.store.view();
+            let seen = view.compact_revision();
+            let hashed = tokio::task::spawn_blocking(move || view.hash_kv(revision)).await;
+            match hashed.map_err(|error| Status::internal(error.to_string()))? {
+                // A compaction came between, and the revision may still be there.
+                Err(MvccError::Compacted { compact_revision }) if compact_revision > seen => {}
+                other => return other.map_err(|error| mvcc_status(&error)),
+            }
+        }
+        Err(Status::unavailable("etcdserver: request timed out"))
     }
 
     async fn change(&self, action: AlarmAction, alarms: Vec<Alarm>) -> Result<Vec<Alarm>, Status> {
@@ -110,11 +128,21 @@ impl Maintenance for MaintenanceService {
     }
 
     async fn hash(&self, _: Request<pb::HashRequest>) -> Result<Response<pb::HashResponse>, Status> {
-        Err(unimplemented("Hash"))
+        let hashed = self.hash_at(0).await?;
+        Ok(Response::new(pb::HashResponse { header: self.0.header(hashed.revision), hash: hashed.hash }))
     }
 
-    async fn hash_kv(&self, _: Request<pb::HashKvRequest>) -> Result<Response<pb::HashKvResponse>, Status> {
-        Err(unimplemented("HashKV"))
+    async fn hash_kv(
+        &self,
+        request: Request<pb::HashKvRequest>,
+    ) -> Result<Response<pb::HashKvResponse>, Status> {
+        let hashed = self.hash_at(request.into_inner().revision).await?;
+        Ok(Response::new(pb::HashKvResponse {
+            header: self.0.header_now(),
+            hash: hashed.hash,
+            compact_revision: hashed.compact_revision,
+            hash_revision: hashed.revision,
+        }))
     }
 
     async fn snapshot(

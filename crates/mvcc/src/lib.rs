@@ -17,6 +17,7 @@
 
 mod codec;
 mod engine;
+mod hash;
 mod index;
 mod lease;
 mod machine;
@@ -28,6 +29,7 @@ mod view;
 
 pub use codec::DecodeError;
 pub use engine::{Batch, Engine, EngineError, MemoryEngine, Table};
+pub use hash::HistoryHash;
 pub use lease::{Lease, MAX_LEASE_TTL};
 pub use machine::{Mvcc, peek};
 pub use types::{
