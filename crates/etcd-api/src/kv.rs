@@ -178,13 +178,21 @@ impl Chunks {
         let mut answer = pb::RangeResponse::default();
         if take > 0 {
             // A sort target without an order sorts what is in one message only: etcd reads page by page in key order.
-            let by_key = SortTarget::Key;
-            let page = RangeRequest { limit: take as i64, sort_target: by_key, ..self.request.clone() };
+            let by_value = self.request.sort_target == SortTarget::Value;
+            let page = RangeRequest {
+                limit: take as i64,
+                sort_target: SortTarget::Key,
+                keys_only: self.request.keys_only && !by_value,
+                ..self.request.clone()
+            };
             let mut page = self.view.range(&page).map_err(|error| mvcc_status(&error))?;
             if let Some(last) = page.kvs.last() {
                 self.request.range = behind(&self.request.range, &last.key);
             }
             self.request.sort(&mut page.kvs);
+            if self.request.keys_only {
+                page.kvs.iter_mut().for_each(|kv| kv.value = Default::default());
+            }
             answer.kvs = page.kvs.into_iter().map(convert::kv).collect();
         }
         self.left -= take;

@@ -43,8 +43,8 @@ impl MaintenanceService {
         view.alarms().filter(wanted).collect()
     }
 
-    /// The hash of this member's own history. The whole history is read, so it does not happen on a server thread.
-    async fn hash_at(&self, revision: mvcc::Revision) -> Result<mvcc::HistoryHash, Status> {
+    /// The hash of the keys that this member holds. All are read, so it does not happen on a server thread.
+    async fn hash_at(&self, revision: mvcc::Revision) -> Result<mvcc::StateHash, Status> {
         for _ in 0..HASH_ATTEMPTS {
             let view = self.0.store.view();
             let seen = view.compact_revision();

@@ -29,7 +29,7 @@ mod view;
 
 pub use codec::DecodeError;
 pub use engine::{Batch, Engine, EngineError, MemoryEngine, Table};
-pub use hash::HistoryHash;
+pub use hash::StateHash;
 pub use lease::{Lease, MAX_LEASE_TTL};
 pub use machine::{Mvcc, peek};
 pub use types::{

@@ -354,7 +354,7 @@ proptest! {
 }
 
 #[test]
-fn the_history_hash_is_that_of_the_history_and_not_of_what_was_swept() {
+fn the_hash_is_that_of_the_keys_whatever_was_compacted_and_swept() {
     let (mut swept, mut other) = (Machine::new(), Machine::new());
     for machine in [&mut swept, &mut other] {
         for number in 0..20 {
@@ -363,25 +363,20 @@ fn the_history_hash_is_that_of_the_history_and_not_of_what_was_swept() {
         machine.txn(Txn::of(delete(KeyRange::Key("k1".into())))).expect("delete");
         machine.put("k2", "last");
     }
-    let hash = |machine: &Machine, revision| machine.view().hash_kv(revision).expect("a hash");
-    assert_eq!(hash(&swept, 0), hash(&other, 0));
-    assert_eq!(hash(&swept, 9), hash(&other, 9));
-    assert_ne!(hash(&swept, 9).hash, hash(&swept, 10).hash);
-    for machine in [&mut swept, &mut other] {
-        machine.apply(Command::Compact { revision: 12 }).0.expect("compact");
-    }
-    // Only one of the two has thrown away what was compacted.
+    let hash = |machine: &Machine, revision| machine.view().hash_kv(revision).expect("a hash").hash;
+    let before = (hash(&swept, 12), hash(&swept, 0));
+    assert_eq!(before, (hash(&other, 12), hash(&other, 0)));
+    assert_ne!(hash(&swept, 9), hash(&swept, 10));
+    swept.apply(Command::Compact { revision: 12 }).0.expect("compact");
     while swept.mvcc.has_garbage() {
         swept.index += 1;
         swept.mvcc.skip(swept.index, 1);
         swept.mvcc.commit(None).expect("commit");
     }
-    for revision in [0, 12, 13, 22] {
-        assert_eq!(hash(&swept, revision), hash(&other, revision), "revision {revision}");
-    }
-    assert_eq!(hash(&swept, 0), swept.reopened().hash_kv(0).expect("a hash"));
+    assert_eq!(before, (hash(&swept, 12), hash(&swept, 0)));
+    assert_eq!(hash(&swept, 0), swept.reopened().hash_kv(0).expect("a hash").hash);
     assert!(matches!(swept.view().hash_kv(11), Err(MvccError::Compacted { compact_revision: 12 })));
     assert!(matches!(swept.view().hash_kv(1_000), Err(MvccError::FutureRevision)));
     other.put("k0", "more");
-    assert_ne!(hash(&swept, 0).hash, hash(&other, 0).hash);
+    assert_ne!(hash(&swept, 0), hash(&other, 0));
 }
