@@ -20,7 +20,8 @@ fn peer(root: &Path) -> Result<(), Box<dyn Error>> {
 
 /// The etcd v3 API. Keys and values are shared, not copied.
 fn etcd(root: &Path) -> Result<(), Box<dyn Error>> {
-    let files = protox::compile([root.join("etcd/rpc.proto")], [root])?;
+    let files = ["etcd/rpc.proto", "etcd/lock.proto", "etcd/election.proto"].map(|file| root.join(file));
+    let files = protox::compile(files, [root])?;
     tonic_prost_build::configure().bytes(".").compile_fds(files)?;
     Ok(())
 }

@@ -39,6 +39,17 @@ impl Context {
         self.header(self.store.view().revision())
     }
 
+    /// An id that no lease has: positive, so that clients in every language can hold it.
+    pub fn free_lease(&self) -> i64 {
+        let view = self.store.view();
+        loop {
+            let id = (self.env.rng.u64() >> 1).cast_signed();
+            if id != 0 && view.lease(id).is_none() {
+                return id;
+            }
+        }
+    }
+
     /// Replicates a command: the revision afterwards and the answer.
     pub async fn propose(&self, command: Command) -> Result<(i64, mvcc::Response), Status> {
         let applied = self.store.propose(command).await.map_err(error::status)?;

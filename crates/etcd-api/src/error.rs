@@ -1,7 +1,7 @@
 //! The store's errors in the words and codes that etcd's clients match on (`rpctypes/error.go`).
 
 use mvcc::MvccError;
-use store::StoreError;
+use store::{StoreError, WatchError};
 use tonic::{Code, Status};
 
 pub(crate) fn status(error: StoreError) -> Status {
@@ -36,6 +36,16 @@ pub(crate) fn mvcc_status(error: &MvccError) -> Status {
         | MvccError::TooManyOps
         | MvccError::DuplicateKey => Code::InvalidArgument,
         MvccError::Engine(_) => Code::Internal,
+    };
+    Status::new(code, format!("etcdserver: {error}"))
+}
+
+/// Why a watch within the server ended.
+pub(crate) fn watch_status(error: &WatchError) -> Status {
+    let code = match error {
+        WatchError::Compacted { .. } => Code::OutOfRange,
+        WatchError::Engine(_) => Code::Internal,
+        WatchError::Stopped => Code::Unavailable,
     };
     Status::new(code, format!("etcdserver: {error}"))
 }

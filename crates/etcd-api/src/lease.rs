@@ -21,17 +21,6 @@ impl LeaseService {
         let millis = self.0.store.timing().election_max.as_millis() * 3 / 2;
         i64::try_from(millis.div_ceil(1000)).unwrap_or(i64::MAX).max(1)
     }
-
-    /// An id that no lease has: positive, so that clients in every language can hold it.
-    fn free_id(&self) -> i64 {
-        let view = self.0.store.view();
-        loop {
-            let id = (self.0.env.rng.u64() >> 1).cast_signed();
-            if id != 0 && view.lease(id).is_none() {
-                return id;
-            }
-        }
-    }
 }
 
 #[tonic::async_trait]
@@ -43,7 +32,7 @@ impl Lease for LeaseService {
         request: Request<pb::LeaseGrantRequest>,
     ) -> Result<Response<pb::LeaseGrantResponse>, Status> {
         let request = request.into_inner();
-        let id = if request.id == 0 { self.free_id() } else { request.id };
+        let id = if request.id == 0 { self.0.free_lease() } else { request.id };
         let ttl = request.ttl.max(self.min_ttl());
         let (revision, answer) = self.0.propose(Command::LeaseGrant { id, ttl }).await?;
         let Answer::LeaseGranted { id, ttl } = answer else {

@@ -6,16 +6,20 @@
 //! - a watch stream delivers each revision of each watch once, whole and in order.
 //!
 //! Read `server.rs` (what is built from what), `convert.rs` (requests into the store's terms), then a service each:
-//! `kv.rs`, `watch.rs`, `lease.rs`, `cluster.rs`, `maintenance.rs`; `http.rs` has /health and its like.
+//! `kv.rs`, `watch.rs`, `lease.rs`, `cluster.rs`, `maintenance.rs`,
+//! `lock.rs` and `election.rs` (both over `queue.rs`); `http.rs` has /health and its like.
 
 mod cluster;
 mod context;
 mod convert;
+mod election;
 mod error;
 mod http;
 mod kv;
 mod lease;
+mod lock;
 mod maintenance;
+mod queue;
 mod server;
 mod watch;
 

@@ -9,6 +9,8 @@ use protos::etcd::etcdserverpb::{
     cluster_server::ClusterServer, kv_server::KvServer, lease_server::LeaseServer,
     maintenance_server::MaintenanceServer, watch_server::WatchServer,
 };
+use protos::etcd::v3electionpb::election_server::ElectionServer;
+use protos::etcd::v3lockpb::lock_server::LockServer;
 use store::Store;
 use tokio::net::TcpListener;
 use tonic::service::Routes;
@@ -17,9 +19,11 @@ use tonic::transport::{Certificate, Identity, Server, ServerTlsConfig};
 
 use crate::cluster::ClusterService;
 use crate::context::{Context, Limits};
+use crate::election::ElectionService;
 use crate::http;
 use crate::kv::KvService;
 use crate::lease::LeaseService;
+use crate::lock::LockService;
 use crate::maintenance::MaintenanceService;
 use crate::watch::WatchService;
 
@@ -177,5 +181,7 @@ fn routes(context: &Context, metrics: http::Metrics) -> Routes {
     let (_, health) = tonic_health::server::health_reporter();
     let mut routes = Routes::from(http::router(context.clone(), metrics));
     routes = routes.add_service(kv).add_service(watch).add_service(lease).add_service(cluster);
+    routes = routes.add_service(LockServer::new(LockService(context.clone())));
+    routes = routes.add_service(ElectionServer::new(ElectionService(context.clone())));
     routes.add_service(maintenance).add_service(health)
 }

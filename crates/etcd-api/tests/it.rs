@@ -14,6 +14,9 @@ use etcd_client::{
 use store::{MemoryStorage, StoreConfig};
 use tempfile::TempDir;
 
+/// How long anything may take that is waited for.
+const DEADLINE: Duration = Duration::from_secs(20);
+
 struct Server {
     address: SocketAddr,
     shutdown: Shutdown,
@@ -298,4 +301,92 @@ async fn http_endpoints_answer_on_the_same_port() {
     assert!(get("/readyz").await.starts_with("HTTP/1.1 200"));
     assert!(get("/metrics").await.contains("some_metric 1"));
     assert!(get("/nothing").await.starts_with("HTTP/1.1 404"));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn locks_are_held_one_after_the_other_and_end_with_their_lease() {
+    let server = start().await;
+    let mut client = connect(&server).await;
+    let mut lease = async |ttl| client.lease_grant(ttl, None).await.expect("grant").id();
+    let (one, two, three) = (lease(60).await, lease(60).await, lease(60).await);
+    let options = |lease| Some(etcd_client::LockOptions::new().with_lease(lease));
+    let first = client.lock("l", options(one)).await.expect("lock");
+    assert_eq!(first.key(), format!("l/{one:x}").as_bytes());
+    let again = client.lock("l", options(one)).await.expect("its holder has it already");
+    assert_eq!(again.key(), first.key());
+    let (mut second, mut third) = (client.clone(), client.clone());
+    let mut second = background(async move { second.lock("l", options(two)).await });
+    eventually("two keys", async || count(&mut client.clone(), "l/").await == 2).await;
+    let mut third = background(async move { third.lock("l", options(three)).await });
+    eventually("three keys", async || count(&mut client.clone(), "l/").await == 3).await;
+    assert!(second.try_join_next().is_none() && third.try_join_next().is_none());
+    client.lease_revoke(one).await.expect("revoke");
+    let key = second.join_next().await.expect("one").expect("task").expect("the next has it").key().to_vec();
+    assert!(third.try_join_next().is_none());
+    client.unlock(key).await.expect("unlock");
+    third.join_next().await.expect("one").expect("task").expect("and the last");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn one_who_gives_up_waiting_leaves_the_queue() {
+    let server = start().await;
+    let mut client = connect(&server).await;
+    client.lock("l", None).await.expect("lock");
+    let mut other = client.clone();
+    let mut waiting = background(async move { other.lock("l", None).await });
+    eventually("two keys", async || count(&mut client.clone(), "l/").await == 2).await;
+    waiting.abort_all();
+    eventually("one key", async || count(&mut client.clone(), "l/").await == 1).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn elections_have_one_leader_whom_observers_follow() {
+    use etcd_client::ProclaimOptions;
+    let server = start().await;
+    let mut client = connect(&server).await;
+    assert!(client.leader("e").await.expect_err("nobody").to_string().contains("election: no leader"));
+    let lease = client.lease_grant(60, None).await.expect("grant").id();
+    let won = client.campaign("e", "a", lease).await.expect("campaign");
+    let leader = won.leader().expect("a leader").clone();
+    let mut observed = client.observe("e").await.expect("observe");
+    let mut value = async || {
+        let message = tokio::time::timeout(DEADLINE, observed.message()).await.expect("in time");
+        let answer = message.expect("stream").expect("an answer");
+        answer.kv().expect("a key").value_str().expect("text").to_owned()
+    };
+    assert_eq!(value().await, "a");
+    let options = Some(ProclaimOptions::new().with_leader(leader.clone()));
+    client.proclaim("b", options.clone()).await.expect("proclaim");
+    assert_eq!(value().await, "b");
+    let other_lease = client.lease_grant(60, None).await.expect("grant").id();
+    let mut other = client.clone();
+    let mut next = background(async move { other.campaign("e", "c", other_lease).await });
+    eventually("two candidates", async || count(&mut client.clone(), "e/").await == 2).await;
+    client.resign(Some(etcd_client::ResignOptions::new().with_leader(leader))).await.expect("resign");
+    next.join_next().await.expect("one").expect("task").expect("the next leads");
+    assert_eq!(value().await, "c");
+    let error = client.proclaim("d", options).await.expect_err("it leads no more");
+    assert!(error.to_string().contains("election: not leader"), "{error}");
+}
+
+async fn count(client: &mut etcd_client::Client, prefix: &str) -> i64 {
+    let options = etcd_client::GetOptions::new().with_prefix().with_count_only();
+    client.get(prefix, Some(options)).await.expect("count").count()
+}
+
+/// One task that goes on while the test does; it ends with the test.
+fn background<T: Send + 'static>(work: impl Future<Output = T> + Send + 'static) -> tokio::task::JoinSet<T> {
+    let mut tasks = tokio::task::JoinSet::new();
+    tasks.spawn(work);
+    tasks
+}
+
+async fn eventually(what: &str, mut check: impl AsyncFnMut() -> bool) {
+    let clock = Env::real().clock;
+    let poll = async {
+        while !check().await {
+            clock.sleep(Duration::from_millis(10)).await;
+        }
+    };
+    tokio::time::timeout(DEADLINE, poll).await.unwrap_or_else(|_| panic!("{what}: not in time"));
 }
