@@ -3,18 +3,19 @@
 use std::time::Duration;
 
 use client::EventType;
-use futures::future::join_all;
 use k8s_openapi::api::core::v1::{Container, Pod, PodSpec, Secret};
 use protos::cri;
 use serde_json::Value;
 
 use super::config::{self, ContainerInput};
 use super::env_vars::{self, Sources};
+use super::hooks::{self, POST_START_LIMIT, Whose};
 use super::image::{self, ImageDecision};
 use super::lifecycle::{self, Kind};
 use super::observed::{Observed, Waiting};
-use super::plan::PodAction;
+use super::plan::{DEFAULT_GRACE_SECONDS, PodAction};
 use super::resources;
+use super::stop::Stop;
 use super::worker::{Target, Worker};
 use crate::cgroups;
 use crate::volumes::mounter;
@@ -30,6 +31,9 @@ const PREPARE_DELAY_INITIAL: Duration = Duration::from_millis(500);
 const PREPARE_DELAY_MAX: Duration = Duration::from_secs(60);
 /// ConfigMaps, Secrets and tokens of a running pod are read again this often (upstream's sync period).
 const REFRESH: Duration = Duration::from_secs(60);
+
+/// The reason of a container whose `postStart` hook failed.
+const POST_START_FAILED: &str = "PostStartHookError";
 
 /// Why a container did not start: the reason of its waiting state, and the text.
 struct Failure {
@@ -53,7 +57,7 @@ impl Worker {
         let result = match (action, target) {
             (PodAction::StopContainers { groups, grace, reason }, _) => {
                 self.tell_stop(target, observed, &groups, &reason);
-                self.stop_containers(groups, grace).await;
+                self.stop_containers(&Stop { target, observed, groups, grace }).await;
                 return true;
             }
             (PodAction::StopSandbox { id }, _) => runtime.stop_sandbox(id).await,
@@ -84,21 +88,6 @@ impl Worker {
                 other => other.to_owned(),
             };
             self.context.tell(&target.value, &view.name, EventType::Normal, "Killing", text);
-        }
-    }
-
-    async fn stop_containers(&self, groups: Vec<Vec<String>>, grace: i64) {
-        let clock = &self.context.env.clock;
-        let grace = Duration::from_secs(u64::try_from(grace).unwrap_or(0));
-        let end = clock.monotonic() + grace;
-        for group in groups {
-            let left = end
-                .saturating_duration_since(clock.monotonic())
-                .max(Duration::from_secs(u64::from(!grace.is_zero())));
-            let stops = group.into_iter().map(|id| self.context.runtime.stop_container(id, left));
-            for error in join_all(stops).await.into_iter().filter_map(Result::err) {
-                tracing::warn!(uid = %self.uid, %error, "a container was not stopped");
-            }
         }
     }
 
@@ -213,12 +202,14 @@ impl Worker {
         };
         let Some(sandbox) = observed.ready_sandbox() else { return false };
         let start = Start { target, container, attempt, sandbox: &sandbox.id, ips: &sandbox.ips };
-        match self.try_start(&start).await {
+        let started = self.try_start(&start).await;
+        let ran = started.as_ref().map_or_else(|failure| failure.reason == POST_START_FAILED, |()| true);
+        if let Some(before) = observed.latest(name).filter(|_| ran && (kind != Kind::Init || attempt > 0)) {
+            lifecycle::note_restart(&mut self.memory, before, self.context.env.clock.now());
+        }
+        match started {
             Ok(()) => {
                 self.memory.waiting.remove(name);
-                if let Some(before) = observed.latest(name).filter(|_| kind != Kind::Init || attempt > 0) {
-                    lifecycle::note_restart(&mut self.memory, before, self.context.env.clock.now());
-                }
                 true
             }
             Err(failure) => {
@@ -229,19 +220,25 @@ impl Worker {
     }
 
     fn note_failure(&mut self, pod: &Value, name: &str, failure: Failure) {
+        let now = self.context.env.clock.now();
+        let note = |retry_at, delay| Waiting {
+            reason: failure.reason.to_owned(),
+            message: failure.text.clone(),
+            retry_at,
+            delay,
+        };
+        if failure.reason == POST_START_FAILED {
+            // It ran and was stopped: only the back-off of restarts holds it up.
+            self.memory.waiting.insert(name.to_owned(), note(now, Duration::ZERO));
+            return;
+        }
         let initial =
             if failure.reason == "CreateContainerConfigError" { CONFIG_DELAY_INITIAL } else { DELAY_INITIAL };
         let before = self.memory.waiting.get(name);
         let delay = before.map_or(initial, |waiting| (waiting.delay * 2).min(DELAY_MAX));
         let text = format!("Error: {}", failure.text);
         self.context.tell(pod, name, EventType::Warning, "Failed", text);
-        let waiting = Waiting {
-            reason: failure.reason.to_owned(),
-            message: failure.text,
-            retry_at: self.context.env.clock.now() + delay,
-            delay,
-        };
-        self.memory.waiting.insert(name.to_owned(), waiting);
+        self.memory.waiting.insert(name.to_owned(), note(now + delay, delay));
     }
 
     async fn try_start(&mut self, start: &Start<'_>) -> Result<(), Failure> {
@@ -269,10 +266,35 @@ impl Worker {
             .map_err(|error| failure("CreateContainerError", error))?;
         let tell = |reason, text| self.context.tell(value, &container.name, EventType::Normal, reason, text);
         tell("Created", "Container created");
-        runtime.start_container(id).await.map_err(|error| failure("RunContainerError", error))?;
+        runtime.start_container(id.clone()).await.map_err(|error| failure("RunContainerError", error))?;
         tell("Started", "Container started");
         metrics::counter!("kubelet_started_containers_total").increment(1);
-        Ok(())
+        self.post_start(start, spec, &id).await
+    }
+
+    /// Runs the `postStart` hook; a container whose hook fails is stopped.
+    ///
+    /// Until then the pod's status is not written, so the container counts as neither started nor ready.
+    async fn post_start(&self, start: &Start<'_>, spec: &PodSpec, id: &str) -> Result<(), Failure> {
+        let Start { target, container, .. } = start;
+        let hook = container.lifecycle.as_ref().and_then(|lifecycle| lifecycle.post_start.as_ref());
+        let Some(hook) = hook else { return Ok(()) };
+        let pod = self.described(Some(target));
+        let ip = self.own_ips(start).into_iter().next().unwrap_or_default();
+        let whose = Whose { pod: &pod, ip: &ip, container, id };
+        let Err(text) = hooks::run(&self.context, &whose, hook, POST_START_LIMIT).await else {
+            return Ok(());
+        };
+        let tell = |kind, reason, text| self.context.tell(&target.value, &container.name, kind, reason, text);
+        // The text may hold secrets (upstream leaves it out as well).
+        tell(EventType::Warning, "FailedPostStartHook", "PostStartHook failed");
+        tell(EventType::Normal, "Killing", "FailedPostStartHook");
+        if let Ok(observed) = self.observe().await {
+            let grace = spec.termination_grace_period_seconds.unwrap_or(DEFAULT_GRACE_SECONDS);
+            let groups = vec![vec![id.to_owned()]];
+            self.stop_containers(&Stop { target: Some(target), observed: &observed, groups, grace }).await;
+        }
+        Err(failure(POST_START_FAILED, text))
     }
 
     async fn container_sources(&self, start: &Start<'_>) -> Result<Sources, Failure> {
@@ -288,13 +310,17 @@ impl Worker {
             secrets,
             ..Default::default()
         };
-        let ips = if start.ips.is_empty() {
-            self.context.host_ips.iter().map(ToString::to_string).collect()
-        } else {
-            start.ips.to_vec()
-        };
+        let ips = self.own_ips(start);
         let fetched = super::sources::fetch(&self.context, &start.target.pod, &wants, ips).await;
         Ok(fetched.map_err(|error| failure("CreateContainerConfigError", error))?.env)
+    }
+
+    /// The pod's addresses; the node's on the host's network.
+    fn own_ips(&self, start: &Start<'_>) -> Vec<String> {
+        match start.ips {
+            [] => self.context.host_ips.iter().map(ToString::to_string).collect(),
+            ips => ips.to_vec(),
+        }
     }
 
     /// The image, fetched if the policy says so.

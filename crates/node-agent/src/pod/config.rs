@@ -13,8 +13,8 @@ use super::paths::PodPaths;
 use super::plan::grace_of;
 use super::spec_hash;
 use crate::runtime::{
-    ANNOTATION_GRACE, ANNOTATION_HASH, ANNOTATION_MESSAGE_FILE, ANNOTATION_MESSAGE_POLICY,
-    LABEL_CONTAINER_NAME, LABEL_POD_NAME, LABEL_POD_NAMESPACE, LABEL_POD_UID,
+    ANNOTATION_GRACE, ANNOTATION_HASH, ANNOTATION_MESSAGE_FILE, ANNOTATION_MESSAGE_POLICY, ANNOTATION_PORTS,
+    ANNOTATION_PRE_STOP, LABEL_CONTAINER_NAME, LABEL_POD_NAME, LABEL_POD_NAMESPACE, LABEL_POD_UID,
 };
 
 /// Longest host name of Linux.
@@ -264,6 +264,12 @@ pub fn container_config(input: ContainerInput<'_>) -> cri::ContainerConfig {
     ]);
     if let Some(file) = &input.message_file {
         annotations.insert(ANNOTATION_MESSAGE_FILE.to_owned(), file.to_string_lossy().into_owned());
+    }
+    let pre_stop = container.lifecycle.as_ref().and_then(|lifecycle| lifecycle.pre_stop.as_ref());
+    if let Some(text) = pre_stop.and_then(|handler| serde_json::to_string(handler).ok()) {
+        annotations.insert(ANNOTATION_PRE_STOP.to_owned(), text);
+        let ports = serde_json::to_string(&container.ports.clone().unwrap_or_default());
+        annotations.extend(ports.ok().map(|text| (ANNOTATION_PORTS.to_owned(), text)));
     }
     let spec = pod.spec.clone().unwrap_or_default();
     cri::ContainerConfig {

@@ -2,13 +2,15 @@
 //!
 //! Pure: [`plan`] (what next), [`status`], [`config`] (what the runtime is asked for), [`env_vars`], [`resources`],
 //! [`image`], [`admission`], [`lifecycle`] (questions that planning and status share), [`observed`].
-//! Drivers: `worker` (one task a pod) with `actions`, `manager` (which pods have a worker), `prober`, `sources`,
-//! `status_writer`.
+//! Drivers: `worker` (one task a pod) with `actions` and `stop`, `manager` (which pods have a worker), `prober`, `hooks`,
+//! `http_get`, `sources`, `status_writer`.
 
 mod actions;
 pub mod admission;
 pub mod config;
 pub mod env_vars;
+mod hooks;
+mod http_get;
 pub mod image;
 pub mod lifecycle;
 pub(crate) mod manager;
@@ -21,6 +23,7 @@ pub mod resources;
 mod sources;
 pub mod status;
 pub(crate) mod status_writer;
+mod stop;
 mod worker;
 
 use k8s_openapi::api::core::v1::Container;

@@ -4,11 +4,12 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use env::Timestamp;
+use k8s_openapi::api::core::v1::{ContainerPort, LifecycleHandler};
 use protos::cri;
 
 use crate::runtime::{
-    ANNOTATION_GRACE, ANNOTATION_HASH, ANNOTATION_MESSAGE_FILE, ANNOTATION_MESSAGE_POLICY,
-    LABEL_CONTAINER_NAME,
+    ANNOTATION_GRACE, ANNOTATION_HASH, ANNOTATION_MESSAGE_FILE, ANNOTATION_MESSAGE_POLICY, ANNOTATION_PORTS,
+    ANNOTATION_PRE_STOP, LABEL_CONTAINER_NAME,
 };
 
 /// What the runtime says of a container.
@@ -61,6 +62,10 @@ pub struct ContainerView {
     pub message_file: Option<String>,
     /// Whether the message may come from the log.
     pub message_from_logs: bool,
+    /// What runs before it is stopped, for a pod whose object is gone.
+    pub pre_stop: Option<LifecycleHandler>,
+    /// Its ports, which `pre_stop` may name.
+    pub ports: Vec<ContainerPort>,
 }
 
 impl ContainerView {
@@ -93,6 +98,10 @@ impl ContainerView {
             message_file: annotation(ANNOTATION_MESSAGE_FILE),
             message_from_logs: annotation(ANNOTATION_MESSAGE_POLICY).as_deref()
                 == Some("FallbackToLogsOnError"),
+            pre_stop: annotation(ANNOTATION_PRE_STOP).and_then(|text| serde_json::from_str(&text).ok()),
+            ports: annotation(ANNOTATION_PORTS)
+                .and_then(|text| serde_json::from_str(&text).ok())
+                .unwrap_or_default(),
         }
     }
 

@@ -251,6 +251,12 @@ fn stop_unfit(spec: &PodSpec, observed: &Observed, memory: &Memory, plan: &mut P
         let failed = memory.probes.get(&view.id).and_then(|results| results.failed.clone());
         let changed = (!view.hash.is_empty() && view.hash != spec_hash(container))
             .then(|| format!("Container {} definition changed, will be restarted", view.name));
+        let probe = match lifecycle::has_started(container, view, memory) {
+            true => &container.liveness_probe,
+            false => &container.startup_probe,
+        };
+        let own = probe.as_ref().filter(|_| failed.is_some());
+        let grace = own.and_then(|probe| probe.termination_grace_period_seconds).unwrap_or(grace);
         if let Some(reason) = failed.or(changed) {
             plan.actions.push(stop(vec![vec![view.id.clone()]], grace, &reason));
         }

@@ -6,20 +6,17 @@ use std::time::Duration;
 
 use env::Shutdown;
 use k8s_openapi::api::core::v1::{Container, Probe};
-use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 use parking_lot::Mutex;
 use serde_json::Value;
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::sync::Notify;
 
+use super::http_get;
 use super::lifecycle;
 use super::observed::{Observed, ProbeResults};
 use super::worker::Target;
 use crate::context::Context;
 
-/// A response's head is read up to this many bytes.
-const HEAD_MAX_BYTES: usize = 4096;
 /// Startup is asked about this often by the probes that wait for it.
 const STARTUP_POLL: Duration = Duration::from_millis(200);
 
@@ -207,63 +204,19 @@ impl One {
         }
         let asked = async {
             if let Some(http) = &self.probe.http_get {
-                let host = http.host.clone().unwrap_or_else(|| self.ip.clone());
-                if http.scheme.as_deref() == Some("HTTPS") {
-                    return Err("HTTPS probes are not implemented".to_owned());
+                let get = http_get::request(http, &self.container, &self.ip, "kube-probe")?;
+                match http_get::status(&get).await? {
+                    200..400 => Ok(()),
+                    code => Err(format!("HTTP probe failed with statuscode: {code}")),
                 }
-                let headers = http.http_headers.iter().flatten();
-                let headers: String = headers.map(|h| format!("{}: {}\r\n", h.name, h.value)).collect();
-                get(&host, self.port(&http.port)?, http.path.as_deref().unwrap_or("/"), &headers).await
             } else if let Some(tcp) = &self.probe.tcp_socket {
                 let host = tcp.host.clone().unwrap_or_else(|| self.ip.clone());
-                let socket = TcpStream::connect((host, self.port(&tcp.port)?)).await;
+                let socket = TcpStream::connect((host, http_get::port(&self.container, &tcp.port)?)).await;
                 socket.map(drop).map_err(|error| error.to_string())
             } else {
                 Err("gRPC probes are not implemented".to_owned())
             }
         };
         tokio::time::timeout(timeout, asked).await.unwrap_or_else(|_| Err("deadline exceeded".to_owned()))
-    }
-
-    fn port(&self, port: &IntOrString) -> Result<u16, String> {
-        let number = match port {
-            IntOrString::Int(number) => Some(*number),
-            IntOrString::String(name) => {
-                let mut ports = self.container.ports.iter().flatten();
-                let named =
-                    ports.find(|port| port.name.as_ref() == Some(name)).map(|port| port.container_port);
-                named.or_else(|| name.parse().ok())
-            }
-        };
-        number
-            .and_then(|number| u16::try_from(number).ok())
-            .ok_or_else(|| format!("couldn't find port: {port:?}"))
-    }
-}
-
-/// A GET whose status decides: 200 to 399 is well.
-async fn get(host: &str, port: u16, path: &str, headers: &str) -> Result<(), String> {
-    let failed = |error: std::io::Error| error.to_string();
-    let mut socket = TcpStream::connect((host, port)).await.map_err(failed)?;
-    let path = if path.starts_with('/') { path.to_owned() } else { format!("/{path}") };
-    let own_host = headers.to_ascii_lowercase().contains("host:");
-    let host_line = if own_host { String::new() } else { format!("Host: {host}:{port}\r\n") };
-    let request = format!(
-        "GET {path} HTTP/1.1\r\n{host_line}User-Agent: kube-probe/1.37\r\nAccept: */*\r\nConnection: close\r\n{headers}\r\n"
-    );
-    socket.write_all(request.as_bytes()).await.map_err(failed)?;
-    let mut head = Vec::new();
-    while head.len() < HEAD_MAX_BYTES && !head.windows(2).any(|pair| pair == b"\r\n") {
-        if socket.read_buf(&mut head).await.map_err(failed)? == 0 {
-            break;
-        }
-    }
-    let line = String::from_utf8_lossy(&head);
-    let code: u16 =
-        line.split_whitespace().nth(1).and_then(|code| code.parse().ok()).ok_or("malformed HTTP response")?;
-    if (200..400).contains(&code) {
-        Ok(())
-    } else {
-        Err(format!("HTTP probe failed with statuscode: {code}"))
     }
 }

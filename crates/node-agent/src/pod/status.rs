@@ -247,15 +247,14 @@ fn why_waiting(
     if over || !lifecycle::should_restart(spec, kind, container, view.exit_code) {
         return None;
     }
-    if let Some(waiting) = input.memory.waiting.get(&container.name) {
-        return Some((waiting.reason.clone(), Some(waiting.message.clone())));
+    let held = lifecycle::restart_not_before(input.memory, view).is_some_and(|at| input.now < at);
+    let delay = input.memory.restarts.get(&container.name).map(|restart| restart.delay);
+    if let Some(delay) = delay.filter(|_| held) {
+        let text = back_off_message(input.pod, &container.name, delay);
+        return Some(("CrashLoopBackOff".to_owned(), Some(text)));
     }
-    let at = lifecycle::restart_not_before(input.memory, view)?;
-    if input.now >= at {
-        return None;
-    }
-    let delay = input.memory.restarts.get(&container.name)?.delay;
-    Some(("CrashLoopBackOff".to_owned(), Some(back_off_message(input.pod, &container.name, delay))))
+    let waiting = input.memory.waiting.get(&container.name)?;
+    Some((waiting.reason.clone(), Some(waiting.message.clone())))
 }
 
 /// `back-off 10s restarting failed container=c pod=p_ns(uid)`.
@@ -466,5 +465,57 @@ fn condition(input: &StatusInput<'_>, old: &PodStatus, name: &str, verdict: Verd
         reason,
         status: status.to_owned(),
         type_: name.to_owned(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use serde_json::json;
+
+    use super::*;
+    use crate::pod::observed::{RestartDelay, Waiting};
+
+    const END: Timestamp = Timestamp::from_millis(1_000_000);
+
+    /// Reason of the waiting state, so many seconds after a run whose hook failed.
+    fn reason(seconds: u64, delay: Option<u64>) -> Option<String> {
+        let pod = json!({"metadata": {"name": "p"}, "spec": {"containers": [{"name": "c", "image": "i"}]}});
+        let pod: Pod = serde_json::from_value(pod).expect("a pod");
+        let status = protos::cri::ContainerStatus {
+            metadata: Some(protos::cri::ContainerMetadata { name: "c".into(), attempt: 1 }),
+            exit_code: 137,
+            finished_at: END.millis() * 1_000_000,
+            ..Default::default()
+        };
+        let view = ContainerView { state: State::Exited, ..ContainerView::from_cri("s", status) };
+        let failed = Waiting {
+            reason: "PostStartHookError".into(),
+            message: "m".into(),
+            retry_at: END,
+            delay: Duration::ZERO,
+        };
+        let mut memory = Memory::default();
+        memory.waiting.insert("c".into(), failed);
+        let restart = |delay| RestartDelay { delay: Duration::from_secs(delay), updated_at: END };
+        memory.restarts.extend(delay.map(|delay| ("c".to_owned(), restart(delay))));
+        let observed = Observed::new(Vec::new(), vec![view]);
+        let input = StatusInput {
+            pod: &pod,
+            observed: &observed,
+            memory: &memory,
+            host: &HostFacts::default(),
+            now: END + Duration::from_secs(seconds),
+        };
+        let status = pod_status(&input).container_statuses.expect("statuses").remove(0);
+        status.state?.waiting?.reason
+    }
+
+    #[test]
+    fn a_back_off_shows_before_what_led_to_it() {
+        assert_eq!(reason(0, None).as_deref(), Some("PostStartHookError"));
+        assert_eq!(reason(9, Some(10)).as_deref(), Some("CrashLoopBackOff"));
+        assert_eq!(reason(10, Some(10)).as_deref(), Some("PostStartHookError"));
     }
 }

@@ -1,12 +1,13 @@
 //! One task a pod: looks, plans, acts, reports; wakes when the object, the runtime or a probe changes. Driver.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
 use client::EventType;
 use env::{Shutdown, Timestamp};
 use k8s_openapi::api::core::v1::Pod;
+use parking_lot::Mutex;
 use serde_json::Value;
 use tokio::sync::{Notify, watch};
 
@@ -43,6 +44,8 @@ pub(crate) struct Worker {
     pub(super) mounted: Mounted,
     pub(super) mounted_at: Timestamp,
     pub(super) back_off_told: BTreeMap<String, u32>,
+    /// Ids of containers whose `preStop` hook ran to its end.
+    pub(super) pre_stopped: Mutex<BTreeSet<String>>,
     prober: Prober,
     admitted: bool,
 }
@@ -84,6 +87,7 @@ impl Worker {
             mounted: Mounted::new(),
             mounted_at,
             back_off_told: BTreeMap::new(),
+            pre_stopped: Mutex::default(),
             prober,
             admitted: false,
         }
@@ -202,7 +206,7 @@ impl Worker {
     }
 
     /// What the runtime has of this pod.
-    async fn observe(&self) -> Result<Observed, RuntimeError> {
+    pub(super) async fn observe(&self) -> Result<Observed, RuntimeError> {
         let runtime = &self.context.runtime;
         let mut sandboxes = Vec::new();
         for sandbox in runtime.list_sandboxes(Some(self.uid.clone())).await? {

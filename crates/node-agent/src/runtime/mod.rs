@@ -32,6 +32,11 @@ pub const ANNOTATION_MESSAGE_FILE: &str = "trierarch.dev/termination-message-fil
 /// Annotation of a container: `File` or `FallbackToLogsOnError`.
 pub const ANNOTATION_MESSAGE_POLICY: &str = "io.kubernetes.container.terminationMessagePolicy";
 
+/// Annotation of a container: its `preStop` handler as JSON, for pods whose object is gone.
+pub const ANNOTATION_PRE_STOP: &str = "io.kubernetes.container.preStopHandler";
+/// Annotation of a container: its ports as JSON, which a `preStop` handler may name.
+pub const ANNOTATION_PORTS: &str = "io.kubernetes.container.ports";
+
 /// Why a call to the runtime failed.
 #[derive(Debug, Clone, thiserror::Error, PartialEq, Eq)]
 pub enum RuntimeError {

@@ -141,6 +141,17 @@ impl Cluster {
         }
     }
 
+    /// Waits for an event about `object` with this reason.
+    pub async fn event(&self, object: &str, reason: &str) -> Value {
+        eventually(reason, || async {
+            let list = self.api("events").list(&Default::default()).await.ok()?;
+            let fits =
+                |event: &&Value| event["involvedObject"]["name"] == object && event["reason"] == reason;
+            list.items.iter().find(fits).cloned()
+        })
+        .await
+    }
+
     /// An agent of node `name`, running until `stop`.
     pub fn agent(&self, name: &str, root: &Path, endpoint: &str, cgroup: &str, stop: &Shutdown) {
         let node = issue(&self.issuer, &format!("system:node:{name}"));

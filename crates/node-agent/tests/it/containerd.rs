@@ -66,6 +66,7 @@ async fn containers_run_log_restart_and_outlive_agent_and_runtime() {
     token(&cluster, &name).await;
     once(&cluster, &name).await;
     failures(&cluster, &name).await;
+    hooks(&cluster, &node, &name).await;
     adoption(&cluster, &node, &name, &cgroup, &first).await;
 }
 
@@ -125,6 +126,54 @@ async fn failures(cluster: &Cluster, node: &str) {
     for name in ["loop", "noimage", "once"] {
         eventually(name, || async { cluster.api("pods").get(name).await.err() }).await;
     }
+}
+
+/// `preStop` comes before SIGTERM and within the grace period; a failed `postStart` ends the container.
+async fn hooks(cluster: &Cluster, node: &Node, name: &str) {
+    let dir = node.dir.path().join("hooks");
+    std::fs::create_dir(&dir).expect("a folder");
+    let volume = json!([{"name": "h", "hostPath": {"path": dir}}]);
+    let lives = |file: &str, lifecycle: Value| {
+        let mut main =
+            container(&format!("trap 'touch /h/{file}.term; exit 0' TERM; while :; do sleep 0.1; done"));
+        main["volumeMounts"] = json!([{"name": "h", "mountPath": "/h"}]);
+        main["lifecycle"] = lifecycle;
+        json!({"automountServiceAccountToken": false, "terminationGracePeriodSeconds": 3, "containers": [main], "volumes": volume})
+    };
+    let exec = |command: &str| json!({"exec": {"command": ["/bin/sh", "-c", command]}});
+    let order = json!({"postStart": exec("sleep 1; touch /h/order.post"), "preStop": exec("touch /h/order.pre; sleep 1")});
+    let long = json!({"preStop": exec("sleep 100")});
+    let pods = [
+        ("order", lives("order", order)),
+        ("long", lives("long", long)),
+        ("broken", lives("broken", json!({"preStop": exec("exit 3")}))),
+    ];
+    for (pod_name, spec) in pods {
+        cluster.api("pods").create(&pod(pod_name, name, spec)).await.expect("created");
+        cluster.wait(pod_name, "/status/containerStatuses/0/started", &json!(true)).await;
+        assert!(
+            pod_name != "order" || dir.join("order.post").exists(),
+            "started before its hook was through"
+        );
+        cluster.api("pods").delete(pod_name, &Default::default()).await.expect("deleted");
+        eventually(pod_name, || async { cluster.api("pods").get(pod_name).await.err() }).await;
+    }
+    let time = |file: &str| {
+        let metadata = std::fs::metadata(dir.join(file)).unwrap_or_else(|error| panic!("{file}: {error}"));
+        metadata.modified().expect("a time")
+    };
+    let between = time("order.term").duration_since(time("order.pre")).expect("in order");
+    assert!(between.as_secs_f64() >= 0.9, "SIGTERM came before the hook was through");
+    time("long.term");
+    cluster.event("broken", "FailedPreStopHook").await;
+    let fails = lives("fails", json!({"postStart": exec("echo no; exit 7")}));
+    cluster.api("pods").create(&pod("fails", name, fails)).await.expect("created");
+    cluster.event("fails", "FailedPostStartHook").await;
+    cluster
+        .wait("fails", "/status/containerStatuses/0/state/waiting/reason", &json!("CrashLoopBackOff"))
+        .await;
+    let params = client::DeleteParams { grace_seconds: Some(0), ..Default::default() };
+    cluster.api("pods").delete("fails", &params).await.expect("deleted");
 }
 
 async fn adoption(cluster: &Cluster, node: &Node, name: &str, cgroup: &str, first: &Shutdown) {

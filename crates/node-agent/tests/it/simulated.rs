@@ -5,6 +5,31 @@ use serde_json::json;
 
 use crate::cluster::{Cluster, eventually, pod};
 
+/// A `postStart` that lasts, and one that cannot be run.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_container_counts_as_started_when_its_hook_has_returned() {
+    let cluster = Cluster::start().await;
+    let (folder, stop) = (tempfile::tempdir().expect("folder"), Shutdown::new());
+    cluster.agent("n1", &folder.path().join("agent"), "simulated", "/", &stop);
+    cluster.node_ready("n1").await;
+    let with =
+        |handler| json!({"containers": [{"name": "c", "image": "i", "lifecycle": {"postStart": handler}}]});
+    let slow = pod("slow", "n1", with(json!({"sleep": {"seconds": 4}})));
+    cluster.api("pods").create(&slow).await.expect("created");
+    cluster.event("slow", "Started").await;
+    let status = cluster.field("pods", "slow", "/status").await.expect("a status");
+    assert_ne!(status["phase"], "Running", "{status}");
+    assert_ne!(status["containerStatuses"][0]["started"], true, "{status}");
+    cluster.wait("slow", "/status/containerStatuses/0/ready", &json!(true)).await;
+    let bad = pod("bad", "n1", with(json!({"tcpSocket": {"port": 80}})));
+    cluster.api("pods").create(&bad).await.expect("created");
+    assert_eq!(cluster.event("bad", "FailedPostStartHook").await["message"], "PostStartHook failed");
+    assert_eq!(cluster.event("bad", "Killing").await["message"], "FailedPostStartHook");
+    let waiting = "/status/containerStatuses/0/state/waiting/reason";
+    cluster.wait("bad", waiting, &json!("CrashLoopBackOff")).await;
+    stop.trigger();
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn pods_run_are_reported_and_deleted() {
     let cluster = Cluster::start().await;
