@@ -23,7 +23,7 @@ mod queue;
 mod server;
 mod watch;
 
-pub use server::{BuildError, EtcdApi, EtcdApiConfig, RunError, ServingTls};
+pub use server::{BuildError, EtcdApi, EtcdApiConfig, Listen, RunError, ServingTls};
 
 /// The version of etcd whose API this is. Clients decide by it what they may use.
 pub const ETCD_VERSION: &str = "3.7.1";

@@ -43,10 +43,19 @@ pub struct ServingTls {
     pub client_ca: Option<Vec<u8>>,
 }
 
+/// An address to serve clients on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Listen {
+    /// Where.
+    pub address: SocketAddr,
+    /// Whether clients speak TLS there.
+    pub tls: bool,
+}
+
 /// An API server to be.
 pub struct EtcdApiConfig {
     /// Where clients connect.
-    pub listen: Vec<SocketAddr>,
+    pub listen: Vec<Listen>,
     /// TLS towards clients; plain text without.
     pub tls: Option<ServingTls>,
     /// Bytes that a request may have (`--max-request-bytes`).
@@ -61,7 +70,7 @@ pub struct EtcdApiConfig {
 
 impl EtcdApiConfig {
     /// etcd's defaults.
-    pub fn new(listen: Vec<SocketAddr>, metrics: http::Metrics) -> Self {
+    pub fn new(listen: Vec<Listen>, metrics: http::Metrics) -> Self {
         Self {
             listen,
             tls: None,
@@ -78,9 +87,12 @@ impl EtcdApiConfig {
     /// When one cannot be bound.
     pub async fn build(self, env: Env, store: Store) -> Result<EtcdApi, BuildError> {
         let mut listeners = Vec::new();
-        for address in &self.listen {
+        for Listen { address, tls } in self.listen.iter().copied() {
+            if tls && self.tls.is_none() {
+                return Err(BuildError::NoCertificate(address));
+            }
             let listener = TcpListener::bind(address).await;
-            listeners.push(listener.map_err(|cause| BuildError::Listen { address: *address, cause })?);
+            listeners.push((listener.map_err(|cause| BuildError::Listen { address, cause })?, tls));
         }
         Ok(EtcdApi { config: self, env, store, listeners })
     }
@@ -89,6 +101,9 @@ impl EtcdApiConfig {
 /// Why the API cannot be served.
 #[derive(Debug, thiserror::Error)]
 pub enum BuildError {
+    /// An address is to be served with TLS, and there is no certificate.
+    #[error("cannot listen on TLS for {0}: KeyFile and CertFile are not presented")]
+    NoCertificate(SocketAddr),
     /// An address cannot be listened on.
     #[error("cannot listen for clients on {address}: {cause}")]
     Listen {
@@ -115,7 +130,7 @@ pub struct EtcdApi {
     config: EtcdApiConfig,
     env: Env,
     store: Store,
-    listeners: Vec<TcpListener>,
+    listeners: Vec<(TcpListener, bool)>,
 }
 
 impl EtcdApi {
@@ -124,7 +139,7 @@ impl EtcdApi {
     /// # Errors
     /// When a socket has none.
     pub fn addresses(&self) -> io::Result<Vec<SocketAddr>> {
-        self.listeners.iter().map(TcpListener::local_addr).collect()
+        self.listeners.iter().map(|(listener, _)| listener.local_addr()).collect()
     }
 
     /// Serves until `shutdown`.
@@ -146,9 +161,9 @@ impl EtcdApi {
             limits,
         };
         let routes = routes(&context, self.config.metrics);
-        for listener in self.listeners {
+        for (listener, tls) in self.listeners {
             let mut server = Server::builder().accept_http1(true);
-            if let Some(tls) = &self.config.tls {
+            if let Some(tls) = self.config.tls.as_ref().filter(|_| tls) {
                 server = server.tls_config(server_tls(tls))?;
             }
             let stop = shutdown.clone();

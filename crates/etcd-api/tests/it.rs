@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use env::{Env, Shutdown, TaskGroup};
-use etcd_api::EtcdApiConfig;
+use etcd_api::{EtcdApiConfig, Listen};
 use etcd_client::{
     Client, Compare, CompareOp, DeleteOptions, GetOptions, PutOptions, SortOrder, SortTarget, Txn, TxnOp,
     WatchFilterType, WatchOptions,
@@ -41,7 +41,10 @@ async fn start() -> Server {
     config.advertise_client_urls = vec!["http://client".to_owned()];
     let storage = Arc::new(MemoryStorage::new(folder.path()));
     let (store, server) = config.build(Env::real(), storage).await.expect("store");
-    let mut api = EtcdApiConfig::new(vec![any], Arc::new(|| "some_metric 1\n".to_owned()));
+    let mut api = EtcdApiConfig::new(
+        vec![Listen { address: any, tls: false }],
+        Arc::new(|| "some_metric 1\n".to_owned()),
+    );
     api.watch_progress_notify_interval = Duration::from_millis(200);
     let api = api.build(Env::real(), store).await.expect("api");
     let address = api.addresses().expect("addresses")[0];

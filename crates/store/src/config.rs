@@ -41,8 +41,9 @@ impl Timing {
 /// Mutual TLS between members, as PEM.
 #[derive(Clone)]
 pub struct PeerTls {
-    /// Certificates that may sign members' certificates.
-    pub ca: Vec<u8>,
+    /// Certificates that may sign members' certificates. Without any, whoever answers is believed: the connections are
+    /// encrypted but not authenticated (etcd's `--peer-auto-tls`).
+    pub ca: Option<Vec<u8>>,
     /// This member's certificate chain.
     pub certificate: Vec<u8>,
     /// Its key.

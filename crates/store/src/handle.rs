@@ -26,11 +26,12 @@ use crate::leadership::{self, Leadership};
 use crate::leases::LeaseTime;
 use crate::log::Log;
 use crate::members::{ClusterId, Member};
-use crate::peers::{Client, Lane, MAX_MESSAGE, Peers};
+use crate::peers::{CallerTls, Client, Lane, MAX_MESSAGE, Peers};
 use crate::server::{self, PeerService};
 use crate::sessions::Outstanding;
 use crate::state::{Shared, StateMachine};
 use crate::storage::{LogBatch, LogEngine, LogMeta, Storage};
+use crate::unverified;
 use crate::watch::{WatchRequest, Watcher};
 
 /// Entries that are committed and not yet applied, at most, before new ones are refused (etcd's
@@ -137,7 +138,7 @@ impl StoreConfig {
             StateMachine::open(storage.clone(), env.clone(), outstanding).map_err(BuildError::Storage)?;
         let shared = state.shared();
         let log = Log::open(engine.clone()).map_err(BuildError::Storage)?;
-        let (server_tls, client_tls) = tls(&self);
+        let (server_tls, client_tls) = tls(&self)?;
         let peers = Peers::new(identity.cluster.0, client_tls);
         let raft = Raft::build(identity.me, self.raft_config()?, peers.clone(), log, state)
             .await
@@ -223,13 +224,17 @@ async fn listen(config: &StoreConfig) -> Result<TcpListener, BuildError> {
         .map_err(|cause| BuildError::Listen { address: address.to_string(), cause })
 }
 
-fn tls(config: &StoreConfig) -> (Option<ServerTlsConfig>, Option<ClientTlsConfig>) {
-    let Some(tls) = &config.peer_tls else { return (None, None) };
+fn tls(config: &StoreConfig) -> Result<(Option<ServerTlsConfig>, Option<CallerTls>), BuildError> {
+    let Some(tls) = &config.peer_tls else { return Ok((None, None)) };
     let identity = TlsIdentity::from_pem(&tls.certificate, &tls.key);
-    let ca = Certificate::from_pem(&tls.ca);
-    let server = ServerTlsConfig::new().identity(identity.clone()).client_ca_root(ca.clone());
-    let client = ClientTlsConfig::new().identity(identity).ca_certificate(ca);
-    (Some(server), Some(client))
+    let server = ServerTlsConfig::new().identity(identity.clone());
+    let Some(ca) = &tls.ca else {
+        let caller = unverified::connector().map_err(|error| BuildError::Tls(error.to_string()))?;
+        return Ok((Some(server), Some(CallerTls::Unverified(caller))));
+    };
+    let ca = Certificate::from_pem(ca);
+    let caller = ClientTlsConfig::new().identity(identity).ca_certificate(ca.clone());
+    Ok((Some(server.client_ca_root(ca)), Some(CallerTls::Verified(caller))))
 }
 
 impl StoreServer {

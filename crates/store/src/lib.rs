@@ -28,6 +28,7 @@ mod sessions;
 mod snapshot;
 mod state;
 pub mod storage;
+mod unverified;
 mod watch;
 
 pub use config::{PeerTls, StoreConfig, Timing};

@@ -28,6 +28,7 @@ use tonic::{Request, Status};
 use crate::consensus::{self, Node, TypeConfig, Vote};
 use crate::error::REMOVED;
 use crate::snapshot::{Folder, Snap};
+use crate::unverified::Connector;
 
 /// Metadata that names the cluster.
 pub(crate) const CLUSTER_HEADER: &str = "trierarch-cluster";
@@ -71,19 +72,28 @@ impl tonic::service::Interceptor for Stamp {
     }
 }
 
+/// How members are called with TLS.
+#[derive(Clone)]
+pub(crate) enum CallerTls {
+    /// Their certificates are checked, and ours shown.
+    Verified(ClientTlsConfig),
+    /// Whoever answers is believed.
+    Unverified(Connector),
+}
+
 type Channels = HashMap<(u64, Lane), (String, Channel)>;
 
 /// Connections to the other members, made when first needed and again when lost.
 #[derive(Clone)]
 pub(crate) struct Peers {
     cluster: u64,
-    tls: Option<ClientTlsConfig>,
+    tls: Option<CallerTls>,
     channels: Arc<Mutex<Channels>>,
     removed: Shutdown,
 }
 
 impl Peers {
-    pub fn new(cluster: u64, tls: Option<ClientTlsConfig>) -> Self {
+    pub fn new(cluster: u64, tls: Option<CallerTls>) -> Self {
         Self { cluster, tls, channels: Arc::default(), removed: Shutdown::new() }
     }
 
@@ -110,12 +120,20 @@ impl Peers {
         {
             return Ok(channel.clone());
         }
-        let endpoint = Endpoint::from_shared(url.to_owned()).map_err(io::Error::other)?;
-        let mut endpoint = endpoint.connect_timeout(CONNECT_TIMEOUT).tcp_nodelay(true);
-        if let Some(tls) = self.tls.clone().filter(|_| url.starts_with("https")) {
-            endpoint = endpoint.tls_config(tls).map_err(io::Error::other)?;
-        }
-        let channel = endpoint.connect_lazy();
+        let endpoint = |url: &str| -> io::Result<Endpoint> {
+            let endpoint = Endpoint::from_shared(url.to_owned()).map_err(io::Error::other)?;
+            Ok(endpoint.connect_timeout(CONNECT_TIMEOUT).tcp_nodelay(true))
+        };
+        let channel = match self.tls.clone().filter(|_| url.starts_with("https")) {
+            None => endpoint(url)?.connect_lazy(),
+            Some(CallerTls::Verified(tls)) => {
+                endpoint(url)?.tls_config(tls).map_err(io::Error::other)?.connect_lazy()
+            }
+            // The connector does the TLS itself.
+            Some(CallerTls::Unverified(connector)) => {
+                endpoint(&url.replacen("https", "http", 1))?.connect_with_connector_lazy(connector)
+            }
+        };
         channels.insert((id, lane), (url.to_owned(), channel.clone()));
         Ok(channel)
     }

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail};
 use env::{Env, TaskGroup};
-use etcd_api::{EtcdApi, EtcdApiConfig, ServingTls};
+use etcd_api::{EtcdApi, EtcdApiConfig, Listen, ServingTls};
 use rocks::DataFolder;
 use store::{PeerTls, Store, StoreConfig, StoreServer, Timing};
 
@@ -40,7 +40,7 @@ pub struct Member {
 impl Config {
     /// Opens the data folder and binds the addresses.
     pub async fn build(self, env: &Env, metrics: Arc<dyn Fn() -> String + Send + Sync>) -> Result<Member> {
-        let listen = self.listen_client_urls.iter().map(|url| address_of(url)).collect::<Result<Vec<_>>>()?;
+        let listen = self.listen_client_urls.iter().map(|url| listen(url)).collect::<Result<Vec<_>>>()?;
         let config = StoreConfig {
             cluster_token: self.cluster_token,
             initial_cluster: self.initial_cluster,
@@ -87,6 +87,11 @@ pub fn parse_initial_cluster(text: &str) -> Result<Vec<(String, String)>> {
         bail!("--initial-cluster names no member");
     }
     Ok(members)
+}
+
+/// Where a URL says to serve clients, and whether with TLS.
+fn listen(url: &str) -> Result<Listen> {
+    Ok(Listen { address: address_of(url)?, tls: url.starts_with("https://") })
 }
 
 /// The socket address of `scheme://host:port`.

@@ -95,14 +95,8 @@ impl Authority {
     /// Signs a new certificate with a new key.
     pub fn issue(&self, leaf: &Leaf) -> Result<KeyedCertificate> {
         let key = KeyPair::generate()?;
-        let mut params = CertificateParams::default();
-        params.distinguished_name = distinguished_name(leaf);
-        params.subject_alt_names =
-            leaf.hosts.iter().map(|host| alternative_name(host)).collect::<Result<_>>()?;
-        params.key_usages = vec![KeyUsagePurpose::DigitalSignature, KeyUsagePurpose::KeyEncipherment];
-        params.extended_key_usages = extended_usages(leaf.usage);
+        let mut params = leaf_params(leaf)?;
         params.use_authority_key_identifier_extension = true;
-        set_validity(&mut params, LEAF_VALIDITY);
         let certificate = params.signed_by(&key, &self.issuer)?.pem();
         Ok(KeyedCertificate { certificate, key: key.serialize_pem() })
     }
@@ -117,6 +111,23 @@ impl Authority {
         write_private(&key, &issued.key)?;
         write_public(&crt, &issued.certificate)
     }
+}
+
+fn leaf_params(leaf: &Leaf) -> Result<CertificateParams> {
+    let mut params = CertificateParams::default();
+    params.distinguished_name = distinguished_name(leaf);
+    params.subject_alt_names = leaf.hosts.iter().map(|host| alternative_name(host)).collect::<Result<_>>()?;
+    params.key_usages = vec![KeyUsagePurpose::DigitalSignature, KeyUsagePurpose::KeyEncipherment];
+    params.extended_key_usages = extended_usages(leaf.usage);
+    set_validity(&mut params, LEAF_VALIDITY);
+    Ok(params)
+}
+
+/// Signs a new certificate with its own key.
+pub fn self_signed(leaf: &Leaf) -> Result<KeyedCertificate> {
+    let key = KeyPair::generate()?;
+    let certificate = leaf_params(leaf)?.self_signed(&key)?.pem();
+    Ok(KeyedCertificate { certificate, key: key.serialize_pem() })
 }
 
 /// Makes the RSA key pair that signs service account tokens (`sa.key`, `sa.pub`) unless it is there.

@@ -192,7 +192,7 @@ fn read(dir: &Path, file: &str) -> Result<Vec<u8>> {
 
 fn peer_tls(dir: &Path, name: &str) -> Result<PeerTls> {
     Ok(PeerTls {
-        ca: read(dir, "etcd/ca.crt")?,
+        ca: Some(read(dir, "etcd/ca.crt")?),
         certificate: read(dir, &format!("etcd/peer-{name}.crt"))?,
         key: read(dir, &format!("etcd/peer-{name}.key"))?,
     })

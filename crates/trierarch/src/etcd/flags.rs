@@ -111,14 +111,14 @@ pub const FLAGS: &[Flag] = &[
     flag("client-crl-file", Kind::Text, "", Effect::Missing),
     flag("client-cert-allowed-hostname", Kind::Text, "", Effect::Missing),
     flag("trusted-ca-file", Kind::Text, "", Effect::Works),
-    flag("auto-tls", Kind::Bool, "false", Effect::Missing),
+    flag("auto-tls", Kind::Bool, "false", Effect::Works),
     flag("peer-cert-file", Kind::Text, "", Effect::Works),
     flag("peer-key-file", Kind::Text, "", Effect::Works),
     flag("peer-client-cert-file", Kind::Text, "", Effect::Missing),
     flag("peer-client-key-file", Kind::Text, "", Effect::Missing),
     flag("peer-client-cert-auth", Kind::Bool, "false", Effect::Works),
     flag("peer-trusted-ca-file", Kind::Text, "", Effect::Works),
-    flag("peer-auto-tls", Kind::Bool, "false", Effect::Missing),
+    flag("peer-auto-tls", Kind::Bool, "false", Effect::Works),
     flag("self-signed-cert-validity", Kind::Unsigned, "1", Effect::Moot),
     flag("peer-crl-file", Kind::Text, "", Effect::Missing),
     flag("peer-cert-allowed-cn", Kind::Text, "", Effect::Missing),
@@ -437,7 +437,12 @@ mod tests {
 
     #[test]
     fn what_is_not_built_is_refused_unless_it_is_the_default() {
-        assert!(parse(&["--auto-tls=false", "--quota-backend-bytes=0"]).expect("flags").missing().is_empty());
+        assert!(
+            parse(&["--force-new-cluster=false", "--quota-backend-bytes=0"])
+                .expect("flags")
+                .missing()
+                .is_empty()
+        );
         assert_eq!(parse(&["--force-new-cluster"]).expect("flags").missing(), ["force-new-cluster"]);
     }
 }

@@ -13,6 +13,7 @@ use etcd_api::{ETCD_VERSION, ServingTls};
 use store::{PeerTls, Timing};
 
 use self::flags::{Effect, FLAGS, FlagError, Flags};
+use crate::pki::{self, KeyedCertificate, Leaf, Usage};
 use crate::{logging, member, observe, signals};
 
 const STOP_DEADLINE: Duration = Duration::from_secs(10);
@@ -159,17 +160,41 @@ fn read(path: &str) -> Result<Vec<u8>> {
 fn peer_tls(flags: &Flags) -> Result<Option<PeerTls>> {
     let files = ["peer-trusted-ca-file", "peer-cert-file", "peer-key-file"].map(|name| flags.some(name));
     match files {
+        [None, None, None] if flags.on("peer-auto-tls") => {
+            let KeyedCertificate { certificate, key } = auto_tls(flags, "listen-peer-urls")?;
+            Ok(Some(PeerTls { ca: None, certificate: certificate.into(), key: key.into() }))
+        }
         [None, None, None] => Ok(None),
         [Some(ca), Some(certificate), Some(key)] => {
-            Ok(Some(PeerTls { ca: read(ca)?, certificate: read(certificate)?, key: read(key)? }))
+            Ok(Some(PeerTls { ca: Some(read(ca)?), certificate: read(certificate)?, key: read(key)? }))
         }
         _ => bail!("--peer-cert-file, --peer-key-file and --peer-trusted-ca-file are needed together"),
     }
 }
 
+/// A certificate that nobody signed, for the hosts that are listened on. It is made anew at each start.
+fn auto_tls(flags: &Flags, listen: &str) -> Result<KeyedCertificate> {
+    let host = |url: String| {
+        let authority = url.split_once("://").map_or(url.as_str(), |(_, rest)| rest).to_owned();
+        authority.rsplit_once(':').map_or(authority.clone(), |(host, _)| host.to_owned())
+    };
+    let hosts = flags.list(listen).into_iter().map(host).collect();
+    pki::self_signed(&Leaf {
+        common_name: "etcd".to_owned(),
+        organization: Some("etcd".to_owned()),
+        hosts,
+        usage: Usage::Both,
+    })
+}
+
 fn client_tls(flags: &Flags) -> Result<Option<ServingTls>> {
     let (certificate, key) = match (flags.some("cert-file"), flags.some("key-file")) {
         (Some(certificate), Some(key)) => (certificate, key),
+        (None, None) if flags.on("auto-tls") => {
+            let KeyedCertificate { certificate, key } = auto_tls(flags, "listen-client-urls")?;
+            let tls = ServingTls { certificate: certificate.into(), key: key.into(), client_ca: None };
+            return Ok(Some(tls));
+        }
         (None, None) => return Ok(None),
         _ => bail!("--cert-file and --key-file must both be present"),
     };

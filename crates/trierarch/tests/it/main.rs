@@ -4,4 +4,5 @@ mod bad_input;
 mod chaos;
 mod cluster;
 mod containers;
+mod etcd;
 mod simulated;
