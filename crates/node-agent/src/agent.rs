@@ -13,6 +13,7 @@ use tokio::sync::Notify;
 
 use crate::context::{Context, core};
 use crate::net::Network;
+use crate::node::pressure::Thresholds;
 use crate::node::{heartbeat, machine};
 use crate::pod::config::DnsSettings;
 use crate::pod::manager::Manager;
@@ -58,6 +59,8 @@ pub struct AgentConfig {
     pub network: bool,
     /// How long the node's Lease lasts; it is renewed every quarter of that (upstream: 40).
     pub lease_duration_seconds: u32,
+    /// Below these amounts the node reports pressure; nothing is evicted.
+    pub eviction_hard: Thresholds,
     /// Renders the process' metrics as Prometheus text.
     pub metrics: MetricsText,
 }
@@ -176,10 +179,9 @@ impl Agent {
         self.start_server(&context, &tasks);
         if heartbeat::register(&context, &stop).await.is_some() {
             tasks.spawn_detached("lease", heartbeat::renew_lease(context.clone(), stop.clone()));
-            tasks.spawn_detached(
-                "status",
-                heartbeat::keep_status(context.clone(), self.config.port, stop.clone()),
-            );
+            let settings =
+                heartbeat::Settings { port: self.config.port, thresholds: self.config.eviction_hard };
+            tasks.spawn_detached("status", heartbeat::keep_status(context.clone(), settings, stop.clone()));
             let network =
                 Network::new(context.clone(), self.config.clone(), self.simulated.clone(), services_changed);
             tasks.spawn_detached("network", network.run(stop.clone()));

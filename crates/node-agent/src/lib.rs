@@ -24,3 +24,4 @@ mod server;
 pub mod volumes;
 
 pub use agent::{Agent, AgentConfig, BuildError, MetricsText};
+pub use node::pressure::Thresholds;

@@ -9,7 +9,7 @@ use anyhow::{Context as _, Result};
 use clap::Args;
 use client::{Client, MastersConfig};
 use env::{Env, Shutdown, TaskGroup};
-use node_agent::AgentConfig;
+use node_agent::{AgentConfig, Thresholds};
 
 use crate::{logging, observe, signals};
 
@@ -59,6 +59,13 @@ pub struct AgentOptions {
     /// Seconds that the node's Lease lasts; it is renewed every quarter of that
     #[arg(long, default_value_t = 40, value_parser = clap::value_parser!(u32).range(1..))]
     pub node_lease_duration_seconds: u32,
+    /// Below these amounts the node reports pressure: signal<amount,signal<percentage%
+    #[arg(
+        long,
+        default_value = "memory.available<100Mi,nodefs.available<10%,nodefs.inodesFree<5%,pid.available<10%",
+        overrides_with = "eviction_hard"
+    )]
+    pub eviction_hard: Thresholds,
     #[command(flatten)]
     pub log: logging::LogOptions,
 }
@@ -95,6 +102,7 @@ pub async fn run(env: Env, options: AgentOptions) -> Result<()> {
         cluster_domain: "cluster.local".to_owned(),
         simulated_images: options.simulated_images,
         metrics: Arc::new(move || observe::text(&metrics)),
+        eviction_hard: options.eviction_hard,
         lease_duration_seconds: options.node_lease_duration_seconds,
     };
     let agent = config.build(env, client)?;

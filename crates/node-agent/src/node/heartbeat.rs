@@ -9,6 +9,7 @@ use env::Shutdown;
 use serde_json::{Value, json};
 
 use super::machine;
+use super::pressure::{self, Pressure, Seen, Thresholds};
 use super::status::{self, NodeFacts};
 use crate::context::{Context, core, kind};
 
@@ -111,13 +112,29 @@ async fn renew(context: &Context, known: Option<Value>) -> Result<Value, ClientE
     .await
 }
 
+/// What the status needs to know beside the context.
+pub(crate) struct Settings {
+    /// Of the node's own server.
+    pub port: u16,
+    pub thresholds: Thresholds,
+}
+
+/// Measures what is left of the machine. Simulated pods use nothing of it, so that says nothing about such a node.
+fn pressure(context: &Context, thresholds: &Thresholds, seen: &mut Seen) -> Pressure {
+    if context.runtime.is_simulated() {
+        return Pressure::default();
+    }
+    pressure::decide(&machine::signals(&context.root), thresholds, seen, context.env.clock.now())
+}
+
 /// Keeps the status true until shutdown; registers again if somebody deleted the node.
-pub(crate) async fn keep_status(context: Arc<Context>, port: u16, shutdown: Shutdown) {
+pub(crate) async fn keep_status(context: Arc<Context>, settings: Settings, shutdown: Shutdown) {
     let mut written_at = None;
+    let mut seen = Seen::default();
     while !shutdown.is_triggered() {
         let now = context.env.clock.monotonic();
         let due = written_at.is_none_or(|at| now - at >= STATUS_REPORT);
-        let pause = match check(&context, port, due).await {
+        let pause = match check(&context, &settings, &mut seen, due).await {
             Ok((written, ready)) => {
                 if written {
                     written_at = Some(now);
@@ -141,7 +158,12 @@ pub(crate) async fn keep_status(context: Arc<Context>, port: u16, shutdown: Shut
 }
 
 /// Writes the status if it changed or is due. Returns whether it was written and whether the node is ready.
-async fn check(context: &Context, port: u16, due: bool) -> Result<(bool, bool), ClientError> {
+async fn check(
+    context: &Context,
+    settings: &Settings,
+    seen: &mut Seen,
+    due: bool,
+) -> Result<(bool, bool), ClientError> {
     let runtime = context.runtime.status().await.map_err(|error| error.to_string());
     let images = context.runtime.list_images().await.unwrap_or_default();
     let node = context.node.read().clone().unwrap_or_default();
@@ -149,12 +171,13 @@ async fn check(context: &Context, port: u16, due: bool) -> Result<(bool, bool), 
     let facts = NodeFacts {
         name: &context.node_name,
         addresses: &context.host_ips,
-        port,
+        port: settings.port,
         capacity: context.capacity,
         machine: &machine,
         runtime_name: &context.runtime_name,
         runtime,
         images,
+        pressure: pressure(context, &settings.thresholds, seen),
         now: context.env.clock.now(),
     };
     let old = node.get("status").cloned().unwrap_or_default();

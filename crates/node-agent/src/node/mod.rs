@@ -2,4 +2,5 @@
 
 pub(crate) mod heartbeat;
 pub(crate) mod machine;
+pub(crate) mod pressure;
 pub(crate) mod status;

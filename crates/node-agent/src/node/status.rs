@@ -8,6 +8,7 @@ use protos::cri;
 use serde_json::{Value, json};
 
 use super::machine::{Machine, architecture};
+use super::pressure::Pressure;
 use crate::context::Capacity;
 
 /// Kept for the system: memory in bytes.
@@ -28,6 +29,7 @@ pub(crate) struct NodeFacts<'a> {
     /// The runtime's conditions, or why it does not answer.
     pub runtime: Result<Vec<cri::RuntimeCondition>, String>,
     pub images: Vec<cri::Image>,
+    pub pressure: Pressure,
     pub now: Timestamp,
 }
 
@@ -119,14 +121,27 @@ fn is_pause(image: &cri::Image) -> bool {
 }
 
 fn conditions(facts: &NodeFacts<'_>, old: &Value) -> Vec<Value> {
-    let fine = [
-        ("MemoryPressure", "KubeletHasSufficientMemory", "kubelet has sufficient memory available"),
-        ("DiskPressure", "KubeletHasNoDiskPressure", "kubelet has no disk pressure"),
-        ("PIDPressure", "KubeletHasSufficientPID", "kubelet has sufficient PID available"),
+    let Pressure { memory, disk, pid } = facts.pressure;
+    let short = [
+        match memory {
+            false => ("MemoryPressure", false, "HasSufficientMemory", "has sufficient memory available"),
+            true => ("MemoryPressure", true, "HasInsufficientMemory", "has insufficient memory available"),
+        },
+        match disk {
+            false => ("DiskPressure", false, "HasNoDiskPressure", "has no disk pressure"),
+            true => ("DiskPressure", true, "HasDiskPressure", "has disk pressure"),
+        },
+        match pid {
+            false => ("PIDPressure", false, "HasSufficientPID", "has sufficient PID available"),
+            true => ("PIDPressure", true, "HasInsufficientPID", "has insufficient PID available"),
+        },
     ];
-    let mut all: Vec<Value> = fine
+    let mut all: Vec<Value> = short
         .into_iter()
-        .map(|(name, reason, message)| condition(facts, old, name, "False", reason, message))
+        .map(|(name, short, reason, message)| {
+            let status = if short { "True" } else { "False" };
+            condition(facts, old, name, status, &format!("Kubelet{reason}"), &format!("kubelet {message}"))
+        })
         .collect();
     all.push(match not_ready(facts) {
         None => condition(facts, old, "Ready", "True", "KubeletReady", "kubelet is posting ready status"),
@@ -201,6 +216,7 @@ mod tests {
             runtime_name: "containerd://1.6",
             runtime,
             images: vec![image],
+            pressure: Pressure { memory: true, ..Pressure::default() },
             now: Timestamp::from_millis(now),
         };
         status(&facts, &Value::Null)
@@ -210,6 +226,14 @@ mod tests {
     fn a_node_is_ready_when_its_runtime_and_network_are() {
         let good = facts(Ok(Vec::new()), 0);
         assert_eq!(good["conditions"][3]["status"], "True");
+        let said = |index: usize| {
+            let condition = &good["conditions"][index];
+            [&condition["type"], &condition["status"], &condition["reason"], &condition["message"]]
+        };
+        let memory = "kubelet has insufficient memory available";
+        assert_eq!(said(0), ["MemoryPressure", "True", "KubeletHasInsufficientMemory", memory]);
+        let disk = "kubelet has no disk pressure";
+        assert_eq!(said(1), ["DiskPressure", "False", "KubeletHasNoDiskPressure", disk]);
         assert_eq!(good["images"][0]["names"][0], "lab.local/app:1");
         assert_eq!(good["capacity"]["cpu"], "2");
         let network = cri::RuntimeCondition { r#type: "NetworkReady".into(), ..Default::default() };

@@ -154,8 +154,21 @@ impl Cluster {
 
     /// An agent of node `name`, running until `stop`.
     pub fn agent(&self, name: &str, root: &Path, endpoint: &str, cgroup: &str, stop: &Shutdown) {
+        self.agent_with(name, root, endpoint, cgroup, stop, |_| {});
+    }
+
+    /// An agent whose settings are changed by `change`.
+    pub fn agent_with(
+        &self,
+        name: &str,
+        root: &Path,
+        endpoint: &str,
+        cgroup: &str,
+        stop: &Shutdown,
+        change: impl FnOnce(&mut AgentConfig),
+    ) {
         let node = issue(&self.issuer, &format!("system:node:{name}"));
-        let config = AgentConfig {
+        let mut config = AgentConfig {
             node_name: name.to_owned(),
             root_dir: root.to_path_buf(),
             node_ips: vec![IpAddr::V4(Ipv4Addr::LOCALHOST)],
@@ -172,7 +185,9 @@ impl Cluster {
             metrics: Arc::new(String::new),
             simulated_images: vec!["test.local/app:1".to_owned()],
             network: false,
+            eviction_hard: "memory.available<1Mi".parse().expect("thresholds"),
         };
+        change(&mut config);
         let agent = config.build(Env::real(), self.client.clone()).expect("agent");
         let stop = stop.clone();
         self.tasks.spawn_detached("agent", async move { drop(agent.run(stop).await) });

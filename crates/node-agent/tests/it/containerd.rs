@@ -58,8 +58,11 @@ async fn containers_run_log_restart_and_outlive_agent_and_runtime() {
     let cluster = Cluster::start().await;
     let (name, cgroup) = (node.name.clone(), format!("/{}", node.name));
     let first = Shutdown::new();
-    cluster.agent(&name, &node.root(), &node.endpoint(), &cgroup, &first);
-    cluster.node_ready(&name).await;
+    cluster.agent_with(&name, &node.root(), &node.endpoint(), &cgroup, &first, |config| {
+        config.eviction_hard = "memory.available<100%,nodefs.available<0%".parse().expect("thresholds");
+    });
+    let object = cluster.node_ready(&name).await;
+    assert_eq!(pressures(&object), ["True", "False", "False"], "short of memory by this measure");
     let map =
         json!({"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "c1"}, "data": {"k": "conf"}});
     cluster.api("configmaps").create(&map).await.expect("created");
@@ -128,6 +131,15 @@ async fn failures(cluster: &Cluster, node: &str) {
     }
 }
 
+/// Status of MemoryPressure, DiskPressure and PIDPressure.
+fn pressures(node: &Value) -> [&str; 3] {
+    let conditions = node["status"]["conditions"].as_array().expect("conditions");
+    ["MemoryPressure", "DiskPressure", "PIDPressure"].map(|name| {
+        let found = conditions.iter().find(|condition| condition["type"] == name);
+        found.and_then(|condition| condition["status"].as_str()).expect("a status")
+    })
+}
+
 /// `preStop` comes before SIGTERM and within the grace period; a failed `postStart` ends the container.
 async fn hooks(cluster: &Cluster, node: &Node, name: &str) {
     let dir = node.dir.path().join("hooks");
@@ -191,6 +203,11 @@ async fn adoption(cluster: &Cluster, node: &Node, name: &str, cgroup: &str, firs
     let second = Shutdown::new();
     cluster.agent(name, &node.root(), &node.endpoint(), cgroup, &second);
     node.script("start");
+    let nodes = cluster.client.all(api_types::table::find("", "v1", "nodes").expect("kind"));
+    eventually("the end of the pressure", || async {
+        nodes.get(name).await.is_ok_and(|node| pressures(&node)[0] == "False").then_some(())
+    })
+    .await;
     let after = json!({"terminationGracePeriodSeconds": 1, "automountServiceAccountToken": false, "containers": [container("sleep 1000")]});
     cluster.api("pods").create(&pod("after", name, after)).await.expect("created");
     cluster.wait("after", "/status/phase", &json!("Running")).await;

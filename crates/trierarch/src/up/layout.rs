@@ -18,6 +18,9 @@ const STORE_PORT: u16 = 2379;
 const STORE_PORT_STEP: u16 = 10_000;
 const API_PORT: u16 = 6443;
 const KUBELET_PORT: u16 = 10_250;
+/// A developer's disk may be nine tenths full: nodes of this machine look at what is left, not at its part.
+const EVICTION_HARD: &str =
+    "memory.available<100Mi,nodefs.available<1Gi,nodefs.inodesFree<1%,pid.available<10%";
 /// Node addresses start here within the fabric's /24; masters and the gateway are below.
 const FIRST_NODE_HOST: u8 = 11;
 /// Most masters and nodes on one machine: what the ports and the /24 leave room for.
@@ -298,6 +301,7 @@ impl Layout {
             argv.push(format!("--runtime-endpoint=unix://{}", dir.join("containerd.sock").display()));
             argv.push(format!("--cni-conf-dir={}", dir.join("cni").display()));
             argv.push(format!("--cgroup-root=/{}/{}", self.cgroup(), node.name));
+            argv.push(format!("--eviction-hard={EVICTION_HARD}"));
         } else {
             argv.push("--runtime-endpoint=simulated".to_owned());
             argv.push(format!("--simulated-images={}", super::images::DEMO_IMAGE));
