@@ -17,6 +17,7 @@ use crate::node::pressure::Thresholds;
 use crate::node::{heartbeat, machine};
 use crate::pod::config::DnsSettings;
 use crate::pod::manager::Manager;
+use crate::pod::rotation::{self, LogRotation};
 use crate::pod::status_writer::StatusWriter;
 use crate::runtime::{CriRuntime, Runtime, SimulatedRuntime};
 use crate::server::{self, ServerConfig};
@@ -61,6 +62,8 @@ pub struct AgentConfig {
     pub lease_duration_seconds: u32,
     /// Below these amounts the node reports pressure; nothing is evicted.
     pub eviction_hard: Thresholds,
+    /// How large containers' logs become.
+    pub log_rotation: LogRotation,
     /// Renders the process' metrics as Prometheus text.
     pub metrics: MetricsText,
 }
@@ -185,6 +188,10 @@ impl Agent {
             let network =
                 Network::new(context.clone(), self.config.clone(), self.simulated.clone(), services_changed);
             tasks.spawn_detached("network", network.run(stop.clone()));
+            if !self.runtime.is_simulated() {
+                let logs = rotation::run(context.clone(), self.config.log_rotation, stop.clone());
+                tasks.spawn_detached("logs", logs);
+            }
             tasks.spawn_detached("pods", pods.run(stop.clone()));
             tasks.spawn_detached("manager", Manager::new(context.clone()).run(changed, stop.clone()));
         }

@@ -25,3 +25,4 @@ pub mod volumes;
 
 pub use agent::{Agent, AgentConfig, BuildError, MetricsText};
 pub use node::pressure::Thresholds;
+pub use pod::rotation::LogRotation;

@@ -9,7 +9,7 @@ use anyhow::{Context as _, Result};
 use clap::Args;
 use client::{Client, MastersConfig};
 use env::{Env, Shutdown, TaskGroup};
-use node_agent::{AgentConfig, Thresholds};
+use node_agent::{AgentConfig, LogRotation, Thresholds};
 
 use crate::{logging, observe, signals};
 
@@ -66,8 +66,18 @@ pub struct AgentOptions {
         overrides_with = "eviction_hard"
     )]
     pub eviction_hard: Thresholds,
+    /// A container's log is rotated when it has so many bytes (a quantity, 10Mi for instance)
+    #[arg(long, default_value = "10Mi", value_parser = bytes)]
+    pub container_log_max_size: u64,
+    /// Log files that are kept of a container
+    #[arg(long, default_value_t = 5, value_parser = clap::value_parser!(u32).range(2..))]
+    pub container_log_max_files: u32,
     #[command(flatten)]
     pub log: logging::LogOptions,
+}
+
+fn bytes(text: &str) -> Result<u64, String> {
+    LogRotation::parse_size(text).ok_or_else(|| format!("{text:?} is not a number of bytes"))
 }
 
 /// Runs until SIGTERM or SIGINT.
@@ -102,6 +112,11 @@ pub async fn run(env: Env, options: AgentOptions) -> Result<()> {
         cluster_domain: "cluster.local".to_owned(),
         simulated_images: options.simulated_images,
         metrics: Arc::new(move || observe::text(&metrics)),
+        log_rotation: LogRotation {
+            max_bytes: options.container_log_max_size,
+            max_files: options.container_log_max_files as usize,
+            ..LogRotation::default()
+        },
         eviction_hard: options.eviction_hard,
         lease_duration_seconds: options.node_lease_duration_seconds,
     };

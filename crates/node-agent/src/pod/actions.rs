@@ -15,6 +15,7 @@ use super::lifecycle::{self, Kind};
 use super::observed::{Observed, Waiting};
 use super::plan::{DEFAULT_GRACE_SECONDS, PodAction};
 use super::resources;
+use super::rotation;
 use super::stop::Stop;
 use super::worker::{Target, Worker};
 use crate::cgroups;
@@ -62,7 +63,14 @@ impl Worker {
             }
             (PodAction::StopSandbox { id }, _) => runtime.stop_sandbox(id).await,
             (PodAction::RemoveSandbox { id }, _) => runtime.remove_sandbox(id).await,
-            (PodAction::RemoveContainer { id }, _) => runtime.remove_container(id).await,
+            (PodAction::RemoveContainer { id }, _) => {
+                let removed = runtime.remove_container(id.clone()).await;
+                let view = observed.containers.iter().find(|view| view.id == id && removed.is_ok());
+                if let Some(view) = view {
+                    rotation::remove(&self.paths.log(&view.name, view.attempt));
+                }
+                removed
+            }
             (PodAction::CleanUp, _) => return self.clean_up(target.is_none()),
             (PodAction::Prepare, Some(target)) => return self.prepare(target).await,
             (PodAction::RunSandbox { attempt }, Some(target)) => {

@@ -3,7 +3,7 @@
 //! Pure: [`plan`] (what next), [`status`], [`config`] (what the runtime is asked for), [`env_vars`], [`resources`],
 //! [`image`], [`admission`], [`lifecycle`] (questions that planning and status share), [`observed`].
 //! Drivers: `worker` (one task a pod) with `actions` and `stop`, `manager` (which pods have a worker), `prober`, `hooks`,
-//! `http_get`, `sources`, `status_writer`.
+//! `http_get`, `rotation` (logs), `sources`, `status_writer`.
 
 mod actions;
 pub mod admission;
@@ -20,6 +20,7 @@ pub mod plan;
 mod prober;
 pub(crate) mod quantity;
 pub mod resources;
+pub(crate) mod rotation;
 mod sources;
 pub mod status;
 pub(crate) mod status_writer;

@@ -1,5 +1,6 @@
 //! Container logs in CRI's format: reads, filters, follows. Driver, with the line handling pure.
 
+use std::io::SeekFrom;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -9,7 +10,7 @@ use env::Timestamp;
 use http::{Response, StatusCode};
 use http_body_util::{BodyExt, StreamBody};
 use hyper::body::Frame;
-use tokio::io::{AsyncReadExt, AsyncSeekExt};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncSeek, AsyncSeekExt};
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 
@@ -116,14 +117,29 @@ impl Printer {
     }
 }
 
-/// Where the last `lines` lines of `data` begin.
-fn tail_start(data: &[u8], lines: usize) -> usize {
-    if lines == 0 {
-        return data.len();
+/// Where the last `lines` lines of `file` begin; reads it backwards, `block` bytes at a time.
+async fn tail_start<F>(file: &mut F, lines: usize, block: usize) -> std::io::Result<u64>
+where
+    F: AsyncRead + AsyncSeek + Unpin,
+{
+    let length = file.seek(SeekFrom::End(0)).await?;
+    let (mut start, mut ends) = (length, 0);
+    let mut buffer = vec![0; block];
+    while start > 0 && lines > 0 {
+        let count = block.min(usize::try_from(start).unwrap_or(block));
+        start -= count as u64;
+        file.seek(SeekFrom::Start(start)).await?;
+        file.read_exact(&mut buffer[..count]).await?;
+        for (at, _) in buffer[..count].iter().enumerate().rev().filter(|(_, byte)| **byte == b'\n') {
+            let after = start + at as u64 + 1;
+            // The end of the last line begins no other.
+            ends += usize::from(after < length);
+            if ends == lines {
+                return Ok(after);
+            }
+        }
     }
-    let body = data.strip_suffix(b"\n").unwrap_or(data);
-    let ends = body.iter().enumerate().rev().filter(|(_, byte)| **byte == b'\n');
-    ends.map(|(at, _)| at + 1).nth(lines - 1).unwrap_or(0)
+    Ok(start)
 }
 
 /// Answers a request for a container's log.
@@ -208,14 +224,15 @@ async fn send(
         other => other?,
     };
     if let Some(lines) = options.tail {
-        let mut whole = Vec::new();
-        file.read_to_end(&mut whole).await?;
-        let start = tail_start(&whole, lines);
-        file.seek(std::io::SeekFrom::Start(start as u64)).await?;
+        let start = tail_start(&mut file, lines, CHUNK).await?;
+        file.seek(SeekFrom::Start(start)).await?;
     }
     let follow = options.follow;
     let mut printer = Printer::new(options);
     let mut rest = BytesMut::new();
+    // The file that has taken the place of the one being read, found one round ago: the runtime may have written a
+    // last line into the old one after it had made the new one.
+    let mut next: Option<tokio::fs::File> = None;
     loop {
         let running = !follow || is_running(context, id).await;
         let mut read = 0;
@@ -237,23 +254,28 @@ async fn send(
                 break;
             }
         }
-        if !follow || printer.is_full() || (read == 0 && !running) {
+        if !follow || printer.is_full() {
+            return Ok(());
+        }
+        if let Some(next) = next.take() {
+            file = next;
+            rest.clear();
+            continue;
+        }
+        next = replacement(&file, path).await;
+        if next.is_none() && read == 0 && !running {
             return Ok(());
         }
         context.env.clock.sleep(FOLLOW_POLL).await;
-        if was_replaced(&file, path).await {
-            file = tokio::fs::File::open(path).await?;
-        }
     }
 }
 
-/// After a rotation the path names another file.
-async fn was_replaced(file: &tokio::fs::File, path: &Path) -> bool {
+/// After a rotation the path names another file: that one.
+async fn replacement(file: &tokio::fs::File, path: &Path) -> Option<tokio::fs::File> {
     use std::os::unix::fs::MetadataExt;
-    match (file.metadata().await, tokio::fs::metadata(path).await) {
-        (Ok(open), Ok(named)) => open.ino() != named.ino(),
-        _ => false,
-    }
+    let named = tokio::fs::File::open(path).await.ok()?;
+    let (old, new) = (file.metadata().await.ok()?, named.metadata().await.ok()?);
+    (old.ino() != new.ino()).then_some(named)
 }
 
 #[cfg(test)]
@@ -284,10 +306,18 @@ mod tests {
         assert!(options("tailLines=x", Timestamp::from_millis(0)).is_err());
     }
 
-    #[test]
-    fn the_tail_begins_at_a_line() {
-        assert_eq!(tail_start(b"a\nb\nc\n", 2), 2);
-        assert_eq!(tail_start(b"a\nb\nc\n", 9), 0);
-        assert_eq!(tail_start(b"a\nb\n", 0), 4);
+    #[tokio::test]
+    async fn the_tail_begins_at_a_line() {
+        for block in [1, 2, 3, 64] {
+            let tail = async |data: &str, lines| {
+                let mut file = std::io::Cursor::new(data.as_bytes().to_vec());
+                tail_start(&mut file, lines, block).await.expect("read")
+            };
+            assert_eq!(tail("a\nb\nc\n", 2).await, 2);
+            assert_eq!(tail("a\nb\nc", 2).await, 2);
+            assert_eq!(tail("a\nb\nc\n", 9).await, 0);
+            assert_eq!(tail("a\nb\n", 0).await, 4);
+            assert_eq!(tail("", 3).await, 0);
+        }
     }
 }

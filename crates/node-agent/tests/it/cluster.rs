@@ -10,7 +10,7 @@ use apiserver::{ApiServerConfig, ApiService, ServerTls, ServiceAccountKeys, User
 use base64::Engine as _;
 use client::{Api, Client};
 use env::{Env, Shutdown, TaskGroup};
-use node_agent::AgentConfig;
+use node_agent::{AgentConfig, LogRotation};
 use rcgen::{
     BasicConstraints, CertificateParams, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair,
     PKCS_RSA_SHA256, PublicKeyData, RsaKeySize, SanType,
@@ -186,6 +186,7 @@ impl Cluster {
             simulated_images: vec!["test.local/app:1".to_owned()],
             network: false,
             eviction_hard: "memory.available<1Mi".parse().expect("thresholds"),
+            log_rotation: LogRotation::default(),
         };
         change(&mut config);
         let agent = config.build(Env::real(), self.client.clone()).expect("agent");
@@ -207,11 +208,16 @@ impl Cluster {
         .await
     }
 
-    /// A log as the API server gives it.
-    pub async fn log(&self, pod: &str, query: &str) -> String {
+    /// The API server's answer to a request for a log.
+    pub async fn ask_for_log(&self, pod: &str, query: &str) -> http::Response<client::Body> {
         let path = format!("/api/v1/namespaces/test/pods/{pod}/log?{query}");
         let request = http::Request::get(path).body(bytes::Bytes::new()).expect("request");
-        let response = self.client.send(request).await.expect("answer");
+        self.client.send(request).await.expect("answer")
+    }
+
+    /// A log as the API server gives it.
+    pub async fn log(&self, pod: &str, query: &str) -> String {
+        let response = self.ask_for_log(pod, query).await;
         let status = response.status();
         let body = http_body_util::BodyExt::collect(response.into_body()).await.expect("body").to_bytes();
         let text = String::from_utf8_lossy(&body).into_owned();

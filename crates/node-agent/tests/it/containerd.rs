@@ -2,8 +2,10 @@
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::time::Duration;
 
 use env::Shutdown;
+use node_agent::LogRotation;
 use serde_json::{Value, json};
 
 use crate::cluster::{Cluster, eventually, pod};
@@ -60,6 +62,8 @@ async fn containers_run_log_restart_and_outlive_agent_and_runtime() {
     let first = Shutdown::new();
     cluster.agent_with(&name, &node.root(), &node.endpoint(), &cgroup, &first, |config| {
         config.eviction_hard = "memory.available<100%,nodefs.available<0%".parse().expect("thresholds");
+        config.log_rotation =
+            LogRotation { max_bytes: 20 << 10, max_files: 4, interval: Duration::from_secs(1) };
     });
     let object = cluster.node_ready(&name).await;
     assert_eq!(pressures(&object), ["True", "False", "False"], "short of memory by this measure");
@@ -70,6 +74,7 @@ async fn containers_run_log_restart_and_outlive_agent_and_runtime() {
     once(&cluster, &name).await;
     failures(&cluster, &name).await;
     hooks(&cluster, &node, &name).await;
+    rotation(&cluster, &node, &name).await;
     adoption(&cluster, &node, &name, &cgroup, &first).await;
 }
 
@@ -186,6 +191,44 @@ async fn hooks(cluster: &Cluster, node: &Node, name: &str) {
         .await;
     let params = client::DeleteParams { grace_seconds: Some(0), ..Default::default() };
     cluster.api("pods").delete("fails", &params).await.expect("deleted");
+}
+
+/// A log that is followed goes on across rotations without a gap, and its files stay few.
+async fn rotation(cluster: &Cluster, node: &Node, name: &str) {
+    let counts =
+        container("i=0; while :; do i=$((i+1)); echo line $i; [ $((i % 20)) = 0 ] && sleep 0.01; done");
+    let spec = json!({"automountServiceAccountToken": false, "terminationGracePeriodSeconds": 0, "containers": [counts]});
+    cluster.api("pods").create(&pod("counts", name, spec)).await.expect("created");
+    cluster.wait("counts", "/status/phase", &json!("Running")).await;
+    let uid = cluster.field("pods", "counts", "/metadata/uid").await.expect("a uid");
+    let dir = node.root().join(format!("logs/pods/test_counts_{}/c", uid.as_str().expect("text")));
+    let files = || -> Vec<String> {
+        let entries = std::fs::read_dir(&dir).into_iter().flatten().flatten();
+        entries.filter_map(|entry| entry.file_name().into_string().ok()).collect()
+    };
+    let mut body = cluster.ask_for_log("counts", "follow=true").await.into_body();
+    let (mut text, mut most, mut next) = (Vec::new(), 0, 1);
+    let end = tokio::time::Instant::now() + crate::cluster::DEADLINE;
+    while files().iter().filter(|file| file.ends_with(".gz")).count() < 2 || most < 4 {
+        assert!(tokio::time::Instant::now() < end, "{:?}", files());
+        let frame = http_body_util::BodyExt::frame(&mut body).await.expect("more").expect("no error");
+        text.extend_from_slice(&frame.into_data().unwrap_or_default());
+        most = most.max(files().iter().filter(|file| !file.ends_with(".tmp")).count());
+    }
+    let whole = String::from_utf8(text).expect("text");
+    for line in whole.lines().take(whole.lines().count() - 1) {
+        assert_eq!(line, format!("line {next}"));
+        next += 1;
+    }
+    assert!(next > 2000 && most <= 4, "{next} lines, {most} files: {:?}", files());
+    drop(body);
+    let tail = eventually("three lines", || async {
+        let tail = cluster.log("counts", "tailLines=3").await;
+        (tail.lines().count() == 3).then_some(tail)
+    });
+    assert!(tail.await.starts_with("line "));
+    cluster.api("pods").delete("counts", &Default::default()).await.expect("deleted");
+    eventually("counts", || async { cluster.api("pods").get("counts").await.err() }).await;
 }
 
 async fn adoption(cluster: &Cluster, node: &Node, name: &str, cgroup: &str, first: &Shutdown) {
