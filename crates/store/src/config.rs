@@ -58,6 +58,8 @@ pub struct StoreConfig {
     pub cluster_token: String,
     /// Names and peer URLs of all first members.
     pub initial_cluster: Vec<(String, String)>,
+    /// Whether the cluster exists already and has this member's URLs (`--initial-cluster-state existing`).
+    pub join: bool,
     /// Where to listen for other members.
     pub listen_peer: SocketAddr,
     /// What this member tells clients about where it serves them.
@@ -81,6 +83,7 @@ impl StoreConfig {
             name: name.into(),
             cluster_token: "etcd-cluster".to_owned(),
             initial_cluster: Vec::new(),
+            join: false,
             listen_peer,
             advertise_client_urls: Vec::new(),
             peer_tls: None,

@@ -43,6 +43,9 @@ impl fmt::Display for Proposal {
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Node {
     pub peer_urls: Vec<String>,
+    /// It was added as a voter and becomes one when it has caught up: a vote that cannot answer yet would count against
+    /// the quorum.
+    pub joining: bool,
 }
 
 openraft::declare_raft_types!(
@@ -95,12 +98,20 @@ pub(crate) fn required_vote(vote: Option<peer::BallotVote>) -> Result<Vote, io::
     vote.map(vote_from_wire).ok_or_else(|| damaged("a message", "it has no vote"))
 }
 
+pub(crate) fn node_to_wire(id: u64, node: &Node) -> peer::Node {
+    peer::Node { id, peer_urls: node.peer_urls.clone(), joining: node.joining }
+}
+
+fn node_from_wire(node: peer::Node) -> Node {
+    Node { peer_urls: node.peer_urls, joining: node.joining }
+}
+
 pub(crate) fn membership_to_wire(membership: &Membership) -> peer::Membership {
     let configs = membership.get_joint_config().iter();
     let nodes = membership.nodes();
     peer::Membership {
         configs: configs.map(|ids| peer::Voters { ids: ids.iter().copied().collect() }).collect(),
-        nodes: nodes.map(|(id, node)| peer::Node { id: *id, peer_urls: node.peer_urls.clone() }).collect(),
+        nodes: nodes.map(|(id, node)| node_to_wire(*id, node)).collect(),
     }
 }
 
@@ -108,7 +119,7 @@ pub(crate) fn membership_from_wire(membership: peer::Membership) -> Result<Membe
     let configs: Vec<BTreeSet<u64>> =
         membership.configs.into_iter().map(|voters| voters.ids.into_iter().collect()).collect();
     let nodes: BTreeMap<u64, Node> =
-        membership.nodes.into_iter().map(|node| (node.id, Node { peer_urls: node.peer_urls })).collect();
+        membership.nodes.into_iter().map(|node| (node.id, node_from_wire(node))).collect();
     if configs.is_empty() && nodes.is_empty() {
         return Ok(Membership::default());
     }
@@ -227,7 +238,7 @@ mod tests {
 
     #[test]
     fn an_entry_of_each_kind_comes_back() {
-        let node = Node { peer_urls: vec!["https://127.0.0.1:2380".into()] };
+        let node = Node { peer_urls: vec!["https://127.0.0.1:2380".into()], joining: true };
         let nodes: BTreeMap<u64, Node> = [(1, node.clone()), (2, node)].into();
         let joint = vec![BTreeSet::from([1]), BTreeSet::from([1, 2])];
         let membership = Membership::new(joint, nodes).expect("membership");

@@ -66,6 +66,9 @@ pub enum BuildError {
     /// `--initial-cluster` does not fit the member.
     #[error("{0}")]
     InitialCluster(String),
+    /// The cluster to be joined does not answer, or does not know this member.
+    #[error("{0}")]
+    Join(String),
     /// The peer address cannot be listened on.
     #[error("cannot listen for peers on {address}: {cause}")]
     Listen {

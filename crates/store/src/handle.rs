@@ -11,7 +11,7 @@ use mvcc::{Applied, Command, LeaseId, MemberAttributes, View};
 use openraft::ChangeMembers;
 use openraft::async_runtime::WatchReceiver as _;
 use openraft::errors::{ClientWriteError, RaftError};
-use protos::peer::{self, peer_server::PeerServer};
+use protos::peer::{self, join_server::JoinServer, peer_server::PeerServer};
 use tokio::net::TcpListener;
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::Instant;
@@ -22,6 +22,7 @@ use crate::barrier::{self, Waiter};
 use crate::config::{Identity, StoreConfig, Timing};
 use crate::consensus::{self, Node, Proposal, Raft};
 use crate::error::{BuildError, REMOVED, StoreError};
+use crate::join::{self, JoinService};
 use crate::leadership::{self, Leadership};
 use crate::leases::LeaseTime;
 use crate::log::Log;
@@ -125,8 +126,12 @@ impl StoreConfig {
         env: Env,
         storage: Arc<dyn Storage>,
     ) -> Result<(Store, StoreServer), BuildError> {
-        let identity = self.identity()?;
         let engine = storage.open_log().map_err(BuildError::Storage)?;
+        let (server_tls, caller_tls) = tls(&self)?;
+        let identity = match self.join {
+            true => join::identity(&self, &*engine, caller_tls.clone(), &env.clock).await?,
+            false => self.identity()?,
+        };
         check_identity(&*engine, &identity)?;
         if engine.meta(LogMeta::Removed).map_err(BuildError::Storage)?.is_some() {
             return Err(BuildError::Removed);
@@ -138,8 +143,7 @@ impl StoreConfig {
             StateMachine::open(storage.clone(), env.clone(), outstanding).map_err(BuildError::Storage)?;
         let shared = state.shared();
         let log = Log::open(engine.clone()).map_err(BuildError::Storage)?;
-        let (server_tls, client_tls) = tls(&self)?;
-        let peers = Peers::new(identity.cluster.0, client_tls);
+        let peers = Peers::new(identity.cluster.0, caller_tls);
         let raft = Raft::build(identity.me, self.raft_config()?, peers.clone(), log, state)
             .await
             .map_err(|error| BuildError::Consensus(error.to_string()))?;
@@ -159,7 +163,8 @@ impl StoreConfig {
             barrier,
             leadership: leadership_seen,
         });
-        let nodes = identity.members.into_iter().map(|(id, peer_urls)| (id, Node { peer_urls }));
+        let node = |peer_urls| Node { peer_urls, joining: false };
+        let nodes = identity.members.into_iter().map(|(id, peer_urls)| (id, node(peer_urls)));
         let server = StoreServer {
             inner: inner.clone(),
             engine,
@@ -180,7 +185,7 @@ impl StoreConfig {
 
 /// A data folder is one member's for ever: taken by another it could vote twice.
 fn check_identity(engine: &dyn LogEngine, identity: &Identity) -> Result<(), BuildError> {
-    let expected = format!("member {:x} of cluster {}", identity.me, identity.cluster);
+    let expected = join::spell(identity.me, identity.cluster);
     match engine.meta(LogMeta::Identity).map_err(BuildError::Storage)? {
         Some(found) if found != expected.as_bytes() => {
             Err(BuildError::Identity { found: String::from_utf8_lossy(&found).into_owned(), expected })
@@ -262,6 +267,7 @@ impl StoreServer {
             leadership::watch_leader(inner.clone(), inner.leadership.clone()),
         );
         tasks.spawn_detached("leases", expire_leases(inner.clone()));
+        tasks.spawn_detached("joining", join::promote(inner.clone()));
         tasks.spawn_detached("publish", publish_attributes(inner.clone(), self.attributes));
         begin(&inner, self.first_members).await?;
         let ended = tokio::select! {
@@ -291,6 +297,7 @@ fn serve_peers(
 ) -> Result<(), RunError> {
     let (cluster, me, shutdown) = (inner.cluster.0, inner.me, inner.shutdown.clone());
     let clock = inner.env.clock.clone();
+    let join = JoinServer::new(JoinService { inner: inner.clone() });
     let service = PeerServer::new(PeerService { inner })
         .max_decoding_message_size(MAX_MESSAGE)
         .max_encoding_message_size(MAX_MESSAGE);
@@ -303,8 +310,10 @@ fn serve_peers(
     }
     let incoming = TcpIncoming::from(listener).with_nodelay(Some(true));
     let stop = shutdown.clone();
-    let serve =
-        server.add_service(service).serve_with_incoming_shutdown(incoming, async move { stop.wait().await });
+    let serve = server
+        .add_service(service)
+        .add_service(join)
+        .serve_with_incoming_shutdown(incoming, async move { stop.wait().await });
     tasks.spawn("peers", async move {
         // Calls in flight get a moment; a peer that keeps its end open does not hold up the stop.
         let patience = async {
@@ -319,10 +328,11 @@ fn serve_peers(
     Ok(())
 }
 
-/// Writes the first membership, once. Every first member writes the same, so none needs to be the first.
+/// Writes the first membership, once. Every first member writes the same, so none needs to be the first; one that
+/// joins waits for the leader.
 async fn begin(inner: &Inner, members: BTreeMap<u64, Node>) -> Result<(), RunError> {
     let failed = |error: String| RunError::Consensus(error);
-    if inner.raft.is_initialized().await.map_err(|error| failed(error.to_string()))? {
+    if members.is_empty() || inner.raft.is_initialized().await.map_err(|error| failed(error.to_string()))? {
         return Ok(());
     }
     match inner.raft.initialize(members).await {
@@ -529,29 +539,31 @@ impl Inner {
     /// Changes the members as the leader; the index of the last entry of the change.
     pub async fn change_members_here(&self, request: peer::ChangeMembersRequest) -> Result<u64, StoreError> {
         use peer::change_members_request::Change;
-        let (id, node) = (request.id, Node { peer_urls: request.peer_urls.clone() });
-        let one = || BTreeMap::from([(id, node.clone())]);
+        let id = request.id;
         let ids = || BTreeSet::from([id]);
-        let (voter, known) = {
+        let (voter, known, joining) = {
             let metrics = self.raft.metrics();
             let metrics = metrics.borrow_watched();
             let membership = metrics.membership_config.membership();
-            (membership.voter_ids().any(|voter| voter == id), membership.get_node(&id).is_some())
+            let node = membership.get_node(&id);
+            let voter = membership.voter_ids().any(|voter| voter == id);
+            (voter, node.is_some(), node.is_some_and(|node| node.joining))
         };
+        let one = |joining| BTreeMap::from([(id, Node { peer_urls: request.peer_urls.clone(), joining })]);
         let change = match request.change() {
-            Change::Add if !known => ChangeMembers::AddVoters(one()),
-            Change::AddLearner if !known => ChangeMembers::AddNodes(one()),
+            Change::Add if !known => ChangeMembers::AddNodes(one(true)),
+            Change::AddLearner if !known => ChangeMembers::AddNodes(one(false)),
             Change::Add | Change::AddLearner => {
                 return Err(StoreError::Membership("member ID already exist".into()));
             }
             _ if !known => return Err(StoreError::MemberNotFound),
-            Change::Promote if voter => {
+            Change::Promote if voter || joining => {
                 return Err(StoreError::Membership("can only promote a learner member".into()));
             }
             Change::Promote => ChangeMembers::AddVoterIds(ids()),
             Change::Remove if voter => ChangeMembers::RemoveVoters(ids()),
             Change::Remove => ChangeMembers::RemoveNodes(ids()),
-            Change::Update => ChangeMembers::SetNodes(one()),
+            Change::Update => ChangeMembers::SetNodes(one(joining)),
         };
         let done = self.raft.change_membership(change, false).await.map_err(write_error)?;
         Ok(done.log_id.index)
@@ -680,7 +692,7 @@ impl Store {
                     name: known.map(|known| known.name.clone()).unwrap_or_default(),
                     peer_urls: node.peer_urls.clone(),
                     client_urls: known.map(|known| known.client_urls.clone()).unwrap_or_default(),
-                    is_learner: !voters.contains(id),
+                    is_learner: !voters.contains(id) && !node.joining,
                 }
             })
             .collect()

@@ -17,6 +17,7 @@ mod config;
 mod consensus;
 mod error;
 mod handle;
+mod join;
 mod leadership;
 mod leases;
 mod log;

@@ -113,6 +113,11 @@ impl Peers {
         Ok(client.max_decoding_message_size(MAX_MESSAGE).max_encoding_message_size(MAX_MESSAGE))
     }
 
+    /// A connection to a member of which only the URL is known.
+    pub fn stranger(&self, url: &str) -> io::Result<Channel> {
+        self.connect(url)
+    }
+
     fn channel(&self, id: u64, url: &str, lane: Lane) -> io::Result<Channel> {
         let mut channels = self.channels.lock();
         if let Some((known, channel)) = channels.get(&(id, lane))
@@ -120,11 +125,17 @@ impl Peers {
         {
             return Ok(channel.clone());
         }
+        let channel = self.connect(url)?;
+        channels.insert((id, lane), (url.to_owned(), channel.clone()));
+        Ok(channel)
+    }
+
+    fn connect(&self, url: &str) -> io::Result<Channel> {
         let endpoint = |url: &str| -> io::Result<Endpoint> {
             let endpoint = Endpoint::from_shared(url.to_owned()).map_err(io::Error::other)?;
             Ok(endpoint.connect_timeout(CONNECT_TIMEOUT).tcp_nodelay(true))
         };
-        let channel = match self.tls.clone().filter(|_| url.starts_with("https")) {
+        Ok(match self.tls.clone().filter(|_| url.starts_with("https")) {
             None => endpoint(url)?.connect_lazy(),
             Some(CallerTls::Verified(tls)) => {
                 endpoint(url)?.tls_config(tls).map_err(io::Error::other)?.connect_lazy()
@@ -133,9 +144,7 @@ impl Peers {
             Some(CallerTls::Unverified(connector)) => {
                 endpoint(&url.replacen("https", "http", 1))?.connect_with_connector_lazy(connector)
             }
-        };
-        channels.insert((id, lane), (url.to_owned(), channel.clone()));
-        Ok(channel)
+        })
     }
 }
 

@@ -71,9 +71,25 @@ impl Cluster {
         }
     }
 
+    /// Room for one more member, which is not started.
+    fn grow(&mut self) {
+        let folder = self.folder.path().join(self.storages.len().to_string());
+        self.addresses.push(free_address());
+        self.storages.push(Arc::new(MemoryStorage::new(folder)));
+        self.members.push(None);
+    }
+
+    fn joining(&self, index: usize) -> StoreConfig {
+        StoreConfig { join: true, ..self.config(index) }
+    }
+
     async fn start_member(&mut self, index: usize) {
+        self.start_as(index, self.config(index)).await;
+    }
+
+    async fn start_as(&mut self, index: usize, config: StoreConfig) {
         let storage = self.storages[index].clone();
-        let (store, server) = self.config(index).build(Env::real(), storage).await.expect("build");
+        let (store, server) = config.build(Env::real(), storage).await.expect("build");
         let shutdown = Shutdown::new();
         let (tell, ended) = oneshot::channel();
         let run = server.run(shutdown.clone());
@@ -337,6 +353,34 @@ async fn a_single_member_needs_nobody() {
     cluster.start_member(0).await;
     cluster.store(0).read_barrier().await.expect("barrier");
     assert_eq!(value(cluster.store(0), "k"), Some("v".into()));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_member_joins_a_cluster_that_exists_and_votes_when_it_has_caught_up() {
+    let mut cluster = Cluster::start(1).await;
+    cluster.leader().await;
+    for number in 0..50 {
+        cluster.store(0).propose(put(&format!("k{number}"), "v")).await.expect("put");
+    }
+    cluster.grow();
+    let url = format!("http://{}", cluster.addresses[1]);
+    let refused = cluster.joining(1).build(Env::real(), cluster.storages[1].clone()).await;
+    let Err(BuildError::Join(text)) = refused else { panic!("a stranger joined") };
+    assert!(text.contains("member count is unequal"), "{text}");
+    cluster.store(0).member_add(vec![url], false, 77).await.expect("add");
+    // It does not count yet: the one member goes on alone.
+    cluster.store(0).propose(put("alone", "v")).await.expect("put");
+    assert!(cluster.store(0).members().iter().all(|member| !member.is_learner));
+    cluster.start_as(1, cluster.joining(1)).await;
+    assert_eq!(cluster.store(1).member_id(), 77);
+    eventually("the new member has everything", || value(cluster.store(1), "alone")).await;
+    let votes = || cluster.running().all(|store| !store.status().is_learner).then_some(());
+    eventually("it votes", votes).await;
+    cluster.store(1).propose(put("through", "it")).await.expect("put");
+    cluster.stop_member(1).await;
+    cluster.start_as(1, cluster.joining(1)).await;
+    assert_eq!(cluster.store(1).member_id(), 77, "its folder knows");
+    eventually("it is back", || value(cluster.store(1), "through")).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -17,6 +17,7 @@ pub struct Config {
     pub data_dir: PathBuf,
     pub initial_cluster: Vec<(String, String)>,
     pub cluster_token: String,
+    pub join: bool,
     pub listen_peer_url: String,
     pub listen_client_urls: Vec<String>,
     pub advertise_client_urls: Vec<String>,
@@ -43,6 +44,7 @@ impl Config {
         let listen = self.listen_client_urls.iter().map(|url| listen(url)).collect::<Result<Vec<_>>>()?;
         let config = StoreConfig {
             cluster_token: self.cluster_token,
+            join: self.join,
             initial_cluster: self.initial_cluster,
             advertise_client_urls: self.advertise_client_urls,
             peer_tls: self.peer_tls,

@@ -138,6 +138,7 @@ fn store_config(options: &Options) -> Result<member::Config> {
         data_dir: options.data_dir.clone(),
         initial_cluster: member::parse_initial_cluster(&options.initial_cluster)?,
         cluster_token: options.initial_cluster_token.clone(),
+        join: false,
         listen_peer_url: options.listen_peer_url.clone(),
         advertise_client_urls: vec![options.listen_client_url.clone()],
         listen_client_urls: vec![options.listen_client_url.clone()],

@@ -93,11 +93,11 @@ fn config(flags: &Flags) -> Result<member::Config> {
     if flags.get("logger") != "zap" {
         bail!("unknown logger option {:?}", flags.get("logger"));
     }
-    match flags.get("initial-cluster-state") {
-        "new" => {}
-        "existing" => bail!("--initial-cluster-state=existing is not implemented"),
+    let join = match flags.get("initial-cluster-state") {
+        "new" => false,
+        "existing" => true,
         other => bail!("invalid value {other:?} for flag -initial-cluster-state: must be new or existing"),
-    }
+    };
     let name = flags.get("name");
     let peer_urls = flags.list("initial-advertise-peer-urls");
     let alone = peer_urls.iter().map(|url| format!("{name}={url}")).collect::<Vec<_>>().join(",");
@@ -115,6 +115,7 @@ fn config(flags: &Flags) -> Result<member::Config> {
         peer_tls: peer_tls(flags)?,
         client_tls: client_tls(flags)?,
         timing: timing(flags)?,
+        join,
         name: name.to_owned(),
         cluster_token: flags.get("initial-cluster-token").to_owned(),
         listen_peer_url: listen_peer_url.clone(),
