@@ -2,7 +2,6 @@
 
 use std::net::IpAddr;
 use std::path::PathBuf;
-use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result};
@@ -83,8 +82,8 @@ fn bytes(text: &str) -> Result<u64, String> {
 /// Runs until SIGTERM or SIGINT.
 pub async fn run(env: Env, options: AgentOptions) -> Result<()> {
     logging::start(&options.log);
-    let metrics = observe::install()?;
     let tasks = TaskGroup::new("agent", Shutdown::new());
+    let metrics = observe::install(&env, &tasks)?;
     signals::watch(&tasks)?;
     let read =
         |path: &PathBuf| std::fs::read(path).with_context(|| format!("cannot read {}", path.display()));
@@ -111,7 +110,7 @@ pub async fn run(env: Env, options: AgentOptions) -> Result<()> {
         cluster_dns: Vec::new(),
         cluster_domain: "cluster.local".to_owned(),
         simulated_images: options.simulated_images,
-        metrics: Arc::new(move || observe::text(&metrics)),
+        metrics,
         log_rotation: LogRotation {
             max_bytes: options.container_log_max_size,
             max_files: options.container_log_max_files as usize,

@@ -2,7 +2,6 @@
 
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result};
@@ -75,9 +74,8 @@ fn duration(text: &str) -> Result<Duration, String> {
 /// Runs until SIGTERM or SIGINT.
 pub async fn run(env: Env, options: Options) -> Result<()> {
     logging::start(&options.log);
-    let metrics = observe::install()?;
-    let render: apiserver::MetricsText = Arc::new(move || observe::text(&metrics));
     let tasks = TaskGroup::new("server", Shutdown::new());
+    let render = observe::install(&env, &tasks)?;
     signals::watch(&tasks)?;
     let member = store_config(&options)?.build(&env, render.clone()).await?;
     let api = match &options.pki_dir {

@@ -182,12 +182,14 @@ impl Worker {
 
     async fn run_sandbox(&mut self, target: &Target, attempt: u32) -> bool {
         let config = self.sandbox_config(&target.pod, attempt);
+        metrics::counter!("kubelet_started_pods_total").increment(1);
         match self.context.runtime.run_sandbox(config).await {
             Ok(_) => {
                 self.memory.prepare_retry = None;
                 true
             }
             Err(error) => {
+                metrics::counter!("kubelet_started_pods_errors_total").increment(1);
                 let text = format!("Failed to create pod sandbox: {error}");
                 self.context.warn(&target.value, "FailedCreatePodSandBox", text);
                 self.delay_preparation();
@@ -210,6 +212,9 @@ impl Worker {
         };
         let Some(sandbox) = observed.ready_sandbox() else { return false };
         let start = Start { target, container, attempt, sandbox: &sandbox.id, ips: &sandbox.ips };
+        // The kubelet's words for the parts; it counts sidecars as init containers.
+        let part = ("container_type", if kind == Kind::Main { "container" } else { "init_container" });
+        metrics::counter!("kubelet_started_containers_total", &[part]).increment(1);
         let started = self.try_start(&start).await;
         let ran = started.as_ref().map_or_else(|failure| failure.reason == POST_START_FAILED, |()| true);
         if let Some(before) = observed.latest(name).filter(|_| ran && (kind != Kind::Init || attempt > 0)) {
@@ -221,6 +226,8 @@ impl Worker {
                 true
             }
             Err(failure) => {
+                let labels = [part, ("code", failure.reason)];
+                metrics::counter!("kubelet_started_containers_errors_total", &labels).increment(1);
                 self.note_failure(&target.value, name, failure);
                 false
             }
@@ -276,7 +283,6 @@ impl Worker {
         tell("Created", "Container created");
         runtime.start_container(id.clone()).await.map_err(|error| failure("RunContainerError", error))?;
         tell("Started", "Container started");
-        metrics::counter!("kubelet_started_containers_total").increment(1);
         self.post_start(start, spec, &id).await
     }
 

@@ -8,6 +8,7 @@ use std::time::Duration;
 use api_types::meta;
 use env::Shutdown;
 use parking_lot::Mutex;
+use protos::cri;
 use serde_json::Value;
 use tokio::sync::{Notify, watch};
 
@@ -104,6 +105,7 @@ impl Manager {
     }
 
     async fn relist(&self, seen: &mut HashMap<String, u64>, shutdown: &Shutdown) {
+        let start = self.context.env.clock.monotonic();
         let now = match self.fingerprints().await {
             Ok(now) => now,
             Err(error) => {
@@ -111,6 +113,7 @@ impl Manager {
                 return;
             }
         };
+        metrics::histogram!("kubelet_pleg_relist_duration_seconds").record(start.elapsed());
         for (uid, (print, namespace, name)) in &now {
             if seen.get(uid) != Some(print)
                 && let Some(entry) = self.entries.lock().get(uid)
@@ -137,6 +140,7 @@ impl Manager {
         let runtime = &self.context.runtime;
         let sandboxes = runtime.list_sandboxes(None).await?;
         let containers = runtime.list_containers(None).await?;
+        count(&sandboxes, &containers);
         let rows = sandboxes.into_iter().map(|sandbox| (sandbox.labels, sandbox.id, sandbox.state));
         let rows = rows.chain(containers.into_iter().map(|one| (one.labels, one.id, one.state)));
         let mut found: HashMap<String, (u64, String, String)> = HashMap::new();
@@ -150,5 +154,20 @@ impl Manager {
             entry.0 ^= hasher.finish();
         }
         Ok(found)
+    }
+}
+
+/// What the runtime has now: pods by their sandboxes, containers by their state (the kubelet's names).
+fn count(sandboxes: &[cri::PodSandbox], containers: &[cri::Container]) {
+    let ready = |sandbox: &&cri::PodSandbox| sandbox.state == cri::PodSandboxState::SandboxReady as i32;
+    metrics::gauge!("kubelet_running_pods").set(sandboxes.iter().filter(ready).count() as f64);
+    for (name, state) in [
+        ("created", cri::ContainerState::ContainerCreated),
+        ("running", cri::ContainerState::ContainerRunning),
+        ("exited", cri::ContainerState::ContainerExited),
+        ("unknown", cri::ContainerState::ContainerUnknown),
+    ] {
+        let number = containers.iter().filter(|container| container.state == state as i32).count();
+        metrics::gauge!("kubelet_running_containers", "container_state" => name).set(number as f64);
     }
 }

@@ -10,6 +10,7 @@ use k8s_openapi::api::core::v1::Pod;
 use parking_lot::Mutex;
 use serde_json::Value;
 use tokio::sync::{Notify, watch};
+use tokio::time::Instant;
 
 use super::admission;
 use super::lifecycle;
@@ -48,6 +49,8 @@ pub(crate) struct Worker {
     pub(super) pre_stopped: Mutex<BTreeSet<String>>,
     prober: Prober,
     admitted: bool,
+    /// When the pod was first seen, until it runs; none for a pod that an earlier agent started.
+    seen_at: Option<Instant>,
 }
 
 /// A pod's object in both of its forms.
@@ -90,6 +93,7 @@ impl Worker {
             pre_stopped: Mutex::default(),
             prober,
             admitted: false,
+            seen_at: None,
         }
     }
 
@@ -239,6 +243,7 @@ impl Worker {
         self.admitted = true;
         let mut admitted = self.context.admitted.lock();
         if observed.sandboxes.is_empty() && target.pod.metadata.deletion_timestamp.is_none() {
+            self.seen_at = Some(self.context.env.clock.monotonic());
             let others: Vec<&Pod> = admitted.values().map(AsRef::as_ref).collect();
             if let Err(refusal) = admission::admit(&target.pod, &others, &self.context.typed_node()) {
                 self.context.warn(&target.value, &refusal.reason, refusal.message.clone());
@@ -270,6 +275,9 @@ impl Worker {
             return;
         }
         let phase = status["phase"].as_str().unwrap_or_default();
+        if let Some(seen_at) = self.seen_at.take_if(|_| phase == "Running") {
+            metrics::histogram!("kubelet_pod_start_duration_seconds").record(seen_at.elapsed());
+        }
         if matches!(phase, "Succeeded" | "Failed") {
             self.context.admitted.lock().remove(&self.uid);
         }

@@ -82,11 +82,22 @@ where
 {
     let mut request = Request::new(message);
     request.set_timeout(deadline);
-    match tokio::time::timeout(deadline + EXEC_MARGIN, call(request)).await {
+    let start = tokio::time::Instant::now();
+    let result = match tokio::time::timeout(deadline + EXEC_MARGIN, call(request)).await {
         Ok(Ok(answer)) => Ok(answer.into_inner()),
         Ok(Err(status)) => Err(failure(name, status)),
         Err(_) => Err(RuntimeError::Deadline(name.to_owned())),
+    };
+    // The kubelet's names: `run_podsandbox`, `create_container`.
+    let operation = name.replace("pod_sandbox", "podsandbox");
+    let label = ("operation_type", operation);
+    if result.is_err() {
+        metrics::counter!("kubelet_runtime_operations_errors_total", std::slice::from_ref(&label))
+            .increment(1);
     }
+    metrics::counter!("kubelet_runtime_operations_total", std::slice::from_ref(&label)).increment(1);
+    metrics::histogram!("kubelet_runtime_operations_duration_seconds", &[label]).record(start.elapsed());
+    result
 }
 
 /// One CRI call on a fresh clone of a client: `call!(self.runtime, stop_pod_sandbox, SLOW, request)`.

@@ -28,6 +28,8 @@ use crate::context::Context;
 const API_SERVER: &str = "kube-apiserver-kubelet-client";
 /// The group of administrators.
 const MASTERS: &str = "system:masters";
+/// Paths whose requests are counted, by their first part.
+const PATHS: [&str; 7] = ["pods", "metrics", "containerLogs", "exec", "attach", "portForward", "run"];
 /// Connections served at once.
 const CONNECTIONS: usize = 512;
 
@@ -144,6 +146,10 @@ async fn answer<B>(context: &Arc<Context>, trusted: bool, request: &Request<B>) 
     }
     let query = request.uri().query().unwrap_or_default();
     let parts: Vec<&str> = path.trim_matches('/').split('/').collect();
+    if let Some(known) = PATHS.iter().find(|known| **known == parts[0]) {
+        let method = request.method().to_string();
+        metrics::counter!("kubelet_http_requests_total", "method" => method, "path" => *known).increment(1);
+    }
     match parts.as_slice() {
         ["pods"] => pods(context),
         ["metrics"] => metrics(context),
@@ -167,16 +173,9 @@ fn pods(context: &Context) -> Response<Body> {
     response
 }
 
-/// What the process recorded, and what the node runs now (the kubelet's names).
+/// What the process recorded (the kubelet's names).
 fn metrics(context: &Context) -> Response<Body> {
-    let pods = context.pods.all();
-    let running = pods.iter().filter(|pod| pod["status"]["phase"] == "Running").count();
-    let statuses =
-        pods.iter().flat_map(|pod| pod["status"]["containerStatuses"].as_array().into_iter().flatten());
-    let containers = statuses.filter(|status| status["state"]["running"].is_object()).count();
     metrics::gauge!("kubelet_node_name", "node" => context.node_name.clone()).set(1.0);
-    metrics::gauge!("kubelet_desired_pods").set(pods.len() as f64);
-    metrics::gauge!("kubelet_running_pods").set(running as f64);
-    metrics::gauge!("kubelet_running_containers", "container_state" => "running").set(containers as f64);
+    metrics::gauge!("kubelet_desired_pods").set(context.pods.all().len() as f64);
     text(StatusCode::OK, (context.metrics)())
 }

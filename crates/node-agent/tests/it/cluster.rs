@@ -2,7 +2,7 @@
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener};
 use std::path::Path;
-use std::sync::Arc;
+use std::sync::{Arc, LazyLock};
 use std::time::Duration;
 
 use api_types::table;
@@ -10,14 +10,22 @@ use apiserver::{ApiServerConfig, ApiService, ServerTls, ServiceAccountKeys, User
 use base64::Engine as _;
 use client::{Api, Client};
 use env::{Env, Shutdown, TaskGroup};
+use metrics_exporter_prometheus::{PrometheusBuilder, PrometheusHandle};
 use node_agent::{AgentConfig, LogRotation};
 use rcgen::{
     BasicConstraints, CertificateParams, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair,
     PKCS_RSA_SHA256, PublicKeyData, RsaKeySize, SanType,
 };
+use rustls_pki_types::pem::PemObject as _;
+use rustls_pki_types::{CertificateDer, PrivateKeyDer, ServerName};
 use serde_json::{Value, json};
 use store::{MemoryStorage, StoreConfig};
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tower::ServiceExt as _;
+
+/// What this process records.
+static RECORDER: LazyLock<PrometheusHandle> =
+    LazyLock::new(|| PrometheusBuilder::new().install_recorder().expect("the first recorder"));
 
 pub const DEADLINE: Duration = Duration::from_secs(30);
 
@@ -182,13 +190,14 @@ impl Cluster {
             cluster_dns: Vec::new(),
             cluster_domain: "cluster.local".to_owned(),
             lease_duration_seconds: 40,
-            metrics: Arc::new(String::new),
+            metrics: Arc::new(|| RECORDER.render()),
             simulated_images: vec!["test.local/app:1".to_owned()],
             network: false,
             eviction_hard: "memory.available<1Mi".parse().expect("thresholds"),
             log_rotation: LogRotation::default(),
         };
         change(&mut config);
+        LazyLock::force(&RECORDER);
         let agent = config.build(Env::real(), self.client.clone()).expect("agent");
         let stop = stop.clone();
         self.tasks.spawn_detached("agent", async move { drop(agent.run(stop).await) });
@@ -206,6 +215,35 @@ impl Cluster {
             conditions.any(|c| c["type"] == "Ready" && c["status"] == "True").then_some(node.clone())
         })
         .await
+    }
+
+    /// What the agent of a node answers to the API server, head included.
+    pub async fn ask_node(&self, node: &Value, path: &str) -> String {
+        let port = node["status"]["daemonEndpoints"]["kubeletEndpoint"]["Port"].as_u64().expect("a port");
+        let own = issue(&self.issuer, "kube-apiserver-kubelet-client");
+        let mut roots = rustls::RootCertStore::empty();
+        roots.add(CertificateDer::from_pem_slice(self.ca.as_bytes()).expect("PEM")).expect("an authority");
+        let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+        let config = rustls::ClientConfig::builder_with_provider(provider)
+            .with_safe_default_protocol_versions()
+            .expect("versions")
+            .with_root_certificates(roots)
+            .with_client_auth_cert(
+                vec![CertificateDer::from_pem_slice(&own.0).expect("PEM")],
+                PrivateKeyDer::from_pem_slice(&own.1).expect("PEM"),
+            )
+            .expect("an identity");
+        let socket =
+            tokio::net::TcpStream::connect(("127.0.0.1", u16::try_from(port).expect("a port"))).await;
+        let name = ServerName::try_from("127.0.0.1").expect("a name");
+        let connector = tokio_rustls::TlsConnector::from(Arc::new(config));
+        let mut stream = connector.connect(name, socket.expect("a connection")).await.expect("TLS");
+        let request = format!("GET {path} HTTP/1.1\r\nHost: n\r\nConnection: close\r\n\r\n");
+        stream.write_all(request.as_bytes()).await.expect("sent");
+        let mut text = String::new();
+        // The other side may end without saying so.
+        drop(stream.read_to_string(&mut text).await);
+        text
     }
 
     /// The API server's answer to a request for a log.

@@ -48,6 +48,21 @@ async fn pods_run_are_reported_and_deleted() {
         cluster.wait(name, "/status/phase", &json!("Running")).await;
         cluster.wait(name, "/status/containerStatuses/0/ready", &json!(true)).await;
     }
+    assert_eq!(node["status"]["nodeInfo"]["kubeletVersion"], api_types::RELEASE);
+    let metrics = cluster.ask_node(&node, "/metrics").await;
+    let value = |name: &str| -> f64 {
+        let line = metrics.lines().find_map(|line| line.strip_prefix(name));
+        line.unwrap_or_else(|| panic!("no {name} in {metrics}")).trim().parse().expect("a number")
+    };
+    for name in [
+        "kubelet_node_name{node=\"n1\"}",
+        "kubelet_pod_start_duration_seconds_count",
+        "kubelet_started_pods_total",
+        "kubelet_started_containers_total{container_type=\"container\"}",
+        "kubelet_pleg_relist_duration_seconds_count",
+    ] {
+        assert!(value(name) >= 1.0, "{name}");
+    }
     let ip = |name| cluster.field("pods", name, "/status/podIP");
     assert_ne!(ip("a").await.expect("an address"), ip("b").await.expect("an address"));
     let ended = json!({"restartPolicy": "Never", "containers": [{"name": "c", "image": "test.local/app:1"}]});

@@ -4,7 +4,6 @@ mod flags;
 
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
-use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail};
@@ -76,8 +75,8 @@ fn usage() -> String {
 async fn serve(env: Env, flags: &Flags) -> Result<()> {
     let tasks = TaskGroup::new("etcd", Shutdown::new());
     signals::watch(&tasks)?;
-    let metrics = observe::install()?;
-    let member = config(flags)?.build(&env, Arc::new(move || observe::text(&metrics))).await?;
+    let metrics = observe::install(&env, &tasks)?;
+    let member = config(flags)?.build(&env, metrics).await?;
     let store = member.store.clone();
     member.start(&tasks);
     let ready = async move { store.read_barrier().await };
