@@ -19,6 +19,7 @@ use super::rotation;
 use super::stop::Stop;
 use super::worker::{Target, Worker};
 use crate::cgroups;
+use crate::context::kind;
 use crate::volumes::mounter;
 use crate::volumes::plan as volume_plan;
 
@@ -183,8 +184,15 @@ impl Worker {
     async fn run_sandbox(&mut self, target: &Target, attempt: u32) -> bool {
         let config = self.sandbox_config(&target.pod, attempt);
         metrics::counter!("kubelet_started_pods_total").increment(1);
-        match self.context.runtime.run_sandbox(config).await {
-            Ok(_) => {
+        let ran = match self.runtime_handler(target).await {
+            Ok(handler) => {
+                let id = self.context.runtime.run_sandbox(config, handler).await;
+                id.map(drop).map_err(|error| error.to_string())
+            }
+            Err(error) => Err(error),
+        };
+        match ran {
+            Ok(()) => {
                 self.memory.prepare_retry = None;
                 true
             }
@@ -195,6 +203,20 @@ impl Worker {
                 self.delay_preparation();
                 false
             }
+        }
+    }
+
+    /// The runtime's handler that the pod's RuntimeClass names (KEP-585); empty for none.
+    async fn runtime_handler(&self, target: &Target) -> Result<String, String> {
+        let class = target.pod.spec.as_ref().and_then(|spec| spec.runtime_class_name.as_deref());
+        let Some(class) = class.filter(|name| !name.is_empty()) else { return Ok(String::new()) };
+        let classes = self.context.client.all(kind("node.k8s.io", "v1", "runtimeclasses"));
+        match classes.get(class).await {
+            Ok(class) => Ok(class["handler"].as_str().unwrap_or_default().to_owned()),
+            Err(error) if error.is_not_found() => {
+                Err(format!("runtimeclass.node.k8s.io \"{class}\" not found"))
+            }
+            Err(error) => Err(format!("failed to lookup RuntimeClass {class}: {error}")),
         }
     }
 

@@ -72,8 +72,8 @@ pub trait Runtime: Send + Sync + 'static {
     fn list_sandboxes(&self, pod_uid: Option<String>) -> Call<'_, Vec<cri::PodSandbox>>;
     /// One sandbox with its addresses.
     fn sandbox_status(&self, id: String) -> Call<'_, cri::PodSandboxStatus>;
-    /// Creates and starts a sandbox; returns its id.
-    fn run_sandbox(&self, config: cri::PodSandboxConfig) -> Call<'_, String>;
+    /// Creates and starts a sandbox under a handler of the runtime's configuration (empty: its default); returns its id.
+    fn run_sandbox(&self, config: cri::PodSandboxConfig, handler: String) -> Call<'_, String>;
     /// Stops a sandbox and takes its network down. Repeating it is no error.
     fn stop_sandbox(&self, id: String) -> Call<'_, ()>;
     /// Removes a stopped sandbox and its containers. Repeating it is no error.

@@ -169,7 +169,7 @@ impl Runtime for SimulatedRuntime {
         done(self.state.lock().sandboxes.get(&id).cloned().ok_or_else(|| absent(&id)))
     }
 
-    fn run_sandbox(&self, config: cri::PodSandboxConfig) -> Call<'_, String> {
+    fn run_sandbox(&self, config: cri::PodSandboxConfig, _: String) -> Call<'_, String> {
         let network = u32::from(*self.network.lock());
         let now = self.nanos();
         let mut state = self.state.lock();

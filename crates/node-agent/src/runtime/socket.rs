@@ -153,8 +153,8 @@ impl Runtime for CriRuntime {
         async move { answer.await?.status.ok_or_else(|| missing("sandbox status")) }.boxed()
     }
 
-    fn run_sandbox(&self, config: cri::PodSandboxConfig) -> Call<'_, String> {
-        let message = cri::RunPodSandboxRequest { config: Some(config), runtime_handler: String::new() };
+    fn run_sandbox(&self, config: cri::PodSandboxConfig, handler: String) -> Call<'_, String> {
+        let message = cri::RunPodSandboxRequest { config: Some(config), runtime_handler: handler };
         let answer = call!(self.runtime, run_pod_sandbox, SLOW, message);
         async move { Ok(answer.await?.pod_sandbox_id) }.boxed()
     }

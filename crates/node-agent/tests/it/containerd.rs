@@ -74,6 +74,7 @@ async fn containers_run_log_restart_and_outlive_agent_and_runtime() {
     once(&cluster, &name).await;
     failures(&cluster, &name).await;
     hooks(&cluster, &node, &name).await;
+    runtime_classes(&cluster, &name).await;
     rotation(&cluster, &node, &name).await;
     let metrics = cluster.ask_node(&object, "/metrics").await;
     for part in [
@@ -200,6 +201,33 @@ async fn hooks(cluster: &Cluster, node: &Node, name: &str) {
         .await;
     let params = client::DeleteParams { grace_seconds: Some(0), ..Default::default() };
     cluster.api("pods").delete("fails", &params).await.expect("deleted");
+}
+
+/// The handler of a RuntimeClass reaches the runtime.
+async fn runtime_classes(cluster: &Cluster, name: &str) {
+    let classes =
+        cluster.client.all(api_types::table::find("node.k8s.io", "v1", "runtimeclasses").expect("kind"));
+    for handler in ["runc", "absent"] {
+        let class = json!({"apiVersion": "node.k8s.io/v1", "kind": "RuntimeClass", "metadata": {"name": format!("with-{handler}")}, "handler": handler});
+        classes.create(&class).await.expect("created");
+    }
+    let runs = |class: &str| json!({"runtimeClassName": class, "automountServiceAccountToken": false, "terminationGracePeriodSeconds": 0, "containers": [container("sleep 1000")]});
+    for class in ["with-runc", "with-absent", "none"] {
+        cluster.api("pods").create(&pod(class, name, runs(class))).await.expect("created");
+    }
+    cluster.wait("with-runc", "/status/phase", &json!("Running")).await;
+    for (class, text) in [
+        ("with-absent", "no runtime for \"absent\" is configured"),
+        ("none", "runtimeclass.node.k8s.io \"none\" not found"),
+    ] {
+        let event = cluster.event(class, "FailedCreatePodSandBox").await;
+        let message = event["message"].as_str().unwrap_or_default();
+        assert!(message.starts_with("Failed to create pod sandbox: ") && message.contains(text), "{message}");
+    }
+    for class in ["with-runc", "with-absent", "none"] {
+        cluster.api("pods").delete(class, &Default::default()).await.expect("deleted");
+        eventually(class, || async { cluster.api("pods").get(class).await.err() }).await;
+    }
 }
 
 /// A log that is followed goes on across rotations without a gap, and its files stay few.
