@@ -138,7 +138,10 @@ impl Agent {
     /// The first task that failed.
     pub async fn run(self, shutdown: Shutdown) -> Result<(), TaskFailure> {
         let tasks = TaskGroup::new("agent", shutdown.child());
-        let runtime_name = self.runtime_name(&shutdown).await;
+        let runtime_name = tokio::select! {
+            name = self.runtime_name() => name,
+            () = shutdown.wait() => return tasks.join(STOP_DEADLINE).await,
+        };
         let mut pods = InformerConfig {
             field_selector: format!("spec.nodeName={}", self.config.node_name),
             ..InformerConfig::all(core("pods"))
@@ -176,24 +179,28 @@ impl Agent {
         let told = services_changed.clone();
         services.on_change(move |_| told.notify_one());
         let stop = tasks.shutdown().clone();
-        tasks.spawn_detached("events", until(stop.clone(), events));
-        tasks.spawn_detached("statuses", statuses.run(self.env.clone(), self.client.clone(), stop.clone()));
-        tasks.spawn_detached("services", services.run(stop.clone()));
+        start(&tasks, "events", events);
+        start(&tasks, "statuses", statuses.run(self.env.clone(), self.client.clone(), stop.clone()));
+        start(&tasks, "services", services.run(stop.clone()));
         self.start_server(&context, &tasks);
-        if heartbeat::register(&context, &stop).await.is_some() {
-            tasks.spawn_detached("lease", heartbeat::renew_lease(context.clone(), stop.clone()));
+        let registered = tokio::select! {
+            node = heartbeat::register(&context, &stop) => node.is_some(),
+            () = stop.wait() => false,
+        };
+        if registered {
+            start(&tasks, "lease", heartbeat::renew_lease(context.clone(), stop.clone()));
             let settings =
                 heartbeat::Settings { port: self.config.port, thresholds: self.config.eviction_hard };
-            tasks.spawn_detached("status", heartbeat::keep_status(context.clone(), settings, stop.clone()));
+            start(&tasks, "status", heartbeat::keep_status(context.clone(), settings, stop.clone()));
             let network =
                 Network::new(context.clone(), self.config.clone(), self.simulated.clone(), services_changed);
-            tasks.spawn_detached("network", network.run(stop.clone()));
+            start(&tasks, "network", network.run(stop.clone()));
             if !self.runtime.is_simulated() {
                 let logs = rotation::run(context.clone(), self.config.log_rotation, stop.clone());
-                tasks.spawn_detached("logs", logs);
+                start(&tasks, "logs", logs);
             }
-            tasks.spawn_detached("pods", pods.run(stop.clone()));
-            tasks.spawn_detached("manager", Manager::new(context.clone()).run(changed, stop.clone()));
+            start(&tasks, "pods", pods.run(stop.clone()));
+            start(&tasks, "manager", Manager::new(context.clone()).run(changed, stop.clone()));
         }
         stop.wait().await;
         drop(context);
@@ -207,18 +214,14 @@ impl Agent {
     }
 
     /// `containerd://1.6.20` for instance.
-    async fn runtime_name(&self, shutdown: &Shutdown) -> String {
-        while !shutdown.is_triggered() {
+    async fn runtime_name(&self) -> String {
+        loop {
             match self.runtime.version().await {
                 Ok(version) => return format!("{}://{}", version.runtime_name, version.runtime_version),
                 Err(error) => tracing::info!(%error, "waiting for the container runtime"),
             }
-            tokio::select! {
-                () = self.env.clock.sleep(RUNTIME_POLL) => {}
-                () = shutdown.wait() => {}
-            }
+            self.env.clock.sleep(RUNTIME_POLL).await;
         }
-        String::new()
     }
 
     fn dns(&self) -> DnsSettings {
@@ -231,9 +234,14 @@ impl Agent {
     }
 }
 
-async fn until(shutdown: Shutdown, future: impl Future<Output = ()> + Send) {
-    tokio::select! {
-        () = future => {}
-        () = shutdown.wait() => {}
-    }
+/// Starts a task that ends with the group, also while it waits for an answer that does not come: whatever the agent
+/// does can be broken off anywhere, since the next agent looks at what is.
+fn start(tasks: &TaskGroup, name: &str, future: impl Future<Output = ()> + Send + 'static) {
+    let stop = tasks.shutdown().clone();
+    tasks.spawn_detached(name, async move {
+        tokio::select! {
+            () = future => {}
+            () = stop.wait() => {}
+        }
+    });
 }

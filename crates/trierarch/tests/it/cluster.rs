@@ -137,6 +137,20 @@ impl Cluster {
         assert!(good, "{text}");
     }
 
+    /// Asks a process to stop, and says how long it took.
+    pub fn stop(&self, name: &str) -> Duration {
+        let stat = format!("/proc/{}/stat", self.pid(name));
+        let clock = env::Env::real().clock;
+        let start = clock.monotonic();
+        self.signal(name, "TERM");
+        eventually("the end of a process", || {
+            // Nobody may have waited for it yet.
+            let stat = std::fs::read_to_string(&stat).unwrap_or_default();
+            (stat.is_empty() || stat.contains(") Z ")).then_some(())
+        });
+        clock.monotonic() - start
+    }
+
     /// The master that leads the scheduler, and with it everything else.
     pub fn leader(&self) -> String {
         let holder = "get lease -n kube-system kube-scheduler -o jsonpath={.spec.holderIdentity}";

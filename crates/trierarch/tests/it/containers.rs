@@ -1,5 +1,7 @@
 //! A cluster with real containers: two nodes in network namespaces, each with its own containerd.
 
+use std::time::Duration;
+
 use crate::cluster::{Cluster, IMAGE, eventually};
 
 const MANIFEST: &str = r#"
@@ -41,6 +43,9 @@ spec:
         command: ["/bin/sh", "-c", "while :; do timeout 2 wget -q -O - http://10.96.77.7/ || echo none; sleep 0.1; done"]
 "#;
 
+/// An agent that is asked to stop has stopped after this.
+const SOON: Duration = Duration::from_secs(1);
+
 /// Which of the endpoints the askers reached last.
 fn answers(cluster: &Cluster, lines: u32) -> Vec<String> {
     let text = cluster.kubectl(&format!("-n t logs -l app=asker --tail={lines}"));
@@ -69,10 +74,18 @@ fn services_answer_and_containers_outlive_whatever_controls_them() {
         (found.len() == 3 && found.iter().all(|name| name.starts_with("echo-"))).then_some(())
     });
     let before = containers(&cluster);
-    for name in ["m1", "m2", "m3", "agent-n1", "containerd-n2"] {
-        cluster.signal(name, "KILL");
-    }
-    assert!(cluster.up_again().contains("5 processes were started"));
+    let took = cluster.stop("agent-n1");
+    assert!(took < SOON, "a clean stop took {took:?}");
+    assert!(cluster.up_again().contains("one process was started"));
+    assert_eq!(containers(&cluster), before, "the next agent takes over what runs");
+    let others = ["m1", "m2", "m3", "agent-n1", "containerd-n2"];
+    others.iter().for_each(|name| cluster.signal(name, "STOP"));
+    // By now it waits for answers that do not come.
+    std::thread::sleep(SOON);
+    let took = cluster.stop("agent-n2");
+    assert!(took < SOON, "a clean stop beside masters and a runtime that hang took {took:?}");
+    others.iter().for_each(|name| cluster.signal(name, "KILL"));
+    assert!(cluster.up_again().contains("6 processes were started"));
     cluster.until("get nodes -o jsonpath={.items[*].spec.taints}", "");
     assert_eq!(containers(&cluster), before, "no container was touched");
     cluster.kubectl("-n t scale deployment echo --replicas=1");
