@@ -228,14 +228,23 @@ impl Worker {
         kind: Kind,
         attempt: u32,
     ) -> bool {
-        let Some((_, container)) = target.pod.spec.as_ref().and_then(|spec| lifecycle::find(spec, name))
-        else {
-            return true;
+        let Some(spec) = target.pod.spec.as_ref() else { return true };
+        let found = match kind {
+            Kind::Ephemeral => lifecycle::ephemeral(spec).into_iter().find(|one| one.name == name),
+            _ => lifecycle::find(spec, name).map(|(_, container)| container.clone()),
         };
+        let Some(container) = found else { return true };
         let Some(sandbox) = observed.ready_sandbox() else { return false };
-        let start = Start { target, container, attempt, sandbox: &sandbox.id, ips: &sandbox.ips };
+        let (container, target_process) = (&container, lifecycle::target_process(spec, observed, name));
+        let start =
+            Start { target, container, attempt, sandbox: &sandbox.id, ips: &sandbox.ips, target_process };
         // The kubelet's words for the parts; it counts sidecars as init containers.
-        let part = ("container_type", if kind == Kind::Main { "container" } else { "init_container" });
+        let part = match kind {
+            Kind::Main => "container",
+            Kind::Init | Kind::Sidecar => "init_container",
+            Kind::Ephemeral => "ephemeral_container",
+        };
+        let part = ("container_type", part);
         metrics::counter!("kubelet_started_containers_total", &[part]).increment(1);
         let started = self.try_start(&start).await;
         let ran = started.as_ref().map_or_else(|failure| failure.reason == POST_START_FAILED, |()| true);
@@ -286,6 +295,7 @@ impl Worker {
         if let Some(text) = config::unsupported(spec) {
             return Err(config_error(text));
         }
+        let target_process = start.target_process.clone().map_err(config_error)?;
         let sources = self.container_sources(start).await?;
         let image = self.image(start, &sources).await?;
         let environment = env_vars::environment(pod, container, &sources)
@@ -294,7 +304,10 @@ impl Worker {
         {
             return Err(config_error(text));
         }
-        let config = self.container_config(start, spec, &environment, image).map_err(config_error)?;
+        let mut config = self.container_config(start, spec, &environment, image).map_err(config_error)?;
+        if let Some(id) = target_process {
+            config::share_processes(&mut config, id);
+        }
         let sandbox = self.sandbox_config(pod, 0);
         let runtime = &self.context.runtime;
         let id = runtime
@@ -468,6 +481,8 @@ struct Start<'a> {
     attempt: u32,
     sandbox: &'a str,
     ips: &'a [String],
+    /// The container whose processes this one sees, or why it cannot.
+    target_process: Result<Option<String>, String>,
 }
 
 /// Nothing real reads a simulated container's environment: whatever it refers to exists and is empty.

@@ -301,6 +301,15 @@ pub fn container_config(input: ContainerInput<'_>) -> cri::ContainerConfig {
     }
 }
 
+/// Lets a container see the processes of another one.
+pub fn share_processes(config: &mut cri::ContainerConfig, id: String) {
+    let security = config.linux.as_mut().and_then(|linux| linux.security_context.as_mut());
+    if let Some(options) = security.and_then(|security| security.namespace_options.as_mut()) {
+        options.pid = cri::NamespaceMode::Target as i32;
+        options.target_id = id;
+    }
+}
+
 /// A container's log below the pod's log directory.
 pub fn log_path(container: &str, attempt: u32) -> String {
     format!("{container}/{attempt}.log")

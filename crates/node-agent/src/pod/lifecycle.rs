@@ -21,12 +21,21 @@ pub enum Kind {
     Sidecar,
     /// A main container.
     Main,
+    /// Added to a running pod for a look inside (KEP-277): starts at once, never again, and the pod's state is not its.
+    Ephemeral,
 }
 
 /// Init containers and sidecars in order, then main containers.
 pub fn containers(spec: &PodSpec) -> impl Iterator<Item = (Kind, &Container)> {
     let init = spec.init_containers.iter().flatten().map(|container| (init_kind(container), container));
     init.chain(spec.containers.iter().map(|container| (Kind::Main, container)))
+}
+
+/// Ephemeral containers, with their spec in the form of any other's: they have the same fields.
+pub fn ephemeral(spec: &PodSpec) -> Vec<Container> {
+    let listed = spec.ephemeral_containers.iter().flatten();
+    let same = |container| serde_json::to_value(container).and_then(serde_json::from_value);
+    listed.filter_map(|container| same(container).ok()).collect()
 }
 
 /// Sidecar or plain init container.
@@ -54,8 +63,10 @@ pub fn has_terminal_phase(pod: &Pod) -> bool {
 ///
 /// The pod's restart policy, the container's own, or the first of its rules whose exit codes match (KEP-5307).
 pub fn should_restart(spec: &PodSpec, kind: Kind, container: &Container, exit_code: i32) -> bool {
-    if kind == Kind::Sidecar {
-        return true;
+    match kind {
+        Kind::Sidecar => return true,
+        Kind::Ephemeral => return false,
+        Kind::Init | Kind::Main => {}
     }
     let mut rules = container.restart_policy_rules.iter().flatten();
     let matches = |rule: &&k8s_openapi::api::core::v1::ContainerRestartRule| {
@@ -163,7 +174,45 @@ pub fn note_restart(memory: &mut Memory, view: &ContainerView, now: Timestamp) {
         .or_insert(fresh);
 }
 
+/// The running container that an ephemeral one named `name` wants to see the processes of.
+///
+/// # Errors
+/// It does not run.
+pub fn target_process(spec: &PodSpec, observed: &Observed, name: &str) -> Result<Option<String>, String> {
+    let mut listed = spec.ephemeral_containers.iter().flatten();
+    let wanted = listed.find(|one| one.name == name).and_then(|one| one.target_container_name.as_deref());
+    let Some(wanted) = wanted.filter(|wanted| !wanted.is_empty()) else { return Ok(None) };
+    let view = observed.latest(wanted).filter(|view| view.is_live());
+    let missing = || format!("unable to find target container \"{wanted}\"");
+    view.map(|view| Some(view.id.clone())).ok_or_else(missing)
+}
+
 /// Nanoseconds, as CRI has them, as a time stamp.
 pub fn millis(nanos: i64) -> Timestamp {
     Timestamp::from_millis(nanos / 1_000_000)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_a_running_container_is_a_target() {
+        let spec = serde_json::json!({"containers": [], "ephemeralContainers": [
+            {"name": "a", "targetContainerName": "c"}, {"name": "b"},
+        ]});
+        let spec: PodSpec = serde_json::from_value(spec).expect("a spec");
+        let metadata = protos::cri::ContainerMetadata { name: "c".into(), attempt: 0 };
+        let status =
+            protos::cri::ContainerStatus { id: "c0".into(), metadata: Some(metadata), ..Default::default() };
+        let mut view = ContainerView::from_cri("s", status);
+        let mut target = |state, name| {
+            view.state = state;
+            target_process(&spec, &Observed::new(Vec::new(), vec![view.clone()]), name)
+        };
+        assert_eq!(target(State::Running, "a"), Ok(Some("c0".to_owned())));
+        assert_eq!(target(State::Running, "b"), Ok(None));
+        let missing = "unable to find target container \"c\"".to_owned();
+        assert_eq!(target(State::Exited, "a"), Err(missing));
+    }
 }

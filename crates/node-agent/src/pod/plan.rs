@@ -101,7 +101,7 @@ pub fn plan(pod: Option<&Pod>, observed: &Observed, memory: &Memory, now: Timest
     if over {
         return wind_down(spec, observed, memory, grace_of(pod), "Stopping container");
     }
-    plan_running(spec, observed, memory, now)
+    plan_running(pod, spec, observed, memory, now)
 }
 
 /// The grace period that a pod's stopping has, in seconds.
@@ -179,7 +179,7 @@ fn stop(groups: Vec<Vec<String>>, grace: i64, reason: &str) -> PodAction {
     PodAction::StopContainers { groups, grace, reason: reason.to_owned() }
 }
 
-fn plan_running(spec: &PodSpec, observed: &Observed, memory: &Memory, now: Timestamp) -> Plan {
+fn plan_running(pod: &Pod, spec: &PodSpec, observed: &Observed, memory: &Memory, now: Timestamp) -> Plan {
     if let Some((retry_at, _)) = memory.prepare_retry
         && now < retry_at
     {
@@ -198,6 +198,14 @@ fn plan_running(spec: &PodSpec, observed: &Observed, memory: &Memory, now: Times
     collect_garbage(spec, observed, &mut plan);
     stop_unfit(spec, observed, memory, &mut plan);
     let next = Next { spec, observed, memory, now, sandbox: &sandbox.id };
+    let statuses = pod.status.as_ref().and_then(|status| status.ephemeral_container_statuses.as_ref());
+    for container in lifecycle::ephemeral(spec) {
+        let mut known = statuses.into_iter().flatten().filter(|status| status.name == container.name);
+        // One that ran in an earlier life of the node does not run again.
+        if !known.any(|status| status.container_id.is_some()) {
+            next.container(Kind::Ephemeral, &container, &mut plan);
+        }
+    }
     if lifecycle::is_initialized(spec, observed, memory) {
         // Sidecars are restarted for as long as the pod runs.
         for container in spec.init_containers.iter().flatten() {
@@ -365,6 +373,28 @@ mod tests {
         let second = plan(Some(&pod(json!({}))), &Observed::new(vec![sandbox()], vec![]), &ready(), NOW);
         let start = PodAction::StartContainer { name: "c".into(), kind: Kind::Main, attempt: 0 };
         assert_eq!(second.actions, [start]);
+    }
+
+    #[test]
+    fn an_ephemeral_container_starts_once() {
+        let mut seen = Observed::new(vec![sandbox()], vec![container(State::Running, 0)]);
+        let mut with = pod(json!({}));
+        let debug = json!([{"name": "d", "image": "i", "targetContainerName": "c"}]);
+        let spec = with.spec.as_mut().expect("a spec");
+        spec.ephemeral_containers = serde_json::from_value(debug).expect("containers");
+        let start = PodAction::StartContainer { name: "d".into(), kind: Kind::Ephemeral, attempt: 0 };
+        assert_eq!(plan(Some(&with), &seen, &ready(), NOW).actions, [start]);
+        let ended = ContainerView { name: "d".into(), id: "d0".into(), ..container(State::Exited, 1) };
+        seen.containers.push(ended);
+        assert_eq!(plan(Some(&with), &seen, &ready(), NOW).actions, []);
+        seen.containers.pop();
+        let status = json!({"ephemeralContainerStatuses": [{"name": "d", "containerID": "x://d0", "image": "i", "imageID": "", "ready": false, "restartCount": 0}]});
+        with.status = serde_json::from_value(status).expect("a status");
+        assert_eq!(
+            plan(Some(&with), &seen, &ready(), NOW).actions,
+            [],
+            "it ran before the runtime forgot it"
+        );
     }
 
     #[test]

@@ -175,7 +175,7 @@ pub fn pod_request(spec: &PodSpec, name: &str) -> i64 {
                 peak = peak.max(sidecars);
             }
             lifecycle::Kind::Init => peak = peak.max(sidecars + of(container)),
-            lifecycle::Kind::Main => {}
+            lifecycle::Kind::Main | lifecycle::Kind::Ephemeral => {}
         }
     }
     let main: i64 = spec.containers.iter().map(of).sum();

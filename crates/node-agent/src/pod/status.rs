@@ -55,6 +55,7 @@ pub fn pod_status(input: &StatusInput<'_>) -> PodStatus {
         statuses(input, spec, spec.containers.iter().map(|c| (Kind::Main, c)), &old.container_statuses);
     let init_spec = spec.init_containers.iter().flatten().map(|c| (lifecycle::init_kind(c), c));
     let init = statuses(input, spec, init_spec, &old.init_container_statuses);
+    let ephemeral = ephemeral_statuses(input, spec, &old);
     let phase = phase(input, spec, &old, &init, &main);
     let conditions = conditions(input, spec, &old, &phase, &init, &main);
     let pod_ips = pod_ips(input, spec, &old);
@@ -62,6 +63,7 @@ pub fn pod_status(input: &StatusInput<'_>) -> PodStatus {
     PodStatus {
         conditions: Some(conditions),
         container_statuses: Some(main),
+        ephemeral_container_statuses: (!ephemeral.is_empty()).then_some(ephemeral),
         host_ip: input.host.ips.first().map(ToString::to_string),
         host_ips: host_ips(input.host),
         init_container_statuses: (!init.is_empty()).then_some(init),
@@ -126,6 +128,18 @@ fn statuses<'a>(
             container_status(input, spec, kind, container, before)
         })
         .collect()
+}
+
+/// Nobody asks whether an ephemeral container is ready or has started.
+fn ephemeral_statuses(input: &StatusInput<'_>, spec: &PodSpec, old: &PodStatus) -> Vec<ContainerStatus> {
+    let containers = lifecycle::ephemeral(spec);
+    let all = containers.iter().map(|container| (Kind::Ephemeral, container));
+    let mut made = statuses(input, spec, all, &old.ephemeral_container_statuses);
+    for status in &mut made {
+        status.ready = false;
+        status.started = None;
+    }
+    made
 }
 
 fn container_status(

@@ -138,8 +138,15 @@ fn patch(job: &Job) -> Option<Value> {
 }
 
 /// Fields that only the node writes.
-const OURS: [&str; 6] =
-    ["message", "reason", "podIP", "podIPs", "containerStatuses", "initContainerStatuses"];
+const OURS: [&str; 7] = [
+    "message",
+    "reason",
+    "podIP",
+    "podIPs",
+    "containerStatuses",
+    "initContainerStatuses",
+    "ephemeralContainerStatuses",
+];
 
 /// Addresses would be merged by their value: a new sandbox's stands alone.
 fn with_directive(field: &str, value: &Value) -> Value {

@@ -38,7 +38,8 @@ pub struct Wants {
 pub fn wants(pod: &Pod) -> Wants {
     let mut wants = Wants::default();
     let Some(spec) = pod.spec.as_ref() else { return wants };
-    for (_, container) in lifecycle::containers(spec) {
+    let ephemeral = lifecycle::ephemeral(spec);
+    for container in lifecycle::containers(spec).map(|(_, container)| container).chain(&ephemeral) {
         let (config_maps, secrets) = env_vars::references(container);
         wants.config_maps.extend(config_maps);
         wants.secrets.extend(secrets);

@@ -75,6 +75,7 @@ async fn containers_run_log_restart_and_outlive_agent_and_runtime() {
     failures(&cluster, &name).await;
     hooks(&cluster, &node, &name).await;
     runtime_classes(&cluster, &name).await;
+    ephemeral(&cluster, &name).await;
     rotation(&cluster, &node, &name).await;
     let metrics = cluster.ask_node(&object, "/metrics").await;
     for part in [
@@ -228,6 +229,31 @@ async fn runtime_classes(cluster: &Cluster, name: &str) {
         cluster.api("pods").delete(class, &Default::default()).await.expect("deleted");
         eventually(class, || async { cluster.api("pods").get(class).await.err() }).await;
     }
+}
+
+/// A container that is added to a running pod sees its processes and is not started again.
+async fn ephemeral(cluster: &Cluster, name: &str) {
+    let spec = json!({"automountServiceAccountToken": false, "terminationGracePeriodSeconds": 0, "containers": [container("sleep 4711")]});
+    cluster.api("pods").create(&pod("looked-at", name, spec)).await.expect("created");
+    cluster.wait("looked-at", "/status/phase", &json!("Running")).await;
+    let mut debug = container("tr '\\0' ' ' </proc/1/cmdline; exit 5");
+    debug["name"] = json!("debug");
+    debug["targetContainerName"] = json!("c");
+    let more = json!({"spec": {"ephemeralContainers": [debug]}});
+    let patch = client::Patch::Strategic(more);
+    cluster.api("pods").patch("looked-at", "ephemeralcontainers", &patch).await.expect("added");
+    cluster
+        .wait("looked-at", "/status/ephemeralContainerStatuses/0/state/terminated/exitCode", &json!(5))
+        .await;
+    let log = cluster.log("looked-at", "container=debug").await;
+    assert!(log.contains("sleep 4711"), "{log}");
+    let status = cluster.field("pods", "looked-at", "/status").await.expect("a status");
+    assert_eq!(
+        (&status["phase"], &status["ephemeralContainerStatuses"][0]["restartCount"]),
+        (&json!("Running"), &json!(0))
+    );
+    cluster.api("pods").delete("looked-at", &Default::default()).await.expect("deleted");
+    eventually("looked-at", || async { cluster.api("pods").get("looked-at").await.err() }).await;
 }
 
 /// A log that is followed goes on across rotations without a gap, and its files stay few.
