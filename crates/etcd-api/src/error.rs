@@ -7,12 +7,15 @@ use tonic::{Code, Status};
 pub(crate) fn status(error: StoreError) -> Status {
     let code = match &error {
         StoreError::Mvcc(error) => return mvcc_status(error),
-        StoreError::NoLeader | StoreError::LeaderLost | StoreError::Timeout | StoreError::Stopped => {
-            Code::Unavailable
-        }
-        StoreError::NotLeader | StoreError::BadTransferee | StoreError::Membership(_) => {
-            Code::FailedPrecondition
-        }
+        StoreError::NoLeader
+        | StoreError::LeaderLost
+        | StoreError::Timeout
+        | StoreError::Unhealthy
+        | StoreError::Stopped => Code::Unavailable,
+        StoreError::NotLeader
+        | StoreError::BadTransferee
+        | StoreError::NotEnoughStarted
+        | StoreError::Membership(_) => Code::FailedPrecondition,
         StoreError::TooLarge => Code::InvalidArgument,
         StoreError::TooManyRequests => Code::ResourceExhausted,
         StoreError::MemberNotFound => Code::NotFound,

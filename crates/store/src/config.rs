@@ -60,6 +60,8 @@ pub struct StoreConfig {
     pub initial_cluster: Vec<(String, String)>,
     /// Whether the cluster exists already and has this member's URLs (`--initial-cluster-state existing`).
     pub join: bool,
+    /// Whether changes of members that could cost the quorum are refused (`--strict-reconfig-check`).
+    pub strict_reconfig_check: bool,
     /// Where to listen for other members.
     pub listen_peer: SocketAddr,
     /// What this member tells clients about where it serves them.
@@ -84,6 +86,7 @@ impl StoreConfig {
             cluster_token: "etcd-cluster".to_owned(),
             initial_cluster: Vec::new(),
             join: false,
+            strict_reconfig_check: true,
             listen_peer,
             advertise_client_urls: Vec::new(),
             peer_tls: None,

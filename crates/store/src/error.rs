@@ -33,6 +33,12 @@ pub enum StoreError {
     /// The store is stopping or has failed.
     #[error("server stopped")]
     Stopped,
+    /// A change of members would leave too few that have ever started; nothing was changed.
+    #[error("re-configuration failed due to not enough started members")]
+    NotEnoughStarted,
+    /// Too few members are in touch for a change of members; nothing was changed.
+    #[error("unhealthy cluster")]
+    Unhealthy,
     /// A change of members that is not possible.
     #[error("{0}")]
     Membership(String),

@@ -21,6 +21,7 @@ use tonic::transport::{Certificate, ClientTlsConfig, Identity as TlsIdentity, Se
 use crate::barrier::{self, Waiter};
 use crate::config::{Identity, StoreConfig, Timing};
 use crate::consensus::{self, Node, Proposal, Raft};
+use crate::contacts::{self, Contacts, Voting};
 use crate::error::{BuildError, REMOVED, StoreError};
 use crate::join::{self, JoinService};
 use crate::leadership::{self, Leadership};
@@ -61,6 +62,8 @@ pub(crate) struct Inner {
     pub env: Env,
     pub timing: Timing,
     pub shutdown: Shutdown,
+    pub contacts: Contacts,
+    strict_reconfig_check: bool,
     max_request_bytes: usize,
     barrier: mpsc::Sender<Waiter>,
     leadership: watch::Receiver<Leadership>,
@@ -159,6 +162,8 @@ impl StoreConfig {
             env,
             timing: self.timing,
             shutdown: Shutdown::new(),
+            contacts: Contacts::default(),
+            strict_reconfig_check: self.strict_reconfig_check,
             max_request_bytes: self.max_request_bytes,
             barrier,
             leadership: leadership_seen,
@@ -267,6 +272,7 @@ impl StoreServer {
             leadership::watch_leader(inner.clone(), inner.leadership.clone()),
         );
         tasks.spawn_detached("leases", expire_leases(inner.clone()));
+        tasks.spawn_detached("contacts", contacts::keep(inner.clone()));
         tasks.spawn_detached("joining", join::promote(inner.clone()));
         tasks.spawn_detached("publish", publish_attributes(inner.clone(), self.attributes));
         begin(&inner, self.first_members).await?;
@@ -536,6 +542,35 @@ impl Inner {
         passed.await.map_err(|_| StoreError::Stopped)?
     }
 
+    fn voting(&self) -> Voting {
+        let metrics = self.raft.metrics();
+        let metrics = metrics.borrow_watched();
+        let membership = metrics.membership_config.membership();
+        let joining = membership.nodes().filter(|(_, node)| node.joining).map(|(id, _)| *id);
+        let started = self.shared.view.load();
+        Voting {
+            members: membership.voter_ids().chain(joining).collect(),
+            started: started.members().filter(|known| !known.name.is_empty()).map(|known| known.id).collect(),
+        }
+    }
+
+    /// Refuses what could cost the quorum.
+    fn check_change(&self, change: peer::change_members_request::Change, id: u64) -> Result<(), StoreError> {
+        use peer::change_members_request::Change;
+        if !self.strict_reconfig_check {
+            return Ok(());
+        }
+        let (voting, now) = (self.voting(), self.env.clock.monotonic());
+        match change {
+            Change::Add => self.contacts.may_add(&voting, false, self.me, now),
+            Change::AddLearner => self.contacts.may_add(&voting, true, self.me, now),
+            Change::Remove if voting.members.contains(&id) => {
+                self.contacts.may_remove(&voting, id, self.me, now)
+            }
+            _ => Ok(()),
+        }
+    }
+
     /// Changes the members as the leader; the index of the last entry of the change.
     pub async fn change_members_here(&self, request: peer::ChangeMembersRequest) -> Result<u64, StoreError> {
         use peer::change_members_request::Change;
@@ -550,6 +585,14 @@ impl Inner {
             (voter, node.is_some(), node.is_some_and(|node| node.joining))
         };
         let one = |joining| BTreeMap::from([(id, Node { peer_urls: request.peer_urls.clone(), joining })]);
+        self.must_lead()?;
+        self.check_change(request.change(), id)?;
+        let others = self.voting().members.len() > 1;
+        if request.change() == Change::Remove && id == self.me && others {
+            // Whoever leads next removes it.
+            hand_over(self).await;
+            return Err(StoreError::NotLeader);
+        }
         let change = match request.change() {
             Change::Add if !known => ChangeMembers::AddNodes(one(true)),
             Change::AddLearner if !known => ChangeMembers::AddNodes(one(false)),

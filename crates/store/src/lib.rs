@@ -15,6 +15,7 @@
 mod barrier;
 mod config;
 mod consensus;
+mod contacts;
 mod error;
 mod handle;
 mod join;

@@ -22,7 +22,7 @@ use crate::peers::{CLUSTER_HEADER, TO_HEADER};
 use crate::snapshot::Folder;
 
 /// How often a caller of `Alive` hears that this process lives, beside the connection itself.
-const ALIVE_INTERVAL: std::time::Duration = std::time::Duration::from_secs(1);
+pub(crate) const ALIVE_INTERVAL: std::time::Duration = std::time::Duration::from_secs(1);
 
 pub(crate) struct PeerService {
     pub inner: Arc<Inner>,
@@ -64,6 +64,8 @@ pub(crate) fn status_from_error(error: &StoreError) -> Status {
         }
         StoreError::Timeout | StoreError::LeaderLost => Status::deadline_exceeded(text),
         StoreError::Stopped => Status::unavailable(text),
+        StoreError::NotEnoughStarted => Status::data_loss(text),
+        StoreError::Unhealthy => Status::aborted(text),
     }
 }
 
@@ -73,6 +75,8 @@ pub(crate) fn error_from_status(status: &Status) -> StoreError {
         tonic::Code::ResourceExhausted => StoreError::TooManyRequests,
         tonic::Code::OutOfRange => StoreError::TooLarge,
         tonic::Code::NotFound => StoreError::MemberNotFound,
+        tonic::Code::DataLoss => StoreError::NotEnoughStarted,
+        tonic::Code::Aborted => StoreError::Unhealthy,
         tonic::Code::InvalidArgument => StoreError::Membership(status.message().to_owned()),
         _ if crate::peers::was_not_sent(status) => StoreError::NoLeader,
         tonic::Code::DeadlineExceeded => StoreError::Timeout,

@@ -64,6 +64,8 @@ impl Cluster {
             initial_cluster: names
                 .map(|(index, address)| (format!("m{index}"), format!("http://{address}")))
                 .collect(),
+            // Members that have only just met do not count as healthy.
+            strict_reconfig_check: false,
             snapshot_count: self.snapshot_count,
             snapshot_catchup_entries: self.snapshot_count / 2,
             advertise_client_urls: vec![format!("http://client-{index}")],
@@ -381,6 +383,40 @@ async fn a_member_joins_a_cluster_that_exists_and_votes_when_it_has_caught_up() 
     cluster.start_as(1, cluster.joining(1)).await;
     assert_eq!(cluster.store(1).member_id(), 77, "its folder knows");
     eventually("it is back", || value(cluster.store(1), "through")).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_leader_that_is_removed_hands_over_first() {
+    let mut cluster = Cluster::start(3).await;
+    let leader = cluster.leader().await;
+    let id = cluster.store(leader).member_id();
+    let other = (leader + 1) % 3;
+    cluster.store(other).member_remove(id).await.expect("remove");
+    let member = cluster.members[leader].take().expect("running");
+    let ended = tokio::time::timeout(DEADLINE, member.ended).await.expect("in time").expect("a result");
+    assert!(matches!(ended, Err(RunError::Removed)), "{ended:?}");
+    cluster.store(other).propose(put("k", "v")).await.expect("the others go on");
+    assert_eq!(cluster.store(other).members().len(), 2);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn members_that_have_only_just_met_are_not_changed() {
+    let mut cluster = Cluster::start(3).await;
+    cluster.leader().await;
+    for index in 0..3 {
+        cluster.stop_member(index).await;
+    }
+    for index in 0..3 {
+        let config = StoreConfig { strict_reconfig_check: true, ..cluster.config(index) };
+        cluster.start_as(index, config).await;
+    }
+    let leader = cluster.leader().await;
+    let named = || cluster.store(leader).members().iter().all(|member| !member.name.is_empty()).then_some(());
+    eventually("all have said who they are", named).await;
+    let id = cluster.store(1).member_id();
+    assert_eq!(cluster.store(0).member_remove(id).await, Err(StoreError::Unhealthy));
+    let url = "http://127.0.0.1:1".to_owned();
+    assert_eq!(cluster.store(2).member_add(vec![url], true, 77).await, Err(StoreError::Unhealthy));
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -18,6 +18,7 @@ pub struct Config {
     pub initial_cluster: Vec<(String, String)>,
     pub cluster_token: String,
     pub join: bool,
+    pub strict_reconfig_check: bool,
     pub listen_peer_url: String,
     pub listen_client_urls: Vec<String>,
     pub advertise_client_urls: Vec<String>,
@@ -45,6 +46,7 @@ impl Config {
         let config = StoreConfig {
             cluster_token: self.cluster_token,
             join: self.join,
+            strict_reconfig_check: self.strict_reconfig_check,
             initial_cluster: self.initial_cluster,
             advertise_client_urls: self.advertise_client_urls,
             peer_tls: self.peer_tls,

@@ -137,6 +137,7 @@ fn store_config(options: &Options) -> Result<member::Config> {
         initial_cluster: member::parse_initial_cluster(&options.initial_cluster)?,
         cluster_token: options.initial_cluster_token.clone(),
         join: false,
+        strict_reconfig_check: true,
         listen_peer_url: options.listen_peer_url.clone(),
         advertise_client_urls: vec![options.listen_client_url.clone()],
         listen_client_urls: vec![options.listen_client_url.clone()],

@@ -101,7 +101,7 @@ pub const FLAGS: &[Flag] = &[
     flag("initial-cluster", Kind::Text, "", Effect::Works),
     flag("initial-cluster-token", Kind::Text, "etcd-cluster", Effect::Works),
     flag("initial-cluster-state", Kind::Text, "new", Effect::Works),
-    flag("strict-reconfig-check", Kind::Bool, "true", Effect::Moot),
+    flag("strict-reconfig-check", Kind::Bool, "true", Effect::Works),
     flag("pre-vote", Kind::Bool, "true", Effect::Moot),
     flag("cert-file", Kind::Text, "", Effect::Works),
     flag("key-file", Kind::Text, "", Effect::Works),

@@ -115,6 +115,7 @@ fn config(flags: &Flags) -> Result<member::Config> {
         client_tls: client_tls(flags)?,
         timing: timing(flags)?,
         join,
+        strict_reconfig_check: flags.on("strict-reconfig-check"),
         name: name.to_owned(),
         cluster_token: flags.get("initial-cluster-token").to_owned(),
         listen_peer_url: listen_peer_url.clone(),
