@@ -75,9 +75,11 @@ impl Worker {
             (PodAction::CleanUp, _) => return self.clean_up(target.is_none()),
             (PodAction::Prepare, Some(target)) => return self.prepare(target).await,
             (PodAction::RunSandbox { attempt }, Some(target)) => {
+                self.make_cgroup(&target.pod, observed);
                 return self.run_sandbox(target, attempt).await;
             }
             (PodAction::StartContainer { name, kind, attempt }, Some(target)) => {
+                self.make_cgroup(&target.pod, observed);
                 return self.start(target, observed, &name, kind, attempt).await;
             }
             (_, None) | (PodAction::DeleteObject, _) => Ok(()),
@@ -150,7 +152,6 @@ impl Worker {
         for dir in [&self.paths.dir, &self.paths.logs] {
             std::fs::create_dir_all(dir).map_err(|error| format!("{}: {error}", dir.display()))?;
         }
-        cgroups::make(&resources::pod_cgroup(&self.context.cgroup_root, pod));
         let wants = volume_plan::wants(pod);
         let sources = super::sources::fetch(&self.context, pod, &wants, pod_ips)
             .await
@@ -173,6 +174,14 @@ impl Worker {
         if let Err(text) = self.mount(target, ips).await {
             self.context.warn(&target.value, "FailedMount", text);
             self.mounted_at = self.context.env.clock.now();
+        }
+    }
+
+    /// Makes the pod's control group, or gives it new limits: only while nothing runs in it, for containers keep the
+    /// resources that they were started with.
+    fn make_cgroup(&self, pod: &Pod, observed: &Observed) {
+        if !self.context.runtime.is_simulated() && observed.live().next().is_none() {
+            cgroups::make(&resources::pod_cgroup(&self.context.cgroup_root, pod));
         }
     }
 

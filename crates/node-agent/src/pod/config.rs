@@ -4,17 +4,20 @@ use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 
 use k8s_openapi::api::core::v1::{
-    Capabilities, Container, Pod, PodSecurityContext, PodSpec, SeccompProfile, SecurityContext,
+    Capabilities, Container, Pod, PodSecurityContext, PodSpec, ResourceRequirements, SeccompProfile,
+    SecurityContext,
 };
 use protos::cri;
 
 use super::lifecycle;
+use super::observed::Started;
 use super::paths::PodPaths;
 use super::plan::grace_of;
 use super::spec_hash;
 use crate::runtime::{
     ANNOTATION_GRACE, ANNOTATION_HASH, ANNOTATION_MESSAGE_FILE, ANNOTATION_MESSAGE_POLICY, ANNOTATION_PORTS,
-    ANNOTATION_PRE_STOP, LABEL_CONTAINER_NAME, LABEL_POD_NAME, LABEL_POD_NAMESPACE, LABEL_POD_UID,
+    ANNOTATION_PRE_STOP, ANNOTATION_RESOURCES, LABEL_CONTAINER_NAME, LABEL_POD_NAME, LABEL_POD_NAMESPACE,
+    LABEL_POD_UID,
 };
 
 /// Longest host name of Linux.
@@ -265,6 +268,9 @@ pub fn container_config(input: ContainerInput<'_>) -> cri::ContainerConfig {
     if let Some(file) = &input.message_file {
         annotations.insert(ANNOTATION_MESSAGE_FILE.to_owned(), file.to_string_lossy().into_owned());
     }
+    let resources = Started { container: container.resources.clone(), pod: pod_resources(pod) };
+    let resources = serde_json::to_string(&resources);
+    annotations.extend(resources.ok().map(|text| (ANNOTATION_RESOURCES.to_owned(), text)));
     let pre_stop = container.lifecycle.as_ref().and_then(|lifecycle| lifecycle.pre_stop.as_ref());
     if let Some(text) = pre_stop.and_then(|handler| serde_json::to_string(handler).ok()) {
         annotations.insert(ANNOTATION_PRE_STOP.to_owned(), text);
@@ -299,6 +305,11 @@ pub fn container_config(input: ContainerInput<'_>) -> cri::ContainerConfig {
         mounts: input.mounts,
         ..Default::default()
     }
+}
+
+/// The resources of a pod as a whole.
+pub fn pod_resources(pod: &Pod) -> Option<ResourceRequirements> {
+    pod.spec.as_ref().and_then(|spec| spec.resources.clone())
 }
 
 /// Lets a container see the processes of another one.

@@ -3,7 +3,7 @@
 //! Pure: [`plan`] (what next), [`status`], [`config`] (what the runtime is asked for), [`env_vars`], [`resources`],
 //! [`image`], [`admission`], [`lifecycle`] (questions that planning and status share), [`observed`].
 //! Drivers: `worker` (one task a pod) with `actions` and `stop`, `manager` (which pods have a worker), `prober`, `hooks`,
-//! `http_get`, `rotation` (logs), `sources`, `status_writer`.
+//! `http_get`, `message`, `rotation` (logs), `sources`, `status_writer`.
 
 mod actions;
 pub mod admission;
@@ -14,6 +14,7 @@ mod http_get;
 pub mod image;
 pub mod lifecycle;
 pub(crate) mod manager;
+mod message;
 pub mod observed;
 pub mod paths;
 pub mod plan;

@@ -4,12 +4,13 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use env::Timestamp;
-use k8s_openapi::api::core::v1::{ContainerPort, LifecycleHandler};
+use k8s_openapi::api::core::v1::{ContainerPort, LifecycleHandler, ResourceRequirements};
 use protos::cri;
+use serde::{Deserialize, Serialize};
 
 use crate::runtime::{
     ANNOTATION_GRACE, ANNOTATION_HASH, ANNOTATION_MESSAGE_FILE, ANNOTATION_MESSAGE_POLICY, ANNOTATION_PORTS,
-    ANNOTATION_PRE_STOP, LABEL_CONTAINER_NAME,
+    ANNOTATION_PRE_STOP, ANNOTATION_RESOURCES, LABEL_CONTAINER_NAME,
 };
 
 /// What the runtime says of a container.
@@ -66,6 +67,17 @@ pub struct ContainerView {
     pub pre_stop: Option<LifecycleHandler>,
     /// Its ports, which `pre_stop` may name.
     pub ports: Vec<ContainerPort>,
+    /// The resources that it was started with; absent if an older agent started it.
+    pub started_with: Option<Started>,
+}
+
+/// The resources that a container was started with.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct Started {
+    /// Its own.
+    pub container: Option<ResourceRequirements>,
+    /// Those of the pod as a whole.
+    pub pod: Option<ResourceRequirements>,
 }
 
 impl ContainerView {
@@ -98,6 +110,7 @@ impl ContainerView {
             message_file: annotation(ANNOTATION_MESSAGE_FILE),
             message_from_logs: annotation(ANNOTATION_MESSAGE_POLICY).as_deref()
                 == Some("FallbackToLogsOnError"),
+            started_with: annotation(ANNOTATION_RESOURCES).and_then(|text| serde_json::from_str(&text).ok()),
             pre_stop: annotation(ANNOTATION_PRE_STOP).and_then(|text| serde_json::from_str(&text).ok()),
             ports: annotation(ANNOTATION_PORTS)
                 .and_then(|text| serde_json::from_str(&text).ok())

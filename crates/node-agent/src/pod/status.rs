@@ -9,6 +9,7 @@ use k8s_openapi::api::core::v1::{
 };
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 
+use super::config;
 use super::lifecycle::{self, Kind};
 use super::observed::{ContainerView, Memory, Observed, State};
 use super::resources::qos_class;
@@ -181,6 +182,7 @@ fn container_status(
         last_state: Some(last_state.unwrap_or_default()),
         name: container.name.clone(),
         ready: is_ready(input, kind, container, view),
+        resources: view.started_with.as_ref().and_then(|started| started.container.clone()),
         restart_count: i32::try_from(view.attempt).unwrap_or(i32::MAX),
         started: Some(live && lifecycle::has_started(container, view, input.memory)),
         state: Some(state),
@@ -394,7 +396,7 @@ fn conditions(
     let host_network = lifecycle::is_host_network(spec);
     let sandbox = input.observed.ready_sandbox().is_some_and(|s| host_network || !s.ips.is_empty());
     let initialized = initialized_condition(input, spec, phase, init);
-    let containers = ready_condition(phase, main, init);
+    let containers = ready_condition(spec, phase, main, init);
     let ready = match unready_gates(spec, old) {
         gates if containers.0 && !gates.is_empty() => {
             (false, Some(("ReadinessGatesNotReady".to_owned(), gates.join(", "))))
@@ -410,11 +412,33 @@ fn conditions(
     ];
     let mut merged: Vec<PodCondition> =
         all.into_iter().map(|(name, verdict)| condition(input, old, name, verdict)).collect();
-    let foreign = old.conditions.iter().flatten();
+    if let Some(text) = resize_pending(input, spec) {
+        let verdict = (true, Some(("Infeasible".to_owned(), text)));
+        merged.push(condition(input, old, RESIZE_PENDING, verdict));
+    }
+    let foreign = old.conditions.iter().flatten().filter(|c| c.type_ != RESIZE_PENDING);
     let foreign: Vec<PodCondition> =
         foreign.filter(|c| !merged.iter().any(|own| own.type_ == c.type_)).cloned().collect();
     merged.extend(foreign);
     merged
+}
+
+/// Somebody wants a running container to have other resources (KEP-1287).
+const RESIZE_PENDING: &str = "PodResizePending";
+
+/// What to say of a running container whose resources are no longer those of its spec.
+fn resize_pending(input: &StatusInput<'_>, spec: &PodSpec) -> Option<String> {
+    let of_pod = config::pod_resources(input.pod);
+    let mut differ = lifecycle::containers(spec).filter(|(_, container)| {
+        let view = input.observed.latest(&container.name).filter(|view| view.is_live());
+        let started = view.and_then(|view| view.started_with.as_ref());
+        started.is_some_and(|started| started.container != container.resources || started.pod != of_pod)
+    });
+    let (_, container) = differ.next()?;
+    Some(format!(
+        "In-place resize is not implemented by this node: container {} has the resources that it was started with until it starts again",
+        container.name
+    ))
 }
 
 type Verdict = (bool, Option<(String, String)>);
@@ -435,14 +459,23 @@ fn initialized_condition(
     (false, Some(("ContainersNotInitialized".to_owned(), message)))
 }
 
-fn ready_condition(phase: &str, main: &[ContainerStatus], init: &[ContainerStatus]) -> Verdict {
+/// Sidecars count as main containers do (KEP-753).
+fn ready_condition(
+    spec: &PodSpec,
+    phase: &str,
+    main: &[ContainerStatus],
+    init: &[ContainerStatus],
+) -> Verdict {
     match phase {
         "Succeeded" => return (false, Some(("PodCompleted".to_owned(), String::new()))),
         "Failed" => return (false, Some(("PodFailed".to_owned(), String::new()))),
         _ => {}
     }
-    let _ = init;
-    let unready = names(main, |status| !status.ready);
+    let is_sidecar = |status: &&ContainerStatus| {
+        lifecycle::find(spec, &status.name).is_some_and(|(kind, _)| kind == Kind::Sidecar)
+    };
+    let counted: Vec<ContainerStatus> = init.iter().filter(is_sidecar).chain(main).cloned().collect();
+    let unready = names(&counted, |status| !status.ready);
     if unready.is_empty() {
         return (true, None);
     }
@@ -451,17 +484,18 @@ fn ready_condition(phase: &str, main: &[ContainerStatus], init: &[ContainerStatu
 
 /// Readiness gates (KEP-580) whose condition is not True.
 fn unready_gates(spec: &PodSpec, old: &PodStatus) -> Vec<String> {
-    let is_true = |name: &str| {
+    let status_of = |name: &str| {
         let mut conditions = old.conditions.iter().flatten();
-        conditions.find(|c| c.type_ == name).is_some_and(|c| c.status == "True")
+        conditions.find(|c| c.type_ == name).map(|c| c.status.as_str())
     };
-    let gates = spec.readiness_gates.iter().flatten().filter(|gate| !is_true(&gate.condition_type));
+    let gates = spec.readiness_gates.iter().flatten().map(|gate| &gate.condition_type);
     gates
-        .map(|gate| {
-            format!(
-                "corresponding condition of pod readiness gate \"{}\" does not exist.",
-                gate.condition_type
-            )
+        .filter_map(|gate| match status_of(gate) {
+            Some("True") => None,
+            Some(status) => {
+                Some(format!("the status of pod readiness gate \"{gate}\" is not \"True\", but {status}"))
+            }
+            None => Some(format!("corresponding condition of pod readiness gate \"{gate}\" does not exist.")),
         })
         .collect()
 }
@@ -524,6 +558,33 @@ mod tests {
         };
         let status = pod_status(&input).container_statuses.expect("statuses").remove(0);
         status.state?.waiting?.reason
+    }
+
+    #[test]
+    fn a_sidecar_that_is_not_ready_keeps_the_pod_from_being_ready() {
+        let status = |name: &str, ready| ContainerStatus { name: name.into(), ready, ..Default::default() };
+        let spec = json!({"initContainers": [{"name": "i"}, {"name": "s", "restartPolicy": "Always"}], "containers": [{"name": "c"}]});
+        let spec: PodSpec = serde_json::from_value(spec).expect("a spec");
+        let verdict = |sidecar| {
+            let init = [status("i", false), status("s", sidecar)];
+            ready_condition(&spec, "Running", &[status("c", true)], &init)
+        };
+        let text = "containers with unready status: [s]".to_owned();
+        assert_eq!(verdict(false), (false, Some(("ContainersNotReady".to_owned(), text))));
+        assert_eq!(verdict(true), (true, None));
+    }
+
+    #[test]
+    fn readiness_gates_say_what_they_miss() {
+        let gates = json!({"containers": [], "readinessGates": [{"conditionType": "a"}, {"conditionType": "b"}, {"conditionType": "c"}]});
+        let old = json!({"conditions": [{"type": "a", "status": "True"}, {"type": "b", "status": "False"}]});
+        let spec = serde_json::from_value(gates).expect("a spec");
+        let missing = unready_gates(&spec, &serde_json::from_value(old).expect("a status"));
+        let expected = [
+            "the status of pod readiness gate \"b\" is not \"True\", but False",
+            "corresponding condition of pod readiness gate \"c\" does not exist.",
+        ];
+        assert_eq!(missing, expected);
     }
 
     #[test]

@@ -129,7 +129,7 @@ fn patch(job: &Job) -> Option<Value> {
         if old.get(field) == Some(value) {
             continue;
         }
-        changes.insert(field.clone(), with_directive(field, value));
+        changes.insert(field.clone(), with_directive(field, value, old.get(field)));
     }
     for field in old.keys().filter(|field| !new.contains_key(*field) && OURS.contains(&field.as_str())) {
         changes.insert(field.clone(), Value::Null);
@@ -148,9 +148,16 @@ const OURS: [&str; 7] = [
     "ephemeralContainerStatuses",
 ];
 
-/// Addresses would be merged by their value: a new sandbox's stands alone.
-fn with_directive(field: &str, value: &Value) -> Value {
+/// Addresses would be merged by their value: a new sandbox's stands alone. Conditions are merged by type: one that is
+/// no longer said has to be taken out.
+fn with_directive(field: &str, value: &Value, old: Option<&Value>) -> Value {
     match (field, value) {
+        ("conditions", Value::Array(items)) => {
+            let before = old.and_then(Value::as_array).into_iter().flatten();
+            let gone = before.filter(|was| !items.iter().any(|item| item["type"] == was["type"]));
+            let gone = gone.map(|was| json!({"$patch": "delete", "type": was["type"]}));
+            Value::Array(items.iter().cloned().chain(gone).collect())
+        }
         ("podIPs", Value::Array(items)) => {
             let directive = std::iter::once(json!({"$patch": "replace"}));
             Value::Array(items.iter().cloned().chain(directive).collect())
@@ -179,6 +186,11 @@ mod tests {
             "phase": "Running", "message": null, "podIPs": [{"ip": "10.0.0.1"}, {"$patch": "replace"}],
         }});
         assert_eq!(changed, Some(expected));
+        let conditions = |types: &[&str]| json!({"conditions": types.iter().map(|name| json!({"type": name})).collect::<Vec<_>>()});
+        let gone =
+            patch(&job(conditions(&["Ready", "PodResizePending"]), conditions(&["Ready"]))).expect("a patch");
+        let expected = json!([{"type": "Ready"}, {"$patch": "delete", "type": "PodResizePending"}]);
+        assert_eq!(gone["status"]["conditions"], expected);
     }
 
     #[test]

@@ -14,6 +14,7 @@ use tokio::time::Instant;
 
 use super::admission;
 use super::lifecycle;
+use super::message;
 use super::observed::{ContainerView, Memory, Observed, SandboxView};
 use super::paths::PodPaths;
 use super::plan::{Plan, PodAction, plan};
@@ -225,7 +226,8 @@ impl Worker {
             match runtime.container_status(container.id).await {
                 Ok(status) => {
                     let mut view = ContainerView::from_cri(&container.pod_sandbox_id, status);
-                    add_message(&mut view);
+                    let log = self.paths.log(&view.name, view.attempt);
+                    message::add(&mut view, &log);
                     containers.push(view);
                 }
                 Err(RuntimeError::NotFound(_)) => {}
@@ -325,22 +327,5 @@ async fn more_urgent(desired: &mut Desired, had: bool, seen: Option<i64>) {
     });
     if changed.await.is_err() {
         std::future::pending::<()>().await;
-    }
-}
-
-/// Termination message of an ended container, at most this much (upstream's limit).
-const MESSAGE_MAX_BYTES: usize = 4096;
-
-fn add_message(view: &mut ContainerView) {
-    use super::observed::State;
-    if view.state != State::Exited {
-        return;
-    }
-    let Some(file) = &view.message_file else { return };
-    if let Ok(bytes) = std::fs::read(file)
-        && !bytes.is_empty()
-    {
-        let from = bytes.len().saturating_sub(MESSAGE_MAX_BYTES);
-        view.message = String::from_utf8_lossy(&bytes[from..]).into_owned();
     }
 }

@@ -37,6 +37,9 @@ pub const ANNOTATION_PRE_STOP: &str = "io.kubernetes.container.preStopHandler";
 /// Annotation of a container: its ports as JSON, which a `preStop` handler may name.
 pub const ANNOTATION_PORTS: &str = "io.kubernetes.container.ports";
 
+/// Annotation of a container: the resources that it was started with, its own and the pod's, as JSON.
+pub const ANNOTATION_RESOURCES: &str = "trierarch.dev/resources";
+
 /// Why a call to the runtime failed.
 #[derive(Debug, Clone, thiserror::Error, PartialEq, Eq)]
 pub enum RuntimeError {

@@ -76,6 +76,7 @@ async fn containers_run_log_restart_and_outlive_agent_and_runtime() {
     hooks(&cluster, &node, &name).await;
     runtime_classes(&cluster, &name).await;
     ephemeral(&cluster, &name).await;
+    resize(&cluster, &name).await;
     rotation(&cluster, &node, &name).await;
     let metrics = cluster.ask_node(&object, "/metrics").await;
     for part in [
@@ -254,6 +255,28 @@ async fn ephemeral(cluster: &Cluster, name: &str) {
     );
     cluster.api("pods").delete("looked-at", &Default::default()).await.expect("deleted");
     eventually("looked-at", || async { cluster.api("pods").get("looked-at").await.err() }).await;
+}
+
+/// A resize that is not carried out is said to be infeasible, until it is taken back.
+async fn resize(cluster: &Cluster, name: &str) {
+    let mut main = container("sleep 1000");
+    main["resources"] = json!({"requests": {"cpu": "10m"}});
+    let spec = json!({"automountServiceAccountToken": false, "terminationGracePeriodSeconds": 0, "containers": [main]});
+    cluster.api("pods").create(&pod("sized", name, spec)).await.expect("created");
+    cluster.wait("sized", "/status/containerStatuses/0/resources/requests/cpu", &json!("10m")).await;
+    for (cpu, wanted) in [("20m", Some(json!("Infeasible"))), ("10m", None)] {
+        let patch = json!({"spec": {"containers": [{"name": "c", "resources": {"requests": {"cpu": cpu}}}]}});
+        let patch = client::Patch::Strategic(patch);
+        cluster.api("pods").patch("sized", "resize", &patch).await.expect("resized");
+        eventually("the condition", || async {
+            let all = cluster.field("pods", "sized", "/status/conditions").await?;
+            let found = all.as_array()?.iter().find(|condition| condition["type"] == "PodResizePending");
+            (found.map(|condition| condition["reason"].clone()) == wanted).then_some(())
+        })
+        .await;
+    }
+    cluster.api("pods").delete("sized", &Default::default()).await.expect("deleted");
+    eventually("sized", || async { cluster.api("pods").get("sized").await.err() }).await;
 }
 
 /// A log that is followed goes on across rotations without a gap, and its files stay few.
