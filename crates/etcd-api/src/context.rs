@@ -1,7 +1,7 @@
 //! What every service shares.
 
 use env::{Env, Shutdown, TaskGroup};
-use mvcc::Command;
+use mvcc::{Alarm, AlarmAction, AlarmKind, Command, MvccError};
 use protos::etcd::etcdserverpb::ResponseHeader;
 use store::Store;
 use tonic::Status;
@@ -21,6 +21,8 @@ pub(crate) struct Context {
 pub(crate) struct Limits {
     pub max_request_bytes: usize,
     pub max_txn_ops: usize,
+    /// Bytes of keys and values, with the versions that were not compacted, that may be stored.
+    pub quota_bytes: Option<u64>,
     pub progress_interval: std::time::Duration,
 }
 
@@ -55,6 +57,21 @@ impl Context {
         let applied = self.store.propose(command).await.map_err(error::status)?;
         let response = applied.response.map_err(|error| error::mvcc_status(&error))?;
         Ok((applied.revision, response))
+    }
+
+    /// Refuses what would exceed the quota, and tells everyone: the alarm stays until an operator takes it off.
+    pub async fn check_space(&self, cost: usize) -> Result<(), Status> {
+        let Some(quota) = self.limits.quota_bytes else { return Ok(()) };
+        let view = self.store.view();
+        if view.total_bytes() + cost as u64 <= quota {
+            return Ok(());
+        }
+        let alarm = Alarm { member: self.store.member_id(), kind: AlarmKind::NoSpace };
+        if !view.alarms().any(|raised| raised.kind == AlarmKind::NoSpace) {
+            tracing::warn!(quota, used = view.total_bytes(), "the quota is used up: writes are refused");
+            self.propose(Command::Alarm { action: AlarmAction::Activate, alarm }).await?;
+        }
+        Err(error::mvcc_status(&MvccError::NoSpace))
     }
 
     /// Waits until this replica shows everything that was acknowledged, unless the client wants what there is.

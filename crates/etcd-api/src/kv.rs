@@ -2,7 +2,8 @@
 
 use futures::stream::BoxStream;
 use mvcc::{
-    Command, KeyRange, Op, OpResponse, RangeRequest, Response as Answer, SortTarget, Txn, TxnResponse,
+    Command, KeyRange, Op, OpResponse, PutRequest, RangeRequest, Response as Answer, SortTarget, Txn,
+    TxnResponse,
 };
 use protos::etcd::etcdserverpb as pb;
 use protos::etcd::etcdserverpb::kv_server::Kv;
@@ -89,6 +90,7 @@ impl Kv for KvService {
     async fn put(&self, request: Request<pb::PutRequest>) -> Result<Response<pb::PutResponse>, Status> {
         self.check_size(request.get_ref())?;
         let put = convert::put(request.into_inner())?;
+        self.0.check_space(cost(&put)).await?;
         let (revision, answer) = self.step(Op::Put(put)).await?;
         let OpResponse::Put { prev } = answer else {
             return Err(Status::internal("a put was answered otherwise"));
@@ -121,6 +123,10 @@ impl Kv for KvService {
             let view = self.0.store.view();
             (view.revision(), view.txn(&txn).map_err(|error| mvcc_status(&error))?)
         } else {
+            match txn_cost(&txn) {
+                0 => {}
+                cost => self.0.check_space(cost).await?,
+            }
             self.replicate(txn).await?
         };
         Ok(Response::new(convert::txn_response(answer, self.0.header(revision), revision)))
@@ -206,6 +212,27 @@ impl Chunks {
         }
         Ok((pb::RangeStreamResponse { range_response: Some(answer) }, last))
     }
+}
+
+/// What etcd adds to a key and its value for what it keeps beside them, in bytes.
+const KEY_OVERHEAD: usize = 256;
+
+/// About how many bytes a put takes (etcd's `costPut`).
+fn cost(put: &PutRequest) -> usize {
+    KEY_OVERHEAD + put.key.len() + put.value.len()
+}
+
+/// About how many bytes a transaction takes: those of its dearer branch.
+fn txn_cost(txn: &Txn) -> usize {
+    let branch = |ops: &[Op]| -> usize {
+        let cost = |op: &Op| match op {
+            Op::Put(put) => cost(put),
+            Op::Txn(txn) => txn_cost(txn),
+            Op::Range(_) | Op::Delete(_) => 0,
+        };
+        ops.iter().map(cost).sum()
+    };
+    branch(&txn.success).max(branch(&txn.failure))
 }
 
 /// By key, or not at all: what can be sent page by page (etcd's `IsDefaultOrdering`).

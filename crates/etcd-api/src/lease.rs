@@ -10,6 +10,8 @@ use tonic::{Request, Response, Status, Streaming};
 use crate::context::Context;
 use crate::error::status;
 
+/// About how many bytes a lease takes (etcd's `leaseOverhead`).
+const LEASE_BYTES: usize = 64;
 /// Answers that wait for a slow client.
 const QUEUE: usize = 64;
 
@@ -34,6 +36,7 @@ impl Lease for LeaseService {
         let request = request.into_inner();
         let id = if request.id == 0 { self.0.free_lease() } else { request.id };
         let ttl = request.ttl.max(self.min_ttl());
+        self.0.check_space(LEASE_BYTES).await?;
         let (revision, answer) = self.0.propose(Command::LeaseGrant { id, ttl }).await?;
         let Answer::LeaseGranted { id, ttl } = answer else {
             return Err(Status::internal("a grant was answered otherwise"));

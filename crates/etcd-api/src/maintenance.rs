@@ -114,7 +114,11 @@ impl Maintenance for MaintenanceService {
             db_size_in_use: view.live_bytes().cast_signed(),
             is_learner: status.is_learner,
             storage_version: STORAGE_VERSION.to_owned(),
-            db_size_quota: 0,
+            db_size_quota: self
+                .0
+                .limits
+                .quota_bytes
+                .map_or(0, |quota| i64::try_from(quota).unwrap_or(i64::MAX)),
             downgrade_info: Some(pb::DowngradeInfo::default()),
         }))
     }

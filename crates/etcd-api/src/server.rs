@@ -62,6 +62,9 @@ pub struct EtcdApiConfig {
     pub max_request_bytes: usize,
     /// Steps that a transaction may have (`--max-txn-ops`).
     pub max_txn_ops: usize,
+    /// Bytes of keys and values, with the versions that were not compacted, that may be stored
+    /// (`--quota-backend-bytes`); no limit without.
+    pub quota_bytes: Option<u64>,
     /// How often quiet watches that asked for it are told how far they are.
     pub watch_progress_notify_interval: Duration,
     /// Renders the process' metrics.
@@ -76,6 +79,7 @@ impl EtcdApiConfig {
             tls: None,
             max_request_bytes: 3 << 19,
             max_txn_ops: mvcc::MAX_TXN_OPS,
+            quota_bytes: None,
             watch_progress_notify_interval: Duration::from_secs(600),
             metrics,
         }
@@ -151,6 +155,7 @@ impl EtcdApi {
         let limits = Limits {
             max_request_bytes: self.config.max_request_bytes,
             max_txn_ops: self.config.max_txn_ops,
+            quota_bytes: self.config.quota_bytes,
             progress_interval: self.config.watch_progress_notify_interval,
         };
         let context = Context {

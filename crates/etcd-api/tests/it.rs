@@ -32,6 +32,10 @@ impl Drop for Server {
 
 /// One member behind the API.
 async fn start() -> Server {
+    start_with(|_| {}).await
+}
+
+async fn start_with(change: impl FnOnce(&mut EtcdApiConfig)) -> Server {
     let folder = tempfile::tempdir().expect("folder");
     let peer =
         TcpListener::bind("127.0.0.1:0").and_then(|listener| listener.local_addr()).expect("a free port");
@@ -46,6 +50,7 @@ async fn start() -> Server {
         Arc::new(|| "some_metric 1\n".to_owned()),
     );
     api.watch_progress_notify_interval = Duration::from_millis(200);
+    change(&mut api);
     let api = api.build(Env::real(), store).await.expect("api");
     let address = api.addresses().expect("addresses")[0];
     let shutdown = Shutdown::new();
@@ -375,6 +380,24 @@ async fn elections_have_one_leader_whom_observers_follow() {
 async fn count(client: &mut etcd_client::Client, prefix: &str) -> i64 {
     let options = etcd_client::GetOptions::new().with_prefix().with_count_only();
     client.get(prefix, Some(options)).await.expect("count").count()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_quota_that_is_used_up_is_an_alarm_until_it_is_taken_off() {
+    let server = start_with(|api| api.quota_bytes = Some(2_000)).await;
+    let mut client = connect(&server).await;
+    client.put("k", vec![b'v'; 1_000], None).await.expect("there is room");
+    let error = client.put("k", vec![b'v'; 1_000], None).await.expect_err("the old version counts too");
+    assert!(error.to_string().contains("etcdserver: mvcc: database space exceeded"), "{error}");
+    let error = client.put("small", "v", None).await.expect_err("the alarm is raised");
+    assert!(error.to_string().contains("database space exceeded"), "{error}");
+    assert!(client.get("k", None).await.is_ok(), "reads go on");
+    let alarms = etcd_client::AlarmType::Nospace;
+    client.delete("k", None).await.expect("deletes go on");
+    let revision = client.get("k", None).await.expect("get").header().expect("header").revision();
+    client.compact(revision, None).await.expect("compact");
+    client.alarm(etcd_client::AlarmAction::Deactivate, alarms, None).await.expect("disarm");
+    client.put("small", "v", None).await.expect("there is room again");
 }
 
 /// One task that goes on while the test does; it ends with the test.

@@ -29,6 +29,7 @@ pub struct Config {
     pub snapshot_catchup_entries: u64,
     pub max_request_bytes: usize,
     pub max_txn_ops: usize,
+    pub quota_bytes: Option<u64>,
     pub watch_progress_notify_interval: Duration,
 }
 
@@ -62,6 +63,7 @@ impl Config {
             tls: self.client_tls,
             max_request_bytes: self.max_request_bytes,
             max_txn_ops: self.max_txn_ops,
+            quota_bytes: self.quota_bytes,
             watch_progress_notify_interval: self.watch_progress_notify_interval,
             ..EtcdApiConfig::new(listen, metrics)
         };

@@ -147,6 +147,7 @@ fn store_config(options: &Options) -> Result<member::Config> {
         snapshot_catchup_entries: 5_000,
         max_request_bytes: apiserver::MAX_BODY_BYTES,
         max_txn_ops: mvcc::MAX_TXN_OPS,
+        quota_bytes: None,
         watch_progress_notify_interval: Duration::from_secs(600),
     })
 }

@@ -67,7 +67,7 @@ pub const FLAGS: &[Flag] = &[
     flag("heartbeat-interval", Kind::Unsigned, "", Effect::Works),
     flag("election-timeout", Kind::Unsigned, "", Effect::Works),
     flag("initial-election-tick-advance", Kind::Bool, "true", Effect::Moot),
-    flag("quota-backend-bytes", Kind::Signed, "0", Effect::Missing),
+    flag("quota-backend-bytes", Kind::Signed, "0", Effect::Works),
     flag("backend-bbolt-freelist-type", Kind::Text, "map", Effect::Moot),
     flag("backend-batch-interval", Kind::Duration, "0s", Effect::Moot),
     flag("backend-batch-limit", Kind::Signed, "0", Effect::Moot),

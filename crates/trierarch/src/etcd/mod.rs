@@ -125,6 +125,8 @@ fn config(flags: &Flags) -> Result<member::Config> {
         snapshot_catchup_entries: size("snapshot-catchup-entries")? as u64,
         max_request_bytes: size("max-request-bytes")?,
         max_txn_ops: size("max-txn-ops")?,
+        // 0 is no limit here, a negative number as in etcd.
+        quota_bytes: flags.number("quota-backend-bytes").filter(|quota| *quota > 0),
         watch_progress_notify_interval: flags.duration("watch-progress-notify-interval"),
     })
 }
