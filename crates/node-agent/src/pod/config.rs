@@ -4,8 +4,8 @@ use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 
 use k8s_openapi::api::core::v1::{
-    Capabilities, Container, Pod, PodSecurityContext, PodSpec, ResourceRequirements, SeccompProfile,
-    SecurityContext,
+    AppArmorProfile, Capabilities, Container, Pod, PodSecurityContext, PodSpec, ResourceRequirements,
+    SELinuxOptions, SeccompProfile, SecurityContext,
 };
 use protos::cri;
 
@@ -333,6 +333,7 @@ fn container_security(spec: &PodSpec, container: &Container) -> cri::LinuxContai
     let group = own.run_as_group.or(of_pod.run_as_group);
     let privileged = own.privileged == Some(true);
     let seccomp = own.seccomp_profile.as_ref().or(of_pod.seccomp_profile.as_ref());
+    let apparmor = own.app_armor_profile.as_ref().or(of_pod.app_armor_profile.as_ref());
     let hidden = !privileged && own.proc_mount.as_deref() != Some("Unmasked");
     let list = |paths: &[&str]| -> Vec<String> {
         paths.iter().filter(|_| hidden).map(|path| (*path).to_owned()).collect()
@@ -350,7 +351,31 @@ fn container_security(spec: &PodSpec, container: &Container) -> cri::LinuxContai
         masked_paths: list(&MASKED_PATHS),
         readonly_paths: list(&READONLY_PATHS),
         seccomp: Some(seccomp_profile(seccomp)),
+        apparmor: apparmor.map(apparmor_profile),
+        selinux_options: own.se_linux_options.as_ref().or(of_pod.se_linux_options.as_ref()).map(selinux),
         ..Default::default()
+    }
+}
+
+/// Unset leaves the choice to the runtime, as upstream; a runtime without AppArmor refuses a profile of its own.
+fn apparmor_profile(profile: &AppArmorProfile) -> cri::SecurityProfile {
+    use cri::security_profile::ProfileType;
+    let kind = match profile.type_.as_str() {
+        "Unconfined" => ProfileType::Unconfined,
+        "Localhost" => ProfileType::Localhost,
+        _ => ProfileType::RuntimeDefault,
+    };
+    let localhost_ref = profile.localhost_profile.clone().unwrap_or_default();
+    cri::SecurityProfile { profile_type: kind as i32, localhost_ref }
+}
+
+fn selinux(options: &SELinuxOptions) -> cri::SeLinuxOption {
+    let text = |value: &Option<String>| value.clone().unwrap_or_default();
+    cri::SeLinuxOption {
+        user: text(&options.user),
+        role: text(&options.role),
+        r#type: text(&options.type_),
+        level: text(&options.level),
     }
 }
 
@@ -391,12 +416,27 @@ pub fn unsupported(spec: &PodSpec) -> Option<String> {
     if spec.host_users == Some(false) {
         return Some("user namespaces (hostUsers: false) are not supported by this node".to_owned());
     }
-    lifecycle::containers(spec).find_map(|(_, container)| {
-        let mounts = container.volume_mounts.iter().flatten();
-        let strict = mounts.filter_map(|mount| mount.recursive_read_only.as_deref()).any(|m| m == "Enabled");
-        strict
-            .then(|| format!("container {}: recursiveReadOnly is not supported by this node", container.name))
-    })
+    if spec.set_hostname_as_fqdn == Some(true) {
+        return Some("setHostnameAsFQDN is not supported by this node".to_owned());
+    }
+    let context = spec.security_context.as_ref();
+    if context.and_then(|context| context.supplemental_groups_policy.as_deref()) == Some("Strict") {
+        return Some("supplementalGroupsPolicy: Strict is not supported by this node".to_owned());
+    }
+    if spec.resource_claims.as_ref().is_some_and(|claims| !claims.is_empty()) {
+        return Some("resourceClaims are not supported by this node".to_owned());
+    }
+    lifecycle::containers(spec).find_map(|(_, container)| unsupported_container(container))
+}
+
+fn unsupported_container(container: &Container) -> Option<String> {
+    let mounts = container.volume_mounts.iter().flatten();
+    let strict = mounts.filter_map(|mount| mount.recursive_read_only.as_deref()).any(|m| m == "Enabled");
+    let blocks = container.volume_devices.as_ref().is_some_and(|devices| !devices.is_empty());
+    let signal = container.lifecycle.as_ref().is_some_and(|lifecycle| lifecycle.stop_signal.is_some());
+    let asked = [(strict, "recursiveReadOnly"), (blocks, "volumeDevices"), (signal, "lifecycle.stopSignal")];
+    let (_, what) = asked.into_iter().find(|(asked, _)| *asked)?;
+    Some(format!("container {}: {what} is not supported by this node", container.name))
 }
 
 /// The bind mount of `host` at `container`.
@@ -424,4 +464,58 @@ pub fn hosts_file(pod: &Pod, ips: &[String]) -> String {
         text.push_str(&format!("{}\t{}\n", alias.ip, names.join("\t")));
     }
     text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::{Value, json};
+
+    fn spec(value: Value) -> PodSpec {
+        serde_json::from_value(value).expect("a spec")
+    }
+
+    #[test]
+    fn what_would_be_ignored_is_refused() {
+        let of_pod = |field: &str, value: Value| unsupported(&spec(json!({"containers": [], field: value})));
+        let of_container = |field: &str, value: Value| {
+            unsupported(&spec(json!({"containers": [{"name": "c", field: value}]})))
+        };
+        for (text, name) in [
+            (of_pod("hostUsers", json!(false)), "hostUsers"),
+            (of_pod("setHostnameAsFQDN", json!(true)), "setHostnameAsFQDN"),
+            (
+                of_pod("securityContext", json!({"supplementalGroupsPolicy": "Strict"})),
+                "supplementalGroupsPolicy",
+            ),
+            (of_pod("resourceClaims", json!([{"name": "r"}])), "resourceClaims"),
+            (of_container("lifecycle", json!({"stopSignal": "SIGUSR1"})), "stopSignal"),
+            (of_container("volumeDevices", json!([{"name": "v", "devicePath": "/d"}])), "volumeDevices"),
+            (
+                of_container(
+                    "volumeMounts",
+                    json!([{"name": "v", "mountPath": "/v", "recursiveReadOnly": "Enabled"}]),
+                ),
+                "recursiveReadOnly",
+            ),
+        ] {
+            assert!(text.as_ref().is_some_and(|text| text.contains(name)), "{name}: {text:?}");
+        }
+        assert_eq!(of_pod("hostUsers", json!(true)), None);
+        assert_eq!(of_container("lifecycle", json!({"preStop": {"sleep": {"seconds": 1}}})), None);
+    }
+
+    #[test]
+    fn profiles_of_the_container_stand_before_those_of_the_pod() {
+        let context =
+            json!({"seLinuxOptions": {"level": "s0:c1"}, "appArmorProfile": {"type": "RuntimeDefault"}});
+        let own = json!({"appArmorProfile": {"type": "Localhost", "localhostProfile": "p"}});
+        let spec =
+            spec(json!({"securityContext": context, "containers": [{"name": "c", "securityContext": own}]}));
+        let made = container_security(&spec, &spec.containers[0]);
+        assert_eq!(made.apparmor.map(|profile| profile.localhost_ref).as_deref(), Some("p"));
+        assert_eq!(made.selinux_options.map(|options| options.level).as_deref(), Some("s0:c1"));
+        let none = container_security(&PodSpec::default(), &Container::default());
+        assert_eq!((none.apparmor, none.selinux_options), (None, None));
+    }
 }

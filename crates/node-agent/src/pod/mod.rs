@@ -3,12 +3,13 @@
 //! Pure: [`plan`] (what next), [`status`], [`config`] (what the runtime is asked for), [`env_vars`], [`resources`],
 //! [`image`], [`admission`], [`lifecycle`] (questions that planning and status share), [`observed`].
 //! Drivers: `worker` (one task a pod) with `actions` and `stop`, `manager` (which pods have a worker), `prober`, `hooks`,
-//! `http_get`, `message`, `rotation` (logs), `sources`, `status_writer`.
+//! `http_get`, `grpc_health`, `message`, `rotation` (logs), `sources`, `status_writer`.
 
 mod actions;
 pub mod admission;
 pub mod config;
 pub mod env_vars;
+mod grpc_health;
 mod hooks;
 mod http_get;
 pub mod image;

@@ -11,6 +11,7 @@ use serde_json::Value;
 use tokio::net::TcpStream;
 use tokio::sync::Notify;
 
+use super::grpc_health;
 use super::http_get;
 use super::lifecycle;
 use super::observed::{Observed, ProbeResults};
@@ -213,8 +214,13 @@ impl One {
                 let host = tcp.host.clone().unwrap_or_else(|| self.ip.clone());
                 let socket = TcpStream::connect((host, http_get::port(&self.container, &tcp.port)?)).await;
                 socket.map(drop).map_err(|error| error.to_string())
+            } else if let Some(grpc) = &self.probe.grpc {
+                let port =
+                    u16::try_from(grpc.port).map_err(|_| format!("invalid port number: {}", grpc.port))?;
+                let service = grpc.service.as_deref().unwrap_or_default();
+                grpc_health::check(&self.ip, port, service, timeout).await
             } else {
-                Err("gRPC probes are not implemented".to_owned())
+                Err("missing probe handler".to_owned())
             }
         };
         tokio::time::timeout(timeout, asked).await.unwrap_or_else(|_| Err("deadline exceeded".to_owned()))
