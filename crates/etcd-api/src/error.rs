@@ -1,6 +1,6 @@
 //! The store's errors in the words and codes that etcd's clients match on (`rpctypes/error.go`).
 
-use mvcc::MvccError;
+use mvcc::{AuthError, MvccError};
 use store::{StoreError, WatchError};
 use tonic::{Code, Status};
 
@@ -39,6 +39,30 @@ pub(crate) fn mvcc_status(error: &MvccError) -> Status {
         | MvccError::TooManyOps
         | MvccError::DuplicateKey => Code::InvalidArgument,
         MvccError::Engine(_) => Code::Internal,
+        MvccError::Auth(error) => return auth_status(*error),
+    };
+    Status::new(code, format!("etcdserver: {error}"))
+}
+
+pub(crate) fn auth_status(error: AuthError) -> Status {
+    let code = match error {
+        AuthError::RootUserMissing
+        | AuthError::RootRoleMissing
+        | AuthError::UserExists
+        | AuthError::UserNotFound
+        | AuthError::RoleExists
+        | AuthError::RoleNotFound
+        | AuthError::RoleNotGranted
+        | AuthError::PermissionNotGranted
+        | AuthError::NotEnabled => Code::FailedPrecondition,
+        AuthError::UserEmpty
+        | AuthError::RoleEmpty
+        | AuthError::Failed
+        | AuthError::PermissionNotGiven
+        | AuthError::InvalidManagement
+        | AuthError::OldRevision => Code::InvalidArgument,
+        AuthError::Denied => Code::PermissionDenied,
+        AuthError::InvalidToken => Code::Unauthenticated,
     };
     Status::new(code, format!("etcdserver: {error}"))
 }

@@ -5,6 +5,7 @@
 
 use bytes::{Buf, BufMut, Bytes, BytesMut};
 
+use crate::auth::{self, Caller};
 use crate::types::{
     Alarm, AlarmAction, AlarmKind, Command, Compare, CompareResult, CompareTarget, DeleteRequest, KeyRange,
     MemberAttributes, Op, PutRequest, RangeRequest, SortOrder, SortTarget, Txn,
@@ -42,28 +43,33 @@ impl Command {
     pub fn encode(&self) -> Bytes {
         let mut out = BytesMut::with_capacity(64);
         out.put_u8(FORMAT);
+        self.put(&mut out);
+        out.freeze()
+    }
+
+    fn put(&self, out: &mut BytesMut) {
         match self {
             Self::Noop => out.put_u8(0),
             Self::Txn(txn) => {
                 out.put_u8(1);
-                put_txn(&mut out, txn);
+                put_txn(out, txn);
             }
             Self::Compact { revision } => {
                 out.put_u8(2);
-                put_int(&mut out, *revision);
+                put_int(out, *revision);
             }
             Self::LeaseGrant { id, ttl } => {
                 out.put_u8(3);
-                put_int(&mut out, *id);
-                put_int(&mut out, *ttl);
+                put_int(out, *id);
+                put_int(out, *ttl);
             }
             Self::LeaseRevoke { id } => {
                 out.put_u8(4);
-                put_int(&mut out, *id);
+                put_int(out, *id);
             }
             Self::LeaseCheckpoint { remaining } => {
                 out.put_u8(5);
-                put_list(&mut out, remaining, |out, (id, seconds)| {
+                put_list(out, remaining, |out, (id, seconds)| {
                     put_int(out, *id);
                     put_int(out, *seconds);
                 });
@@ -71,23 +77,32 @@ impl Command {
             Self::Alarm { action, alarm } => {
                 out.put_u8(6);
                 out.put_u8(u8::from(*action == AlarmAction::Deactivate));
-                put_uint(&mut out, alarm.member);
+                put_uint(out, alarm.member);
                 out.put_u8(u8::from(alarm.kind == AlarmKind::Corrupt));
             }
             Self::MemberAttributes(member) => {
                 out.put_u8(7);
-                put_member(&mut out, member);
+                put_member(out, member);
             }
             Self::MemberForget { id } => {
                 out.put_u8(8);
-                put_uint(&mut out, *id);
+                put_uint(out, *id);
             }
             Self::ClusterVersion { version } => {
                 out.put_u8(9);
-                put_bytes(&mut out, version.as_bytes());
+                put_bytes(out, version.as_bytes());
+            }
+            Self::By { caller, command } => {
+                out.put_u8(10);
+                put_bytes(out, caller.user.as_bytes());
+                put_uint(out, caller.revision);
+                command.put(out);
+            }
+            Self::Auth(command) => {
+                out.put_u8(11);
+                auth::put_command(out, command);
             }
         }
-        out.freeze()
     }
 
     /// The command that the bytes are; it shares them.
@@ -100,7 +115,18 @@ impl Command {
             FORMAT => {}
             other => return Err(unknown("command format", other)),
         }
-        Ok(match reader.byte()? {
+        match reader.byte()? {
+            10 => {
+                let caller = Caller { user: reader.text()?, revision: reader.uint()? };
+                let kind = reader.byte()?;
+                Ok(Self::By { caller, command: Box::new(Self::take(kind, &mut reader)?) })
+            }
+            kind => Self::take(kind, &mut reader),
+        }
+    }
+
+    fn take(kind: u8, reader: &mut Reader) -> Result<Self, DecodeError> {
+        Ok(match kind {
             0 => Self::Noop,
             1 => Self::Txn(reader.txn(0)?),
             2 => Self::Compact { revision: reader.int()? },
@@ -113,12 +139,13 @@ impl Command {
             7 => Self::MemberAttributes(reader.member()?),
             8 => Self::MemberForget { id: reader.uint()? },
             9 => Self::ClusterVersion { version: reader.text()? },
+            11 => Self::Auth(auth::take_command(reader)?),
             other => return Err(unknown("command", other)),
         })
     }
 }
 
-fn unknown(what: &'static str, value: u8) -> DecodeError {
+pub(crate) fn unknown(what: &'static str, value: u8) -> DecodeError {
     DecodeError::Unknown { what, value: value.into() }
 }
 
@@ -137,7 +164,7 @@ pub(crate) fn take_members(bytes: Bytes) -> Result<Vec<MemberAttributes>, Decode
     Ok(members)
 }
 
-fn put_uint(out: &mut BytesMut, mut value: u64) {
+pub(crate) fn put_uint(out: &mut BytesMut, mut value: u64) {
     while value >= 0x80 {
         out.put_u8((value as u8) | 0x80);
         value >>= 7;
@@ -149,12 +176,12 @@ fn put_int(out: &mut BytesMut, value: i64) {
     put_uint(out, ((value << 1) ^ (value >> 63)) as u64);
 }
 
-fn put_bytes(out: &mut BytesMut, bytes: &[u8]) {
+pub(crate) fn put_bytes(out: &mut BytesMut, bytes: &[u8]) {
     put_uint(out, bytes.len() as u64);
     out.put_slice(bytes);
 }
 
-fn put_list<T>(out: &mut BytesMut, items: &[T], put: impl Fn(&mut BytesMut, &T)) {
+pub(crate) fn put_list<T>(out: &mut BytesMut, items: &[T], put: impl Fn(&mut BytesMut, &T)) {
     put_uint(out, items.len() as u64);
     items.iter().for_each(|item| put(out, item));
 }
@@ -257,14 +284,14 @@ fn flags(flags: [bool; 3]) -> u8 {
     flags.iter().enumerate().map(|(bit, &set)| u8::from(set) << bit).sum()
 }
 
-struct Reader(Bytes);
+pub(crate) struct Reader(pub Bytes);
 
 impl Reader {
-    fn byte(&mut self) -> Result<u8, DecodeError> {
+    pub fn byte(&mut self) -> Result<u8, DecodeError> {
         self.0.try_get_u8().map_err(|_| DecodeError::CutOff)
     }
 
-    fn uint(&mut self) -> Result<u64, DecodeError> {
+    pub fn uint(&mut self) -> Result<u64, DecodeError> {
         let mut value = 0u64;
         for shift in (0..64).step_by(7) {
             let byte = self.byte()?;
@@ -281,7 +308,7 @@ impl Reader {
         Ok((value >> 1) as i64 ^ -((value & 1) as i64))
     }
 
-    fn bytes(&mut self) -> Result<Bytes, DecodeError> {
+    pub fn bytes(&mut self) -> Result<Bytes, DecodeError> {
         let len = usize::try_from(self.uint()?).map_err(|_| DecodeError::CutOff)?;
         if len > self.0.len() {
             return Err(DecodeError::CutOff);
@@ -289,7 +316,7 @@ impl Reader {
         Ok(self.0.split_to(len))
     }
 
-    fn text(&mut self) -> Result<String, DecodeError> {
+    pub fn text(&mut self) -> Result<String, DecodeError> {
         String::from_utf8(self.bytes()?.into()).map_err(|_| DecodeError::Utf8)
     }
 
@@ -298,7 +325,7 @@ impl Reader {
         Ok([byte & 1 != 0, byte & 2 != 0, byte & 4 != 0])
     }
 
-    fn list<T>(
+    pub fn list<T>(
         &mut self,
         mut take: impl FnMut(&mut Self) -> Result<T, DecodeError>,
     ) -> Result<Vec<T>, DecodeError> {
@@ -415,6 +442,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+    use crate::auth::{Access, AuthCommand, Permission, TokenUse};
 
     fn bytes() -> impl Strategy<Value = Bytes> {
         proptest::collection::vec(any::<u8>(), 0..20).prop_map(Bytes::from)
@@ -454,7 +482,53 @@ mod tests {
         ]
     }
 
+    fn permission() -> impl Strategy<Value = Permission> {
+        let access = prop_oneof![Just(Access::Read), Just(Access::Write), Just(Access::ReadWrite)];
+        (access, bytes(), bytes()).prop_map(|(access, key, range_end)| Permission { access, key, range_end })
+    }
+
+    fn auth_command() -> impl Strategy<Value = AuthCommand> {
+        prop_oneof![
+            Just(AuthCommand::Enable),
+            Just(AuthCommand::Disable),
+            (".*", bytes(), any::<bool>()).prop_map(|(name, password, no_password)| {
+                AuthCommand::UserAdd { name, password, no_password }
+            }),
+            ".*".prop_map(|name| AuthCommand::UserDelete { name }),
+            (".*", bytes()).prop_map(|(name, password)| AuthCommand::UserChangePassword { name, password }),
+            (".*", ".*").prop_map(|(user, role)| AuthCommand::UserGrantRole { user, role }),
+            (".*", ".*").prop_map(|(user, role)| AuthCommand::UserRevokeRole { user, role }),
+            ".*".prop_map(|name| AuthCommand::RoleAdd { name }),
+            ".*".prop_map(|name| AuthCommand::RoleDelete { name }),
+            (".*", permission())
+                .prop_map(|(role, permission)| AuthCommand::RoleGrantPermission { role, permission }),
+            (".*", bytes(), bytes()).prop_map(|(role, key, range_end)| {
+                AuthCommand::RoleRevokePermission { role, key, range_end }
+            }),
+            (".*", any::<u64>(), bytes()).prop_map(|(user, revision, digest)| AuthCommand::TokenAssign {
+                user,
+                revision,
+                digest
+            }),
+            proptest::collection::vec(bytes(), 0..3).prop_map(|digests| AuthCommand::TokensUsed { digests }),
+            (bytes(), any::<u64>()).prop_map(|(digest, used)| {
+                let token = TokenUse { digest, used };
+                AuthCommand::TokensForget { tokens: vec![token.clone(), token] }
+            }),
+        ]
+    }
+
     fn command() -> impl Strategy<Value = Command> {
+        (plain_command(), any::<Option<u64>>()).prop_map(|(command, revision)| match revision {
+            None => command,
+            Some(revision) => {
+                let caller = Caller { user: format!("u{revision}"), revision };
+                Command::By { caller, command: Box::new(command) }
+            }
+        })
+    }
+
+    fn plain_command() -> impl Strategy<Value = Command> {
         let compare =
             (range(), any::<i64>(), bytes(), any::<bool>()).prop_map(|(range, number, value, flag)| {
                 let target = if flag { CompareTarget::Value(value) } else { CompareTarget::Lease(number) };
@@ -470,6 +544,7 @@ mod tests {
         let lists = proptest::collection::vec(any::<(i64, i64)>(), 0..5);
         prop_oneof![
             8 => txn,
+            4 => auth_command().prop_map(Command::Auth),
             1 => any::<i64>().prop_map(|revision| Command::Compact { revision }),
             1 => any::<(i64, i64)>().prop_map(|(id, ttl)| Command::LeaseGrant { id, ttl }),
             1 => lists.prop_map(|remaining| Command::LeaseCheckpoint { remaining }),

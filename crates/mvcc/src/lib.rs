@@ -1,4 +1,4 @@
-//! The replicated state machine: a multi-version key-value store with leases, as etcd's API promises it.
+//! The replicated state machine: a multi-version key-value store with leases and users, as etcd's API promises it.
 //!
 //! Pure: no clock, no randomness, no network, no tasks; disk only behind [`Engine`]. Every replica that applies the
 //! same commands in the same order holds the same state and gives the same answers.
@@ -9,12 +9,14 @@
 //! - a [`View`] never changes: it is a persistent tree, shared with the writer and with every other view;
 //! - current values are resident and shared by reference count between index, views, events and answers; older ones
 //!   are read from the engine;
+//! - a command with a caller is applied only if the caller may, by the users and roles of the state that it meets;
 //! - what the engine holds is always the state after some whole command ([`Mvcc::commit`] writes changes and the
 //!   applied index in one batch).
 //!
 //! Read `types.rs` (requests and answers), `index.rs`, `view.rs` (reading), `txn.rs` (writing), `lease.rs`,
-//! `machine.rs` (commands one by one), `codec.rs` (commands as bytes), `record.rs` (versions as bytes), `engine.rs`.
+//! `auth/` (who may what), `machine.rs` (commands one by one), `codec.rs` (commands as bytes), `record.rs` (versions as bytes), `engine.rs`.
 
+mod auth;
 mod codec;
 mod engine;
 mod hash;
@@ -27,6 +29,9 @@ mod types;
 mod validate;
 mod view;
 
+pub use auth::{
+    Access, Auth, AuthCommand, AuthError, Caller, MAX_TOKENS, Permission, ROOT, Role, Token, TokenUse, User,
+};
 pub use codec::DecodeError;
 pub use engine::{Batch, Engine, EngineError, MemoryEngine, Table};
 pub use hash::StateHash;

@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 
+use crate::auth::{Auth, AuthError, Caller};
 use crate::engine::{Batch, Engine, EngineError, Table};
 use crate::index::Place;
 use crate::lease::{Lease, MAX_LEASE_TTL};
@@ -53,7 +54,12 @@ impl<E: Engine> Mvcc<E> {
     pub fn apply(&mut self, index: u64, term: u64, command: &Command) -> Applied {
         (self.state.applied_index, self.state.applied_term) = (index, term);
         let mut events = Vec::new();
-        let response = match self.refused(command) {
+        let refused = match command {
+            Command::By { caller, command } => self.forbidden(caller, command),
+            _ => None,
+        };
+        let command = command.plain();
+        let response = match refused.or_else(|| self.refused(command)) {
             Some(error) => Err(error),
             None => self.run(command, &mut events),
         };
@@ -112,6 +118,10 @@ impl<E: Engine> Mvcc<E> {
         self.garbage.front().is_some_and(|garbage| garbage.superseded <= self.state.compact_revision)
     }
 
+    fn forbidden(&self, caller: &Caller, command: &Command) -> Option<MvccError> {
+        self.state.auth.check(caller, command, &self.state.leases).err().map(MvccError::from)
+    }
+
     fn refused(&self, command: &Command) -> Option<MvccError> {
         let raised = |kind| self.state.alarms.iter().any(|alarm| alarm.kind == kind);
         let client = matches!(
@@ -157,6 +167,12 @@ impl<E: Engine> Mvcc<E> {
                 self.batch.put(Table::Meta, meta::CLUSTER_VERSION, version.clone().into_bytes());
                 Ok(Response::None)
             }
+            Command::Auth(command) => {
+                let auth = Arc::make_mut(&mut self.state.auth);
+                Ok(auth.apply(self.state.applied_index, command, &mut self.batch)?)
+            }
+            // Nobody can make one: a caller's command has no further caller.
+            Command::By { .. } => Err(AuthError::Denied.into()),
         }
     }
 
@@ -363,6 +379,7 @@ fn read_meta<E: Engine>(engine: &E) -> Result<State, EngineError> {
     if let Some(bytes) = engine.get(Table::Meta, meta::CLUSTER_VERSION)? {
         state.cluster_version = Some(String::from_utf8_lossy(&bytes).as_ref().into());
     }
+    state.auth = Arc::new(Auth::open(engine)?);
     Ok(state)
 }
 

@@ -2,6 +2,8 @@
 
 use bytes::Bytes;
 
+use crate::auth::{AuthCommand, AuthError, Caller};
+
 /// A point in the store's history; the first is 1.
 pub type Revision = i64;
 /// A lease's id; 0 is none.
@@ -482,6 +484,31 @@ pub enum Command {
         /// `major.minor.patch`.
         version: String,
     },
+    /// A change of users, roles and tokens.
+    Auth(AuthCommand),
+    /// A command on a caller's behalf: it is applied only if the caller may. One without a caller is the cluster's own.
+    By {
+        /// Who asks.
+        caller: Caller,
+        /// For what; never itself a `By`.
+        command: Box<Command>,
+    },
+}
+
+impl Command {
+    /// This command on a caller's behalf.
+    #[must_use]
+    pub fn by(self, caller: Caller) -> Self {
+        Self::By { caller, command: Box::new(self) }
+    }
+
+    /// The command without the caller.
+    pub fn plain(&self) -> &Self {
+        match self {
+            Self::By { command, .. } => command,
+            plain => plain,
+        }
+    }
 }
 
 /// The answer to a [`Command`].
@@ -500,6 +527,11 @@ pub enum Response {
     },
     /// To an alarm command: the alarms it raised or cleared.
     Alarms(Vec<Alarm>),
+    /// To a new token.
+    TokenAssigned {
+        /// The log entry that made it.
+        index: u64,
+    },
 }
 
 /// What a command did.
@@ -559,6 +591,9 @@ pub enum MvccError {
     /// A transaction that writes a key twice.
     #[error("duplicate key given in txn request")]
     DuplicateKey,
+    /// The caller may not, or users and roles cannot be changed so.
+    #[error(transparent)]
+    Auth(#[from] AuthError),
     /// The engine failed to answer a read of history.
     #[error("{0}")]
     Engine(String),

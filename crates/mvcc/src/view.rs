@@ -6,6 +6,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use imbl::{OrdMap, OrdSet};
 
+use crate::auth::Auth;
 use crate::engine::{Engine, EngineError, Table};
 use crate::index::{AtRevision, Index, Place};
 use crate::lease::Lease;
@@ -23,6 +24,7 @@ pub(crate) struct State {
     pub alarms: OrdSet<Alarm>,
     pub members: OrdMap<MemberId, Arc<MemberAttributes>>,
     pub cluster_version: Option<Arc<str>>,
+    pub auth: Arc<Auth>,
     pub revision: Revision,
     pub compact_revision: Revision,
     pub applied_index: u64,

@@ -115,7 +115,7 @@ impl StateMachine {
             }
         };
         let applied = self.mvcc.apply(index, term, &command);
-        self.note_lease(&command, &applied);
+        self.note_lease(command.plain(), &applied);
         applied
     }
 
