@@ -137,12 +137,12 @@ impl Cluster {
         assert!(good, "{text}");
     }
 
-    /// Asks a process to stop, and says how long it took.
-    pub fn stop(&self, name: &str) -> Duration {
+    /// Ends a process with a signal, `TERM` for instance, and says how long it took.
+    pub fn end(&self, name: &str, signal: &str) -> Duration {
         let stat = format!("/proc/{}/stat", self.pid(name));
         let clock = env::Env::real().clock;
         let start = clock.monotonic();
-        self.signal(name, "TERM");
+        self.signal(name, signal);
         eventually("the end of a process", || {
             // Nobody may have waited for it yet.
             let stat = std::fs::read_to_string(&stat).unwrap_or_default();
@@ -177,12 +177,17 @@ fn tools() -> PathBuf {
     tools
 }
 
+/// Clusters that fit below the ports that the kernel gives to outgoing connections (32768 and above): the largest port
+/// is 32380, and three masters have neighbouring ports.
+const PLACES: u16 = 128;
+const STEP: u16 = 3;
+
 /// An offset at which every port is free. Tests of one process each begin elsewhere.
 fn free_offset() -> u16 {
     static NEXT: AtomicU16 = AtomicU16::new(0);
-    let start = u16::try_from(std::process::id() % 50).expect("small") * 200;
-    for _ in 0..100 {
-        let offset = 100 + (start + NEXT.fetch_add(1, Ordering::Relaxed) * 20) % 12_000;
+    let start = u16::try_from(std::process::id() % u32::from(PLACES)).expect("small");
+    for _ in 0..PLACES {
+        let offset = STEP * (1 + (start + NEXT.fetch_add(1, Ordering::Relaxed)) % PLACES);
         if PORTS.iter().all(|port| TcpListener::bind(("127.0.0.1", port + offset)).is_ok()) {
             return offset;
         }

@@ -74,7 +74,7 @@ fn services_answer_and_containers_outlive_whatever_controls_them() {
         (found.len() == 3 && found.iter().all(|name| name.starts_with("echo-"))).then_some(())
     });
     let before = containers(&cluster);
-    let took = cluster.stop("agent-n1");
+    let took = cluster.end("agent-n1", "TERM");
     assert!(took < SOON, "a clean stop took {took:?}");
     assert!(cluster.up_again().contains("one process was started"));
     assert_eq!(containers(&cluster), before, "the next agent takes over what runs");
@@ -82,9 +82,11 @@ fn services_answer_and_containers_outlive_whatever_controls_them() {
     others.iter().for_each(|name| cluster.signal(name, "STOP"));
     // By now it waits for answers that do not come.
     std::thread::sleep(SOON);
-    let took = cluster.stop("agent-n2");
+    let took = cluster.end("agent-n2", "TERM");
     assert!(took < SOON, "a clean stop beside masters and a runtime that hang took {took:?}");
-    others.iter().for_each(|name| cluster.signal(name, "KILL"));
+    for name in others {
+        cluster.end(name, "KILL");
+    }
     assert!(cluster.up_again().contains("6 processes were started"));
     cluster.until("get nodes -o jsonpath={.items[*].spec.taints}", "");
     assert_eq!(containers(&cluster), before, "no container was touched");
