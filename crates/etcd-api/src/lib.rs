@@ -10,6 +10,7 @@
 //! `lock.rs` and `election.rs` (both over `queue.rs`); `http.rs` has /health and its like.
 
 mod cluster;
+mod compactor;
 mod context;
 mod convert;
 mod election;
@@ -23,6 +24,7 @@ mod queue;
 mod server;
 mod watch;
 
+pub use compactor::{Retention, auto_compact};
 pub use server::{BuildError, EtcdApi, EtcdApiConfig, Listen, RunError, ServingTls};
 
 /// The version of etcd whose API this is. Clients decide by it what they may use.

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail};
 use env::{Env, Shutdown, TaskGroup};
-use etcd_api::{ETCD_VERSION, ServingTls};
+use etcd_api::{ETCD_VERSION, Retention, ServingTls, auto_compact};
 use store::{PeerTls, Timing};
 
 use self::flags::{Effect, FLAGS, FlagError, Flags};
@@ -75,9 +75,14 @@ fn usage() -> String {
 async fn serve(env: Env, flags: &Flags) -> Result<()> {
     let tasks = TaskGroup::new("etcd", Shutdown::new());
     signals::watch(&tasks)?;
+    let retention = retention(flags)?;
     let metrics = observe::install(&env, &tasks)?;
     let member = config(flags)?.build(&env, metrics).await?;
     let store = member.store.clone();
+    if let Some(retention) = retention {
+        let compact = auto_compact(env.clone(), store.clone(), retention, tasks.shutdown().clone());
+        tasks.spawn_detached("auto-compaction", compact);
+    }
     member.start(&tasks);
     let ready = async move { store.read_barrier().await };
     tasks.spawn_detached("ready", async move {
@@ -86,6 +91,11 @@ async fn serve(env: Env, flags: &Flags) -> Result<()> {
         }
     });
     Ok(tasks.join(STOP_DEADLINE).await?)
+}
+
+fn retention(flags: &Flags) -> Result<Option<Retention>> {
+    let (mode, kept) = (flags.get("auto-compaction-mode"), flags.get("auto-compaction-retention"));
+    Retention::parse(mode, kept).map_err(anyhow::Error::msg)
 }
 
 fn config(flags: &Flags) -> Result<member::Config> {

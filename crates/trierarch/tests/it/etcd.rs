@@ -72,6 +72,20 @@ fn members_and_clients_may_use_certificates_that_nobody_signed() {
 }
 
 #[test]
+fn history_goes_by_itself() {
+    let members = Members::start(1, "http", "http", &["--auto-compaction-retention=1s"]);
+    let ask = |arguments: &[&str]| members.etcdctl("http", arguments);
+    eventually("it serves", || ask(&["endpoint", "health"]).0.then_some(()));
+    assert!(ask(&["put", "k", "old"]).0);
+    assert!(ask(&["put", "k", "new"]).0);
+    eventually("the first revision is compacted", || {
+        let (_, text) = ask(&["get", "k", "--rev=2"]);
+        text.contains("mvcc: required revision has been compacted").then_some(())
+    });
+    assert_eq!(ask(&["get", "k", "--print-value-only"]).1.trim(), "new");
+}
+
+#[test]
 fn https_without_a_certificate_is_refused() {
     let mut command = program();
     command.args(["etcd", "--listen-client-urls", "https://127.0.0.1:0", "--data-dir"]);
