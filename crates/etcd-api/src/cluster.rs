@@ -58,6 +58,7 @@ impl Cluster for ClusterService {
         &self,
         request: Request<pb::MemberAddRequest>,
     ) -> Result<Response<pb::MemberAddResponse>, Status> {
+        self.0.check_admin(&request).await?;
         let request = request.into_inner();
         self.check_urls(&request.peer_ur_ls, 0)?;
         let learners = self.0.store.members().iter().filter(|member| member.is_learner).count();
@@ -78,6 +79,7 @@ impl Cluster for ClusterService {
         &self,
         request: Request<pb::MemberRemoveRequest>,
     ) -> Result<Response<pb::MemberRemoveResponse>, Status> {
+        self.0.check_admin(&request).await?;
         self.0.store.member_remove(request.into_inner().id).await.map_err(status)?;
         Ok(Response::new(pb::MemberRemoveResponse { header: self.header(), members: self.members() }))
     }
@@ -86,6 +88,7 @@ impl Cluster for ClusterService {
         &self,
         request: Request<pb::MemberUpdateRequest>,
     ) -> Result<Response<pb::MemberUpdateResponse>, Status> {
+        self.0.check_admin(&request).await?;
         let request = request.into_inner();
         self.check_urls(&request.peer_ur_ls, request.id)?;
         self.0.store.member_update(request.id, request.peer_ur_ls).await.map_err(status)?;
@@ -96,6 +99,7 @@ impl Cluster for ClusterService {
         &self,
         request: Request<pb::MemberListRequest>,
     ) -> Result<Response<pb::MemberListResponse>, Status> {
+        self.0.check_known(&request).await?;
         self.0.barrier(!request.into_inner().linearizable).await?;
         Ok(Response::new(pb::MemberListResponse { header: self.header(), members: self.members() }))
     }
@@ -104,6 +108,7 @@ impl Cluster for ClusterService {
         &self,
         request: Request<pb::MemberPromoteRequest>,
     ) -> Result<Response<pb::MemberPromoteResponse>, Status> {
+        self.0.check_admin(&request).await?;
         self.0.store.member_promote(request.into_inner().id).await.map_err(status)?;
         Ok(Response::new(pb::MemberPromoteResponse { header: self.header(), members: self.members() }))
     }

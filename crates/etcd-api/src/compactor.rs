@@ -51,7 +51,7 @@ impl Retention {
 }
 
 /// A whole number and a unit: `30m`, `90s`, `2h`, `500ms`.
-fn duration(text: &str) -> Option<Duration> {
+pub(crate) fn duration(text: &str) -> Option<Duration> {
     let digits = text.find(|c: char| !c.is_ascii_digit())?;
     let number: u64 = text[..digits].parse().ok()?;
     let millis = match &text[digits..] {

@@ -1,11 +1,14 @@
 //! What every service shares.
 
+use std::sync::Arc;
+
 use env::{Env, Shutdown, TaskGroup};
-use mvcc::{Alarm, AlarmAction, AlarmKind, Command, MvccError};
+use mvcc::{Alarm, AlarmAction, AlarmKind, Caller, Command, MvccError};
 use protos::etcd::etcdserverpb::ResponseHeader;
 use store::Store;
 use tonic::Status;
 
+use crate::auth::Tokens;
 use crate::error;
 
 #[derive(Clone)]
@@ -15,6 +18,7 @@ pub(crate) struct Context {
     pub tasks: TaskGroup,
     pub shutdown: Shutdown,
     pub limits: Limits,
+    pub tokens: Arc<Tokens>,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -52,8 +56,14 @@ impl Context {
         }
     }
 
-    /// Replicates a command: the revision afterwards and the answer.
-    pub async fn propose(&self, command: Command) -> Result<(i64, mvcc::Response), Status> {
+    /// Replicates a command on a caller's behalf: the revision afterwards and the answer. It is applied only if the
+    /// caller may, by what the state says then.
+    pub async fn propose(&self, caller: Caller, command: Command) -> Result<(i64, mvcc::Response), Status> {
+        self.propose_own(command.by(caller)).await
+    }
+
+    /// Replicates a command of the member itself.
+    pub async fn propose_own(&self, command: Command) -> Result<(i64, mvcc::Response), Status> {
         let applied = self.store.propose(command).await.map_err(error::status)?;
         let response = applied.response.map_err(|error| error::mvcc_status(&error))?;
         Ok((applied.revision, response))
@@ -69,7 +79,7 @@ impl Context {
         let alarm = Alarm { member: self.store.member_id(), kind: AlarmKind::NoSpace };
         if !view.alarms().any(|raised| raised.kind == AlarmKind::NoSpace) {
             tracing::warn!(quota, used = view.total_bytes(), "the quota is used up: writes are refused");
-            self.propose(Command::Alarm { action: AlarmAction::Activate, alarm }).await?;
+            self.propose_own(Command::Alarm { action: AlarmAction::Activate, alarm }).await?;
         }
         Err(error::mvcc_status(&MvccError::NoSpace))
     }

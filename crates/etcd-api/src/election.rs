@@ -2,7 +2,7 @@
 
 use bytes::Bytes;
 use futures::stream::BoxStream;
-use mvcc::{EventKind, KeyRange, KeyValue, Op, PutRequest, Revision, Txn};
+use mvcc::{Caller, EventKind, KeyRange, KeyValue, Op, PutRequest, Revision, Txn};
 use protos::etcd::v3electionpb as pb;
 use protos::etcd::v3electionpb::election_server::Election;
 use store::{WatchRequest, Watcher};
@@ -26,7 +26,7 @@ fn place_of(leader: Option<pb::LeaderKey>) -> Result<Place, Status> {
 
 impl ElectionService {
     /// Changes the value of a place that is still its holder's.
-    async fn proclaim_at(&self, place: &Place, value: Bytes) -> Result<Revision, Status> {
+    async fn proclaim_at(&self, caller: &Caller, place: &Place, value: Bytes) -> Result<Revision, Status> {
         let key = place.key.clone();
         let put = Op::Put(PutRequest { key, value, lease: place.lease, ..PutRequest::default() });
         let txn = Txn {
@@ -34,7 +34,7 @@ impl ElectionService {
             success: vec![put],
             failure: Vec::new(),
         };
-        match queue::transact(&self.0, txn).await? {
+        match queue::transact(&self.0, caller.clone(), txn).await? {
             (revision, answer) if answer.succeeded => Ok(revision),
             _ => Err(not_leader()),
         }
@@ -53,14 +53,15 @@ impl Election for ElectionService {
         &self,
         request: Request<pb::CampaignRequest>,
     ) -> Result<Response<pb::CampaignResponse>, Status> {
+        let caller = self.0.caller(&request).await?;
         let request = request.into_inner();
-        let lease = queue::session(&self.0, request.lease).await?;
+        let lease = queue::session(&self.0, &caller, request.lease).await?;
         let made = (request.lease == 0).then_some(lease);
-        let candidates = Queue::new(&self.0, &request.name);
+        let candidates = Queue::new(&self.0, &caller, &request.name);
         let place = queue::alive(&self.0, made, async {
             let (place, there) = candidates.enter(lease, request.value.clone()).await?;
             if there.is_some_and(|kv| kv.value != request.value) {
-                self.proclaim_at(&place, request.value.clone()).await?;
+                self.proclaim_at(&caller, &place, request.value.clone()).await?;
             }
             candidates.wait(&place).await?;
             Ok(place)
@@ -74,9 +75,10 @@ impl Election for ElectionService {
         &self,
         request: Request<pb::ProclaimRequest>,
     ) -> Result<Response<pb::ProclaimResponse>, Status> {
+        let caller = self.0.caller(&request).await?;
         let request = request.into_inner();
         let place = place_of(request.leader)?;
-        let revision = self.proclaim_at(&place, request.value).await?;
+        let revision = self.proclaim_at(&caller, &place, request.value).await?;
         Ok(Response::new(pb::ProclaimResponse { header: self.0.header(revision) }))
     }
 
@@ -85,7 +87,8 @@ impl Election for ElectionService {
         request: Request<pb::LeaderRequest>,
     ) -> Result<Response<pb::LeaderResponse>, Status> {
         self.0.barrier(false).await?;
-        match Queue::new(&self.0, &request.into_inner().name).first()? {
+        let caller = self.0.caller(&request).await?;
+        match Queue::new(&self.0, &caller, &request.into_inner().name).first()? {
             (Some(kv), revision) => Ok(Response::new(self.answer(kv, revision))),
             (None, _) => Err(Status::unknown("election: no leader")),
         }
@@ -96,7 +99,8 @@ impl Election for ElectionService {
         request: Request<pb::LeaderRequest>,
     ) -> Result<Response<Self::ObserveStream>, Status> {
         self.0.barrier(false).await?;
-        let queue = Queue::new(&self.0, &request.into_inner().name);
+        let caller = self.0.caller(&request).await?;
+        let queue = Queue::new(&self.0, &caller, &request.into_inner().name);
         let observer = Observer { context: self.0.clone(), queue, following: None };
         Ok(Response::new(Box::pin(futures::stream::unfold(Some(observer), |observer| async {
             let mut observer = observer?;
@@ -110,8 +114,9 @@ impl Election for ElectionService {
         &self,
         request: Request<pb::ResignRequest>,
     ) -> Result<Response<pb::ResignResponse>, Status> {
+        let caller = self.0.caller(&request).await?;
         let place = place_of(request.into_inner().leader)?;
-        let revision = queue::delete_if(&self.0, &place).await?;
+        let revision = queue::delete_if(&self.0, caller, &place).await?;
         Ok(Response::new(pb::ResignResponse { header: self.0.header(revision) }))
     }
 }

@@ -2,16 +2,17 @@
 
 use futures::stream::BoxStream;
 use mvcc::{
-    Command, KeyRange, Op, OpResponse, PutRequest, RangeRequest, Response as Answer, SortTarget, Txn,
+    Caller, Command, KeyRange, Op, OpResponse, PutRequest, RangeRequest, Response as Answer, SortTarget, Txn,
     TxnResponse,
 };
 use protos::etcd::etcdserverpb as pb;
 use protos::etcd::etcdserverpb::kv_server::Kv;
 use tonic::{Request, Response, Status};
 
+use crate::auth::Credentials;
 use crate::context::Context;
 use crate::convert;
-use crate::error::{mvcc_status, status};
+use crate::error::{auth_status, mvcc_status, status};
 
 /// Keys in the first message of a streamed range; the size doubles from there.
 const FIRST_CHUNK: usize = 10;
@@ -22,14 +23,14 @@ pub(crate) struct KvService(pub Context);
 
 impl KvService {
     /// Replicates one step and returns its answer with the revision.
-    async fn step(&self, op: Op) -> Result<(i64, OpResponse), Status> {
-        let (revision, mut txn) = self.replicate(Txn::of(op)).await?;
+    async fn step(&self, caller: Caller, op: Op) -> Result<(i64, OpResponse), Status> {
+        let (revision, mut txn) = self.replicate(caller, Txn::of(op)).await?;
         let answer = txn.responses.pop().ok_or_else(|| Status::internal("a step without an answer"))?;
         Ok((revision, answer))
     }
 
-    async fn replicate(&self, txn: Txn) -> Result<(i64, TxnResponse), Status> {
-        match self.0.propose(Command::Txn(txn)).await? {
+    async fn replicate(&self, caller: Caller, txn: Txn) -> Result<(i64, TxnResponse), Status> {
+        match self.0.propose(caller, Command::Txn(txn)).await? {
             (revision, Answer::Txn(txn)) => Ok((revision, txn)),
             (_, other) => Err(Status::internal(format!("a transaction was answered by {other:?}"))),
         }
@@ -48,11 +49,11 @@ impl Kv for KvService {
     type RangeStreamStream = BoxStream<'static, Result<pb::RangeStreamResponse, Status>>;
 
     async fn range(&self, request: Request<pb::RangeRequest>) -> Result<Response<pb::RangeResponse>, Status> {
-        let request = request.into_inner();
-        let serializable = request.serializable;
-        let request = convert::range(request)?;
-        self.0.barrier(serializable).await?;
+        self.0.barrier(request.get_ref().serializable).await?;
+        let caller = self.0.caller(&request).await?;
+        let request = convert::range(request.into_inner())?;
         let view = self.0.store.view();
+        view.auth().check_read(&caller, &request.range).map_err(auth_status)?;
         let answer = view.range(&request).map_err(|error| mvcc_status(&error))?;
         let header = self.0.header(answer.revision);
         Ok(Response::new(convert::range_response(answer, header)))
@@ -62,6 +63,7 @@ impl Kv for KvService {
         &self,
         request: Request<pb::RangeRequest>,
     ) -> Result<Response<Self::RangeStreamStream>, Status> {
+        let caller = self.0.caller(&request).await?;
         let request = request.into_inner();
         let filters = [
             request.min_mod_revision,
@@ -78,6 +80,7 @@ impl Kv for KvService {
         let serializable = request.serializable;
         let request = convert::range(request)?;
         self.0.barrier(serializable).await?;
+        self.0.store.view().auth().check_read(&caller, &request.range).map_err(auth_status)?;
         let chunks = Chunks::new(&self.0, request)?;
         Ok(Response::new(Box::pin(futures::stream::unfold(Some(chunks), |chunks| async {
             let mut chunks = chunks?;
@@ -89,9 +92,10 @@ impl Kv for KvService {
 
     async fn put(&self, request: Request<pb::PutRequest>) -> Result<Response<pb::PutResponse>, Status> {
         self.check_size(request.get_ref())?;
+        let caller = self.0.caller(&request).await?;
         let put = convert::put(request.into_inner())?;
         self.0.check_space(cost(&put)).await?;
-        let (revision, answer) = self.step(Op::Put(put)).await?;
+        let (revision, answer) = self.step(caller, Op::Put(put)).await?;
         let OpResponse::Put { prev } = answer else {
             return Err(Status::internal("a put was answered otherwise"));
         };
@@ -104,8 +108,9 @@ impl Kv for KvService {
         request: Request<pb::DeleteRangeRequest>,
     ) -> Result<Response<pb::DeleteRangeResponse>, Status> {
         self.check_size(request.get_ref())?;
+        let caller = self.0.caller(&request).await?;
         let delete = convert::delete(request.into_inner())?;
-        let (revision, answer) = self.step(Op::Delete(delete)).await?;
+        let (revision, answer) = self.step(caller, Op::Delete(delete)).await?;
         let OpResponse::Delete { deleted, prev_kvs } = answer else {
             return Err(Status::internal("a delete was answered otherwise"));
         };
@@ -115,19 +120,23 @@ impl Kv for KvService {
 
     async fn txn(&self, request: Request<pb::TxnRequest>) -> Result<Response<pb::TxnResponse>, Status> {
         self.check_size(request.get_ref())?;
+        let credentials = Credentials::of(&self.0, &request);
         let request = request.into_inner();
         let serializable = is_serializable(&request);
         let txn = convert::txn(request, self.0.limits.max_txn_ops)?;
         let (revision, answer) = if txn.is_read_only() {
             self.0.barrier(serializable).await?;
+            let caller = self.0.identify(&credentials).await.map_err(auth_status)?;
             let view = self.0.store.view();
+            view.check_txn(&caller, &txn).map_err(auth_status)?;
             (view.revision(), view.txn(&txn).map_err(|error| mvcc_status(&error))?)
         } else {
             match txn_cost(&txn) {
                 0 => {}
                 cost => self.0.check_space(cost).await?,
             }
-            self.replicate(txn).await?
+            let caller = self.0.identify(&credentials).await.map_err(auth_status)?;
+            self.replicate(caller, txn).await?
         };
         Ok(Response::new(convert::txn_response(answer, self.0.header(revision), revision)))
     }
@@ -136,8 +145,9 @@ impl Kv for KvService {
         &self,
         request: Request<pb::CompactionRequest>,
     ) -> Result<Response<pb::CompactionResponse>, Status> {
+        let caller = self.0.caller(&request).await?;
         let revision = request.into_inner().revision;
-        let (revision, _) = self.0.propose(Command::Compact { revision }).await?;
+        let (revision, _) = self.0.propose(caller, Command::Compact { revision }).await?;
         Ok(Response::new(pb::CompactionResponse { header: self.0.header(revision) }))
     }
 }

@@ -1,14 +1,15 @@
 //! Leases.
 
-use mvcc::{Command, Response as Answer};
+use mvcc::{Caller, Command, LeaseId, Response as Answer, View};
 use protos::etcd::etcdserverpb as pb;
 use protos::etcd::etcdserverpb::lease_server::Lease;
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status, Streaming};
 
+use crate::auth::Credentials;
 use crate::context::Context;
-use crate::error::status;
+use crate::error::{auth_status, status};
 
 /// About how many bytes a lease takes (etcd's `leaseOverhead`).
 const LEASE_BYTES: usize = 64;
@@ -33,11 +34,12 @@ impl Lease for LeaseService {
         &self,
         request: Request<pb::LeaseGrantRequest>,
     ) -> Result<Response<pb::LeaseGrantResponse>, Status> {
+        let caller = self.0.check_known(&request).await?;
         let request = request.into_inner();
         let id = if request.id == 0 { self.0.free_lease() } else { request.id };
         let ttl = request.ttl.max(self.min_ttl());
         self.0.check_space(LEASE_BYTES).await?;
-        let (revision, answer) = self.0.propose(Command::LeaseGrant { id, ttl }).await?;
+        let (revision, answer) = self.0.propose(caller, Command::LeaseGrant { id, ttl }).await?;
         let Answer::LeaseGranted { id, ttl } = answer else {
             return Err(Status::internal("a grant was answered otherwise"));
         };
@@ -53,7 +55,9 @@ impl Lease for LeaseService {
         &self,
         request: Request<pb::LeaseRevokeRequest>,
     ) -> Result<Response<pb::LeaseRevokeResponse>, Status> {
-        let (revision, _) = self.0.propose(Command::LeaseRevoke { id: request.into_inner().id }).await?;
+        let caller = self.0.check_known(&request).await?;
+        let command = Command::LeaseRevoke { id: request.into_inner().id };
+        let (revision, _) = self.0.propose(caller, command).await?;
         Ok(Response::new(pb::LeaseRevokeResponse { header: self.0.header(revision) }))
     }
 
@@ -63,9 +67,10 @@ impl Lease for LeaseService {
     ) -> Result<Response<Self::LeaseKeepAliveStream>, Status> {
         let (out, responses) = mpsc::channel(QUEUE);
         let context = self.0.clone();
+        let credentials = Credentials::of(&context, &request);
         self.0.tasks.spawn_detached("lease-keep-alive", async move {
             tokio::select! {
-                () = keep_alive(&context, request.into_inner(), &out) => {}
+                () = keep_alive(&context, &credentials, request.into_inner(), &out) => {}
                 () = context.shutdown.wait() => {}
                 () = out.closed() => {}
             }
@@ -77,7 +82,11 @@ impl Lease for LeaseService {
         &self,
         request: Request<pb::LeaseTimeToLiveRequest>,
     ) -> Result<Response<pb::LeaseTimeToLiveResponse>, Status> {
+        let caller = self.0.check_known(&request).await?;
         let request = request.into_inner();
+        if request.keys {
+            check_read(&self.0.store.view(), &caller, request.id)?;
+        }
         let time = self.0.store.lease_time_to_live(request.id).await.map_err(status)?;
         let mut answer =
             pb::LeaseTimeToLiveResponse { header: self.0.header_now(), id: request.id, ..Default::default() };
@@ -87,6 +96,7 @@ impl Lease for LeaseService {
         }
         if request.keys && time.is_some() {
             let view = self.0.store.view();
+            check_read(&view, &caller, request.id)?;
             answer.keys =
                 view.lease(request.id).map(|lease| lease.keys().cloned().collect()).unwrap_or_default();
         }
@@ -95,26 +105,49 @@ impl Lease for LeaseService {
 
     async fn lease_leases(
         &self,
-        _: Request<pb::LeaseLeasesRequest>,
+        request: Request<pb::LeaseLeasesRequest>,
     ) -> Result<Response<pb::LeaseLeasesResponse>, Status> {
+        let caller = self.0.check_known(&request).await?;
         let view = self.0.store.view();
+        view.leases().try_for_each(|lease| check_read(&view, &caller, lease.id))?;
         let leases = view.leases().map(|lease| pb::LeaseStatus { id: lease.id }).collect();
         Ok(Response::new(pb::LeaseLeasesResponse { header: self.0.header(view.revision()), leases }))
     }
 }
 
+/// Refuses who may not see which keys hang on a lease.
+fn check_read(view: &View, caller: &Caller, id: LeaseId) -> Result<(), Status> {
+    view.lease(id).map_or(Ok(()), |lease| view.auth().check_lease_read(caller, lease)).map_err(auth_status)
+}
+
+/// Refuses who may not write the keys that hang on a lease.
+async fn check_renewal(context: &Context, credentials: &Credentials, id: LeaseId) -> Result<(), Status> {
+    let caller = context.identify(credentials).await.map_err(auth_status)?;
+    let view = context.store.view();
+    let auth = view.auth();
+    let checked = match view.lease(id) {
+        Some(lease) => auth.check_lease_write(&caller, lease),
+        None => auth.check_known(&caller),
+    };
+    checked.map_err(auth_status)
+}
+
+async fn renew(context: &Context, credentials: &Credentials, id: LeaseId) -> Result<i64, Status> {
+    check_renewal(context, credentials, id).await?;
+    Ok(context.store.lease_keep_alive(id).await.map_err(status)?.unwrap_or(0))
+}
+
 async fn keep_alive(
     context: &Context,
+    credentials: &Credentials,
     mut requests: Streaming<pb::LeaseKeepAliveRequest>,
     out: &mpsc::Sender<Result<pb::LeaseKeepAliveResponse, Status>>,
 ) {
     while let Ok(Some(request)) = requests.message().await {
         // Taken before the renewal, so that a lease that ends meanwhile never looks younger than its end.
         let header = context.header_now();
-        let answer = match context.store.lease_keep_alive(request.id).await {
-            Ok(ttl) => Ok(pb::LeaseKeepAliveResponse { header, id: request.id, ttl: ttl.unwrap_or(0) }),
-            Err(error) => Err(status(error)),
-        };
+        let answer = renew(context, credentials, request.id).await;
+        let answer = answer.map(|ttl| pb::LeaseKeepAliveResponse { header, id: request.id, ttl });
         let failed = answer.is_err();
         if out.send(answer).await.is_err() || failed {
             return;

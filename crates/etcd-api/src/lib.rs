@@ -6,9 +6,10 @@
 //! - a watch stream delivers each revision of each watch once, whole and in order.
 //!
 //! Read `server.rs` (what is built from what), `convert.rs` (requests into the store's terms), then a service each:
-//! `kv.rs`, `watch.rs`, `lease.rs`, `cluster.rs`, `maintenance.rs`,
+//! `kv.rs`, `watch.rs`, `lease.rs`, `cluster.rs`, `maintenance.rs`, `auth/` (who asks, and may they?),
 //! `lock.rs` and `election.rs` (both over `queue.rs`); `http.rs` has /health and its like.
 
+mod auth;
 mod cluster;
 mod compactor;
 mod context;
@@ -24,6 +25,7 @@ mod queue;
 mod server;
 mod watch;
 
+pub use auth::{AuthOptions, AuthOptionsError};
 pub use compactor::{Retention, auto_compact};
 pub use server::{BuildError, EtcdApi, EtcdApiConfig, Listen, RunError, ServingTls};
 

@@ -14,10 +14,11 @@ pub(crate) struct LockService(pub Context);
 #[tonic::async_trait]
 impl Lock for LockService {
     async fn lock(&self, request: Request<pb::LockRequest>) -> Result<Response<pb::LockResponse>, Status> {
+        let caller = self.0.caller(&request).await?;
         let request = request.into_inner();
-        let lease = queue::session(&self.0, request.lease).await?;
+        let lease = queue::session(&self.0, &caller, request.lease).await?;
         let made = (request.lease == 0).then_some(lease);
-        let waiting = Queue::new(&self.0, &request.name);
+        let waiting = Queue::new(&self.0, &caller, &request.name);
         let place = queue::alive(&self.0, made, async {
             let (place, _) = waiting.enter(lease, Bytes::new()).await?;
             waiting.wait(&place).await?;
@@ -36,9 +37,10 @@ impl Lock for LockService {
         &self,
         request: Request<pb::UnlockRequest>,
     ) -> Result<Response<pb::UnlockResponse>, Status> {
+        let caller = self.0.caller(&request).await?;
         let range = KeyRange::Key(request.into_inner().key);
         let delete = Op::Delete(DeleteRequest { range, prev_kv: false });
-        let (revision, _) = self.0.propose(Command::Txn(Txn::of(delete))).await?;
+        let (revision, _) = self.0.propose(caller, Command::Txn(Txn::of(delete))).await?;
         Ok(Response::new(pb::UnlockResponse { header: self.0.header(revision) }))
     }
 }

@@ -1,7 +1,7 @@
 //! What operators ask of a member.
 
 use futures::stream::BoxStream;
-use mvcc::{Alarm, AlarmAction, AlarmKind, Command, MvccError, Response as Answer};
+use mvcc::{Alarm, AlarmAction, AlarmKind, Caller, Command, MvccError, Response as Answer};
 use protos::etcd::etcdserverpb as pb;
 use protos::etcd::etcdserverpb::maintenance_server::Maintenance;
 use tonic::{Request, Response, Status};
@@ -58,10 +58,17 @@ impl MaintenanceService {
         Err(Status::unavailable("etcdserver: request timed out"))
     }
 
-    async fn change(&self, action: AlarmAction, alarms: Vec<Alarm>) -> Result<Vec<Alarm>, Status> {
+    async fn change(
+        &self,
+        caller: &Caller,
+        action: AlarmAction,
+        alarms: Vec<Alarm>,
+    ) -> Result<Vec<Alarm>, Status> {
         let mut changed = Vec::new();
         for alarm in alarms {
-            if let (_, Answer::Alarms(alarms)) = self.0.propose(Command::Alarm { action, alarm }).await? {
+            if let (_, Answer::Alarms(alarms)) =
+                self.0.propose(caller.clone(), Command::Alarm { action, alarm }).await?
+            {
                 changed.extend(alarms);
             }
         }
@@ -75,24 +82,32 @@ impl Maintenance for MaintenanceService {
 
     async fn alarm(&self, request: Request<pb::AlarmRequest>) -> Result<Response<pb::AlarmResponse>, Status> {
         use pb::alarm_request::AlarmAction as Wire;
+        let caller = match request.get_ref().action() {
+            Wire::Get => self.0.check_known(&request).await?,
+            _ => self.0.check_admin(&request).await?,
+        };
         let request = request.into_inner();
         let kind = kind_of(request.alarm());
         let alarms = match request.action() {
             Wire::Get => self.raised(request.member_id, kind),
             Wire::Activate => {
                 let alarm = kind.map(|kind| Alarm { member: request.member_id, kind });
-                self.change(AlarmAction::Activate, alarm.into_iter().collect()).await?
+                self.change(&caller, AlarmAction::Activate, alarm.into_iter().collect()).await?
             }
             Wire::Deactivate => {
                 let alarms = self.raised(request.member_id, kind);
-                self.change(AlarmAction::Deactivate, alarms).await?
+                self.change(&caller, AlarmAction::Deactivate, alarms).await?
             }
         };
         let alarms = alarms.into_iter().map(alarm_member).collect();
         Ok(Response::new(pb::AlarmResponse { header: self.0.header_now(), alarms }))
     }
 
-    async fn status(&self, _: Request<pb::StatusRequest>) -> Result<Response<pb::StatusResponse>, Status> {
+    async fn status(
+        &self,
+        request: Request<pb::StatusRequest>,
+    ) -> Result<Response<pb::StatusResponse>, Status> {
+        self.0.check_known(&request).await?;
         let (view, status) = (self.0.store.view(), self.0.store.status());
         let mut errors = Vec::new();
         if status.leader == 0 {
@@ -126,12 +141,14 @@ impl Maintenance for MaintenanceService {
     /// There is nothing to defragment: the answer comes at once, without a header as etcd's.
     async fn defragment(
         &self,
-        _: Request<pb::DefragmentRequest>,
+        request: Request<pb::DefragmentRequest>,
     ) -> Result<Response<pb::DefragmentResponse>, Status> {
+        self.0.check_admin(&request).await?;
         Ok(Response::new(pb::DefragmentResponse::default()))
     }
 
-    async fn hash(&self, _: Request<pb::HashRequest>) -> Result<Response<pb::HashResponse>, Status> {
+    async fn hash(&self, request: Request<pb::HashRequest>) -> Result<Response<pb::HashResponse>, Status> {
+        self.0.check_admin(&request).await?;
         let hashed = self.hash_at(0).await?;
         Ok(Response::new(pb::HashResponse { header: self.0.header(hashed.revision), hash: hashed.hash }))
     }
@@ -140,6 +157,7 @@ impl Maintenance for MaintenanceService {
         &self,
         request: Request<pb::HashKvRequest>,
     ) -> Result<Response<pb::HashKvResponse>, Status> {
+        self.0.check_admin(&request).await?;
         let hashed = self.hash_at(request.into_inner().revision).await?;
         Ok(Response::new(pb::HashKvResponse {
             header: self.0.header_now(),
@@ -151,8 +169,9 @@ impl Maintenance for MaintenanceService {
 
     async fn snapshot(
         &self,
-        _: Request<pb::SnapshotRequest>,
+        request: Request<pb::SnapshotRequest>,
     ) -> Result<Response<Self::SnapshotStream>, Status> {
+        self.0.check_admin(&request).await?;
         Err(unimplemented("Snapshot"))
     }
 
@@ -160,14 +179,16 @@ impl Maintenance for MaintenanceService {
         &self,
         request: Request<pb::MoveLeaderRequest>,
     ) -> Result<Response<pb::MoveLeaderResponse>, Status> {
+        self.0.check_admin(&request).await?;
         self.0.store.transfer_leadership(request.into_inner().target_id).await.map_err(status)?;
         Ok(Response::new(pb::MoveLeaderResponse::default()))
     }
 
     async fn downgrade(
         &self,
-        _: Request<pb::DowngradeRequest>,
+        request: Request<pb::DowngradeRequest>,
     ) -> Result<Response<pb::DowngradeResponse>, Status> {
+        self.0.check_admin(&request).await?;
         Err(unimplemented("Downgrade"))
     }
 }

@@ -5,15 +5,15 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use mvcc::{
-    Command, Compare, CompareResult, CompareTarget, DeleteRequest, EventKind, KeyRange, KeyValue, LeaseId,
-    Op, OpResponse, PutRequest, RangeRequest, Response as Answer, Revision, SortOrder, SortTarget, Txn,
-    TxnResponse,
+    Caller, Command, Compare, CompareResult, CompareTarget, DeleteRequest, EventKind, KeyRange, KeyValue,
+    LeaseId, Op, OpResponse, PutRequest, RangeRequest, Response as Answer, Revision, SortOrder, SortTarget,
+    Txn, TxnResponse,
 };
 use store::WatchRequest;
 use tonic::Status;
 
 use crate::context::Context;
-use crate::error::{mvcc_status, watch_status};
+use crate::error::{auth_status, mvcc_status, watch_status};
 
 /// The lease of a caller that brings none, in seconds (etcd's `defaultSessionTTL`).
 const SESSION_TTL: i64 = 60;
@@ -24,6 +24,7 @@ const SESSION_RENEW: Duration = Duration::from_secs(20);
 #[derive(Clone)]
 pub(crate) struct Queue {
     context: Context,
+    caller: Caller,
     /// The name and a slash.
     prefix: Bytes,
 }
@@ -38,8 +39,8 @@ pub(crate) struct Place {
 }
 
 impl Queue {
-    pub fn new(context: &Context, name: &[u8]) -> Self {
-        Self { context: context.clone(), prefix: [name, b"/"].concat().into() }
+    pub fn new(context: &Context, caller: &Caller, name: &[u8]) -> Self {
+        Self { context: context.clone(), caller: caller.clone(), prefix: [name, b"/"].concat().into() }
     }
 
     /// Takes the place of a lease, or finds it taken already; then what stands there.
@@ -80,6 +81,7 @@ impl Queue {
             keys_only: true,
             ..RangeRequest::prefix(self.prefix.clone())
         };
+        view.auth().check_read(&self.caller, &request.range).map_err(auth_status)?;
         let mut found = view.range(&request).map_err(|error| mvcc_status(&error))?;
         Ok(found.kvs.pop().map(|kv| (kv.key, view.revision())))
     }
@@ -105,6 +107,7 @@ impl Queue {
             limit: 1,
             ..RangeRequest::prefix(self.prefix.clone())
         };
+        view.auth().check_read(&self.caller, &request.range).map_err(auth_status)?;
         let mut found = view.range(&request).map_err(|error| mvcc_status(&error))?;
         Ok((found.kvs.pop(), view.revision()))
     }
@@ -114,7 +117,7 @@ impl Queue {
     }
 
     async fn txn(&self, txn: Txn) -> Result<(Revision, TxnResponse), Status> {
-        transact(&self.context, txn).await
+        transact(&self.context, self.caller.clone(), txn).await
     }
 }
 
@@ -129,8 +132,9 @@ impl Drop for Leaving<'_> {
         let Some(place) = self.place.cloned() else { return };
         let context = self.queue.context.clone();
         self.queue.context.tasks.spawn_detached("leave-queue", async move {
-            // If it fails the place ends with its lease.
-            drop(delete_if(&context, &place).await);
+            // If it fails the place ends with its lease. The caller may have lost the right to do it, and the queue must
+            // go on.
+            drop(context.propose_own(Command::Txn(deletion(&place))).await);
         });
     }
 }
@@ -145,27 +149,33 @@ pub(crate) fn created(key: &Bytes, revision: Revision) -> Compare {
 }
 
 /// Deletes a place's key, if it is still that place's.
-pub(crate) async fn delete_if(context: &Context, place: &Place) -> Result<Revision, Status> {
-    let delete = Op::Delete(DeleteRequest { range: KeyRange::Key(place.key.clone()), prev_kv: false });
-    let txn =
-        Txn { compare: vec![created(&place.key, place.created)], success: vec![delete], failure: Vec::new() };
-    Ok(transact(context, txn).await?.0)
+pub(crate) async fn delete_if(context: &Context, caller: Caller, place: &Place) -> Result<Revision, Status> {
+    Ok(transact(context, caller, deletion(place)).await?.0)
 }
 
-pub(crate) async fn transact(context: &Context, txn: Txn) -> Result<(Revision, TxnResponse), Status> {
-    match context.propose(Command::Txn(txn)).await? {
+fn deletion(place: &Place) -> Txn {
+    let delete = Op::Delete(DeleteRequest { range: KeyRange::Key(place.key.clone()), prev_kv: false });
+    Txn { compare: vec![created(&place.key, place.created)], success: vec![delete], failure: Vec::new() }
+}
+
+pub(crate) async fn transact(
+    context: &Context,
+    caller: Caller,
+    txn: Txn,
+) -> Result<(Revision, TxnResponse), Status> {
+    match context.propose(caller, Command::Txn(txn)).await? {
         (revision, Answer::Txn(answer)) => Ok((revision, answer)),
         (_, other) => Err(Status::internal(format!("a transaction was answered by {other:?}"))),
     }
 }
 
 /// The caller's lease, or a new one.
-pub(crate) async fn session(context: &Context, lease: LeaseId) -> Result<LeaseId, Status> {
+pub(crate) async fn session(context: &Context, caller: &Caller, lease: LeaseId) -> Result<LeaseId, Status> {
     if lease != 0 {
         return Ok(lease);
     }
     let id = context.free_lease();
-    match context.propose(Command::LeaseGrant { id, ttl: SESSION_TTL }).await? {
+    match context.propose(caller.clone(), Command::LeaseGrant { id, ttl: SESSION_TTL }).await? {
         (_, Answer::LeaseGranted { id, .. }) => Ok(id),
         (_, other) => Err(Status::internal(format!("a grant was answered by {other:?}"))),
     }

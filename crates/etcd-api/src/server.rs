@@ -2,11 +2,12 @@
 
 use std::io;
 use std::net::SocketAddr;
+use std::sync::Arc;
 use std::time::Duration;
 
 use env::{Env, Shutdown, TaskGroup};
 use protos::etcd::etcdserverpb::{
-    cluster_server::ClusterServer, kv_server::KvServer, lease_server::LeaseServer,
+    auth_server::AuthServer, cluster_server::ClusterServer, kv_server::KvServer, lease_server::LeaseServer,
     maintenance_server::MaintenanceServer, watch_server::WatchServer,
 };
 use protos::etcd::v3electionpb::election_server::ElectionServer;
@@ -17,6 +18,7 @@ use tonic::service::Routes;
 use tonic::transport::server::TcpIncoming;
 use tonic::transport::{Certificate, Identity, Server, ServerTlsConfig};
 
+use crate::auth::{self, AuthOptions, AuthOptionsError, AuthService, Tokens};
 use crate::cluster::ClusterService;
 use crate::context::{Context, Limits};
 use crate::election::ElectionService;
@@ -67,6 +69,8 @@ pub struct EtcdApiConfig {
     pub quota_bytes: Option<u64>,
     /// How often quiet watches that asked for it are told how far they are.
     pub watch_progress_notify_interval: Duration,
+    /// How callers are known when authentication is enabled.
+    pub auth: AuthOptions,
     /// Renders the process' metrics.
     pub metrics: http::Metrics,
 }
@@ -81,6 +85,7 @@ impl EtcdApiConfig {
             max_txn_ops: mvcc::MAX_TXN_OPS,
             quota_bytes: None,
             watch_progress_notify_interval: Duration::from_secs(600),
+            auth: AuthOptions::default(),
             metrics,
         }
     }
@@ -88,8 +93,8 @@ impl EtcdApiConfig {
     /// Binds the addresses.
     ///
     /// # Errors
-    /// When one cannot be bound.
-    pub async fn build(self, env: Env, store: Store) -> Result<EtcdApi, BuildError> {
+    /// When one cannot be bound, or the keys of tokens cannot be read.
+    pub async fn build(mut self, env: Env, store: Store) -> Result<EtcdApi, BuildError> {
         let mut listeners = Vec::new();
         for Listen { address, tls } in self.listen.iter().copied() {
             if tls && self.tls.is_none() {
@@ -98,7 +103,8 @@ impl EtcdApiConfig {
             let listener = TcpListener::bind(address).await;
             listeners.push((listener.map_err(|cause| BuildError::Listen { address, cause })?, tls));
         }
-        Ok(EtcdApi { config: self, env, store, listeners })
+        let tokens = Arc::new(Tokens::new(std::mem::take(&mut self.auth))?);
+        Ok(EtcdApi { config: self, env, store, tokens, listeners })
     }
 }
 
@@ -108,6 +114,9 @@ pub enum BuildError {
     /// An address is to be served with TLS, and there is no certificate.
     #[error("cannot listen on TLS for {0}: KeyFile and CertFile are not presented")]
     NoCertificate(SocketAddr),
+    /// `--auth-token` cannot be used.
+    #[error(transparent)]
+    Auth(#[from] AuthOptionsError),
     /// An address cannot be listened on.
     #[error("cannot listen for clients on {address}: {cause}")]
     Listen {
@@ -134,6 +143,7 @@ pub struct EtcdApi {
     config: EtcdApiConfig,
     env: Env,
     store: Store,
+    tokens: Arc<Tokens>,
     listeners: Vec<(TcpListener, bool)>,
 }
 
@@ -164,7 +174,9 @@ impl EtcdApi {
             tasks: tasks.clone(),
             shutdown: shutdown.clone(),
             limits,
+            tokens: self.tokens,
         };
+        tasks.spawn_detached("auth-tokens", auth::keep(context.clone()));
         let routes = routes(&context, self.config.metrics);
         for (listener, tls) in self.listeners {
             let mut server = Server::builder().accept_http1(true);
@@ -197,10 +209,12 @@ fn routes(context: &Context, metrics: http::Metrics) -> Routes {
     let watch = WatchServer::new(WatchService(context.clone())).max_encoding_message_size(usize::MAX);
     let lease = LeaseServer::new(LeaseService(context.clone()));
     let cluster = ClusterServer::new(ClusterService(context.clone()));
+    let auth = AuthServer::new(AuthService(context.clone()));
     let maintenance = MaintenanceServer::new(MaintenanceService(context.clone()));
     let (_, health) = tonic_health::server::health_reporter();
     let mut routes = Routes::from(http::router(context.clone(), metrics));
-    routes = routes.add_service(kv).add_service(watch).add_service(lease).add_service(cluster);
+    routes =
+        routes.add_service(kv).add_service(watch).add_service(lease).add_service(cluster).add_service(auth);
     routes = routes.add_service(LockServer::new(LockService(context.clone())));
     routes = routes.add_service(ElectionServer::new(ElectionService(context.clone())));
     routes.add_service(maintenance).add_service(health)

@@ -15,8 +15,10 @@ use tokio_stream::StreamMap;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status, Streaming};
 
+use crate::auth::Credentials;
 use crate::context::Context;
 use crate::convert;
+use crate::error::auth_status;
 
 /// Messages that wait for a slow client; then its watches stand still, and cost nothing but their cursors.
 const QUEUE: usize = 128;
@@ -47,8 +49,14 @@ impl Watch for WatchService {
             return Err(no_leader());
         }
         let (out, responses) = mpsc::channel(QUEUE);
-        let session =
-            Session { context: self.0.clone(), out, watches: HashMap::new(), next_id: 0, asked: None };
+        let session = Session {
+            context: self.0.clone(),
+            credentials: Credentials::of(&self.0, &request),
+            out,
+            watches: HashMap::new(),
+            next_id: 0,
+            asked: None,
+        };
         let context = self.0.clone();
         self.0.tasks.spawn_detached("watch-stream", async move {
             let out = session.out.clone();
@@ -61,6 +69,12 @@ impl Watch for WatchService {
         });
         Ok(Response::new(ReceiverStream::new(responses)))
     }
+}
+
+fn range_of(create: &pb::WatchCreateRequest) -> KeyRange {
+    let first = || bytes::Bytes::from_static(&[0]);
+    let key = if create.key.is_empty() { first() } else { create.key.clone() };
+    KeyRange::from_etcd(key, create.range_end.clone())
 }
 
 fn no_leader() -> Status {
@@ -102,6 +116,8 @@ struct WatchState {
 /// One stream.
 struct Session {
     context: Context,
+    /// Who asks is found out anew for each watch.
+    credentials: Credentials,
     out: Outgoing,
     watches: HashMap<i64, WatchState>,
     next_id: i64,
@@ -170,21 +186,23 @@ impl Session {
         create: pb::WatchCreateRequest,
         sources: &mut StreamMap<i64, BoxStream<'static, Item>>,
     ) -> Result<(), Gone> {
-        if let Some(reason) = self.refuse(&create) {
+        let mut refused = self.refuse(&create).map(str::to_owned);
+        if refused.is_none() {
+            refused = self.forbid(&create).await;
+        }
+        if let Some(cancel_reason) = refused {
             let response = pb::WatchResponse {
                 header: self.context.header_now(),
                 watch_id: STREAM,
                 created: true,
                 canceled: true,
-                cancel_reason: reason.to_owned(),
+                cancel_reason,
                 ..pb::WatchResponse::default()
             };
             return self.send(response).await;
         }
         let id = if create.watch_id == 0 { self.free_id() } else { create.watch_id };
-        let key = if create.key.is_empty() { bytes::Bytes::from_static(&[0]) } else { create.key };
-        let range = KeyRange::from_etcd(key, create.range_end);
-        let request = WatchRequest { range, start_revision: create.start_revision };
+        let request = WatchRequest { range: range_of(&create), start_revision: create.start_revision };
         let watcher = self.context.store.watch(request);
         let filters = create.filters;
         let filtered = |filter: pb::watch_create_request::FilterType| filters.contains(&i32::from(filter));
@@ -226,6 +244,15 @@ impl Session {
         } else {
             None
         }
+    }
+
+    /// Why who asks may not watch, as the error of a call would say it.
+    async fn forbid(&self, create: &pb::WatchCreateRequest) -> Option<String> {
+        let caller = self.context.identify(&self.credentials).await;
+        let view = self.context.store.view();
+        let checked = caller.and_then(|caller| view.auth().check_read(&caller, &range_of(create)));
+        let status = auth_status(checked.err()?);
+        Some(format!("rpc error: code = {:?} desc = {}", status.code(), status.message()))
     }
 
     fn free_id(&mut self) -> i64 {

@@ -107,6 +107,11 @@ impl std::fmt::Debug for View {
 }
 
 impl View {
+    /// The last entry of the log that the view shows.
+    pub fn applied_index(&self) -> u64 {
+        self.state.applied_index
+    }
+
     /// The view's revision; 1 when nothing was ever written.
     pub fn revision(&self) -> Revision {
         self.state.revision

@@ -706,6 +706,11 @@ impl Store {
         self.inner.leadership.clone()
     }
 
+    /// Whether this member leads, as far as it knows.
+    pub fn is_leader(&self) -> bool {
+        self.inner.leadership.borrow().is_leader
+    }
+
     /// This member's id.
     pub fn member_id(&self) -> u64 {
         self.inner.me

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail};
 use env::{Env, TaskGroup};
-use etcd_api::{EtcdApi, EtcdApiConfig, Listen, ServingTls};
+use etcd_api::{AuthOptions, EtcdApi, EtcdApiConfig, Listen, ServingTls};
 use rocks::DataFolder;
 use store::{PeerTls, Store, StoreConfig, StoreServer, Timing};
 
@@ -30,6 +30,7 @@ pub struct Config {
     pub max_request_bytes: usize,
     pub max_txn_ops: usize,
     pub quota_bytes: Option<u64>,
+    pub auth: AuthOptions,
     pub watch_progress_notify_interval: Duration,
 }
 
@@ -64,6 +65,7 @@ impl Config {
             max_request_bytes: self.max_request_bytes,
             max_txn_ops: self.max_txn_ops,
             quota_bytes: self.quota_bytes,
+            auth: self.auth,
             watch_progress_notify_interval: self.watch_progress_notify_interval,
             ..EtcdApiConfig::new(listen, metrics)
         };

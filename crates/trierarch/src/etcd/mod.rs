@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail};
 use env::{Env, Shutdown, TaskGroup};
-use etcd_api::{ETCD_VERSION, Retention, ServingTls, auto_compact};
+use etcd_api::{AuthOptions, ETCD_VERSION, Retention, ServingTls, auto_compact};
 use store::{PeerTls, Timing};
 
 use self::flags::{Effect, FLAGS, FlagError, Flags};
@@ -137,6 +137,12 @@ fn config(flags: &Flags) -> Result<member::Config> {
         max_txn_ops: size("max-txn-ops")?,
         // 0 is no limit here, a negative number as in etcd.
         quota_bytes: flags.number("quota-backend-bytes").filter(|quota| *quota > 0),
+        auth: AuthOptions::parse(
+            flags.get("auth-token"),
+            Duration::from_secs(flags.number("auth-token-ttl").unwrap_or(300)),
+            flags.number("bcrypt-cost").unwrap_or_default(),
+            flags.on("client-cert-auth"),
+        )?,
         watch_progress_notify_interval: flags.duration("watch-progress-notify-interval"),
     })
 }

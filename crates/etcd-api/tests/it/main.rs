@@ -1,5 +1,7 @@
 //! The API over real sockets, asked by a client library and by Debian's `etcdctl`.
 
+mod auth;
+
 use std::net::{SocketAddr, TcpListener};
 use std::process::Command;
 use std::sync::Arc;
@@ -11,7 +13,7 @@ use etcd_client::{
     Client, Compare, CompareOp, DeleteOptions, GetOptions, PutOptions, SortOrder, SortTarget, Txn, TxnOp,
     WatchFilterType, WatchOptions,
 };
-use store::{MemoryStorage, StoreConfig};
+use store::{MemoryStorage, Store, StoreConfig};
 use tempfile::TempDir;
 
 /// How long anything may take that is waited for.
@@ -19,9 +21,17 @@ const DEADLINE: Duration = Duration::from_secs(20);
 
 struct Server {
     address: SocketAddr,
+    store: Store,
     shutdown: Shutdown,
     _folder: TempDir,
     _tasks: TaskGroup,
+}
+
+impl Server {
+    /// How many tokens the member knows.
+    fn tokens(&self) -> usize {
+        self.store.view().auth().tokens().count()
+    }
 }
 
 impl Drop for Server {
@@ -51,13 +61,13 @@ async fn start_with(change: impl FnOnce(&mut EtcdApiConfig)) -> Server {
     );
     api.watch_progress_notify_interval = Duration::from_millis(200);
     change(&mut api);
-    let api = api.build(Env::real(), store).await.expect("api");
+    let api = api.build(Env::real(), store.clone()).await.expect("api");
     let address = api.addresses().expect("addresses")[0];
     let shutdown = Shutdown::new();
     let tasks = TaskGroup::new("test", shutdown.clone());
     tasks.spawn("store", server.run(shutdown.child()));
     tasks.spawn("api", api.run(shutdown.child()));
-    Server { address, shutdown, _folder: folder, _tasks: tasks }
+    Server { address, store, shutdown, _folder: folder, _tasks: tasks }
 }
 
 async fn connect(server: &Server) -> Client {
@@ -285,7 +295,12 @@ async fn debians_etcdctl_works() {
         assert!(ok(&["alarm", "list"]).is_empty());
         assert!(ok(&["defrag"]).contains("Finished defragmenting"));
         let (success, text) = etcdctl(&server, &["auth", "enable"]);
-        assert!(!success && text.contains("Unimplemented"), "{text}");
+        assert!(!success && text.contains("root user does not exist"), "{text}");
+        ok(&["user", "add", "root:secret"]);
+        ok(&["user", "grant-role", "root", "root"]);
+        assert_eq!(ok(&["auth", "enable"]), "Authentication Enabled");
+        assert!(!etcdctl(&server, &["get", "a"]).0, "nobody may");
+        ok(&["--user", "root:secret", "auth", "disable"]);
     })
     .await
     .expect("etcdctl");

@@ -1,0 +1,195 @@
+//! Users, roles, tokens.
+
+use std::time::Duration;
+
+use etcd_api::AuthOptions;
+use etcd_client::{
+    Client, ConnectOptions, GetOptions, Permission, PermissionType, PutOptions, RoleRevokePermissionOptions,
+    UserAddOptions, WatchOptions,
+};
+
+use crate::{DEADLINE, Server, connect, next, start, start_with};
+
+/// A member with authentication on: `root` may everything, `alice` may read and write `a…` and read `r`, `bob` nothing.
+async fn guarded(options: Option<AuthOptions>) -> (Server, Client) {
+    let server = start_with(|config| {
+        // The cheapest hashes.
+        config.auth = options.unwrap_or_else(|| {
+            AuthOptions::parse("simple", Duration::from_secs(300), 4, false).expect("options")
+        });
+    })
+    .await;
+    let mut client = connect(&server).await;
+    for name in ["root", "alice", "bob"] {
+        client.user_add(name, format!("{name}'s"), None).await.expect("user");
+    }
+    client.user_grant_role("root", "root").await.expect("role");
+    client.role_add("letters").await.expect("role");
+    let letters = Permission::read_write("a").with_prefix();
+    client.role_grant_permission("letters", letters).await.expect("grant");
+    client.role_grant_permission("letters", Permission::read("r")).await.expect("grant");
+    client.user_grant_role("alice", "letters").await.expect("role");
+    client.auth_enable().await.expect("enable");
+    let root = as_user(&server, "root").await;
+    (server, root)
+}
+
+async fn as_user(server: &Server, name: &str) -> Client {
+    let options = ConnectOptions::new().with_user(name, format!("{name}'s"));
+    Client::connect([server.address.to_string()], Some(options)).await.expect("connect")
+}
+
+fn told(error: etcd_client::Error) -> (tonic::Code, String) {
+    match error {
+        etcd_client::Error::GRpcStatus(status) => (status.code(), status.message().to_owned()),
+        other => panic!("{other}"),
+    }
+}
+
+fn denied() -> (tonic::Code, String) {
+    (tonic::Code::PermissionDenied, "etcdserver: permission denied".to_owned())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn users_reach_the_keys_that_their_roles_permit() {
+    let (server, mut root) = guarded(None).await;
+    root.put("r", "1", None).await.expect("root may");
+    root.put("x", "1", None).await.expect("root may");
+    let mut alice = as_user(&server, "alice").await;
+    alice.put("a1", "v", None).await.expect("alice may");
+    assert_eq!(alice.get("r", None).await.expect("alice may").count(), 1);
+    assert_eq!(told(alice.put("r", "2", None).await.expect_err("only read")), denied());
+    assert_eq!(told(alice.get("x", None).await.expect_err("not hers")), denied());
+    let all = Some(GetOptions::new().with_all_keys());
+    assert_eq!(told(alice.get("", all).await.expect_err("not all hers")), denied());
+    assert_eq!(told(alice.delete("x", None).await.expect_err("not hers")), denied());
+    assert_eq!(told(alice.compact(2, None).await.expect_err("root only")), denied());
+    assert_eq!(alice.member_list().await.expect("known").members().len(), 1);
+    assert_eq!(told(alice.hash_kv(0).await.expect_err("root only")), denied());
+    assert_eq!(told(alice.user_list().await.expect_err("root only")), denied());
+    assert_eq!(alice.user_get("alice").await.expect("of herself").roles(), ["letters"]);
+    assert_eq!(told(alice.user_get("bob").await.expect_err("root only")), denied());
+    let mut bob = as_user(&server, "bob").await;
+    assert_eq!(told(bob.get("a1", None).await.expect_err("nothing")), denied());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn who_shows_nothing_or_something_wrong_is_told_so() {
+    let (server, mut root) = guarded(None).await;
+    let mut nobody = Client::connect([server.address.to_string()], None).await.expect("connect");
+    let empty = (tonic::Code::InvalidArgument, "etcdserver: user name is empty".to_owned());
+    assert_eq!(told(nobody.get("a", None).await.expect_err("nobody")), empty);
+    assert_eq!(told(nobody.put("a", "", None).await.expect_err("nobody")), empty);
+    assert_eq!(told(nobody.lease_grant(60, None).await.expect_err("nobody")), empty);
+    assert_eq!(told(nobody.status().await.expect_err("nobody")), empty);
+    let wrong = ConnectOptions::new().with_user("alice", "wrong");
+    let refused = Client::connect([server.address.to_string()], Some(wrong)).await.err().expect("refused");
+    let text = "etcdserver: authentication failed, invalid user ID or password";
+    assert_eq!(told(refused), (tonic::Code::InvalidArgument, text.to_owned()));
+    root.auth_disable().await.expect("disable");
+    nobody.get("a", None).await.expect("nobody is asked");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_was_taken_away_is_denied_at_once() {
+    let (server, mut root) = guarded(None).await;
+    let mut alice = as_user(&server, "alice").await;
+    alice.put("a", "1", None).await.expect("may");
+    let range = Some(RoleRevokePermissionOptions::new().with_prefix());
+    root.role_revoke_permission("letters", "a", range).await.expect("revoke");
+    assert_eq!(told(alice.put("a", "2", None).await.expect_err("no more")), denied());
+    root.user_change_password("alice", "other").await.expect("change");
+    let invalid = (tonic::Code::Unauthenticated, "etcdserver: invalid auth token".to_owned());
+    assert_eq!(told(alice.get("r", None).await.expect_err("the token has ended")), invalid);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn leases_with_keys_of_others_and_their_watches_are_closed() {
+    let (server, mut root) = guarded(None).await;
+    let mut alice = as_user(&server, "alice").await;
+    let lease = root.lease_grant(600, None).await.expect("grant").id();
+    root.put("x", "1", Some(PutOptions::new().with_lease(lease))).await.expect("put");
+    assert_eq!(told(alice.lease_revoke(lease).await.expect_err("with a key of another")), denied());
+    let attach = Some(PutOptions::new().with_lease(lease));
+    assert_eq!(told(alice.put("a", "1", attach).await.expect_err("with a key of another")), denied());
+    let mut stream = alice.watch("a", Some(WatchOptions::new().with_prefix())).await.expect("watch");
+    alice.put("a2", "1", None).await.expect("put");
+    assert!(next(&mut stream).await.created());
+    assert_eq!(next(&mut stream).await.events().len(), 1);
+    let mut closed = alice.watch("x", None).await.expect("a stream");
+    let refused = next(&mut closed).await;
+    assert!(refused.canceled() && refused.cancel_reason().contains("permission denied"), "{refused:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_token_that_nobody_uses_ends() {
+    let options = AuthOptions::parse("simple", Duration::from_secs(1), 4, false).expect("options");
+    let (server, mut root) = guarded(Some(options)).await;
+    let mut idle = as_user(&server, "alice").await;
+    idle.get("a", None).await.expect("the token is new");
+    let ended = async {
+        // The other token stays in use.
+        while root.get("a", None).await.is_ok() {
+            env::Clock::default().sleep(Duration::from_millis(50)).await;
+            if server.tokens() <= 1 {
+                return idle.get("a", None).await.expect_err("it has ended");
+            }
+        }
+        panic!("a token that is in use has ended");
+    };
+    let error = tokio::time::timeout(DEADLINE, ended).await.expect("in time");
+    let invalid = (tonic::Code::Unauthenticated, "etcdserver: invalid auth token".to_owned());
+    assert_eq!(told(error), invalid);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn signed_tokens_are_known_by_their_signature() {
+    let folder = tempfile::tempdir().expect("folder");
+    let pair = rcgen::KeyPair::generate().expect("key");
+    let key = folder.path().join("key.pem");
+    std::fs::write(&key, pair.serialize_pem()).expect("write");
+    let flag = format!("jwt,priv-key={},sign-method=ES256,ttl=1h", key.display());
+    let options = AuthOptions::parse(&flag, Duration::ZERO, 4, false).expect("options");
+    let (server, mut root) = guarded(Some(options)).await;
+    let mut alice = as_user(&server, "alice").await;
+    alice.put("a", "1", None).await.expect("may");
+    root.user_add("carol", "c", None).await.expect("add");
+    // The token says how old it is.
+    let old = (tonic::Code::InvalidArgument, "etcdserver: revision of auth store is old".to_owned());
+    assert_eq!(told(alice.get("a", None).await.expect_err("of before")), old);
+    let mut again = as_user(&server, "alice").await;
+    again.get("a", None).await.expect("a new token");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_would_shut_everybody_out_is_refused() {
+    let server = start().await;
+    let mut client = connect(&server).await;
+    let refused = |error| told(error).1;
+    assert_eq!(
+        refused(client.auth_enable().await.expect_err("no root")),
+        "etcdserver: root user does not exist"
+    );
+    client.user_add("root", "", Some(UserAddOptions::new().with_no_pwd())).await.expect("root");
+    assert_eq!(
+        refused(client.auth_enable().await.expect_err("no role")),
+        "etcdserver: root user does not have root role"
+    );
+    assert_eq!(
+        refused(client.user_add("root", "x", None).await.expect_err("twice")),
+        "etcdserver: user name already exists"
+    );
+    assert_eq!(
+        refused(client.user_add("", "x", None).await.expect_err("no name")),
+        "etcdserver: user name is empty"
+    );
+    let role = client.role_get("root").await;
+    assert_eq!(refused(role.expect_err("nobody made it")), "etcdserver: role name not found");
+    client.role_add("root").await.expect("role");
+    let everything = client.role_get("root").await.expect("role").permissions();
+    assert_eq!(everything.len(), 1);
+    assert_eq!(everything[0].get_type(), i32::from(PermissionType::Readwrite));
+    let authenticate = ConnectOptions::new().with_user("root", "x");
+    let error = Client::connect([server.address.to_string()], Some(authenticate)).await.err().expect("off");
+    assert_eq!(refused(error), "etcdserver: authentication is not enabled");
+}
