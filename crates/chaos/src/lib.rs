@@ -17,6 +17,7 @@ mod check;
 mod clients;
 mod cluster;
 mod fault;
+pub mod history;
 mod load;
 mod network;
 mod play;
