@@ -15,7 +15,7 @@ use serde_json::Value;
 use tempfile::TempDir;
 
 use crate::access::{Access, kind};
-use crate::network::{MasterPlace, Network, NodePlace};
+use crate::network::{Cut, MasterPlace, Network, NodePlace};
 use crate::poll::until;
 use crate::process::Process;
 
@@ -123,7 +123,7 @@ impl<'n> Cluster<'n> {
     /// See [`Network::cut`].
     pub fn cut(&mut self, index: usize) -> Result<()> {
         let others: Vec<usize> = (0..self.size()).filter(|&other| other != index).collect();
-        self.network.cut(index, &others)?;
+        self.network.cut(index, &others, Cut::Both)?;
         self.masters[index].cut = true;
         Ok(())
     }

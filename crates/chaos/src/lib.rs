@@ -8,6 +8,8 @@
 //! - all times come from one clock, so that what was acknowledged before something else began is known;
 //! - a scenario that cannot be played on this machine fails and says why: it never passes unplayed.
 //!
+//! `etcd/` plays members without Kubernetes and records what their clients see; `history/` judges it.
+//!
 //! Read `scenario.rs`, `network.rs`, `cluster.rs` (processes), `load.rs` and `api_load.rs` (clients), `fault.rs`,
 //! `recovery.rs` (what is seen after the fault), `check.rs` (invariants), `play.rs` (all of it in order), `report.rs`.
 
@@ -16,6 +18,7 @@ mod api_load;
 mod check;
 mod clients;
 mod cluster;
+pub mod etcd;
 mod fault;
 pub mod history;
 mod load;

@@ -29,6 +29,27 @@ enum Command {
         #[arg(required = true)]
         paths: Vec<PathBuf>,
     },
+    /// Play scenarios of members without Kubernetes, and judge what their clients saw
+    Etcd {
+        /// The `trierarch` program
+        #[arg(long)]
+        binary: PathBuf,
+        /// What clients ask follows from this number; the next run takes the next
+        #[arg(long, default_value_t = 1)]
+        seed: u64,
+        /// Runs of each scenario, instead of what its file says
+        #[arg(long)]
+        runs: Option<u32>,
+        /// Scenario files, or folders of them
+        #[arg(required = true)]
+        paths: Vec<PathBuf>,
+    },
+}
+
+/// What is to be played.
+enum Scenarios {
+    Kubernetes(Vec<chaos::Scenario>),
+    Members(Vec<chaos::etcd::Scenario>, u64),
 }
 
 fn main() -> ExitCode {
@@ -43,29 +64,57 @@ fn main() -> ExitCode {
 }
 
 fn run(command: Command) -> Result<bool> {
-    let Command::Run { binary, runs, paths } = command;
-    let scenarios = chaos::scenarios(&paths)?;
+    let (binary, scenarios) = read(command)?;
     // Before the runtime: its threads are where the thread is that starts them.
     let network = if nix::unistd::geteuid().is_root() { Network::fabric() } else { Network::loopback() };
     println!("machine: {}", chaos::machine());
     println!("network: {network}\n");
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
-    let mut good = true;
-    for mut scenario in scenarios {
-        scenario.runs = runs.unwrap_or(scenario.runs);
-        good &= runtime.block_on(one(&binary, &network, &scenario))?;
-    }
-    Ok(good)
+    runtime.block_on(async {
+        tokio::select! {
+            good = all(&binary, &network, &scenarios) => Ok(good),
+            _ = tokio::signal::ctrl_c() => bail!("interrupted"),
+        }
+    })
 }
 
-/// One scenario. What keeps it from being played is told and counts as a failure; the others are played all the same.
-async fn one(binary: &Path, network: &Network, scenario: &chaos::Scenario) -> Result<bool> {
-    let env = Env::real();
-    tokio::select! {
-        result = chaos::play(&env, binary, network, scenario) => Ok(result.unwrap_or_else(|error| {
-            println!("## {}: {}\nFAILED: {error:#}\n", scenario.name, scenario.about);
-            false
-        })),
-        _ = tokio::signal::ctrl_c() => bail!("interrupted"),
+fn read(command: Command) -> Result<(PathBuf, Scenarios)> {
+    match command {
+        Command::Run { binary, runs, paths } => {
+            let mut scenarios = chaos::scenarios(&paths)?;
+            scenarios.iter_mut().for_each(|scenario| scenario.runs = runs.unwrap_or(scenario.runs));
+            Ok((binary, Scenarios::Kubernetes(scenarios)))
+        }
+        Command::Etcd { binary, seed, runs, paths } => {
+            let mut scenarios = chaos::etcd::load(&paths)?;
+            scenarios.iter_mut().for_each(|scenario| scenario.runs = runs.unwrap_or(scenario.runs));
+            Ok((binary, Scenarios::Members(scenarios, seed)))
+        }
     }
+}
+
+/// One scenario after the other. What keeps one from being played is told and counts as a failure; the others are
+/// played all the same.
+async fn all(binary: &Path, network: &Network, scenarios: &Scenarios) -> bool {
+    let (env, mut good) = (Env::real(), true);
+    let mut told = |name: &str, about: &str, result: Result<bool>| {
+        good &= result.unwrap_or_else(|error| {
+            println!("## {name}: {about}\nFAILED: {error:#}\n");
+            false
+        });
+    };
+    match scenarios {
+        Scenarios::Kubernetes(scenarios) => {
+            for one in scenarios {
+                told(&one.name, &one.about, chaos::play(&env, binary, network, one).await);
+            }
+        }
+        Scenarios::Members(scenarios, seed) => {
+            for one in scenarios {
+                let played = chaos::etcd::play(&env, binary, network, one, *seed).await;
+                told(&one.name, &one.about, played);
+            }
+        }
+    }
+    good
 }

@@ -10,6 +10,7 @@ use std::net::{Ipv4Addr, TcpListener};
 use std::os::fd::AsRawFd as _;
 use std::path::PathBuf;
 use std::process::Command;
+use std::sync::atomic::{AtomicU16, Ordering};
 
 use anyhow::{Context as _, Result, anyhow, bail};
 use nix::sched::{CloneFlags, unshare};
@@ -21,6 +22,10 @@ const MAX_NODES: u8 = 9;
 /// Host numbers on the bridge: masters from 1, nodes from here, the runner's own last.
 const FIRST_NODE: u8 = 11;
 const RUNNER: u8 = 254;
+/// Where ports on loopback are taken from: below those that the system gives to outgoing connections.
+const PORTS_FROM: u16 = 16_000;
+/// How many of them there are.
+const PORT_COUNT: u16 = 14_000;
 /// The firewall table in a master's namespace.
 const TABLE: &str = "chaos";
 
@@ -60,6 +65,17 @@ pub struct NodePlace {
     pub address: Ipv4Addr,
     /// The port of its kubelet endpoint.
     pub port: u16,
+}
+
+/// Which way nothing passes between a master and the others.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Cut {
+    /// Neither.
+    Both,
+    /// Towards the master.
+    In,
+    /// From the master.
+    Out,
 }
 
 impl fmt::Display for Network {
@@ -141,18 +157,22 @@ impl Network {
         self.space(0).map(drop).context("cutting masters off needs root")
     }
 
-    /// Drops everything between a master and the others, both ways; its clients still reach it.
+    /// Drops everything between a master and the others, one way or both; its clients still reach it.
     ///
     /// # Errors
     /// Without namespaces; or what the firewall says.
-    pub fn cut(&self, index: usize, others: &[usize]) -> Result<()> {
+    pub fn cut(&self, index: usize, others: &[usize], cut: Cut) -> Result<()> {
         let others: Vec<String> = others.iter().map(|&other| master_address(other).to_string()).collect();
         let others = others.join(", ");
-        let rules = format!(
-            "table inet {TABLE} {{\n\
-             chain in {{\n type filter hook input priority 0\n ip saddr {{ {others} }} drop\n }}\n\
-             chain out {{\n type filter hook output priority 0\n ip daddr {{ {others} }} drop\n }}\n}}"
-        );
+        let chain = |way, hook, side, wanted: bool| match wanted {
+            true => format!(
+                "chain {way} {{\n type filter hook {hook} priority 0\n ip {side} {{ {others} }} drop\n }}\n"
+            ),
+            false => String::new(),
+        };
+        let into = chain("in", "input", "saddr", cut != Cut::Out);
+        let out = chain("out", "output", "daddr", cut != Cut::In);
+        let rules = format!("table inet {TABLE} {{\n{into}{out}}}");
         run(&["nsenter", &self.enter(index)?, "nft", &rules])
     }
 
@@ -230,11 +250,22 @@ fn run(words: &[&str]) -> Result<()> {
     Ok(())
 }
 
+/// Ports that outgoing connections do not get, so that a process that is started again finds its own free.
 fn free_ports(count: usize) -> Result<Vec<u16>> {
-    // All are held until the last is found, so that none comes twice.
-    let listeners = (0..count).map(|_| TcpListener::bind("127.0.0.1:0")).collect::<Result<Vec<_>, _>>()?;
-    let port = |listener: &TcpListener| listener.local_addr().map(|address| address.port());
-    Ok(listeners.iter().map(port).collect::<Result<_, _>>()?)
+    static NEXT: AtomicU16 = AtomicU16::new(0);
+    let first = u16::try_from(std::process::id() % 97)? * 100;
+    let mut ports = Vec::new();
+    while ports.len() < count {
+        let tried = NEXT.fetch_add(1, Ordering::Relaxed);
+        if tried >= PORT_COUNT {
+            bail!("no free ports");
+        }
+        let port = PORTS_FROM + (first + tried) % PORT_COUNT;
+        if TcpListener::bind((Ipv4Addr::LOCALHOST, port)).is_ok() {
+            ports.push(port);
+        }
+    }
+    Ok(ports)
 }
 
 #[cfg(test)]
@@ -246,7 +277,7 @@ mod tests {
         let network = Network::loopback();
         let error = format!("{:#}", network.can_cut().expect_err("not possible"));
         assert!(error.contains("needs root") && !error.contains('\n'), "{error}");
-        assert!(network.cut(0, &[1, 2]).is_err());
+        assert!(network.cut(0, &[1, 2], Cut::Both).is_err());
     }
 
     #[test]

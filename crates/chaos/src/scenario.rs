@@ -98,6 +98,11 @@ pub struct Limits {
 
 /// Reads scenarios, in the order of their files' names.
 pub fn load(paths: &[PathBuf]) -> Result<Vec<Scenario>> {
+    files(paths)?.iter().map(|file| read(file)).collect()
+}
+
+/// The files among paths that are files or folders of them, in the order of their names.
+pub fn files(paths: &[PathBuf]) -> Result<Vec<PathBuf>> {
     let mut files = Vec::new();
     for path in paths {
         if path.is_dir() {
@@ -114,7 +119,7 @@ pub fn load(paths: &[PathBuf]) -> Result<Vec<Scenario>> {
     if files.is_empty() {
         bail!("no scenario found");
     }
-    files.iter().map(|file| read(file)).collect()
+    Ok(files)
 }
 
 fn read(file: &Path) -> Result<Scenario> {

@@ -5,4 +5,5 @@ mod chaos;
 mod cluster;
 mod containers;
 mod etcd;
+mod linearizable;
 mod simulated;

@@ -1,0 +1,16 @@
+//! `trierarch etcd` members without Kubernetes, under faults, judged by what their clients saw.
+//!
+//! Read `scenario.rs`, `members.rs` (processes), `traffic.rs` and `generator.rs` (clients), `watcher.rs`, `wire.rs`
+//! (requests and answers as etcd sends them), `fault.rs`, `play.rs` (all of it in order).
+
+mod fault;
+mod generator;
+mod members;
+mod play;
+mod scenario;
+mod traffic;
+mod watcher;
+mod wire;
+
+pub use play::play;
+pub use scenario::{Fault, Scenario, load};

@@ -1,0 +1,112 @@
+//! One scenario of members from start to report.
+
+use std::fs;
+use std::path::Path;
+use std::time::Duration;
+
+use anyhow::{Context as _, Result, bail};
+use env::Env;
+
+use super::fault;
+use super::members::Members;
+use super::scenario::{Fault, Scenario};
+use super::traffic::Traffic;
+use crate::history::{self, History};
+use crate::network::Network;
+
+/// Operations that a run must have recorded for its verdict to mean something.
+const ENOUGH: usize = 100;
+
+/// Plays a scenario and prints its report; whether all promises held. Every run asks what its seed says; the faults are
+/// the same, but not the moments at which they strike.
+///
+/// # Errors
+/// What keeps it from being played.
+pub async fn play(
+    env: &Env,
+    binary: &Path,
+    network: &Network,
+    scenario: &Scenario,
+    seed: u64,
+) -> Result<bool> {
+    if scenario.faults.iter().any(Fault::cuts) {
+        network.can_cut()?;
+    }
+    println!("## {}: {}", scenario.name, scenario.about);
+    let mut good = true;
+    for run in 0..u64::from(scenario.runs) {
+        let wrong = run_once(env, binary, network, scenario, seed + run).await?;
+        wrong.iter().for_each(|text| println!("VIOLATED (seed {}): {text}", seed + run));
+        good &= wrong.is_empty();
+    }
+    println!("promises: {}\n", if good { "all held" } else { "NOT held" });
+    Ok(good)
+}
+
+async fn run_once(
+    env: &Env,
+    binary: &Path,
+    network: &Network,
+    scenario: &Scenario,
+    seed: u64,
+) -> Result<Vec<String>> {
+    let mut members = Members::start(env, binary, network, scenario.members, &scenario.flags).await?;
+    let (history, mut wrong) = match run_on(env, &mut members, scenario, seed).await {
+        Ok(recorded) => recorded,
+        Err(error) => bail!("{error:#}\n{}\nlogs: {}", members.last_words(), members.keep_folder().display()),
+    };
+    wrong.extend(members.same_hashes().await);
+    let begun = env.clock.monotonic();
+    wrong.extend(history::check(&history));
+    let took = env.clock.monotonic() - begun;
+    let lost = history.operations.iter().filter(|operation| operation.answer.is_none()).count();
+    println!(
+        "seed {seed}: {} operations, {lost} without an answer, {} watchers; judged in {} ms",
+        history.operations.len(),
+        history.streams.len(),
+        took.as_millis()
+    );
+    if !wrong.is_empty() {
+        let folder = members.keep_folder();
+        write(&folder.join("history.jsonl"), &history)?;
+        println!("history, logs and data are kept in {}", folder.display());
+    }
+    Ok(wrong)
+}
+
+async fn run_on(
+    env: &Env,
+    members: &mut Members<'_>,
+    scenario: &Scenario,
+    seed: u64,
+) -> Result<(History, Vec<String>)> {
+    let pause = Duration::from_millis(scenario.pause_ms);
+    let traffic = Traffic::start(env, members.endpoints(), scenario.clients, pause, seed).await?;
+    let between = Duration::from_millis(scenario.between_ms);
+    for round in 0..scenario.rounds {
+        env.clock.sleep(between).await;
+        let fault = &scenario.faults[round % scenario.faults.len()];
+        let played = fault::play(env, members, fault, Duration::from_millis(scenario.lasts_ms)).await;
+        played.with_context(|| format!("round {round}, {fault:?}"))?;
+    }
+    env.clock.sleep(between).await;
+    for index in 0..members.size() {
+        members.serves(index).await?;
+    }
+    if traffic.count() < ENOUGH {
+        bail!("only {} operations were done", traffic.count());
+    }
+    traffic.finish(env).await
+}
+
+/// Writes a history, a line for each operation and each watcher.
+fn write(file: &Path, history: &History) -> Result<()> {
+    let mut lines = Vec::new();
+    for operation in &history.operations {
+        lines.push(serde_json::to_string(operation)?);
+    }
+    for stream in &history.streams {
+        lines.push(serde_json::to_string(stream)?);
+    }
+    fs::write(file, lines.join("\n") + "\n").with_context(|| format!("cannot write {}", file.display()))
+}
