@@ -44,6 +44,7 @@ bench: build ## Measure the store against etcd, and a cluster at rest
 chaos: build ## Play the chaos scenarios against real processes; those that cut masters off need root
 	@if [ "$$(id -u)" = 0 ]; then scripts/chaos-deps; fi
 	@$(CARGO) run --release --quiet --package chaos -- run --binary "$(BINARY)" chaos/scenarios
+	@$(CARGO) run --release --quiet --package chaos -- etcd --binary "$(BINARY)" chaos/scenarios/etcd
 
 clean: down ## Remove the cluster and what was built
 	@rm -rf "$(CARGO_TARGET_DIR)"

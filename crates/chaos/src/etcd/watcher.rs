@@ -36,7 +36,10 @@ pub async fn watch(env: Env, endpoint: String, stream: Arc<Mutex<Stream>>, from:
 async fn follow(env: &Env, endpoint: &str, stream: &Mutex<Stream>, next: &mut i64) -> Option<()> {
     let mut client = WatchClient::new(wire::connect(endpoint).await?);
     let (requests, receiver) = mpsc::channel(REQUESTS);
-    let create = wire::watch(&stream.lock().keys, *next, stream.lock().previous);
+    let create = {
+        let stream = stream.lock();
+        wire::watch(&stream.keys, *next, stream.previous)
+    };
     requests.send(create).await.ok()?;
     let mut answers = client.watch(ReceiverStream::new(receiver)).await.ok()?.into_inner();
     stream.lock().items.push(Item::Opened { from: *next });
