@@ -83,7 +83,8 @@ impl RaftSnapshotBuilder<TypeConfig> for Builder {
     }
 }
 
-fn build(storage: &dyn Storage, engine: &dyn StateEngine) -> io::Result<Snap> {
+/// Makes a snapshot of what the engine holds, in place of the one before.
+pub(crate) fn build(storage: &dyn Storage, engine: &dyn StateEngine) -> io::Result<Snap> {
     let folder = storage.snapshots();
     fs::create_dir_all(&folder)?;
     let building = folder.join(format!("{BUILDING}{}", std::process::id()));
@@ -111,6 +112,12 @@ fn read_meta(storage: &dyn Storage, folder: &Path) -> io::Result<Meta> {
     let last_membership = consensus::decode_beside(caller)?.membership;
     let last_log_id = (term > 0 || index > 0).then(|| consensus::log_id(term, index));
     Ok(SnapshotMeta { last_log_id, last_membership })
+}
+
+/// Removes every complete snapshot.
+pub(crate) fn remove_all(storage: &dyn Storage) -> io::Result<()> {
+    let folder = storage.snapshots();
+    if folder.exists() { remove_others(&folder, &folder) } else { Ok(()) }
 }
 
 fn remove_others(folder: &Path, keep: &Path) -> io::Result<()> {

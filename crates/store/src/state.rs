@@ -183,8 +183,12 @@ impl RaftStateMachine<TypeConfig> for StateMachine {
     }
 
     async fn install_snapshot(&mut self, meta: &Meta, snapshot: Folder) -> io::Result<()> {
+        // What is behind the new state is of no use any more, and at a restart would not reach up to the log.
+        snapshot::remove_all(&*self.storage)?;
         let engine = self.storage.replace_state(snapshot.path())?;
         self.mvcc = Mvcc::open(engine.clone()).map_err(io::Error::other)?;
+        // The log is purged up to here next: whoever is to be caught up then needs this snapshot.
+        snapshot::build(&*self.storage, &*engine)?;
         self.engine = engine;
         self.beside = consensus::decode_beside(self.mvcc.caller_meta())?;
         let view = self.mvcc.view();

@@ -309,6 +309,36 @@ async fn a_member_that_fell_behind_receives_a_snapshot_and_its_watchers_miss_not
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_member_that_received_a_snapshot_starts_again_and_can_catch_others_up() {
+    let mut cluster = Cluster::with_snapshots(3, 50).await;
+    let leader = cluster.leader().await;
+    let (behind, other) = ((leader + 1) % 3, (leader + 2) % 3);
+    let write = async |store: &Store, count: u32| {
+        for index in 0..count {
+            store.propose(put("k", &index.to_string())).await.expect("propose");
+        }
+    };
+    // It has a snapshot of its own, which is older than the one that it receives.
+    write(cluster.store(leader), 100).await;
+    cluster.stop_member(behind).await;
+    write(cluster.store(leader), 200).await;
+    cluster.start_member(behind).await;
+    cluster.store(behind).read_barrier().await.expect("barrier");
+    cluster.stop_member(behind).await;
+    cluster.start_member(behind).await;
+    cluster.store(behind).read_barrier().await.expect("it starts again");
+    // It leads, and another one needs what its log does not hold any more.
+    cluster.stop_member(other).await;
+    cluster.storages[other] = Arc::new(MemoryStorage::new(cluster.folder.path().join("new")));
+    let to = cluster.store(behind).member_id();
+    cluster.store(leader).transfer_leadership(to).await.expect("transfer");
+    cluster.start_member(other).await;
+    let store = cluster.store(other).clone();
+    tokio::time::timeout(DEADLINE, store.read_barrier()).await.expect("in time").expect("barrier");
+    assert_eq!(value(&store, "k"), Some("199".into()));
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_lease_ends_with_its_keys_unless_it_is_renewed() {
     let cluster = Cluster::start(3).await;
     let leader = cluster.leader().await;

@@ -169,6 +169,14 @@ impl Traffic {
     }
 }
 
+impl Drop for Traffic {
+    fn drop(&mut self) {
+        // The next cluster may have the same addresses.
+        self.asking.shutdown().trigger();
+        self.watching.shutdown().trigger();
+    }
+}
+
 async fn first_revision(env: &Env, endpoint: &str) -> Result<i64> {
     let everything = Request::Range { keys: Keys::range(FROM, END), revision: 0, serializable: false };
     until(env, DRAIN, async || {
