@@ -9,10 +9,11 @@
 //! - [`Shutdown`] is one-way: once triggered it stays so;
 //! - no domain word appears here.
 //!
-//! Read `shutdown.rs`, `tasks.rs`, `clock.rs`, `rng.rs`, `backoff.rs`.
+//! Read `shutdown.rs`, `tasks.rs`, `clock.rs`, `rng.rs`, `backoff.rs`, `failpoints/`.
 
 mod backoff;
 mod clock;
+pub mod failpoints;
 mod rng;
 mod shutdown;
 mod tasks;

@@ -29,5 +29,14 @@ pub use auth::{AuthOptions, AuthOptionsError};
 pub use compactor::{Retention, auto_compact};
 pub use server::{BuildError, EtcdApi, EtcdApiConfig, Listen, RunError, ServingTls};
 
+/// Steps at which a test may have a member end or wait, by etcd's names; see `env::failpoints`.
+pub const FAILPOINTS: &[&str] = &[
+    "beforeSendWatchResponse",
+    "defragBeforeCopy",
+    "defragOpenFileError",
+    "defragdbFail",
+    "defragBeforeRename",
+];
+
 /// The version of etcd whose API this is. Clients decide by it what they may use.
 pub const ETCD_VERSION: &str = "3.7.1";

@@ -162,6 +162,7 @@ impl Session {
     }
 
     async fn send(&self, response: pb::WatchResponse) -> Result<(), Gone> {
+        env::failpoints::hit("beforeSendWatchResponse");
         self.out.send(Ok(response)).await.map_err(|_| Gone)
     }
 

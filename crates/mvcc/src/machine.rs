@@ -115,7 +115,7 @@ impl<E: Engine> Mvcc<E> {
 
     /// Whether compacted versions are still to be deleted; every commit deletes some.
     pub fn has_garbage(&self) -> bool {
-        self.garbage.front().is_some_and(|garbage| garbage.superseded <= self.state.compact_revision)
+        self.garbage.front().is_some_and(|garbage| garbage.is_gone_at(self.state.compact_revision))
     }
 
     fn forbidden(&self, caller: &Caller, command: &Command) -> Option<MvccError> {

@@ -24,6 +24,14 @@ pub(crate) struct Garbage {
     pub bytes: u64,
 }
 
+impl Garbage {
+    /// Whether a compaction lets it go. What was itself written by the compacted revision stays: a watcher may begin
+    /// there, and must hear of a deletion as well.
+    pub fn is_gone_at(&self, compact_revision: i64) -> bool {
+        self.superseded.max(self.place.main + 1) <= compact_revision
+    }
+}
+
 /// The changes of one command, while they are made. They become the state's revision only by [`Writer::finish`].
 pub(crate) struct Writer<'a> {
     pub state: &'a mut State,

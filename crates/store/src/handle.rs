@@ -23,6 +23,7 @@ use crate::config::{Identity, StoreConfig, Timing};
 use crate::consensus::{self, Node, Proposal, Raft};
 use crate::contacts::{self, Contacts, Voting};
 use crate::error::{BuildError, REMOVED, StoreError};
+use crate::failpoints::hit;
 use crate::join::{self, JoinService};
 use crate::leadership::{self, Leadership};
 use crate::leases::LeaseTime;
@@ -423,7 +424,10 @@ async fn expire_leases(inner: Arc<Inner>) {
             continue;
         }
         let over = inner.shared.leases.lock().expired(inner.env.clock.monotonic(), MAX_REVOKES, REVOKE_RETRY);
-        let revokes = over.into_iter().map(|id| inner.propose(Command::LeaseRevoke { id }));
+        let revokes = over.into_iter().map(|id| {
+            hit("leaseBeforeRevoke");
+            inner.propose(Command::LeaseRevoke { id })
+        });
         for result in futures::future::join_all(revokes).await {
             if let Err(error) = result {
                 tracing::debug!(%error, "a lease that is over could not be revoked yet");
@@ -470,6 +474,7 @@ impl Inner {
 
     /// Proposes to whoever leads, again when the leader is lost, until this replica has applied it.
     pub async fn propose(&self, command: Command) -> Result<Applied, StoreError> {
+        hit("storeBeforePropose");
         let command = command.encode();
         if command.len() > self.max_request_bytes + MAX_OVERHEAD {
             return Err(StoreError::TooLarge);
@@ -480,7 +485,10 @@ impl Inner {
         let mut attempts = Attempts { inner: self, proposal, may_be_in: false };
         tokio::select! {
             biased;
-            applied = &mut ticket.applied => applied.map_err(|_| StoreError::Stopped),
+            applied = &mut ticket.applied => {
+                hit("storeBeforeReply");
+                applied.map_err(|_| StoreError::Stopped)
+            }
             error = attempts.run() => Err(error),
             () = self.env.clock.sleep_until(deadline) => {
                 Err(if attempts.may_be_in { StoreError::Timeout } else { StoreError::NoLeader })
@@ -492,6 +500,7 @@ impl Inner {
     /// Writes a proposal into the log as the leader. It is committed when this returns well.
     pub async fn write_here(&self, proposal: Proposal) -> Result<(), StoreError> {
         self.check_apply_gap()?;
+        hit("leaderBeforeWrite");
         self.raft.client_write(proposal).await.map(drop).map_err(write_error)
     }
 
@@ -524,6 +533,7 @@ impl Inner {
         self.must_lead()?;
         self.read_barrier().await?;
         self.must_lead()?;
+        hit("beforeCheckpointInLeaseRenew");
         Ok(self.shared.leases.lock().renew(id, self.env.clock.monotonic()))
     }
 

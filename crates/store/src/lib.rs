@@ -17,6 +17,7 @@ mod config;
 mod consensus;
 mod contacts;
 mod error;
+mod failpoints;
 mod handle;
 mod join;
 mod leadership;
@@ -35,6 +36,7 @@ mod watch;
 
 pub use config::{PeerTls, StoreConfig, Timing};
 pub use error::{BuildError, StoreError};
+pub use failpoints::FAILPOINTS;
 pub use handle::{RunError, Status, Store, StoreServer};
 pub use leadership::Leadership;
 pub use leases::LeaseTime;

@@ -12,6 +12,7 @@ use parking_lot::RwLock;
 use tokio::sync::{mpsc, oneshot};
 
 use crate::consensus::{self, Entry, LogId, TypeConfig, Vote};
+use crate::failpoints::hit;
 use crate::storage::{LogBatch, LogEngine, LogMeta};
 
 /// Bytes of entries kept in memory behind the newest.
@@ -139,7 +140,9 @@ impl Log {
 fn sync_loop(engine: &dyn LogEngine, mut requests: mpsc::Receiver<Flush>) {
     let mut group = Vec::new();
     while requests.blocking_recv_many(&mut group, FLUSH_QUEUE) > 0 {
+        hit("logBeforeSync");
         let result = engine.sync();
+        hit("raftAfterSave");
         metrics::counter!("trierarch_log_syncs_total").increment(1);
         metrics::counter!("trierarch_log_synced_appends_total").increment(group.len() as u64);
         for flush in group.drain(..) {
@@ -208,12 +211,15 @@ impl RaftLogStorage<TypeConfig> for Log {
     }
 
     async fn save_vote(&mut self, vote: &Vote) -> io::Result<()> {
+        hit("voteBeforeSave");
         let meta = vec![(LogMeta::Vote, consensus::encode_vote(vote))];
         self.inner.engine.write(LogBatch { meta, ..LogBatch::default() })?;
         *self.inner.vote.write() = Some(*vote);
         let (done, synced) = oneshot::channel();
         self.flush(Flush::Vote(done)).await?;
-        synced.await.map_err(|_| io::Error::other("the log's sync thread has ended"))?
+        let synced = synced.await.map_err(|_| io::Error::other("the log's sync thread has ended"))?;
+        hit("voteAfterSave");
+        synced
     }
 
     async fn save_committed(&mut self, committed: Option<LogId>) -> io::Result<()> {
@@ -231,10 +237,12 @@ impl RaftLogStorage<TypeConfig> for Log {
         I: IntoIterator<Item = Entry> + Send,
         I::IntoIter: Send,
     {
+        hit("raftBeforeSave");
         let entries: Vec<Entry> = entries.into_iter().collect();
         let encoded =
             entries.iter().map(|entry| (entry.log_id.index, consensus::encode_entry(entry))).collect();
         self.inner.engine.write(LogBatch { entries: encoded, ..LogBatch::default() })?;
+        hit("logAfterWrite");
         {
             let mut tail = self.inner.tail.write();
             entries.into_iter().for_each(|entry| tail.push(entry));
@@ -243,14 +251,20 @@ impl RaftLogStorage<TypeConfig> for Log {
     }
 
     async fn truncate_after(&mut self, last_log_id: Option<LogId>) -> io::Result<()> {
+        hit("logBeforeTruncate");
         let from = last_log_id.map_or(0, |last| last.index + 1);
         self.inner.tail.write().truncate_from(from);
-        self.inner.engine.write(LogBatch { remove: Some(from..u64::MAX), ..LogBatch::default() })
+        self.inner.engine.write(LogBatch { remove: Some(from..u64::MAX), ..LogBatch::default() })?;
+        hit("logAfterTruncate");
+        Ok(())
     }
 
     async fn purge(&mut self, log_id: LogId) -> io::Result<()> {
+        hit("logBeforePurge");
         self.inner.tail.write().purge_to(log_id.index);
         let meta = vec![(LogMeta::Purged, consensus::encode_log_id(&log_id))];
-        self.inner.engine.write(LogBatch { remove: Some(0..log_id.index + 1), meta, entries: Vec::new() })
+        self.inner.engine.write(LogBatch { remove: Some(0..log_id.index + 1), meta, entries: Vec::new() })?;
+        hit("logAfterPurge");
+        Ok(())
     }
 }

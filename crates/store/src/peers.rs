@@ -27,6 +27,7 @@ use tonic::{Request, Status};
 
 use crate::consensus::{self, Node, TypeConfig, Vote};
 use crate::error::REMOVED;
+use crate::failpoints::hit;
 use crate::snapshot::{Folder, Snap};
 use crate::unverified::Connector;
 
@@ -297,7 +298,10 @@ impl Connection {
         S: Stream<Item = AppendEntriesRequest<TypeConfig>> + Send + Unpin + 'static,
     {
         let mut client = self.client(self.lane)?;
-        let requests = input.map(|request| append_request_to_wire(&request));
+        let requests = input.map(|request| {
+            hit("raftBeforeLeaderSend");
+            append_request_to_wire(&request)
+        });
         let answers = in_time(&option, client.append(requests)).await?;
         let answers = answers.map(|answer| {
             let answer = answer.map_err(|status| unreachable(&status))?;

@@ -17,6 +17,7 @@ use tonic::{Request, Response, Status, Streaming};
 
 use crate::consensus::{self, TypeConfig};
 use crate::error::{REMOVED, StoreError};
+use crate::failpoints::hit;
 use crate::handle::Inner;
 use crate::peers::{CLUSTER_HEADER, TO_HEADER};
 use crate::snapshot::Folder;
@@ -117,7 +118,10 @@ impl Peer for PeerService {
         let stopping = async move { shutdown.wait().await };
         let requests = requests.take_until(Box::pin(stopping));
         let answers = self.inner.raft.stream_append(requests);
-        Ok(Response::new(Box::pin(answers.map(|answer| answer.map(append_answer_to_wire).map_err(stopped)))))
+        Ok(Response::new(Box::pin(answers.map(|answer| {
+            hit("raftBeforeFollowerSend");
+            answer.map(append_answer_to_wire).map_err(stopped)
+        }))))
     }
 
     async fn append_one(&self, request: Request<peer::AppendRequest>) -> Answer<peer::AppendResponse> {

@@ -1,27 +1,32 @@
-//! Snapshots as folders of files: made from a checkpoint, kept until the next one, sent file by file.
+//! Snapshots as folders of files: made from a checkpoint, kept until the next one is there and nobody reads this one
+//! any more, sent file by file.
 
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use openraft::storage::{RaftSnapshotBuilder, Snapshot, SnapshotMeta};
 use openraft::type_config::alias as of;
+use parking_lot::Mutex;
 
 use crate::consensus::{self, TypeConfig};
+use crate::failpoints::hit;
 use crate::storage::{StateEngine, Storage};
 
 pub(crate) type Meta = of::SnapshotMetaOf<TypeConfig>;
 pub(crate) type Snap = of::SnapshotOf<TypeConfig, Folder>;
 
-/// The folder of one snapshot. A received one is deleted with its last handle, unless it became the state.
+/// The folder of one snapshot. One that was received and did not become the state, or that another took the place of,
+/// is deleted with its last handle.
 #[derive(Clone, Debug)]
 pub(crate) struct Folder(Arc<Inner>);
 
 #[derive(Debug)]
 struct Inner {
     path: PathBuf,
-    temporary: bool,
+    temporary: AtomicBool,
 }
 
 impl Folder {
@@ -32,7 +37,7 @@ impl Folder {
             fs::remove_dir_all(&path)?;
         }
         fs::create_dir_all(&path)?;
-        Ok(Self(Arc::new(Inner { path, temporary: true })))
+        Ok(Self(Arc::new(Inner { path, temporary: AtomicBool::new(true) })))
     }
 
     pub fn path(&self) -> &Path {
@@ -57,7 +62,7 @@ impl Folder {
 
 impl Drop for Inner {
     fn drop(&mut self) {
-        if self.temporary && self.path.exists() {
+        if *self.temporary.get_mut() && self.path.exists() {
             drop(fs::remove_dir_all(&self.path));
         }
     }
@@ -67,42 +72,92 @@ const RECEIVING: &str = "receiving-";
 const BUILDING: &str = "building-";
 const COMPLETE: &str = "snapshot-";
 
-/// Makes a snapshot beside the writes that go on.
-pub(crate) struct Builder {
-    pub storage: Arc<dyn Storage>,
-    pub engine: Arc<dyn StateEngine>,
+/// The last complete snapshot. Whoever asks for it gets a handle: it stays whole although a newer one takes its place.
+#[derive(Clone)]
+pub(crate) struct Shelf {
+    storage: Arc<dyn Storage>,
+    current: Arc<Mutex<Option<Snap>>>,
 }
 
-impl RaftSnapshotBuilder<TypeConfig> for Builder {
-    type SnapshotData = Folder;
-
-    async fn build_snapshot(&mut self) -> io::Result<Snap> {
-        let (storage, engine) = (self.storage.clone(), self.engine.clone());
-        let built = tokio::task::spawn_blocking(move || build(&*storage, &*engine)).await;
-        built.map_err(io::Error::other)?
+impl Shelf {
+    /// Finds the last complete snapshot, and removes older ones and what an interrupted process left half done.
+    pub fn open(storage: Arc<dyn Storage>) -> io::Result<Self> {
+        let mut complete = Vec::new();
+        for path in entries(&storage.snapshots())? {
+            if is_named(&path, COMPLETE) {
+                complete.push(path);
+            } else if is_named(&path, RECEIVING) || is_named(&path, BUILDING) {
+                fs::remove_dir_all(&path)?;
+            }
+        }
+        complete.sort();
+        let last = complete.pop();
+        complete.iter().try_for_each(fs::remove_dir_all)?;
+        let found = last.map(|path| read(&*storage, path)).transpose()?;
+        Ok(Self { storage, current: Arc::new(Mutex::new(found)) })
     }
-}
 
-/// Makes a snapshot of what the engine holds, in place of the one before.
-pub(crate) fn build(storage: &dyn Storage, engine: &dyn StateEngine) -> io::Result<Snap> {
-    let folder = storage.snapshots();
-    fs::create_dir_all(&folder)?;
-    let building = folder.join(format!("{BUILDING}{}", std::process::id()));
-    if building.exists() {
-        fs::remove_dir_all(&building)?;
+    /// The last complete snapshot, if there is one.
+    pub fn current(&self) -> Option<Snap> {
+        self.current.lock().as_ref().map(handle)
     }
-    engine.checkpoint(&building)?;
-    let meta = read_meta(storage, &building)?;
-    let index = meta.last_log_id.map_or(0, |id| id.index);
-    let complete = folder.join(format!("{COMPLETE}{index:020}"));
-    if complete.exists() {
-        fs::remove_dir_all(&building)?;
-    } else {
+
+    /// Makes a snapshot of what the engine holds, in place of the one before.
+    pub fn build(&self, engine: &dyn StateEngine) -> io::Result<Snap> {
+        let folder = self.storage.snapshots();
+        fs::create_dir_all(&folder)?;
+        let building = folder.join(format!("{BUILDING}{}", std::process::id()));
+        if building.exists() {
+            fs::remove_dir_all(&building)?;
+        }
+        hit("snapshotBeforeCheckpoint");
+        engine.checkpoint(&building)?;
+        hit("snapshotAfterCheckpoint");
+        let index = read_meta(&*self.storage, &building)?.last_log_id.map_or(0, |id| id.index);
+        // One of the same entry may still be read.
+        let name = |number: u32| folder.join(format!("{COMPLETE}{index:020}-{number:04}"));
+        let complete = (0..).map(name).find(|path| !path.exists()).unwrap_or_else(|| name(0));
         fs::rename(&building, &complete)?;
+        hit("snapshotAfterRename");
+        fs::File::open(&folder)?.sync_all()?;
+        let built = read(&*self.storage, complete)?;
+        let shared = handle(&built);
+        self.replace(Some(built));
+        Ok(shared)
     }
-    fs::File::open(&folder)?.sync_all()?;
-    remove_others(&folder, &complete)?;
-    Ok(Snapshot { meta, snapshot: Folder(Arc::new(Inner { path: complete, temporary: false })) })
+
+    /// There is no snapshot any more.
+    pub fn clear(&self) {
+        self.replace(None);
+    }
+
+    fn replace(&self, next: Option<Snap>) {
+        let before = std::mem::replace(&mut *self.current.lock(), next);
+        if let Some(before) = before {
+            before.snapshot.0.temporary.store(true, Ordering::Relaxed);
+        }
+    }
+}
+
+fn handle(snap: &Snap) -> Snap {
+    Snapshot { meta: snap.meta.clone(), snapshot: snap.snapshot.clone() }
+}
+
+fn entries(folder: &Path) -> io::Result<Vec<PathBuf>> {
+    if !folder.exists() {
+        return Ok(Vec::new());
+    }
+    fs::read_dir(folder)?.map(|entry| entry.map(|entry| entry.path())).collect()
+}
+
+fn is_named(path: &Path, prefix: &str) -> bool {
+    path.file_name().and_then(|name| name.to_str()).is_some_and(|name| name.starts_with(prefix))
+}
+
+fn read(storage: &dyn Storage, path: PathBuf) -> io::Result<Snap> {
+    let meta = read_meta(storage, &path)?;
+    let folder = Folder(Arc::new(Inner { path, temporary: AtomicBool::new(false) }));
+    Ok(Snapshot { meta, snapshot: folder })
 }
 
 /// What a checkpoint covers, from the checkpoint itself: the state may have moved on since it was asked for.
@@ -114,53 +169,48 @@ fn read_meta(storage: &dyn Storage, folder: &Path) -> io::Result<Meta> {
     Ok(SnapshotMeta { last_log_id, last_membership })
 }
 
-/// Removes every complete snapshot.
-pub(crate) fn remove_all(storage: &dyn Storage) -> io::Result<()> {
-    let folder = storage.snapshots();
-    if folder.exists() { remove_others(&folder, &folder) } else { Ok(()) }
+/// Makes a snapshot beside the writes that go on.
+pub(crate) struct Builder {
+    pub shelf: Shelf,
+    pub engine: Arc<dyn StateEngine>,
 }
 
-fn remove_others(folder: &Path, keep: &Path) -> io::Result<()> {
-    for entry in fs::read_dir(folder)? {
-        let path = entry?.path();
-        let name = path.file_name().and_then(|name| name.to_str()).unwrap_or_default();
-        if path != keep && (name.starts_with(COMPLETE) || name.starts_with(BUILDING)) {
-            fs::remove_dir_all(&path)?;
-        }
+impl RaftSnapshotBuilder<TypeConfig> for Builder {
+    type SnapshotData = Folder;
+
+    async fn build_snapshot(&mut self) -> io::Result<Snap> {
+        let (shelf, engine) = (self.shelf.clone(), self.engine.clone());
+        let built = tokio::task::spawn_blocking(move || shelf.build(&*engine)).await;
+        built.map_err(io::Error::other)?
     }
-    Ok(())
 }
 
-/// The last complete snapshot, if there is one.
-pub(crate) fn current(storage: &dyn Storage) -> io::Result<Option<Snap>> {
-    let folder = storage.snapshots();
-    if !folder.exists() {
-        return Ok(None);
-    }
-    let mut complete = Vec::new();
-    for entry in fs::read_dir(&folder)? {
-        let path = entry?.path();
-        if path.file_name().and_then(|name| name.to_str()).is_some_and(|name| name.starts_with(COMPLETE)) {
-            complete.push(path);
-        }
-    }
-    let Some(path) = complete.into_iter().max() else { return Ok(None) };
-    let meta = read_meta(storage, &path)?;
-    Ok(Some(Snapshot { meta, snapshot: Folder(Arc::new(Inner { path, temporary: false })) }))
-}
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::memory::MemoryStorage;
 
-/// Removes what an interrupted process left half done.
-pub(crate) fn clean(storage: &dyn Storage) -> io::Result<()> {
-    let folder = storage.snapshots();
-    if !folder.exists() {
-        return Ok(());
+    #[test]
+    fn a_snapshot_stays_whole_while_somebody_reads_it() {
+        let folder = tempfile::tempdir().expect("folder");
+        let storage: Arc<dyn Storage> = Arc::new(MemoryStorage::new(folder.path()));
+        let engine = storage.open_state().expect("state");
+        let shelf = Shelf::open(storage.clone()).expect("open");
+        assert!(shelf.current().is_none());
+        shelf.build(&*engine).expect("build");
+        let read = shelf.current().expect("a snapshot");
+        shelf.build(&*engine).expect("build");
+        assert!(!read.snapshot.files().expect("still there").is_empty());
+        let path = read.snapshot.path().to_owned();
+        drop(read);
+        assert!(!path.exists(), "nobody reads it any more");
+        let last = shelf.current().expect("a snapshot").snapshot.path().to_owned();
+        fs::create_dir(folder.path().join("building-1")).expect("left half done");
+        drop(shelf);
+        let shelf = Shelf::open(storage).expect("open again");
+        assert_eq!(shelf.current().expect("kept").snapshot.path(), last);
+        assert_eq!(entries(folder.path()).expect("entries"), [last]);
+        shelf.clear();
+        assert!(entries(folder.path()).expect("entries").is_empty());
     }
-    for entry in fs::read_dir(&folder)? {
-        let path = entry?.path();
-        let name = path.file_name().and_then(|name| name.to_str()).unwrap_or_default();
-        if name.starts_with(RECEIVING) || name.starts_with(BUILDING) {
-            fs::remove_dir_all(&path)?;
-        }
-    }
-    Ok(())
 }

@@ -15,9 +15,10 @@ use parking_lot::Mutex;
 use tokio::sync::watch;
 
 use crate::consensus::{self, Beside, LogId, StoredMembership, TypeConfig};
+use crate::failpoints::hit;
 use crate::leases::LeaseClock;
 use crate::sessions::{Origin, Outstanding};
-use crate::snapshot::{self, Builder, Folder, Meta, Snap};
+use crate::snapshot::{Builder, Folder, Meta, Shelf, Snap};
 use crate::storage::{StateEngine, Storage};
 use crate::watch::Hub;
 
@@ -42,7 +43,10 @@ pub(crate) struct StateMachine {
     engine: Arc<dyn StateEngine>,
     beside: Beside,
     beside_changed: bool,
+    /// Whether a compaction waits to be written.
+    compacts: bool,
     storage: Arc<dyn Storage>,
+    shelf: Shelf,
     shared: Arc<Shared>,
 }
 
@@ -58,7 +62,7 @@ struct Pending {
 impl StateMachine {
     /// Opens the state that the storage holds.
     pub fn open(storage: Arc<dyn Storage>, env: Env, outstanding: Outstanding) -> io::Result<Self> {
-        snapshot::clean(&*storage)?;
+        let shelf = Shelf::open(storage.clone())?;
         let engine = storage.open_state()?;
         let mvcc = Mvcc::open(engine.clone()).map_err(io::Error::other)?;
         let beside = consensus::decode_beside(mvcc.caller_meta())?;
@@ -75,7 +79,7 @@ impl StateMachine {
             env,
         };
         let shared = Arc::new(shared);
-        Ok(Self { mvcc, engine, beside, beside_changed: false, storage, shared })
+        Ok(Self { mvcc, engine, beside, beside_changed: false, compacts: false, storage, shelf, shared })
     }
 
     pub fn shared(&self) -> Arc<Shared> {
@@ -88,11 +92,13 @@ impl StateMachine {
         match entry.payload {
             EntryPayload::Blank => self.mvcc.skip(index, term),
             EntryPayload::Membership(membership) => {
+                hit("beforeApplyOneConfChange");
                 self.mvcc.skip(index, term);
                 self.beside.membership = StoredMembership::new(Some(id), membership);
                 self.beside_changed = true;
             }
             EntryPayload::Normal(proposal) if self.beside.sessions.admit(&proposal.origin) => {
+                hit("beforeApplyOneEntryNormal");
                 self.beside_changed = true;
                 let mut applied = self.apply_command(index, term, proposal.command);
                 // The events go to the watchers; whoever proposed needs the answer only.
@@ -116,6 +122,7 @@ impl StateMachine {
         };
         let applied = self.mvcc.apply(index, term, &command);
         self.note_lease(command.plain(), &applied);
+        self.compacts |= matches!(command.plain(), Command::Compact { .. });
         applied
     }
 
@@ -130,8 +137,12 @@ impl StateMachine {
 
     /// Writes what was applied, shows it, and answers.
     fn publish(&mut self, pending: Pending) -> io::Result<()> {
+        hit("afterStartDBTxn");
+        hit("commitBeforePreCommitHook");
         let beside = std::mem::take(&mut self.beside_changed).then(|| consensus::encode_beside(&self.beside));
-        self.mvcc.commit(beside).map_err(io::Error::other)?;
+        hit("commitAfterPreCommitHook");
+        self.commit(beside)?;
+        hit("beforeWritebackBuf");
         if self.shared.membership.load().log_id() != self.beside.membership.log_id() {
             self.shared.membership.store(Arc::new(self.beside.membership.clone()));
         }
@@ -140,10 +151,31 @@ impl StateMachine {
         self.shared.view.store(Arc::new(view));
         self.shared.hub.publish(pending.events, revision);
         self.shared.applied.send_replace(index);
+        hit("afterWritebackBuf");
+        hit("storeBeforeAnswer");
         for (origin, applied) in pending.answers {
             self.shared.outstanding.complete(&origin, applied);
         }
         pending.responders.into_iter().for_each(|responder| responder.send(()));
+        hit("storeAfterAnswer");
+        Ok(())
+    }
+
+    /// Writes what was applied to the engine, in one batch, with the steps of a compaction that tests may strike at.
+    fn commit(&mut self, beside: Option<Bytes>) -> io::Result<()> {
+        let compacts = std::mem::take(&mut self.compacts);
+        let collects = self.mvcc.has_garbage();
+        compacts.then(|| hit("compactBeforeCommitScheduledCompact"));
+        collects.then(|| hit("compactBeforeCommitBatch"));
+        hit("beforeCommit");
+        self.mvcc.commit(beside).map_err(io::Error::other)?;
+        hit("afterCommit");
+        collects.then(|| hit("compactAfterCommitBatch"));
+        compacts.then(|| hit("compactAfterCommitScheduledCompact"));
+        if collects && !self.mvcc.has_garbage() {
+            hit("compactBeforeSetFinishedCompact");
+            hit("compactAfterSetFinishedCompact");
+        }
         Ok(())
     }
 }
@@ -162,6 +194,7 @@ impl RaftStateMachine<TypeConfig> for StateMachine {
     where
         Strm: Stream<Item = io::Result<EntryResponder<TypeConfig>>> + Unpin + Send,
     {
+        hit("beforeStartDBTxn");
         let mut pending = Pending::default();
         while let Some(next) = entries.next().await {
             let (entry, responder) = next?;
@@ -179,16 +212,21 @@ impl RaftStateMachine<TypeConfig> for StateMachine {
     }
 
     async fn get_snapshot_builder(&mut self) -> Builder {
-        Builder { storage: self.storage.clone(), engine: self.engine.clone() }
+        Builder { shelf: self.shelf.clone(), engine: self.engine.clone() }
     }
 
     async fn install_snapshot(&mut self, meta: &Meta, snapshot: Folder) -> io::Result<()> {
+        hit("raftBeforeApplySnap");
         // What is behind the new state is of no use any more, and at a restart would not reach up to the log.
-        snapshot::remove_all(&*self.storage)?;
+        self.shelf.clear();
+        hit("applyBeforeOpenSnapshot");
         let engine = self.storage.replace_state(snapshot.path())?;
+        hit("applyAfterOpenSnapshot");
         self.mvcc = Mvcc::open(engine.clone()).map_err(io::Error::other)?;
         // The log is purged up to here next: whoever is to be caught up then needs this snapshot.
-        snapshot::build(&*self.storage, &*engine)?;
+        hit("raftBeforeSaveSnap");
+        self.shelf.build(&*engine)?;
+        hit("raftAfterSaveSnap");
         self.engine = engine;
         self.beside = consensus::decode_beside(self.mvcc.caller_meta())?;
         let view = self.mvcc.view();
@@ -203,10 +241,12 @@ impl RaftStateMachine<TypeConfig> for StateMachine {
         self.shared.view.store(Arc::new(view));
         self.shared.hub.restart(revision);
         self.shared.applied.send_replace(index);
+        hit("raftAfterApplySnap");
+        hit("raftAfterWALRelease");
         Ok(())
     }
 
     async fn get_current_snapshot(&mut self) -> io::Result<Option<Snap>> {
-        snapshot::current(&*self.storage)
+        Ok(self.shelf.current())
     }
 }

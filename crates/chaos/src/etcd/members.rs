@@ -8,6 +8,7 @@ use env::Env;
 use protos::etcd::etcdserverpb as pb;
 use protos::etcd::etcdserverpb::cluster_client::ClusterClient;
 use protos::etcd::etcdserverpb::kv_client::KvClient;
+use protos::etcd::etcdserverpb::lease_client::LeaseClient;
 use protos::etcd::etcdserverpb::maintenance_client::MaintenanceClient;
 use tempfile::TempDir;
 use tonic::transport::Channel;
@@ -210,6 +211,64 @@ impl<'a> Members<'a> {
         Ok(())
     }
 
+    /// Grants a lease that clients do not know of; its number.
+    ///
+    /// # Errors
+    /// The member does not.
+    pub async fn grant(&self, at: usize, ttl: i64) -> Result<i64> {
+        let mut client = LeaseClient::new(self.channel(at).await?);
+        Ok(client.lease_grant(pb::LeaseGrantRequest { ttl, id: 0 }).await?.into_inner().id)
+    }
+
+    /// Grants such a lease and renews it.
+    ///
+    /// # Errors
+    /// The member does not.
+    pub async fn renew(&self, at: usize) -> Result<()> {
+        let id = self.grant(at, 60).await?;
+        let mut client = LeaseClient::new(self.channel(at).await?);
+        let requests = tokio_stream::iter([pb::LeaseKeepAliveRequest { id }]);
+        client.lease_keep_alive(requests).await?.into_inner().message().await?;
+        Ok(())
+    }
+
+    /// Asks a member to defragment.
+    ///
+    /// # Errors
+    /// It does not.
+    pub async fn defragment(&self, at: usize) -> Result<()> {
+        let mut client = MaintenanceClient::new(self.channel(at).await?);
+        client.defragment(pb::DefragmentRequest {}).await?;
+        Ok(())
+    }
+
+    /// Adds a learner that is never started.
+    ///
+    /// # Errors
+    /// The member does not.
+    pub async fn add_learner(&self, at: usize) -> Result<()> {
+        let mut client = ClusterClient::new(self.channel(at).await?);
+        let peer_ur_ls = vec!["http://127.0.0.1:1".to_owned()];
+        client.member_add(pb::MemberAddRequest { peer_ur_ls, is_learner: true }).await?;
+        Ok(())
+    }
+
+    /// Removes all learners.
+    ///
+    /// # Errors
+    /// The member does not.
+    pub async fn remove_learners(&self, at: usize) -> Result<()> {
+        until(&self.env, PATIENCE, async || {
+            let mut client = ClusterClient::new(self.channel(at).await?);
+            let list = client.member_list(pb::MemberListRequest { linearizable: true }).await?.into_inner();
+            for learner in list.members.iter().filter(|member| member.is_learner) {
+                client.member_remove(pb::MemberRemoveRequest { id: learner.id }).await?;
+            }
+            Ok(())
+        })
+        .await
+    }
+
     /// Whether all members hold the same keys with the same history at a revision; how they differ otherwise.
     pub async fn same_hashes(&self) -> Option<String> {
         let hashes = async || {
@@ -226,6 +285,15 @@ impl<'a> Members<'a> {
             Ok(())
         };
         until(&self.env, PATIENCE, hashes).await.err().map(|why| format!("HashKV: {why:#}"))
+    }
+
+    /// Members that were started and have ended by themselves.
+    pub fn ended(&mut self) -> Vec<String> {
+        let ended = |(index, member): (usize, &mut Member)| {
+            let has_ended = member.process.has_ended();
+            has_ended.then(|| format!("member {index} ended by itself: {}", member.process.last_words()))
+        };
+        self.members.iter_mut().enumerate().filter_map(ended).collect()
     }
 
     /// The end of each member's log.

@@ -1,8 +1,9 @@
 //! `trierarch etcd` members without Kubernetes, under faults, judged by what their clients saw.
 //!
 //! Read `scenario.rs`, `members.rs` (processes), `traffic.rs` and `generator.rs` (clients), `watcher.rs`, `wire.rs`
-//! (requests and answers as etcd sends them), `fault.rs`, `play.rs` (all of it in order).
+//! (requests and answers as etcd sends them), `fault.rs`, `failpoint.rs`, `play.rs` (all of it in order).
 
+mod failpoint;
 mod fault;
 mod generator;
 mod members;
@@ -12,5 +13,6 @@ mod traffic;
 mod watcher;
 mod wire;
 
+pub use failpoint::needs_others;
 pub use play::play;
 pub use scenario::{Fault, Scenario, load};

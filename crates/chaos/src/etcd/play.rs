@@ -85,6 +85,9 @@ async fn run_on(
     let between = Duration::from_millis(scenario.between_ms);
     for round in 0..scenario.rounds {
         env.clock.sleep(between).await;
+        if let [first, ..] = members.ended().as_slice() {
+            bail!("before round {round}, {first}");
+        }
         let fault = &scenario.faults[round % scenario.faults.len()];
         let played = fault::play(env, members, fault, Duration::from_millis(scenario.lasts_ms)).await;
         played.with_context(|| format!("round {round}, {fault:?}"))?;

@@ -73,6 +73,7 @@ fn usage() -> String {
 }
 
 async fn serve(env: Env, flags: &Flags) -> Result<()> {
+    env::failpoints::start(&[store::FAILPOINTS, etcd_api::FAILPOINTS].concat()).context("failpoints")?;
     let tasks = TaskGroup::new("etcd", Shutdown::new());
     signals::watch(&tasks)?;
     let retention = retention(flags)?;

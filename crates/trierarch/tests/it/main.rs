@@ -5,5 +5,6 @@ mod chaos;
 mod cluster;
 mod containers;
 mod etcd;
+mod failpoints;
 mod linearizable;
 mod simulated;
