@@ -4,9 +4,9 @@ use std::collections::BTreeMap;
 
 use bytes::Bytes;
 use mvcc::{
-    Command, Compare, CompareResult, CompareTarget, DeleteRequest, Event, EventKind, KeyRange, KeyValue,
-    MemoryEngine, Mvcc, MvccError, Op, OpResponse, PutRequest, RangeRequest, Response, SortOrder, SortTarget,
-    Txn, View,
+    Batch, Command, Compare, CompareResult, CompareTarget, DeleteRequest, Engine as _, Event, EventKind,
+    KeyRange, KeyValue, MemoryEngine, Mvcc, MvccError, Op, OpResponse, PutRequest, RangeRequest, Response,
+    SortOrder, SortTarget, Table, Txn, View,
 };
 use proptest::prelude::*;
 
@@ -401,4 +401,88 @@ fn the_hash_is_that_of_the_keys_whatever_was_compacted_and_swept() {
     assert!(matches!(swept.view().hash_kv(1_000), Err(MvccError::FutureRevision)));
     other.put("k0", "more");
     assert_ne!(hash(&swept, 0), hash(&other, 0));
+}
+
+/// What `fuzz/corpus/<target>` holds, by name.
+fn corpus(target: &str) -> Vec<(String, Vec<u8>)> {
+    let folder = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../../fuzz/corpus").join(target);
+    let files = std::fs::read_dir(folder).expect("corpus").map(|file| file.expect("a file").path());
+    let read = |file: std::path::PathBuf| {
+        let name = file.file_name().expect("a name").to_string_lossy().into_owned();
+        (name, std::fs::read(file).expect("bytes"))
+    };
+    files.map(read).collect()
+}
+
+/// Rows as the fuzz target `state` reads them: a table's number, the lengths of key and value, both.
+fn state_of(mut rest: &[u8]) -> MemoryEngine {
+    let (engine, mut batch) = (MemoryEngine::default(), Batch::default());
+    while let [table, key, value, more @ ..] = rest {
+        let table = Table::ALL[usize::from(*table) % Table::ALL.len()];
+        let (key, more) = more.split_at(usize::from(*key).min(more.len()));
+        let (value, more) = more.split_at(usize::from(*value).min(more.len()));
+        batch.put(table, Bytes::copy_from_slice(key), Bytes::copy_from_slice(value));
+        rest = more;
+    }
+    engine.write(&batch).expect("memory");
+    engine
+}
+
+fn rows_of(engine: &MemoryEngine) -> Vec<u8> {
+    let mut rows = Vec::new();
+    for (number, table) in (0u8..).zip(Table::ALL) {
+        let mut row = |key: &[u8], value: Bytes| {
+            rows.extend([number, key.len() as u8, value.len() as u8]);
+            rows.extend([key, &value].concat());
+            std::ops::ControlFlow::Continue(())
+        };
+        engine.scan(table, &[], None, &mut row).expect("scan");
+    }
+    rows
+}
+
+/// A small state with something of every kind in it.
+fn some_state() -> Vec<u8> {
+    let mut machine = Machine::new();
+    machine.apply(Command::LeaseGrant { id: 7, ttl: 60 }).0.expect("grant");
+    machine.put("a", "1");
+    machine.put("a", "2");
+    let leased = PutRequest { key: "b".into(), value: "3".into(), lease: 7, ..PutRequest::default() };
+    machine.txn(Txn::of(Op::Put(leased))).expect("put");
+    machine.txn(Txn::of(delete(KeyRange::Key("a".into())))).expect("delete");
+    machine.apply(Command::Compact { revision: 3 }).0.expect("compact");
+    rows_of(&machine.engine)
+}
+
+fn look_at(rows: &[u8]) -> bool {
+    let Ok(mvcc) = Mvcc::open(state_of(rows)) else { return false };
+    drop(mvcc.view().range(&RangeRequest::new(KeyRange::all())));
+    drop(mvcc.view().events(&KeyRange::all(), 1, usize::MAX));
+    true
+}
+
+#[test]
+fn the_fuzz_corpus_is_decoded() {
+    for (name, bytes) in corpus("command") {
+        let decoded = Command::decode(bytes.into());
+        assert_eq!(decoded.is_ok(), !name.starts_with("bad"), "{name}: {decoded:?}");
+    }
+    for (name, bytes) in corpus("state") {
+        assert_eq!(look_at(&bytes), !name.starts_with("bad"), "{name}");
+    }
+    assert!(look_at(&some_state()));
+}
+
+proptest! {
+    #[test]
+    fn no_damage_of_the_state_panics(at in any::<prop::sample::Index>(), byte in any::<u8>(), cut in any::<bool>()) {
+        let mut rows = some_state();
+        let at = at.index(rows.len());
+        if cut {
+            rows.truncate(at);
+        } else {
+            rows[at] = byte;
+        }
+        look_at(&rows);
+    }
 }

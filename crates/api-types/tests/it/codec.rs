@@ -299,3 +299,26 @@ fn varint(mut value: u64, out: &mut Vec<u8>) {
     }
     out.push(value as u8);
 }
+
+/// What `fuzz/corpus/object` holds goes through everything that the fuzz target `object` calls.
+#[test]
+fn the_fuzz_corpus_is_decoded() {
+    let folder = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../../fuzz/corpus/object");
+    for file in std::fs::read_dir(folder).expect("corpus") {
+        let path = file.expect("a file").path();
+        let (name, data) = (path.display().to_string(), std::fs::read(&path).expect("bytes"));
+        let proto = codec::from_envelope(&data);
+        assert_eq!(proto.is_ok(), name.ends_with(".proto"), "{name}");
+        drop((codec::from_stored(&data, 1), codec::stored_to_json(&data, &mut Vec::new(), 1)));
+        drop(codec::stored_to_proto(&data, &mut Vec::new(), 1));
+        if let Ok(peek) = codec::peek::open(&data) {
+            drop((peek.labels(), peek.finalizers(), peek.owner_references(), peek.deletion_timestamp()));
+        }
+        assert_eq!(codec::decode_json(&data).is_ok(), name.ends_with(".json"), "{name}");
+        assert_eq!(
+            codec::decode_yaml(&data).is_ok(),
+            !name.ends_with(".proto") && !name.contains("bad"),
+            "{name}"
+        );
+    }
+}

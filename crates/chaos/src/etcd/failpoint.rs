@@ -124,7 +124,8 @@ async fn ends(
             env.clock.sleep(LAG).await;
             members.member(target).signal(Signal::SIGCONT)?;
         }
-        Trigger::Conflict => conflict(env, members, target).await?,
+        // Leadership may have moved in between; then it is tried again.
+        Trigger::Conflict => drop(conflict(env, members, target).await),
         asked => {
             let ask = async {
                 match asked {
@@ -151,6 +152,10 @@ async fn ends(
 
 /// The leader takes writes alone, and sleeps while the others elect another one.
 async fn conflict(env: &Env, members: &mut Members<'_>, leader: usize) -> Result<()> {
+    let leads = members.leader().await?;
+    if leads != leader {
+        members.move_leader(leads, leader).await?;
+    }
     let others: Vec<usize> = (0..members.size()).filter(|&index| index != leader).collect();
     for &index in &others {
         members.member(index).signal(Signal::SIGSTOP)?;

@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use anyhow::{Context as _, Result, anyhow, bail};
+use anyhow::{Context as _, Result, anyhow};
 use env::Env;
 use protos::etcd::etcdserverpb as pb;
 use protos::etcd::etcdserverpb::cluster_client::ClusterClient;
@@ -122,13 +122,15 @@ impl<'a> Members<'a> {
     /// None does for a minute.
     pub async fn leader(&self) -> Result<usize> {
         until(&self.env, PATIENCE, async || {
+            // One that led before may not know yet that another one does.
+            let mut found = None;
             for index in 0..self.size() {
                 let Ok((id, status)) = self.status(index).await else { continue };
                 if id == status.leader {
-                    return Ok(index);
+                    found = found.max(Some((status.raft_term, index)));
                 }
             }
-            bail!("no member leads")
+            found.map(|(_, index)| index).context("no member leads")
         })
         .await
     }

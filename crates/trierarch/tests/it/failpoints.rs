@@ -10,6 +10,9 @@ use env::Env;
 /// Points that one cluster is struck at, one after the other.
 const GROUP: usize = 12;
 
+/// A member that is to cut off the end of its log must not get a snapshot instead: the others keep theirs.
+const TRUNCATES: [&str; 2] = ["logBeforeTruncate", "logAfterTruncate"];
+
 /// Points at which a member ends by being struck there.
 fn points() -> impl Iterator<Item = &'static str> {
     // These two make a request fail and are passed when nothing is to be done.
@@ -27,6 +30,9 @@ fn scenario(name: &str, points: &[&str]) -> Scenario {
     scenario.faults =
         points.iter().map(|&point| Fault::Failpoint(point.to_owned(), "panic".to_owned())).collect();
     (scenario.lasts_ms, scenario.between_ms) = (200, 300);
+    if points.iter().any(|point| TRUNCATES.contains(point)) {
+        scenario.flags.clear();
+    }
     scenario
 }
 
@@ -58,5 +64,7 @@ fn a_member_alone_ends_at_every_step() {
 #[test]
 #[ignore = "takes minutes: make test-all"]
 fn a_member_of_three_ends_at_every_step() {
-    play_all("linearizable", &points().collect::<Vec<_>>());
+    let (truncates, others): (Vec<_>, Vec<_>) = points().partition(|point| TRUNCATES.contains(point));
+    play_all("linearizable", &truncates);
+    play_all("linearizable", &others);
 }
