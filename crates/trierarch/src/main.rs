@@ -14,6 +14,8 @@ mod pki;
 mod server;
 mod signals;
 mod up;
+#[cfg(any(test, feature = "failpoints"))]
+mod wal_mirror;
 mod zap;
 
 use std::path::Path;

@@ -1,7 +1,7 @@
 //! A member of the store with its etcd API: what `server` and `etcd` have in common.
 
 use std::net::{SocketAddr, ToSocketAddrs as _};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -9,6 +9,7 @@ use anyhow::{Context as _, Result, bail};
 use env::{Env, TaskGroup};
 use etcd_api::{AuthOptions, EtcdApi, EtcdApiConfig, Listen, ServingTls};
 use rocks::DataFolder;
+use store::storage::Storage;
 use store::{PeerTls, Store, StoreConfig, StoreServer, Timing};
 
 /// A member to be.
@@ -58,7 +59,7 @@ impl Config {
             max_request_bytes: self.max_request_bytes,
             ..StoreConfig::new(self.name, address_of(&self.listen_peer_url)?)
         };
-        let folder = Arc::new(DataFolder::open(self.data_dir)?);
+        let folder = open_folder(&self.data_dir)?;
         let (store, server) = config.build(env.clone(), folder).await?;
         let api = EtcdApiConfig {
             tls: self.client_tls,
@@ -81,6 +82,13 @@ impl Member {
         tasks.spawn("etcd-api", self.api.run(tasks.shutdown().clone()));
         tasks.spawn("store", self.server.run(tasks.shutdown().clone()));
     }
+}
+
+fn open_folder(data_dir: &Path) -> Result<Arc<dyn Storage>> {
+    let folder: Arc<dyn Storage> = Arc::new(DataFolder::open(data_dir)?);
+    #[cfg(any(test, feature = "failpoints"))]
+    let folder = crate::wal_mirror::Mirrored::over(folder, data_dir);
+    Ok(folder)
 }
 
 /// `name=url,name=url` as in `--initial-cluster`.

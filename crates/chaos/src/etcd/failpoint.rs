@@ -19,8 +19,10 @@ const REACH: Duration = Duration::from_secs(3);
 const POLL: Duration = Duration::from_millis(20);
 /// How long an answer of a member may take.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(1);
-/// How long a member is stopped to fall behind what the others keep of their logs.
-const LAG: Duration = Duration::from_millis(1500);
+/// How long a member is stopped to fall behind what the others keep of their logs: longer than its clients wait for it.
+const LAG: Duration = Duration::from_millis(2500);
+/// Seconds that a lease lives which is to outlive the run.
+const LONG_TTL: i64 = 3600;
 /// How long a leader alone takes writes that will not last.
 const ALONE: Duration = Duration::from_millis(400);
 
@@ -37,6 +39,8 @@ enum Trigger {
     Election,
     /// It led, and finds that others have written something else.
     Conflict,
+    /// It is asked to write: clients may all be at the others.
+    Asked,
     /// A lease ends.
     Expiry,
     /// A lease is renewed.
@@ -52,6 +56,7 @@ fn trigger(point: &str) -> Trigger {
         "raftBeforeFollowerSend" => Trigger::FollowerLoad,
         "voteBeforeSave" | "voteAfterSave" => Trigger::Election,
         "logBeforeTruncate" | "logAfterTruncate" => Trigger::Conflict,
+        "storeBeforePropose" | "storeBeforeReply" => Trigger::Asked,
         "leaseBeforeRevoke" => Trigger::Expiry,
         "beforeCheckpointInLeaseRenew" => Trigger::Renewal,
         "beforeApplyOneConfChange" => Trigger::Membership,
@@ -130,6 +135,7 @@ async fn ends(
             let ask = async {
                 match asked {
                     Trigger::Election => members.move_leader(leader, target).await,
+                    Trigger::Asked => members.grant(target, LONG_TTL).await.map(drop),
                     Trigger::Expiry => members.grant(target, 1).await.map(drop),
                     Trigger::Renewal => members.renew(target).await,
                     Trigger::Defragment => members.defragment(target).await,
@@ -165,7 +171,7 @@ async fn conflict(env: &Env, members: &mut Members<'_>, leader: usize) -> Result
     for &index in &others {
         members.member(index).signal(Signal::SIGCONT)?;
     }
-    env.clock.sleep(2 * LAG).await;
+    env.clock.sleep(LAG).await;
     members.member(leader).signal(Signal::SIGCONT)
 }
 
