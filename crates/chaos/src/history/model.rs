@@ -165,6 +165,8 @@ fn apply_revoke(state: &State, lease: i64) -> Applied {
 pub struct Pins {
     /// At which revision a value was written.
     values: HashMap<String, i64>,
+    /// What each revision changed: keys with their new values, or without one.
+    told: HashMap<i64, HashSet<(String, Option<String>)>>,
     /// Revisions that a request of known effect made.
     claimed: HashSet<i64>,
     /// Whether watchers told of every revision.
@@ -185,11 +187,11 @@ impl Pins {
     /// Of all watchers together.
     pub fn new(history: &History) -> Self {
         let mut pins = Self::default();
-        let mut told = HashSet::new();
         for item in history.streams.iter().flat_map(|stream| &stream.items) {
             let Item::Changes { changes, .. } = item else { continue };
             for change in changes {
-                told.insert(change.revision);
+                let told = pins.told.entry(change.revision).or_default();
+                told.insert((change.key.clone(), change.now.as_ref().map(|kv| kv.value.clone())));
                 if let Some(kv) = &change.now {
                     pins.values.insert(kv.value.clone(), change.revision);
                 }
@@ -202,10 +204,22 @@ impl Pins {
                 pins.claimed.insert(*revision);
             }
         }
-        let last = told.iter().max().copied().unwrap_or(0);
-        pins.complete =
-            last > 0 && (history.first_revision + 1..=last).all(|revision| told.contains(&revision));
+        let last = pins.told.keys().max().copied().unwrap_or(0);
+        let all = history.first_revision + 1..=last;
+        pins.complete = last > 0 && all.into_iter().all(|revision| pins.told.contains_key(&revision));
         pins
+    }
+
+    /// Whether a request that did this may have made the revision.
+    fn agree(&self, applied: &Applied) -> bool {
+        let Some(told) = self.told.get(&applied.state.revision) else { return true };
+        let does = |(key, value): &(String, Option<String>)| {
+            applied
+                .changes
+                .iter()
+                .any(|change| change.key == *key && change.now.as_ref().map(|kv| &kv.value) == value.as_ref())
+        };
+        told.iter().all(does)
     }
 
     fn may(&self, request: &Request) -> May {
@@ -245,23 +259,19 @@ pub struct Etcd<'a> {
 impl Etcd<'_> {
     /// A lost request that takes effect, if it may now; one that changes nothing need not be placed.
     fn lost(&self, state: &State, request: &Request) -> Option<State> {
-        let next = match self.pins.may(request) {
+        let may = self.pins.may(request);
+        match may {
             May::Never => return None,
             May::Make(revision) if state.revision + 1 != revision => return None,
-            May::Make(revision) => apply(state, request).state_at(revision)?,
-            May::Anytime => apply(state, request).state,
-        };
-        let makes = next.revision > state.revision;
-        let made_by_another = makes
-            && matches!(self.pins.may(request), May::Anytime)
-            && self.pins.claimed.contains(&next.revision);
-        (next != *state && !made_by_another).then_some(next)
-    }
-}
-
-impl Applied {
-    fn state_at(self, revision: i64) -> Option<State> {
-        (self.state.revision == revision).then_some(self.state)
+            _ => {}
+        }
+        let applied = apply(state, request);
+        if applied.state.revision > state.revision {
+            let made_by_another =
+                matches!(may, May::Anytime) && self.pins.claimed.contains(&applied.state.revision);
+            return (!made_by_another && self.pins.agree(&applied)).then_some(applied.state);
+        }
+        (applied.state != *state && matches!(may, May::Anytime)).then_some(applied.state)
     }
 }
 

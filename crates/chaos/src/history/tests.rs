@@ -190,6 +190,27 @@ fn what_watchers_saw_says_when_a_lost_write_happened() {
 }
 
 #[test]
+fn what_watchers_saw_says_which_of_two_lost_deletes_came_first() {
+    let (b, c) = (kv("b", "1", 2, 2, 1), kv("c", "2", 3, 3, 1));
+    let delete = |key: &str| Request::Txn {
+        compares: Vec::new(),
+        then: vec![Step::Delete(Keys::one(key))],
+        otherwise: Vec::new(),
+    };
+    let gone =
+        |revision, kv: &Kv| Change { revision, key: kv.key.clone(), now: None, before: Some(kv.clone()) };
+    let changes = vec![changed(2, b.clone(), None), changed(3, c.clone(), None), gone(4, &c), gone(5, &b)];
+    Told::new()
+        .put(0, 1, "b", "1", 2, None)
+        .put(2, 3, "c", "2", 3, None)
+        .lost(4, delete("b"))
+        .lost(5, delete("c"))
+        .get(6, 7, 5, &[])
+        .watch(vec![Item::Opened { from: 2 }, Item::Changes { revision: 5, changes }])
+        .good();
+}
+
+#[test]
 fn leases_take_their_keys_with_them() {
     let mut attached = kv("a", "1", 2, 2, 1);
     attached.lease = 7;
