@@ -9,17 +9,19 @@
 //! - [`Shutdown`] is one-way: once triggered it stays so;
 //! - no domain word appears here.
 //!
-//! Read `shutdown.rs`, `tasks.rs`, `clock.rs`, `rng.rs`, `backoff.rs`, `failpoints/`.
+//! Read `shutdown.rs`, `tasks.rs`, `lane.rs`, `clock.rs`, `rng.rs`, `backoff.rs`, `failpoints/`.
 
 mod backoff;
 mod clock;
 pub mod failpoints;
+mod lane;
 mod rng;
 mod shutdown;
 mod tasks;
 
 pub use backoff::Backoff;
 pub use clock::{Clock, Timestamp};
+pub use lane::Lane;
 pub use rng::Rng;
 pub use shutdown::Shutdown;
 pub use tasks::{TaskFailure, TaskGroup};

@@ -7,8 +7,8 @@ use std::sync::Arc;
 
 use store::storage::{LogEngine, StateEngine, Storage};
 
-use crate::log::RocksLog;
 use crate::state::RocksState;
+use wal::Wal;
 
 /// Why a data folder cannot be used. Each is one line for the command line.
 #[derive(Debug, thiserror::Error)]
@@ -96,7 +96,7 @@ impl DataFolder {
 
 impl Storage for DataFolder {
     fn open_log(&self) -> io::Result<Arc<dyn LogEngine>> {
-        Ok(Arc::new(RocksLog::open(&self.path.join("raft"))?))
+        Ok(Arc::new(Wal::open(&self.path.join("wal"))?))
     }
 
     fn open_state(&self) -> io::Result<Arc<dyn StateEngine>> {

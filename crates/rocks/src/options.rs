@@ -1,17 +1,13 @@
-//! How the two databases are set up.
+//! How the database is set up.
 
 use rocksdb::{BlockBasedOptions, Cache, DBCompressionType, Options};
 
-/// Bytes of blocks that each database caches.
+/// Bytes of blocks that the database caches.
 const BLOCK_CACHE: usize = 16 << 20;
-/// Bytes of a memtable of the log; its entries are read from the store's own tail while they are new.
-const LOG_WRITE_BUFFER: usize = 8 << 20;
 /// Bytes of a memtable of the state. It bounds how much of the log is played again after a crash.
 const STATE_WRITE_BUFFER: usize = 16 << 20;
 /// Files of the database's own log that are kept.
 const KEPT_INFO_LOGS: usize = 2;
-/// Bytes of write-ahead log after which the oldest memtable is flushed.
-const MAX_WAL: u64 = 64 << 20;
 
 fn common() -> Options {
     let mut options = Options::default();
@@ -25,16 +21,6 @@ fn common() -> Options {
     table.set_block_cache(&Cache::new_lru_cache(BLOCK_CACHE));
     table.set_bloom_filter(10.0, false);
     options.set_block_based_table_factory(&table);
-    options
-}
-
-/// The log: synced by hand.
-pub(crate) fn log() -> Options {
-    let mut options = common();
-    options.set_manual_wal_flush(true);
-    options.set_write_buffer_size(LOG_WRITE_BUFFER);
-    options.set_max_total_wal_size(MAX_WAL);
-    options.set_recycle_log_file_num(4);
     options
 }
 

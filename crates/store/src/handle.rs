@@ -31,7 +31,7 @@ use crate::log::Log;
 use crate::members::{ClusterId, Member};
 use crate::peers::{CallerTls, Client, Lane, MAX_MESSAGE, Peers};
 use crate::server::{self, PeerService};
-use crate::sessions::Outstanding;
+use crate::sessions::{Outstanding, Told};
 use crate::state::{Shared, StateMachine};
 use crate::storage::{LogBatch, LogEngine, LogMeta, Storage};
 use crate::unverified;
@@ -42,6 +42,8 @@ use crate::watch::{WatchRequest, Watcher};
 const MAX_APPLY_GAP: u64 = 5000;
 /// How often the leader looks for leases that are over.
 const LEASE_TICK: Duration = Duration::from_millis(250);
+/// How often proposals are looked for whose time is over.
+const PROPOSAL_TICK: Duration = Duration::from_millis(100);
 /// Leases revoked in one tick, at most.
 const MAX_REVOKES: usize = 256;
 /// Pause before the end of a lease is proposed again.
@@ -272,6 +274,7 @@ impl StoreServer {
             "leader-process",
             leadership::watch_leader(inner.clone(), inner.leadership.clone()),
         );
+        tasks.spawn_detached("proposals", expire_proposals(inner.clone()));
         tasks.spawn_detached("leases", expire_leases(inner.clone()));
         tasks.spawn_detached("contacts", contacts::keep(inner.clone()));
         tasks.spawn_detached("joining", join::promote(inner.clone()));
@@ -350,24 +353,36 @@ async fn begin(inner: &Inner, members: BTreeMap<u64, Node>) -> Result<(), RunErr
 
 /// Waits for what a store cannot live with.
 async fn failure(inner: &Inner) -> RunError {
-    let mut metrics = inner.raft.metrics();
+    let mut changes = inner.raft.server_metrics();
     let mut belonged = false;
     loop {
         {
-            let now = metrics.borrow_watched();
-            if let Err(error) = &now.running_state {
-                return RunError::Consensus(error.to_string());
-            }
+            let now = changes.borrow_watched();
             let belongs = now.membership_config.membership().get_node(&inner.me).is_some();
             if belonged && !belongs {
                 return RunError::Removed;
             }
             belonged |= belongs;
         }
-        if metrics.changed().await.is_err() {
-            return RunError::Consensus("it ended unexpectedly".to_owned());
+        if changes.changed().await.is_err() {
+            return RunError::Consensus(match &inner.raft.metrics().borrow_watched().running_state {
+                Ok(()) => "it ended unexpectedly".to_owned(),
+                Err(error) => error.to_string(),
+            });
         }
     }
+}
+
+/// Ends the waiting for proposals whose time is over.
+async fn expire_proposals(inner: Arc<Inner>) {
+    loop {
+        tokio::select! {
+            () = inner.env.clock.sleep(PROPOSAL_TICK) => {}
+            () = inner.shutdown.wait() => break,
+        }
+        inner.shared.outstanding.expire(inner.env.clock.monotonic());
+    }
+    inner.shared.outstanding.stop();
 }
 
 /// Before a leader stops it makes the member that is furthest along the leader.
@@ -479,21 +494,22 @@ impl Inner {
         if command.len() > self.max_request_bytes + MAX_OVERHEAD {
             return Err(StoreError::TooLarge);
         }
-        let mut ticket = self.shared.outstanding.register();
-        let proposal = Proposal { origin: ticket.origin, command };
         let deadline = self.env.clock.monotonic() + self.timing.request_timeout();
+        let mut ticket = self.shared.outstanding.register(deadline);
+        let proposal = Proposal { origin: ticket.origin, command };
         let mut attempts = Attempts { inner: self, proposal, may_be_in: false };
         tokio::select! {
             biased;
-            applied = &mut ticket.applied => {
+            told = &mut ticket.told => {
                 hit("storeBeforeReply");
-                applied.map_err(|_| StoreError::Stopped)
+                match told {
+                    Ok(Told::Applied(applied)) => Ok(applied),
+                    Ok(Told::Overdue) if attempts.may_be_in => Err(StoreError::Timeout),
+                    Ok(Told::Overdue) => Err(StoreError::NoLeader),
+                    Err(_) => Err(StoreError::Stopped),
+                }
             }
             error = attempts.run() => Err(error),
-            () = self.env.clock.sleep_until(deadline) => {
-                Err(if attempts.may_be_in { StoreError::Timeout } else { StoreError::NoLeader })
-            }
-            () = self.shutdown.wait() => Err(StoreError::Stopped),
         }
     }
 
@@ -519,10 +535,12 @@ impl Inner {
     }
 
     /// Returns when `leader` does not lead any more, as far as is known here.
+    ///
+    /// Every proposal waits here, so it must not be woken by what changes with each of them.
     async fn leader_changed(&self, leader: u64) {
-        let mut metrics = self.raft.metrics();
-        while metrics.borrow_watched().current_leader == Some(leader) {
-            if metrics.changed().await.is_err() {
+        let mut changes = self.raft.server_metrics();
+        while changes.borrow_watched().current_leader == Some(leader) {
+            if changes.changed().await.is_err() {
                 return;
             }
         }

@@ -33,6 +33,7 @@ pub struct Leadership {
 
 /// Keeps the leadership current: with every change of the consensus, and when a quorum goes silent.
 pub(crate) async fn follow(inner: Arc<Inner>, leadership: watch::Sender<Leadership>) {
+    let mut changes = inner.raft.server_metrics();
     let mut metrics = inner.raft.metrics();
     let mut led = false;
     loop {
@@ -57,8 +58,12 @@ pub(crate) async fn follow(inner: Arc<Inner>, leadership: watch::Sender<Leadersh
             *current = now;
             changed
         });
+        // A leader that has not heard a quorum yet must not miss when it does; otherwise nothing is of interest that
+        // changes with every entry.
+        let unheard = metrics.borrow_watched().state == ServerState::Leader && !now.is_leader;
         tokio::select! {
-            changed = metrics.changed() => if changed.is_err() { break },
+            changed = changes.changed() => if changed.is_err() { break },
+            changed = metrics.changed(), if unheard => if changed.is_err() { break },
             () = inner.env.clock.sleep(CHECK_INTERVAL) => {}
             () = inner.shutdown.wait() => break,
         }

@@ -11,6 +11,7 @@ use mvcc::Applied;
 use parking_lot::Mutex;
 use protos::peer;
 use tokio::sync::oneshot;
+use tokio::time::Instant;
 
 /// Where a proposal comes from.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -85,14 +86,32 @@ pub(crate) struct Outstanding {
 #[derive(Default)]
 struct Waiting {
     next: u64,
-    waiters: BTreeMap<u64, oneshot::Sender<Applied>>,
+    waiters: BTreeMap<u64, Waiter>,
+    stopped: bool,
+}
+
+/// Stays listed until its ticket is dropped, so that its number is not settled before.
+struct Waiter {
+    /// None when there is nothing to tell any more.
+    tell: Option<oneshot::Sender<Told>>,
+    deadline: Instant,
+}
+
+/// What becomes of a proposal.
+#[derive(Debug, PartialEq)]
+pub(crate) enum Told {
+    /// It was applied here.
+    Applied(Applied),
+    /// It was not, for too long.
+    Overdue,
 }
 
 /// A proposal that is waited for; dropping it settles it.
 pub(crate) struct Ticket<'a> {
     outstanding: &'a Outstanding,
     pub origin: Origin,
-    pub applied: oneshot::Receiver<Applied>,
+    /// An error once the store has stopped.
+    pub told: oneshot::Receiver<Told>,
 }
 
 impl Outstanding {
@@ -100,33 +119,47 @@ impl Outstanding {
         Self { member, boot, state: Mutex::default() }
     }
 
-    pub fn register(&self) -> Ticket<'_> {
-        let (tell, applied) = oneshot::channel();
+    pub fn register(&self, deadline: Instant) -> Ticket<'_> {
+        let (tell, told) = oneshot::channel();
         let mut state = self.state.lock();
         let number = state.next;
         state.next += 1;
-        state.waiters.insert(number, tell);
+        let tell = (!state.stopped).then_some(tell);
+        state.waiters.insert(number, Waiter { tell, deadline });
         let settled = *state.waiters.keys().next().expect("invariant: just inserted");
         Ticket {
             outstanding: self,
             origin: Origin { member: self.member, boot: self.boot, number, settled },
-            applied,
+            told,
         }
     }
 
-    /// Tells who waits for it that a proposal was applied here; those of others are nobody's business.
-    pub fn complete(&self, origin: &Origin, applied: Applied) {
-        if origin.member != self.member || origin.boot != self.boot {
-            return;
+    /// Tells those who wait that their proposals were applied here; those of others are nobody's business.
+    pub fn complete(&self, applied: impl IntoIterator<Item = (Origin, Applied)>) {
+        let own = applied.into_iter().filter(|(by, _)| by.member == self.member && by.boot == self.boot);
+        let mut state = self.state.lock();
+        for (origin, applied) in own {
+            let waiter = state.waiters.get_mut(&origin.number);
+            if let Some(tell) = waiter.and_then(|waiter| waiter.tell.take()) {
+                drop(tell.send(Told::Applied(applied)));
+            }
         }
-        // Stays listed until the waiter has gone, so that its number is not settled before.
-        let waiter = self.state.lock().waiters.get_mut(&origin.number).map(|waiter| {
-            let (unused, _) = oneshot::channel();
-            std::mem::replace(waiter, unused)
-        });
-        if let Some(waiter) = waiter {
-            drop(waiter.send(applied));
+    }
+
+    /// Tells those who have waited for too long.
+    pub fn expire(&self, now: Instant) {
+        for waiter in self.state.lock().waiters.values_mut().filter(|waiter| waiter.deadline <= now) {
+            if let Some(tell) = waiter.tell.take() {
+                drop(tell.send(Told::Overdue));
+            }
         }
+    }
+
+    /// Ends all waiting: nothing will be applied any more.
+    pub fn stop(&self) {
+        let mut state = self.state.lock();
+        state.stopped = true;
+        state.waiters.values_mut().for_each(|waiter| waiter.tell = None);
     }
 }
 
@@ -138,6 +171,8 @@ impl Drop for Ticket<'_> {
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use super::*;
 
     fn origin(boot: u64, number: u64, settled: u64) -> Origin {
@@ -162,23 +197,39 @@ mod tests {
     #[test]
     fn what_is_settled_is_the_smallest_number_that_is_waited_for() {
         let outstanding = Outstanding::new(1, 1);
-        let (first, second) = (outstanding.register(), outstanding.register());
+        let later = Instant::now();
+        let (first, second) = (outstanding.register(later), outstanding.register(later));
         assert_eq!((first.origin.settled, second.origin.settled), (0, 0));
         drop(first);
-        assert_eq!(outstanding.register().origin.settled, 1);
+        assert_eq!(outstanding.register(later).origin.settled, 1);
         drop(second);
-        assert_eq!(outstanding.register().origin.settled, 3);
+        assert_eq!(outstanding.register(later).origin.settled, 3);
     }
 
     #[tokio::test]
     async fn only_ones_own_proposals_are_told() {
         let outstanding = Outstanding::new(1, 5);
-        let mut ticket = outstanding.register();
+        let mut ticket = outstanding.register(Instant::now());
         let applied = Applied { revision: 7, response: Ok(mvcc::Response::None), events: Vec::new() };
-        outstanding.complete(&Origin { boot: 4, ..ticket.origin }, applied.clone());
-        outstanding.complete(&Origin { member: 2, ..ticket.origin }, applied.clone());
-        assert!(ticket.applied.try_recv().is_err());
-        outstanding.complete(&ticket.origin, applied.clone());
-        assert_eq!((&mut ticket.applied).await, Ok(applied));
+        let others = [Origin { boot: 4, ..ticket.origin }, Origin { member: 2, ..ticket.origin }];
+        outstanding.complete(others.map(|origin| (origin, applied.clone())));
+        assert!(ticket.told.try_recv().is_err());
+        outstanding.complete([(ticket.origin, applied.clone())]);
+        assert_eq!((&mut ticket.told).await, Ok(Told::Applied(applied)));
+    }
+
+    #[tokio::test]
+    async fn nobody_waits_beyond_the_deadline_or_the_end() {
+        let outstanding = Outstanding::new(1, 1);
+        let now = Instant::now();
+        let (mut early, mut late) =
+            (outstanding.register(now), outstanding.register(now + Duration::from_secs(1)));
+        outstanding.expire(now);
+        assert_eq!((&mut early.told).await, Ok(Told::Overdue));
+        assert!(late.told.try_recv().is_err());
+        assert_eq!(outstanding.register(now).origin.settled, 0, "what is overdue may still be applied");
+        outstanding.stop();
+        assert!((&mut late.told).await.is_err());
+        assert!((&mut outstanding.register(now).told).await.is_err());
     }
 }

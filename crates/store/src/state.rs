@@ -153,9 +153,7 @@ impl StateMachine {
         self.shared.applied.send_replace(index);
         hit("afterWritebackBuf");
         hit("storeBeforeAnswer");
-        for (origin, applied) in pending.answers {
-            self.shared.outstanding.complete(&origin, applied);
-        }
+        self.shared.outstanding.complete(pending.answers);
         pending.responders.into_iter().for_each(|responder| responder.send(()));
         hit("storeAfterAnswer");
         Ok(())

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail};
-use env::{Env, TaskGroup};
+use env::{Env, Lane, TaskGroup};
 use etcd_api::{AuthOptions, EtcdApi, EtcdApiConfig, Listen, ServingTls};
 use rocks::DataFolder;
 use store::storage::Storage;
@@ -39,6 +39,8 @@ pub struct Config {
 pub struct Member {
     pub store: Store,
     server: StoreServer,
+    /// Where the consensus runs.
+    lane: Lane,
     api: EtcdApi,
 }
 
@@ -60,7 +62,8 @@ impl Config {
             ..StoreConfig::new(self.name, address_of(&self.listen_peer_url)?)
         };
         let folder = open_folder(&self.data_dir)?;
-        let (store, server) = config.build(env.clone(), folder).await?;
+        let lane = Lane::start("raft").context("cannot start the consensus' thread")?;
+        let (store, server) = lane.run(config.build(env.clone(), folder)).await?;
         let api = EtcdApiConfig {
             tls: self.client_tls,
             max_request_bytes: self.max_request_bytes,
@@ -71,7 +74,7 @@ impl Config {
             ..EtcdApiConfig::new(listen, metrics)
         };
         let api = api.build(env.clone(), store.clone()).await?;
-        Ok(Member { store, server, api })
+        Ok(Member { store, server, lane, api })
     }
 }
 
@@ -80,7 +83,8 @@ impl Member {
     pub fn start(self, tasks: &TaskGroup) {
         // The store outlives the API by a moment, so that requests in flight are answered.
         tasks.spawn("etcd-api", self.api.run(tasks.shutdown().clone()));
-        tasks.spawn("store", self.server.run(tasks.shutdown().clone()));
+        let (lane, stop) = (self.lane, tasks.shutdown().clone());
+        tasks.spawn("store", async move { lane.run(self.server.run(stop)).await });
     }
 }
 
