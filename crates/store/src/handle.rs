@@ -8,9 +8,9 @@ use std::time::Duration;
 use bytes::Bytes;
 use env::{Env, Shutdown, TaskGroup};
 use mvcc::{Applied, Command, LeaseId, MemberAttributes, View};
-use openraft::ChangeMembers;
 use openraft::async_runtime::WatchReceiver as _;
 use openraft::errors::{ClientWriteError, RaftError};
+use openraft::{ChangeMembers, ServerState};
 use protos::peer::{self, join_server::JoinServer, peer_server::PeerServer};
 use tokio::net::TcpListener;
 use tokio::sync::{mpsc, oneshot, watch};
@@ -30,6 +30,7 @@ use crate::leases::LeaseTime;
 use crate::log::Log;
 use crate::members::{ClusterId, Member};
 use crate::peers::{CallerTls, Client, Lane, MAX_MESSAGE, Peers};
+use crate::proposals::{self, Failure, Submission};
 use crate::server::{self, PeerService};
 use crate::sessions::{Outstanding, Told};
 use crate::state::{Shared, StateMachine};
@@ -69,6 +70,8 @@ pub(crate) struct Inner {
     strict_reconfig_check: bool,
     max_request_bytes: usize,
     barrier: mpsc::Sender<Waiter>,
+    proposals: mpsc::Sender<Submission>,
+    pub tasks: TaskGroup,
     leadership: watch::Receiver<Leadership>,
 }
 
@@ -86,6 +89,7 @@ pub struct StoreServer {
     tls: Option<ServerTlsConfig>,
     attributes: MemberAttributes,
     barrier: mpsc::Receiver<Waiter>,
+    proposals: mpsc::Receiver<Submission>,
     leadership: watch::Sender<Leadership>,
     first_members: BTreeMap<u64, Node>,
 }
@@ -154,6 +158,8 @@ impl StoreConfig {
             .await
             .map_err(|error| BuildError::Consensus(error.to_string()))?;
         let (barrier, waiters) = mpsc::channel(barrier::QUEUE);
+        let (proposals, submitted) = mpsc::channel(proposals::QUEUE);
+        let shutdown = Shutdown::new();
         let (leadership, leadership_seen) = watch::channel(Leadership::default());
         let inner = Arc::new(Inner {
             me: identity.me,
@@ -164,11 +170,13 @@ impl StoreConfig {
             storage,
             env,
             timing: self.timing,
-            shutdown: Shutdown::new(),
+            tasks: TaskGroup::new("store", shutdown.clone()),
+            shutdown,
             contacts: Contacts::default(),
             strict_reconfig_check: self.strict_reconfig_check,
             max_request_bytes: self.max_request_bytes,
             barrier,
+            proposals,
             leadership: leadership_seen,
         });
         let node = |peer_urls| Node { peer_urls, joining: false };
@@ -184,6 +192,7 @@ impl StoreConfig {
                 client_urls: self.advertise_client_urls,
             },
             barrier: waiters,
+            proposals: submitted,
             leadership,
             first_members: nodes.collect(),
         };
@@ -265,7 +274,7 @@ impl StoreServer {
     /// See [`RunError`].
     pub async fn run(self, shutdown: Shutdown) -> Result<(), RunError> {
         let inner = self.inner.clone();
-        let tasks = TaskGroup::new("store", inner.shutdown.clone());
+        let tasks = inner.tasks.clone();
         serve_peers(&tasks, self.listener, self.tls, inner.clone())?;
         inner.raft.run();
         tasks.spawn_detached("read-barrier", barrier::run(inner.clone(), self.barrier));
@@ -274,7 +283,8 @@ impl StoreServer {
             "leader-process",
             leadership::watch_leader(inner.clone(), inner.leadership.clone()),
         );
-        tasks.spawn_detached("proposals", expire_proposals(inner.clone()));
+        tasks.spawn_detached("proposals", proposals::run(inner.clone(), self.proposals));
+        tasks.spawn_detached("overdue-proposals", expire_proposals(inner.clone()));
         tasks.spawn_detached("leases", expire_leases(inner.clone()));
         tasks.spawn_detached("contacts", contacts::keep(inner.clone()));
         tasks.spawn_detached("joining", join::promote(inner.clone()));
@@ -513,37 +523,11 @@ impl Inner {
         }
     }
 
-    /// Writes a proposal into the log as the leader. It is committed when this returns well.
-    pub async fn write_here(&self, proposal: Proposal) -> Result<(), StoreError> {
-        self.check_apply_gap()?;
-        hit("leaderBeforeWrite");
-        self.raft.client_write(proposal).await.map(drop).map_err(write_error)
-    }
-
-    fn check_apply_gap(&self) -> Result<(), StoreError> {
+    pub fn check_apply_gap(&self) -> Result<(), StoreError> {
         let metrics = self.raft.metrics();
         let committed = metrics.borrow_watched().local_committed.map_or(0, |id| id.index);
         let applied = *self.shared.applied.borrow();
         if committed > applied + MAX_APPLY_GAP { Err(StoreError::TooManyRequests) } else { Ok(()) }
-    }
-
-    async fn write_there(&self, leader: u64, proposal: &Proposal) -> Result<(), StoreError> {
-        let mut client = self.peer(leader, Lane::Forward)?;
-        let proposal = Some(consensus::proposal_to_wire(proposal));
-        let asked = client.propose(peer::ProposeRequest { proposal }).await;
-        asked.map(drop).map_err(|status| server::error_from_status(&status))
-    }
-
-    /// Returns when `leader` does not lead any more, as far as is known here.
-    ///
-    /// Every proposal waits here, so it must not be woken by what changes with each of them.
-    async fn leader_changed(&self, leader: u64) {
-        let mut changes = self.raft.server_metrics();
-        while changes.borrow_watched().current_leader == Some(leader) {
-            if changes.changed().await.is_err() {
-                return;
-            }
-        }
     }
 
     /// Renews a lease as the leader. A leader that was replaced must not renew: a quorum is asked first.
@@ -564,7 +548,22 @@ impl Inner {
         if self.leadership.borrow().is_leader { Ok(()) } else { Err(StoreError::NotLeader) }
     }
 
+    /// Whether this member leads alone, and shows everything that members before it have acknowledged. Then nobody can
+    /// acknowledge anything that is not in the view: whoever else would lead needs this member's vote.
+    fn is_alone(&self) -> bool {
+        let metrics = self.raft.server_metrics();
+        let metrics = metrics.borrow_watched();
+        let mut voters = metrics.membership_config.membership().voter_ids();
+        metrics.state == ServerState::Leader
+            && voters.next() == Some(self.me)
+            && voters.next().is_none()
+            && self.shared.view.load().applied().1 == metrics.vote.leader_id.term
+    }
+
     pub async fn read_barrier(&self) -> Result<(), StoreError> {
+        if self.is_alone() {
+            return Ok(());
+        }
         let (done, passed) = oneshot::channel();
         self.barrier.send(done).await.map_err(|_| StoreError::Stopped)?;
         passed.await.map_err(|_| StoreError::Stopped)?
@@ -650,33 +649,23 @@ struct Attempts<'a> {
 }
 
 impl Attempts<'_> {
-    /// Sends copies until one is committed, and then waits to be dropped; returns only what sending again cannot mend.
+    /// Submits copies until one is in the log, and then waits to be dropped; returns only what trying again cannot mend.
     async fn run(&mut self) -> StoreError {
         loop {
-            let Some(leader) = self.inner.leader() else {
-                self.inner.wait_for_leader().await;
-                continue;
-            };
             let before = std::mem::replace(&mut self.may_be_in, true);
-            let result = tokio::select! {
-                result = self.send(leader) => result,
-                () = self.inner.leader_changed(leader) => continue,
-            };
-            match result {
-                Ok(()) => return std::future::pending().await,
-                Err(StoreError::NoLeader | StoreError::NotLeader) => self.may_be_in = before,
-                Err(StoreError::LeaderLost | StoreError::Timeout) => {}
-                Err(error) => return error,
+            let (failed, failure) = oneshot::channel();
+            let submission = Submission { proposal: self.proposal.clone(), failed };
+            if self.inner.proposals.send(submission).await.is_err() {
+                return StoreError::Stopped;
+            }
+            match failure.await {
+                Ok(Failure::NotIn) => self.may_be_in = before,
+                Ok(Failure::MayBeIn) => {}
+                Ok(Failure::Refused(error)) => return error,
+                // It is in the log.
+                Err(_) => return std::future::pending().await,
             }
             self.inner.wait_for_leader().await;
-        }
-    }
-
-    async fn send(&self, leader: u64) -> Result<(), StoreError> {
-        if leader == self.inner.me {
-            self.inner.write_here(self.proposal.clone()).await
-        } else {
-            self.inner.write_there(leader, &self.proposal).await
         }
     }
 }

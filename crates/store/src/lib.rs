@@ -26,6 +26,7 @@ mod log;
 mod members;
 mod memory;
 mod peers;
+mod proposals;
 mod server;
 mod sessions;
 mod snapshot;

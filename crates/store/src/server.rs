@@ -13,6 +13,8 @@ use openraft::raft::{
 use openraft::storage::{Snapshot, SnapshotMeta};
 use protos::peer::{self, peer_server::Peer};
 use tokio::io::AsyncWriteExt as _;
+use tokio::sync::mpsc;
+use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status, Streaming};
 
 use crate::consensus::{self, TypeConfig};
@@ -20,7 +22,11 @@ use crate::error::{REMOVED, StoreError};
 use crate::failpoints::hit;
 use crate::handle::Inner;
 use crate::peers::{CLUSTER_HEADER, TO_HEADER};
+use crate::proposals;
 use crate::snapshot::Folder;
+
+/// Failed proposals that wait to be told to another member.
+const ANSWERS: usize = 256;
 
 /// How often a caller of `Alive` hears that this process lives, beside the connection itself.
 pub(crate) const ALIVE_INTERVAL: std::time::Duration = std::time::Duration::from_secs(1);
@@ -106,6 +112,7 @@ impl PeerService {
 #[tonic::async_trait]
 impl Peer for PeerService {
     type AppendStream = BoxStream<'static, Result<peer::AppendResponse, Status>>;
+    type ProposeStream = ReceiverStream<Result<peer::ProposeResponse, Status>>;
     type AliveStream = BoxStream<'static, Result<peer::AliveResponse, Status>>;
 
     async fn append(&self, request: Request<Streaming<peer::AppendRequest>>) -> Answer<Self::AppendStream> {
@@ -183,11 +190,14 @@ impl Peer for PeerService {
         Ok(Response::new(peer::SnapshotResponse { vote: Some(consensus::vote_to_wire(&answer.vote)) }))
     }
 
-    async fn propose(&self, request: Request<peer::ProposeRequest>) -> Answer<peer::ProposeResponse> {
-        let proposal = request.into_inner().proposal.unwrap_or_default();
-        let proposal = consensus::proposal_from_wire(proposal).map_err(invalid)?;
-        self.inner.write_here(proposal).await.map_err(|error| status_from_error(&error))?;
-        Ok(Response::new(peer::ProposeResponse {}))
+    async fn propose(
+        &self,
+        request: Request<Streaming<peer::ProposeRequest>>,
+    ) -> Answer<Self::ProposeStream> {
+        let (out, answers) = mpsc::channel(ANSWERS);
+        let take = proposals::take(self.inner.clone(), request.into_inner(), out);
+        self.inner.tasks.spawn_detached("proposals-of-another", take);
+        Ok(Response::new(ReceiverStream::new(answers)))
     }
 
     async fn read_index(&self, _: Request<peer::ReadIndexRequest>) -> Answer<peer::ReadIndexResponse> {
