@@ -3,7 +3,7 @@
 use futures::stream::BoxStream;
 use mvcc::{
     Caller, Command, KeyRange, Op, OpResponse, PutRequest, RangeRequest, Response as Answer, SortTarget, Txn,
-    TxnResponse,
+    TxnResponse, View,
 };
 use protos::etcd::etcdserverpb as pb;
 use protos::etcd::etcdserverpb::kv_server::Kv;
@@ -16,6 +16,8 @@ use crate::error::{auth_status, mvcc_status, status};
 
 /// Keys in the first message of a streamed range; the size doubles from there.
 const FIRST_CHUNK: usize = 10;
+/// Keys that are read at once on the thread that serves the connection: handing them to another takes as long.
+const FEW_KEYS: u64 = 200;
 /// Keys in one message of a streamed range, at most.
 const MAX_CHUNK: usize = 10_000;
 
@@ -54,7 +56,14 @@ impl Kv for KvService {
         let request = convert::range(request.into_inner())?;
         let view = self.0.store.view();
         view.auth().check_read(&caller, &request.range).map_err(auth_status)?;
-        let answer = view.range(&request).map_err(|error| mvcc_status(&error))?;
+        let answer = if may_be_long(&view, &request) {
+            // Others on this thread must not wait for it.
+            let range = tokio::task::spawn_blocking(move || view.range(&request)).await;
+            range.map_err(|error| Status::internal(error.to_string()))?
+        } else {
+            view.range(&request)
+        };
+        let answer = answer.map_err(|error| mvcc_status(&error))?;
         let header = self.0.header(answer.revision);
         Ok(Response::new(convert::range_response(answer, header)))
     }
@@ -150,6 +159,11 @@ impl Kv for KvService {
         let (revision, _) = self.0.propose(caller, Command::Compact { revision }).await?;
         Ok(Response::new(pb::CompactionResponse { header: self.0.header(revision) }))
     }
+}
+
+/// Whether a range may take longer than it takes to hand it to another thread.
+fn may_be_long(view: &View, request: &RangeRequest) -> bool {
+    !matches!(request.range, KeyRange::Key(_)) && view.live_keys() > FEW_KEYS
 }
 
 /// A transaction may be read from what there is when each of its reads may.

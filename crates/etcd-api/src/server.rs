@@ -1,11 +1,12 @@
 //! The server: what it is built from and how it runs.
 
 use std::io;
-use std::net::SocketAddr;
+use std::net::{SocketAddr, TcpStream};
 use std::sync::Arc;
 use std::time::Duration;
 
-use env::{Env, Shutdown, TaskGroup};
+use env::{Env, Lane, Shutdown, TaskGroup};
+use futures::StreamExt as _;
 use protos::etcd::etcdserverpb::{
     auth_server::AuthServer, cluster_server::ClusterServer, kv_server::KvServer, lease_server::LeaseServer,
     maintenance_server::MaintenanceServer, watch_server::WatchServer,
@@ -14,8 +15,9 @@ use protos::etcd::v3electionpb::election_server::ElectionServer;
 use protos::etcd::v3lockpb::lock_server::LockServer;
 use store::Store;
 use tokio::net::TcpListener;
+use tokio::sync::mpsc;
+use tokio_stream::wrappers::ReceiverStream;
 use tonic::service::Routes;
-use tonic::transport::server::TcpIncoming;
 use tonic::transport::{Certificate, Identity, Server, ServerTlsConfig};
 
 use crate::auth::{self, AuthOptions, AuthOptionsError, AuthService, Tokens};
@@ -31,6 +33,8 @@ use crate::watch::WatchService;
 
 /// Bytes of a gRPC message beyond `--max-request-bytes`, as in etcd.
 const MESSAGE_OVERHEAD: usize = 512 << 10;
+/// Connections that wait for a lane to take them.
+const ACCEPTED: usize = 256;
 /// How long open streams may take to end at a stop.
 const STOP_DEADLINE: Duration = Duration::from_secs(2);
 
@@ -69,6 +73,8 @@ pub struct EtcdApiConfig {
     pub quota_bytes: Option<u64>,
     /// How often quiet watches that asked for it are told how far they are.
     pub watch_progress_notify_interval: Duration,
+    /// Threads that serve connections, each its own.
+    pub lanes: usize,
     /// How callers are known when authentication is enabled.
     pub auth: AuthOptions,
     /// Renders the process' metrics.
@@ -85,6 +91,7 @@ impl EtcdApiConfig {
             max_txn_ops: mvcc::MAX_TXN_OPS,
             quota_bytes: None,
             watch_progress_notify_interval: Duration::from_secs(600),
+            lanes: 1,
             auth: AuthOptions::default(),
             metrics,
         }
@@ -133,6 +140,9 @@ pub enum RunError {
     /// The TLS files cannot be used.
     #[error("cannot serve clients: {0}")]
     Tls(#[from] tonic::transport::Error),
+    /// The system gives no more threads.
+    #[error("cannot serve clients: {0}")]
+    Lane(#[from] io::Error),
     /// A task failed.
     #[error(transparent)]
     Task(#[from] env::TaskFailure),
@@ -178,20 +188,62 @@ impl EtcdApi {
         };
         tasks.spawn_detached("auth-tokens", auth::keep(context.clone()));
         let routes = routes(&context, self.config.metrics);
+        let lanes = (0..self.config.lanes.max(1)).map(|number| Lane::start(&format!("clients-{number}")));
+        let lanes = lanes.map(|lane| Ok(Arc::new(lane?))).collect::<io::Result<Vec<_>>>()?;
         for (listener, tls) in self.listeners {
-            let mut server = Server::builder().accept_http1(true);
-            if let Some(tls) = self.config.tls.as_ref().filter(|_| tls) {
-                server = server.tls_config(server_tls(tls))?;
+            let tls = self.config.tls.as_ref().filter(|_| tls).map(server_tls);
+            let mut doors = Vec::new();
+            for lane in &lanes {
+                let (door, connections) = mpsc::channel(ACCEPTED);
+                doors.push(door);
+                let serve = serve(connections, tls.clone(), routes.clone(), shutdown.clone());
+                let lane = lane.clone();
+                tasks.spawn("clients", async move { lane.run(serve).await });
             }
-            let stop = shutdown.clone();
-            let incoming = TcpIncoming::from(listener).with_nodelay(Some(true));
-            let serve = server
-                .add_routes(routes.clone())
-                .serve_with_incoming_shutdown(incoming, async move { stop.wait().await });
-            tasks.spawn("clients", serve);
+            tasks.spawn_detached("accept", accept(listener, doors, shutdown.clone()));
         }
         Ok(tasks.join(STOP_DEADLINE).await?)
     }
+}
+
+/// Gives connections to the lanes in turn.
+async fn accept(listener: TcpListener, doors: Vec<mpsc::Sender<TcpStream>>, shutdown: Shutdown) {
+    for door in doors.iter().cycle() {
+        let accepted = tokio::select! {
+            accepted = listener.accept() => accepted,
+            () = shutdown.wait() => return,
+        };
+        let connection = accepted.and_then(|(stream, _)| {
+            stream.set_nodelay(true)?;
+            stream.into_std()
+        });
+        match connection {
+            Ok(connection) => drop(door.send(connection).await),
+            // Out of file descriptors, or a client that has gone already.
+            Err(error) => {
+                tracing::warn!(%error, "a connection could not be accepted");
+                tokio::task::yield_now().await;
+            }
+        }
+    }
+}
+
+/// Serves a lane's connections on one address.
+async fn serve(
+    connections: mpsc::Receiver<TcpStream>,
+    tls: Option<ServerTlsConfig>,
+    routes: Routes,
+    shutdown: Shutdown,
+) -> Result<(), tonic::transport::Error> {
+    let mut server = Server::builder().accept_http1(true);
+    if let Some(tls) = tls {
+        server = server.tls_config(tls)?;
+    }
+    let incoming = ReceiverStream::new(connections).map(tokio::net::TcpStream::from_std);
+    server
+        .add_routes(routes)
+        .serve_with_incoming_shutdown(incoming, async move { shutdown.wait().await })
+        .await
 }
 
 fn server_tls(tls: &ServingTls) -> ServerTlsConfig {

@@ -32,6 +32,8 @@ pub struct Config {
     pub max_txn_ops: usize,
     pub quota_bytes: Option<u64>,
     pub auth: AuthOptions,
+    /// Threads that serve etcd clients.
+    pub lanes: usize,
     pub watch_progress_notify_interval: Duration,
 }
 
@@ -70,6 +72,7 @@ impl Config {
             max_txn_ops: self.max_txn_ops,
             quota_bytes: self.quota_bytes,
             auth: self.auth,
+            lanes: self.lanes,
             watch_progress_notify_interval: self.watch_progress_notify_interval,
             ..EtcdApiConfig::new(listen, metrics)
         };

@@ -149,6 +149,7 @@ fn store_config(options: &Options) -> Result<member::Config> {
         max_txn_ops: mvcc::MAX_TXN_OPS,
         quota_bytes: None,
         auth: etcd_api::AuthOptions::default(),
+        lanes: 1,
         watch_progress_notify_interval: Duration::from_secs(600),
     })
 }

@@ -16,6 +16,8 @@ use crate::pki::{self, KeyedCertificate, Leaf, Usage};
 use crate::{logging, member, observe, signals};
 
 const STOP_DEADLINE: Duration = Duration::from_secs(10);
+/// Threads that serve clients, at most: the consensus needs processors too.
+const MAX_LANES: usize = 8;
 /// Go's exit code for a command line that cannot be read.
 const USAGE: u8 = 2;
 
@@ -138,6 +140,7 @@ fn config(flags: &Flags) -> Result<member::Config> {
         max_txn_ops: size("max-txn-ops")?,
         // 0 is no limit here, a negative number as in etcd.
         quota_bytes: flags.number("quota-backend-bytes").filter(|quota| *quota > 0),
+        lanes: std::thread::available_parallelism().map_or(1, |cores| cores.get().min(MAX_LANES)),
         auth: AuthOptions::parse(
             flags.get("auth-token"),
             Duration::from_secs(flags.number("auth-token-ttl").unwrap_or(300)),
