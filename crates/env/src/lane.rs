@@ -57,7 +57,9 @@ mod tests {
         let lane = Lane::start("a-lane").expect("lane");
         let name = lane.run(async { std::thread::current().name().map(str::to_owned) }).await;
         assert_eq!(name.as_deref(), Some("a-lane"));
-        let panicked = tokio::spawn(async move { lane.run(async { panic!("on the lane") }).await }).await;
-        assert!(panicked.expect_err("it panics").is_panic());
+        let mut tasks = tokio::task::JoinSet::new();
+        tasks.spawn(async move { lane.run(async { panic!("on the lane") }).await });
+        let ended: Result<(), _> = tasks.join_next().await.expect("a task");
+        assert!(ended.expect_err("it panics").is_panic());
     }
 }

@@ -55,7 +55,7 @@ pub enum StoreError {
 pub enum BuildError {
     /// The data folder cannot be used.
     #[error("cannot use the data folder: {0}")]
-    Storage(#[source] std::io::Error),
+    Storage(std::io::Error),
     /// The data folder belongs to another cluster or member.
     #[error(
         "the data folder belongs to {found}, not to {expected}: give the member its own folder, or its old name, peer URL and cluster token"

@@ -147,10 +147,16 @@ impl StoreConfig {
             return Err(BuildError::Removed);
         }
         let listener = listen(&self).await?;
+        let first_boot = engine.meta(LogMeta::Boot).map_err(BuildError::Storage)?.is_none();
         let boot = count_boot(&*engine).map_err(BuildError::Storage)?;
         let outstanding = Outstanding::new(identity.me, boot);
         let state =
             StateMachine::open(storage.clone(), env.clone(), outstanding).map_err(BuildError::Storage)?;
+        if first_boot && *state.shared().applied.borrow() > 0 {
+            // With the log its votes have gone: it could vote twice.
+            let error = consensus::damaged("the data folder", "it holds a state and no log");
+            return Err(BuildError::Storage(error));
+        }
         let shared = state.shared();
         let log = Log::open(engine.clone()).map_err(BuildError::Storage)?;
         let peers = Peers::new(identity.cluster.0, caller_tls);

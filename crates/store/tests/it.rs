@@ -185,6 +185,21 @@ async fn a_write_anywhere_is_seen_everywhere_behind_the_barrier() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn many_writes_through_a_follower_are_all_taken() {
+    let cluster = Cluster::start(3).await;
+    let leader = cluster.store(0).leadership().borrow().leader;
+    let follower = cluster.running().find(|store| Some(store.member_id()) != leader).expect("a follower");
+    let writers = (0..100).map(|writer| async move {
+        for number in 0..30 {
+            let applied = follower.propose(put(&format!("{writer}/{number}"), "v")).await;
+            applied.unwrap_or_else(|error| panic!("{writer}/{number}: {error}"));
+        }
+    });
+    futures::future::join_all(writers).await;
+    assert_eq!(follower.view().count(&KeyRange::all()), 3000);
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_refusal_is_forwarded_as_it_is() {
     let cluster = Cluster::start(3).await;
     let leader = cluster.leader().await;

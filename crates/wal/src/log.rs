@@ -9,6 +9,7 @@ use std::os::unix::fs::FileExt as _;
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::mpsc::{SyncSender, sync_channel};
+use std::thread::JoinHandle;
 
 use bytes::Bytes;
 use parking_lot::Mutex;
@@ -31,8 +32,7 @@ pub struct Wal {
     state: Mutex<State>,
     /// Held while files are written. Taken before `state`, never the other way round.
     writing: Mutex<Writing>,
-    /// Wakes the thread that makes spare files.
-    prepare: SyncSender<()>,
+    preparer: Preparer,
 }
 
 struct State {
@@ -98,10 +98,10 @@ impl Wal {
             failed: false,
         };
         state.begin(current);
-        let prepare = preparer(folder.clone())?;
-        let wal = Self { folder, state: Mutex::new(state), writing: Mutex::default(), prepare };
+        let preparer = Preparer::start(folder.clone())?;
+        let wal = Self { folder, state: Mutex::new(state), writing: Mutex::default(), preparer };
         wal.sync()?;
-        let _ = wal.prepare.try_send(());
+        wal.preparer.ask();
         Ok(wal)
     }
 
@@ -175,8 +175,7 @@ impl Wal {
         let capacity = segment::HEADER + metas + size + END;
         let next = self.folder.make(state.current.number + 1, capacity.max(self.folder.capacity()))?;
         state.begin(next);
-        // If it is full the thread has been asked already.
-        let _ = self.prepare.try_send(());
+        self.preparer.ask();
         Ok(())
     }
 
@@ -314,16 +313,39 @@ impl LogEngine for Wal {
     }
 }
 
-/// Starts the thread that makes spare files; it ends with the log.
-fn preparer(folder: Arc<Folder>) -> io::Result<SyncSender<()>> {
-    let (prepare, asked) = sync_channel(1);
-    std::thread::Builder::new().name("raft-log-files".into()).spawn(move || {
-        while asked.recv().is_ok() {
-            // Without one a segment is made when it is needed, and its syncs are slower.
-            if let Err(error) = folder.prepare() {
-                tracing::warn!(%error, "no file could be made ahead for the log");
+/// The thread that makes spare files. It has ended when this is dropped.
+struct Preparer {
+    ask: Option<SyncSender<()>>,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl Preparer {
+    fn start(folder: Arc<Folder>) -> io::Result<Self> {
+        let (ask, asked) = sync_channel(1);
+        let thread = std::thread::Builder::new().name("raft-log-files".into()).spawn(move || {
+            while asked.recv().is_ok() {
+                // Without one a segment is made when it is needed, and its syncs are slower.
+                if let Err(error) = folder.prepare() {
+                    tracing::warn!(%error, "no file could be made ahead for the log");
+                }
             }
+        })?;
+        Ok(Self { ask: Some(ask), thread: Some(thread) })
+    }
+
+    fn ask(&self) {
+        if let Some(ask) = &self.ask {
+            // If it is full the thread has been asked already.
+            let _ = ask.try_send(());
         }
-    })?;
-    Ok(prepare)
+    }
+}
+
+impl Drop for Preparer {
+    fn drop(&mut self) {
+        self.ask = None;
+        if let Some(thread) = self.thread.take() {
+            drop(thread.join());
+        }
+    }
 }

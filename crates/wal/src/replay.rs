@@ -109,8 +109,10 @@ pub(crate) fn replay(segments: Vec<Segment>) -> io::Result<Replayed> {
             return Err(damaged(format!("segment {:x} is missing", before.number + 1)));
         }
         if bytes.get(..segment::HEADER) != Some(&segment::header(segment.number)[..]) {
+            let unwritten =
+                bytes.get(..segment::HEADER).is_some_and(|head| head.iter().all(|byte| *byte == 0));
             // The process ended between the making of the file and the first sync.
-            if newest && behind(&bytes, 0, segment.number, replayed.sequence + 1).is_none() {
+            if newest && unwritten && behind(&bytes, 0, segment.number, replayed.sequence + 1).is_none() {
                 fs::remove_file(&segment.path)?;
                 break;
             }

@@ -2,7 +2,7 @@
 
 use std::fs;
 use std::net::TcpListener;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 
 use crate::cluster::{eventually, outcome, program};
@@ -96,22 +96,37 @@ fn a_folder_of_another_cluster_is_refused_and_left_alone() {
     drop(running);
 }
 
+/// The newest file of a folder's log.
+fn log_of(folder: &Path) -> PathBuf {
+    let files = fs::read_dir(folder.join("wal")).expect("folder").map(|entry| entry.expect("entry").path());
+    files.filter(|path| path.extension().is_some_and(|ending| ending == "wal")).max().expect("a log")
+}
+
 #[test]
 fn a_torn_last_write_is_forgotten_and_a_damaged_folder_is_named() {
     let member = Member::new();
     let running = member.start(&member.data());
     assert!(member.etcdctl(&["put", "k", "v"]).0);
     drop(running);
-    let damaged = member.folder.path().join("damaged");
-    copy(&member.data(), &damaged);
-    fs::write(damaged.join("raft/CURRENT"), "garbage").expect("write");
-    refused(&mut member.command(&damaged), "cannot use the data folder");
-    let log =
-        fs::read_dir(member.data().join("raft")).expect("folder").map(|entry| entry.expect("entry").path());
-    let log = log.filter(|path| path.extension().is_some_and(|ending| ending == "log")).max().expect("a log");
-    let mut bytes = fs::read(&log).expect("read");
-    bytes.extend_from_slice(b"half a rec");
-    fs::write(&log, bytes).expect("write");
+    let log = log_of(&member.data());
+    let bytes = fs::read(&log).expect("read");
+    let damage = |name: &str, file: &Path, bytes: &[u8]| {
+        let folder = member.folder.path().join(name);
+        copy(&member.data(), &folder);
+        fs::write(folder.join(file.strip_prefix(member.data()).unwrap_or(file)), bytes).expect("write");
+        refused(&mut member.command(&folder), "cannot use the data folder");
+    };
+    damage("state", Path::new("state/1/CURRENT"), b"garbage");
+    damage("head", &log, b"garbage");
+    let mut flipped = bytes.clone();
+    flipped[60] ^= 1;
+    damage("flipped", &log, &flipped);
+    // The beginning of a record of 4 KiB, of which nothing more came to the disk.
+    let mut torn = bytes;
+    let end = torn.iter().rposition(|byte| *byte != 0).map_or(0, |last| (last + 1).next_multiple_of(512));
+    let half = [&4096u32.to_le_bytes()[..], b"half a rec"].concat();
+    torn[end..end + half.len()].copy_from_slice(&half);
+    fs::write(&log, torn).expect("write");
     let running = member.start(&member.data());
     assert_eq!(member.etcdctl(&["get", "k", "--print-value-only"]).1.trim(), "v");
     drop(running);
