@@ -10,6 +10,7 @@ use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 
 use super::members::Members;
+use crate::poll::until;
 
 /// How long a member may take to reach a point.
 const PATIENCE: Duration = Duration::from_secs(20);
@@ -19,7 +20,7 @@ const REACH: Duration = Duration::from_secs(3);
 const POLL: Duration = Duration::from_millis(20);
 /// How long an answer of a member may take.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(1);
-/// How long a member is stopped to fall behind what the others keep of their logs: longer than its clients wait for it.
+/// How long a member is gone to fall behind what the others keep of their logs, or asleep while others elect a leader.
 const LAG: Duration = Duration::from_millis(2500);
 /// Seconds that a lease lives which is to outlive the run.
 const LONG_TTL: i64 = 3600;
@@ -99,7 +100,7 @@ pub async fn play(
         return set(&members.failpoints(target), point, None).await;
     }
     let deadline = env.clock.monotonic() + PATIENCE;
-    while !ends(env, members, target, trigger, leader).await? {
+    while !ends(env, members, (target, leader), trigger, point).await? {
         if env.clock.monotonic() > deadline {
             bail!("member {target} never reached {point}");
         }
@@ -118,16 +119,19 @@ pub async fn play(
 async fn ends(
     env: &Env,
     members: &mut Members<'_>,
-    target: usize,
+    (target, leader): (usize, usize),
     trigger: Trigger,
-    leader: usize,
+    point: &str,
 ) -> Result<bool> {
     match trigger {
         Trigger::Load | Trigger::FollowerLoad => {}
         Trigger::Lag => {
-            members.member(target).signal(Signal::SIGSTOP)?;
+            members.member(target).kill()?;
             env.clock.sleep(LAG).await;
-            members.member(target).signal(Signal::SIGCONT)?;
+            members.member(target).start()?;
+            // It listens for this before it opens anything.
+            until(env, PATIENCE, async || set(&members.failpoints(target), point, Some("panic")).await)
+                .await?;
         }
         // Leadership may have moved in between; then it is tried again.
         Trigger::Conflict => drop(conflict(env, members, target).await),
