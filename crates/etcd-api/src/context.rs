@@ -1,5 +1,6 @@
 //! What every service shares.
 
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use env::{Env, Shutdown, TaskGroup};
@@ -19,6 +20,8 @@ pub(crate) struct Context {
     pub shutdown: Shutdown,
     pub limits: Limits,
     pub tokens: Arc<Tokens>,
+    /// Where files may be made that are gone with the process.
+    pub scratch: PathBuf,
 }
 
 #[derive(Clone, Copy, Debug)]

@@ -7,7 +7,8 @@
 //!
 //! Read `server.rs` (what is built from what), `convert.rs` (requests into the store's terms), then a service each:
 //! `kv.rs`, `watch.rs`, `lease.rs`, `cluster.rs`, `maintenance.rs`, `auth/` (who asks, and may they?),
-//! `lock.rs` and `election.rs` (both over `queue.rs`); `http.rs` has /health and its like.
+//! `lock.rs` and `election.rs` (both over `queue.rs`); `http.rs` has /health and its like; `snapshot/` writes etcd's own
+//! database file.
 
 mod auth;
 mod cluster;
@@ -23,6 +24,7 @@ mod lock;
 mod maintenance;
 mod queue;
 mod server;
+mod snapshot;
 mod watch;
 
 pub use auth::{AuthOptions, AuthOptionsError};

@@ -4,14 +4,14 @@ use futures::stream::BoxStream;
 use mvcc::{Alarm, AlarmAction, AlarmKind, Caller, Command, MvccError, Response as Answer};
 use protos::etcd::etcdserverpb as pb;
 use protos::etcd::etcdserverpb::maintenance_server::Maintenance;
+use tokio::sync::mpsc;
+use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status};
 
 use crate::ETCD_VERSION;
 use crate::context::Context;
 use crate::error::{mvcc_status, status, unimplemented};
-
-/// The storage format that etcd of this version writes; clients only show it.
-const STORAGE_VERSION: &str = "3.7.0";
+use crate::snapshot::{self, STORAGE_VERSION};
 
 /// How often a hash is begun again because a compaction came between.
 const HASH_ATTEMPTS: usize = 10;
@@ -178,7 +178,16 @@ impl Maintenance for MaintenanceService {
         request: Request<pb::SnapshotRequest>,
     ) -> Result<Response<Self::SnapshotStream>, Status> {
         self.0.check_admin(&request).await?;
-        Err(unimplemented("Snapshot"))
+        let (out, responses) = mpsc::channel(snapshot::QUEUE);
+        let (store, scratch) = (self.0.store.clone(), self.0.scratch.clone());
+        let making = tokio::task::spawn_blocking(move || match store.copy_state() {
+            Ok(copy) => snapshot::send(&copy, &store.members(), &scratch, &out),
+            Err(error) => {
+                drop(out.blocking_send(Err(Status::internal(format!("cannot copy the state: {error}")))));
+            }
+        });
+        self.0.tasks.spawn_detached("snapshot", async move { drop(making.await) });
+        Ok(Response::new(Box::pin(ReceiverStream::new(responses))))
     }
 
     async fn move_leader(

@@ -2,6 +2,7 @@
 
 use std::io;
 use std::net::{SocketAddr, TcpStream};
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -73,6 +74,8 @@ pub struct EtcdApiConfig {
     pub quota_bytes: Option<u64>,
     /// How often quiet watches that asked for it are told how far they are.
     pub watch_progress_notify_interval: Duration,
+    /// Where snapshots are written before they are sent; of the size of the state.
+    pub scratch: PathBuf,
     /// Threads that serve connections, each its own.
     pub lanes: usize,
     /// How callers are known when authentication is enabled.
@@ -91,6 +94,7 @@ impl EtcdApiConfig {
             max_txn_ops: mvcc::MAX_TXN_OPS,
             quota_bytes: None,
             watch_progress_notify_interval: Duration::from_secs(600),
+            scratch: std::env::temp_dir(),
             lanes: 1,
             auth: AuthOptions::default(),
             metrics,
@@ -185,6 +189,7 @@ impl EtcdApi {
             shutdown: shutdown.clone(),
             limits,
             tokens: self.tokens,
+            scratch: self.config.scratch,
         };
         tasks.spawn_detached("auth-tokens", auth::keep(context.clone()));
         let routes = routes(&context, self.config.metrics);

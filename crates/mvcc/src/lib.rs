@@ -14,10 +14,11 @@
 //!   applied index in one batch).
 //!
 //! Read `types.rs` (requests and answers), `index.rs`, `view.rs` (reading), `txn.rs` (writing), `lease.rs`,
-//! `auth/` (who may what), `machine.rs` (commands one by one), `codec.rs` (commands as bytes), `record.rs` (versions as bytes), `engine.rs`.
+//! `auth/` (who may what), `machine.rs` (commands one by one), `codec.rs` (commands as bytes), `record.rs` (versions as bytes), `engine.rs`, `dump.rs` (all of it, for copies).
 
 mod auth;
 mod codec;
+mod dump;
 mod engine;
 mod hash;
 mod index;
@@ -33,6 +34,7 @@ pub use auth::{
     Access, Auth, AuthCommand, AuthError, Caller, MAX_TOKENS, Permission, ROOT, Role, Token, TokenUse, User,
 };
 pub use codec::DecodeError;
+pub use dump::{Contents, StoredLease, StoredVersion, contents, versions};
 pub use engine::{Batch, Engine, EngineError, MemoryEngine, Table};
 pub use hash::StateHash;
 pub use lease::{Lease, MAX_LEASE_TTL};

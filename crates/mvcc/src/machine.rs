@@ -356,7 +356,7 @@ pub fn peek<E: Engine + ?Sized>(engine: &E) -> Result<(u64, u64, Option<Bytes>),
     Ok((index.cast_unsigned(), term.cast_unsigned(), caller))
 }
 
-fn read_meta<E: Engine>(engine: &E) -> Result<State, EngineError> {
+pub(crate) fn read_meta<E: Engine + ?Sized>(engine: &E) -> Result<State, EngineError> {
     let numbers = |key: &[u8], what| -> Result<Option<i64>, EngineError> {
         let Some(bytes) = engine.get(Table::Meta, key)? else { return Ok(None) };
         let [number] = record::decode_i64s(what, &bytes)?;

@@ -22,6 +22,7 @@ use crate::barrier::{self, Waiter};
 use crate::config::{Identity, StoreConfig, Timing};
 use crate::consensus::{self, Node, Proposal, Raft};
 use crate::contacts::{self, Contacts, Voting};
+use crate::copy::StateCopy;
 use crate::error::{BuildError, REMOVED, StoreError};
 use crate::failpoints::hit;
 use crate::join::{self, JoinService};
@@ -717,6 +718,14 @@ impl Store {
     /// What the state machine refuses is in the answer.
     pub async fn propose(&self, command: Command) -> Result<Applied, StoreError> {
         self.inner.propose(command).await
+    }
+
+    /// A copy of the state as it is now, of which every version can be read. Blocks while it is made.
+    ///
+    /// # Errors
+    /// When the disk cannot hold it.
+    pub fn copy_state(&self) -> io::Result<StateCopy> {
+        StateCopy::make(&*self.inner.storage, &self.inner.shared)
     }
 
     /// Watches a range of keys.

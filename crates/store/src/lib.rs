@@ -16,6 +16,7 @@ mod barrier;
 mod config;
 mod consensus;
 mod contacts;
+mod copy;
 mod error;
 mod failpoints;
 mod handle;
@@ -36,6 +37,7 @@ mod unverified;
 mod watch;
 
 pub use config::{PeerTls, StoreConfig, Timing};
+pub use copy::StateCopy;
 pub use error::{BuildError, StoreError};
 pub use failpoints::FAILPOINTS;
 pub use handle::{RunError, Status, Store, StoreServer};

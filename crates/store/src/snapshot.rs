@@ -71,6 +71,7 @@ impl Drop for Inner {
 const RECEIVING: &str = "receiving-";
 const BUILDING: &str = "building-";
 const COMPLETE: &str = "snapshot-";
+const COPY: &str = "copy-";
 
 /// The last complete snapshot. Whoever asks for it gets a handle: it stays whole although a newer one takes its place.
 #[derive(Clone)]
@@ -86,7 +87,7 @@ impl Shelf {
         for path in entries(&storage.snapshots())? {
             if is_named(&path, COMPLETE) {
                 complete.push(path);
-            } else if is_named(&path, RECEIVING) || is_named(&path, BUILDING) {
+            } else if [RECEIVING, BUILDING, COPY].iter().any(|kind| is_named(&path, kind)) {
                 fs::remove_dir_all(&path)?;
             }
         }
@@ -183,6 +184,13 @@ impl RaftSnapshotBuilder<TypeConfig> for Builder {
         let built = tokio::task::spawn_blocking(move || shelf.build(&*engine)).await;
         built.map_err(io::Error::other)?
     }
+}
+
+/// Where a copy of the state may be made.
+pub(crate) fn copy_folder(storage: &dyn Storage, number: u64) -> io::Result<PathBuf> {
+    let folder = storage.snapshots();
+    fs::create_dir_all(&folder)?;
+    Ok(folder.join(format!("{COPY}{number:016x}")))
 }
 
 #[cfg(test)]

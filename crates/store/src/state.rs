@@ -35,6 +35,8 @@ pub(crate) struct Shared {
     pub leases: Mutex<LeaseClock>,
     pub outstanding: Outstanding,
     pub env: Env,
+    /// What the state machine writes to; another one after a snapshot was received.
+    pub engine: Mutex<Arc<dyn StateEngine>>,
 }
 
 /// The single writer.
@@ -77,6 +79,7 @@ impl StateMachine {
             leases: Mutex::new(leases),
             outstanding,
             env,
+            engine: Mutex::new(engine.clone()),
         };
         let shared = Arc::new(shared);
         Ok(Self { mvcc, engine, beside, beside_changed: false, compacts: false, storage, shelf, shared })
@@ -225,6 +228,7 @@ impl RaftStateMachine<TypeConfig> for StateMachine {
         hit("raftBeforeSaveSnap");
         self.shelf.build(&*engine)?;
         hit("raftAfterSaveSnap");
+        *self.shared.engine.lock() = engine.clone();
         self.engine = engine;
         self.beside = consensus::decode_beside(self.mvcc.caller_meta())?;
         let view = self.mvcc.view();

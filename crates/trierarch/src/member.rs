@@ -73,6 +73,7 @@ impl Config {
             quota_bytes: self.quota_bytes,
             auth: self.auth,
             lanes: self.lanes,
+            scratch: self.data_dir.clone(),
             watch_progress_notify_interval: self.watch_progress_notify_interval,
             ..EtcdApiConfig::new(listen, metrics)
         };

@@ -266,6 +266,42 @@ async fn a_member_tells_who_it_is() {
     assert!(status.raft_index() > 0 && status.raft_applied_index() > 0);
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn a_snapshot_is_one_that_etcds_tools_restore() {
+    let server = start().await;
+    let mut client = connect(&server).await;
+    // More pages than one branch holds, values of many pages, deletions, and history before and after a compaction.
+    for number in 0..3000 {
+        let size = if number % 500 == 0 { 20_000 } else { 300 };
+        client.put(format!("k/{number:05}"), vec![b'v'; size], None).await.expect("put");
+    }
+    client.delete("k/00001", None).await.expect("delete");
+    client.compact(1000, None).await.expect("compact");
+    let lease = client.lease_grant(600, None).await.expect("grant").id();
+    client.put("leased", "v", Some(PutOptions::new().with_lease(lease))).await.expect("put");
+    let revision = client.get("leased", None).await.expect("get").header().expect("header").revision();
+    let folder = tempfile::tempdir().expect("folder");
+    let file = folder.path().join("snapshot.db").display().to_string();
+    let restored = folder.path().join("restored").display().to_string();
+    tokio::task::spawn_blocking(move || {
+        let (saved, text) = etcdctl(&server, &["snapshot", "save", &file]);
+        assert!(saved, "{text}");
+        let (good, status) = etcdctl(&server, &["snapshot", "status", &file, "-w", "fields"]);
+        assert!(good && status.contains(&format!("\"Revision\" : {revision}")), "{status}");
+        // Restoring compares the checksum and reads the whole database.
+        let (good, text) = etcdctl(&server, &["snapshot", "restore", &file, "--data-dir", &restored]);
+        assert!(good, "{text}");
+        let mut bytes = std::fs::read(&file).expect("read");
+        let middle = bytes.len() / 2;
+        bytes[middle] ^= 1;
+        std::fs::write(&file, bytes).expect("write");
+        let other = format!("{restored}-2");
+        assert!(!etcdctl(&server, &["snapshot", "restore", &file, "--data-dir", &other]).0, "it is damaged");
+    })
+    .await
+    .expect("etcdctl");
+}
+
 /// Runs Debian's `etcdctl` against the server.
 fn etcdctl(server: &Server, args: &[&str]) -> (bool, String) {
     let mut command = Command::new("etcdctl");
