@@ -3,6 +3,8 @@
 use std::error::Error;
 use std::path::Path;
 
+use prost::Message as _;
+
 fn main() -> Result<(), Box<dyn Error>> {
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../proto");
     println!("cargo:rerun-if-changed={}", root.display());
@@ -22,6 +24,8 @@ fn peer(root: &Path) -> Result<(), Box<dyn Error>> {
 fn etcd(root: &Path) -> Result<(), Box<dyn Error>> {
     let files = ["etcd/rpc.proto", "etcd/lock.proto", "etcd/election.proto"].map(|file| root.join(file));
     let files = protox::compile(files, [root])?;
+    let out = std::env::var("OUT_DIR")?;
+    std::fs::write(Path::new(&out).join("etcd.bin"), files.encode_to_vec())?;
     tonic_prost_build::configure().bytes(".").compile_fds(files)?;
     Ok(())
 }

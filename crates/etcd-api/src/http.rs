@@ -30,7 +30,7 @@ struct HealthQuery {
     exclude: String,
 }
 
-pub(crate) fn router(context: Context, metrics: Metrics) -> Router {
+pub(crate) fn router(context: Context, metrics: Metrics, gateway: Router) -> Router {
     Router::new()
         .route("/health", get(health))
         .route("/livez", get(livez))
@@ -39,6 +39,7 @@ pub(crate) fn router(context: Context, metrics: Metrics) -> Router {
         .route("/metrics", get(render))
         .fallback(unknown)
         .with_state(Endpoints { context, metrics })
+        .merge(gateway)
 }
 
 /// What grpc-go answers for a service that is not there: UNIMPLEMENTED, in a response without a body.

@@ -7,7 +7,8 @@
 //!
 //! Read `server.rs` (what is built from what), `convert.rs` (requests into the store's terms), then a service each:
 //! `kv.rs`, `watch.rs`, `lease.rs`, `cluster.rs`, `maintenance.rs`, `auth/` (who asks, and may they?),
-//! `lock.rs` and `election.rs` (both over `queue.rs`); `http.rs` has /health and its like; `snapshot/` writes etcd's own
+//! `lock.rs` and `election.rs` (both over `queue.rs`); `http.rs` has /health and its like, `gateway.rs` the
+//! calls as JSON; `snapshot/` writes etcd's own
 //! database file.
 
 mod auth;
@@ -17,6 +18,7 @@ mod context;
 mod convert;
 mod election;
 mod error;
+mod gateway;
 mod http;
 mod kv;
 mod lease;

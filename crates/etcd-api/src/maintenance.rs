@@ -34,6 +34,12 @@ fn alarm_member(alarm: Alarm) -> pb::AlarmMember {
     pb::AlarmMember { member_id: alarm.member, alarm: kind.into() }
 }
 
+/// Bytes that are stored of what a member tells of itself.
+fn attributes_size(member: &mvcc::MemberAttributes) -> u64 {
+    let urls: usize = member.client_urls.iter().map(String::len).sum();
+    (size_of::<u64>() + member.name.len() + urls) as u64
+}
+
 impl MaintenanceService {
     fn raised(&self, member: u64, kind: Option<AlarmKind>) -> Vec<Alarm> {
         let view = self.0.store.view();
@@ -109,6 +115,8 @@ impl Maintenance for MaintenanceService {
     ) -> Result<Response<pb::StatusResponse>, Status> {
         self.0.check_known(&request).await?;
         let (view, status) = (self.0.store.view(), self.0.store.status());
+        // Stored beside the keys, and never nothing.
+        let attributes: u64 = view.members().map(|member| attributes_size(member)).sum();
         let mut errors = Vec::new();
         if status.leader == 0 {
             errors.push("etcdserver: no leader".to_owned());
@@ -120,13 +128,13 @@ impl Maintenance for MaintenanceService {
         Ok(Response::new(pb::StatusResponse {
             header: self.0.header(view.revision()),
             version: ETCD_VERSION.to_owned(),
-            db_size: view.total_bytes().cast_signed(),
+            db_size: (view.total_bytes() + attributes).cast_signed(),
             leader: status.leader,
             raft_index: status.committed_index,
             raft_term: status.term,
             raft_applied_index: status.applied_index,
             errors,
-            db_size_in_use: view.live_bytes().cast_signed(),
+            db_size_in_use: (view.live_bytes() + attributes).cast_signed(),
             is_learner: status.is_learner,
             storage_version: STORAGE_VERSION.to_owned(),
             db_size_quota: self
@@ -168,7 +176,8 @@ impl Maintenance for MaintenanceService {
         Ok(Response::new(pb::HashKvResponse {
             header: self.0.header_now(),
             hash: hashed.hash,
-            compact_revision: hashed.compact_revision,
+            // As etcd says it of a store that was never compacted.
+            compact_revision: if hashed.compact_revision == 0 { -1 } else { hashed.compact_revision },
             hash_revision: hashed.revision,
         }))
     }

@@ -25,6 +25,7 @@ use crate::auth::{self, AuthOptions, AuthOptionsError, AuthService, Tokens};
 use crate::cluster::ClusterService;
 use crate::context::{Context, Limits};
 use crate::election::ElectionService;
+use crate::gateway;
 use crate::http;
 use crate::kv::KvService;
 use crate::lease::LeaseService;
@@ -69,6 +70,8 @@ pub struct EtcdApiConfig {
     pub max_request_bytes: usize,
     /// Steps that a transaction may have (`--max-txn-ops`).
     pub max_txn_ops: usize,
+    /// Calls that one connection may have at a time (`--max-concurrent-streams`).
+    pub max_concurrent_streams: u32,
     /// Bytes of keys and values, with the versions that were not compacted, that may be stored
     /// (`--quota-backend-bytes`); no limit without.
     pub quota_bytes: Option<u64>,
@@ -92,6 +95,7 @@ impl EtcdApiConfig {
             tls: None,
             max_request_bytes: 3 << 19,
             max_txn_ops: mvcc::MAX_TXN_OPS,
+            max_concurrent_streams: u32::MAX,
             quota_bytes: None,
             watch_progress_notify_interval: Duration::from_secs(600),
             scratch: std::env::temp_dir(),
@@ -193,6 +197,7 @@ impl EtcdApi {
         };
         tasks.spawn_detached("auth-tokens", auth::keep(context.clone()));
         let routes = routes(&context, self.config.metrics);
+        let streams = self.config.max_concurrent_streams;
         let lanes = (0..self.config.lanes.max(1)).map(|number| Lane::start(&format!("clients-{number}")));
         let lanes = lanes.map(|lane| Ok(Arc::new(lane?))).collect::<io::Result<Vec<_>>>()?;
         for (listener, tls) in self.listeners {
@@ -201,7 +206,7 @@ impl EtcdApi {
             for lane in &lanes {
                 let (door, connections) = mpsc::channel(ACCEPTED);
                 doors.push(door);
-                let serve = serve(connections, tls.clone(), routes.clone(), shutdown.clone());
+                let serve = serve(connections, tls.clone(), routes.clone(), (streams, shutdown.clone()));
                 let lane = lane.clone();
                 tasks.spawn("clients", async move { lane.run(serve).await });
             }
@@ -238,9 +243,9 @@ async fn serve(
     connections: mpsc::Receiver<TcpStream>,
     tls: Option<ServerTlsConfig>,
     routes: Routes,
-    shutdown: Shutdown,
+    (streams, shutdown): (u32, Shutdown),
 ) -> Result<(), tonic::transport::Error> {
-    let mut server = Server::builder().accept_http1(true);
+    let mut server = Server::builder().accept_http1(true).max_concurrent_streams(streams);
     if let Some(tls) = tls {
         server = server.tls_config(tls)?;
     }
@@ -261,6 +266,12 @@ fn server_tls(tls: &ServingTls) -> ServerTlsConfig {
 
 fn routes(context: &Context, metrics: http::Metrics) -> Routes {
     let max = context.limits.max_request_bytes + MESSAGE_OVERHEAD;
+    let gateway = gateway::router(&services(Routes::default(), context), max);
+    services(Routes::from(http::router(context.clone(), metrics, gateway)), context)
+}
+
+fn services(mut routes: Routes, context: &Context) -> Routes {
+    let max = context.limits.max_request_bytes + MESSAGE_OVERHEAD;
     let kv = KvServer::new(KvService(context.clone())).max_decoding_message_size(max);
     let kv = kv.max_encoding_message_size(usize::MAX);
     let watch = WatchServer::new(WatchService(context.clone())).max_encoding_message_size(usize::MAX);
@@ -269,10 +280,18 @@ fn routes(context: &Context, metrics: http::Metrics) -> Routes {
     let auth = AuthServer::new(AuthService(context.clone()));
     let maintenance = MaintenanceServer::new(MaintenanceService(context.clone()));
     let (_, health) = tonic_health::server::health_reporter();
-    let mut routes = Routes::from(http::router(context.clone(), metrics));
     routes =
         routes.add_service(kv).add_service(watch).add_service(lease).add_service(cluster).add_service(auth);
     routes = routes.add_service(LockServer::new(LockService(context.clone())));
     routes = routes.add_service(ElectionServer::new(ElectionService(context.clone())));
+    let reflection = || {
+        let builder = tonic_reflection::server::Builder::configure();
+        builder
+            .register_encoded_file_descriptor_set(protos::ETCD_DESCRIPTORS)
+            .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
+    };
+    let described = "invariant: the descriptors were made by the compiler of protos";
+    routes = routes.add_service(reflection().build_v1().expect(described));
+    routes = routes.add_service(reflection().build_v1alpha().expect(described));
     routes.add_service(maintenance).add_service(health)
 }

@@ -6,6 +6,9 @@ pub mod peer {
     tonic::include_proto!("trierarch.peer.v1");
 }
 
+/// The descriptors of the etcd v3 API, encoded.
+pub const ETCD_DESCRIPTORS: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/etcd.bin"));
+
 /// The etcd v3 API, in its packages.
 #[allow(missing_docs, clippy::all, reason = "generated")]
 pub mod etcd {

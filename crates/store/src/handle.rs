@@ -42,6 +42,8 @@ use crate::watch::{WatchRequest, Watcher};
 /// Entries that are committed and not yet applied, at most, before new ones are refused (etcd's
 /// `maxGapBetweenApplyAndCommitIndex`).
 const MAX_APPLY_GAP: u64 = 5000;
+/// Hundredths of the leader's log that a learner must have before it gets a vote (etcd's `readyPercentThreshold`).
+const IN_SYNC_PERCENT: u64 = 90;
 /// How often the leader looks for leases that are over.
 const LEASE_TICK: Duration = Duration::from_millis(250);
 /// How often proposals are looked for whose time is over.
@@ -588,6 +590,15 @@ impl Inner {
         }
     }
 
+    /// Whether a learner has so much of the log that its vote would not hold up the others, as in etcd.
+    fn is_in_sync(&self, id: u64) -> bool {
+        let metrics = self.raft.metrics();
+        let metrics = metrics.borrow_watched();
+        let matched = metrics.replication.iter().flatten().find(|(other, _)| **other == id);
+        let matched = matched.and_then(|(_, matched)| *matched).map_or(0, |matched| matched.index);
+        matched > 0 && matched * 100 >= metrics.last_log_index.unwrap_or(0) * IN_SYNC_PERCENT
+    }
+
     /// Refuses what could cost the quorum.
     fn check_change(&self, change: peer::change_members_request::Change, id: u64) -> Result<(), StoreError> {
         use peer::change_members_request::Change;
@@ -636,6 +647,11 @@ impl Inner {
             _ if !known => return Err(StoreError::MemberNotFound),
             Change::Promote if voter || joining => {
                 return Err(StoreError::Membership("can only promote a learner member".into()));
+            }
+            Change::Promote if !self.is_in_sync(id) => {
+                return Err(StoreError::Membership(
+                    "can only promote a learner member which is in sync with leader".into(),
+                ));
             }
             Change::Promote => ChangeMembers::AddVoterIds(ids()),
             Change::Remove if voter => ChangeMembers::RemoveVoters(ids()),

@@ -403,6 +403,17 @@ async fn a_single_member_needs_nobody() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_learner_that_never_came_gets_no_vote() {
+    let cluster = Cluster::start(1).await;
+    cluster.leader().await;
+    let store = cluster.store(0);
+    store.member_add(vec!["http://127.0.0.1:1".into()], true, 7).await.expect("add");
+    let error = store.member_promote(7).await.expect_err("it would stop the cluster");
+    assert_eq!(error.to_string(), "can only promote a learner member which is in sync with leader");
+    store.propose(put("k", "v")).await.expect("the cluster goes on");
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_member_joins_a_cluster_that_exists_and_votes_when_it_has_caught_up() {
     let mut cluster = Cluster::start(1).await;
     cluster.leader().await;

@@ -30,6 +30,7 @@ pub struct Config {
     pub snapshot_catchup_entries: u64,
     pub max_request_bytes: usize,
     pub max_txn_ops: usize,
+    pub max_concurrent_streams: u32,
     pub quota_bytes: Option<u64>,
     pub auth: AuthOptions,
     /// Threads that serve etcd clients.
@@ -70,6 +71,7 @@ impl Config {
             tls: self.client_tls,
             max_request_bytes: self.max_request_bytes,
             max_txn_ops: self.max_txn_ops,
+            max_concurrent_streams: self.max_concurrent_streams,
             quota_bytes: self.quota_bytes,
             auth: self.auth,
             lanes: self.lanes,

@@ -148,6 +148,7 @@ fn store_config(options: &Options) -> Result<member::Config> {
         max_request_bytes: apiserver::MAX_BODY_BYTES,
         max_txn_ops: mvcc::MAX_TXN_OPS,
         quota_bytes: None,
+        max_concurrent_streams: u32::MAX,
         auth: etcd_api::AuthOptions::default(),
         lanes: 1,
         watch_progress_notify_interval: Duration::from_secs(600),

@@ -1,6 +1,7 @@
 //! The API over real sockets, asked by a client library and by Debian's `etcdctl`.
 
 mod auth;
+mod gateway;
 
 use std::net::{SocketAddr, TcpListener};
 use std::process::Command;

@@ -78,7 +78,7 @@ pub const FLAGS: &[Flag] = &[
     flag("grpc-keepalive-timeout", Kind::Duration, "20s", Effect::Moot),
     flag("socket-reuse-port", Kind::Bool, "false", Effect::Missing),
     flag("socket-reuse-address", Kind::Bool, "false", Effect::Moot),
-    flag("max-concurrent-streams", Kind::Unsigned, "4294967295", Effect::Moot),
+    flag("max-concurrent-streams", Kind::Unsigned, "4294967295", Effect::Works),
     flag("raft-read-timeout", Kind::Duration, "5s", Effect::Moot),
     flag("raft-write-timeout", Kind::Duration, "5s", Effect::Moot),
     flag("initial-advertise-peer-urls", Kind::Urls, "http://localhost:2380", Effect::Works),

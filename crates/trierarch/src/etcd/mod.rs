@@ -138,6 +138,7 @@ fn config(flags: &Flags) -> Result<member::Config> {
         snapshot_catchup_entries: size("snapshot-catchup-entries")? as u64,
         max_request_bytes: size("max-request-bytes")?,
         max_txn_ops: size("max-txn-ops")?,
+        max_concurrent_streams: u32::try_from(size("max-concurrent-streams")?).unwrap_or(u32::MAX),
         // 0 is no limit here, a negative number as in etcd.
         quota_bytes: flags.number("quota-backend-bytes").filter(|quota| *quota > 0),
         lanes: std::thread::available_parallelism().map_or(1, |cores| cores.get().min(MAX_LANES)),

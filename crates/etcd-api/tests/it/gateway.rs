@@ -1,0 +1,117 @@
+//! The API as JSON over HTTP, and what it says of itself.
+
+use std::time::Duration;
+
+use serde_json::{Value, json};
+use tokio::io::{AsyncBufReadExt as _, AsyncReadExt as _, AsyncWriteExt as _, BufReader};
+use tokio::net::TcpStream;
+use tokio_stream::StreamExt as _;
+
+use crate::{DEADLINE, Server, connect, start};
+
+async fn send(server: &Server, method: &str, path: &str, body: &str) -> TcpStream {
+    let mut socket = TcpStream::connect(server.address).await.expect("connect");
+    let request = format!(
+        "{method} {path} HTTP/1.1\r\nhost: h\r\nconnection: close\r\ncontent-length: {}\r\n\r\n{body}",
+        body.len()
+    );
+    socket.write_all(request.as_bytes()).await.expect("write");
+    socket
+}
+
+/// The status and the body of an answer that ends.
+async fn call(server: &Server, method: &str, path: &str, body: &str) -> (u16, Value) {
+    let mut answer = String::new();
+    send(server, method, path, body).await.read_to_string(&mut answer).await.expect("read");
+    let (head, body) = answer.split_once("\r\n\r\n").expect("a head");
+    let status = head.split(' ').nth(1).and_then(|status| status.parse().ok()).expect("a status");
+    (status, serde_json::from_str(body).unwrap_or(Value::Null))
+}
+
+async fn post(server: &Server, path: &str, body: &Value) -> (u16, Value) {
+    call(server, "POST", path, &body.to_string()).await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn calls_are_json_with_text_in_base64_and_long_numbers_as_text() {
+    let server = start().await;
+    connect(&server).await;
+    let (status, put) = post(&server, "/v3/kv/put", &json!({ "key": "a2V5", "value": "dmFsdWU=" })).await;
+    assert_eq!((status, &put["header"]["revision"]), (200, &json!("2")));
+    let (_, found) = post(&server, "/v3/kv/range", &json!({ "key": "a2V5" })).await;
+    assert_eq!(found["count"], "1");
+    assert_eq!(found["kvs"][0]["value"], "dmFsdWU=");
+    assert_eq!(found["kvs"][0]["mod_revision"], "2");
+    assert!(found.get("more").is_none(), "what is empty is left out: {found}");
+    // Enumerations by name or number, oneofs, numbers as numbers, unknown fields.
+    let txn = json!({
+        "compare": [{ "target": "CREATE", "result": 0, "key": "a2V5", "createRevision": 2, "unknown": 1 }],
+        "success": [{ "requestDeleteRange": { "key": "a2V5" } }],
+    });
+    let (_, done) = post(&server, "/v3/kv/txn", &txn).await;
+    assert_eq!(
+        (&done["succeeded"], &done["responses"][0]["response_delete_range"]["deleted"]),
+        (&json!(true), &json!("1"))
+    );
+    let (status, members) = call(&server, "POST", "/v3/cluster/member/list", "").await;
+    assert_eq!((status, members["members"].as_array().map(Vec::len)), (200, Some(1)));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn errors_have_their_code_and_text() {
+    let server = start().await;
+    connect(&server).await;
+    let empty = post(&server, "/v3/kv/put", &json!({ "value": "dg==" })).await;
+    assert_eq!(empty, (400, json!({ "code": 3, "message": "etcdserver: key is not provided" })));
+    let (status, gone) = post(&server, "/v3/lease/revoke", &json!({ "ID": "7" })).await;
+    assert_eq!((status, &gone["code"]), (404, &json!(5)));
+    assert_eq!(call(&server, "POST", "/v3/kv/put", "{").await.0, 400);
+    assert_eq!(call(&server, "GET", "/v3/kv/range", "").await.0, 501);
+    assert_eq!(call(&server, "POST", "/v3/kv/nothing", "{}").await.0, 404);
+    let (status, off) =
+        post(&server, "/v3/auth/authenticate", &json!({ "name": "a", "password": "b" })).await;
+    assert_eq!((status, &off["message"]), (400, &json!("etcdserver: authentication is not enabled")));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_watch_is_a_line_for_each_answer() {
+    let server = start().await;
+    let mut client = connect(&server).await;
+    let body = json!({ "create_request": { "key": "aw==" } }).to_string();
+    let mut lines = BufReader::new(send(&server, "POST", "/v3/watch", &body).await).lines();
+    let mut next = async || loop {
+        let line = tokio::time::timeout(DEADLINE, lines.next_line()).await.expect("in time").expect("read");
+        if let Ok(value) = serde_json::from_str::<Value>(&line.expect("open"))
+            && value.is_object()
+        {
+            return value;
+        }
+    };
+    assert_eq!(next().await["result"]["created"], true);
+    client.put("k", "v", None).await.expect("put");
+    let event = next().await;
+    assert_eq!(event["result"]["events"][0]["kv"]["value"], "dg==", "{event}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_services_are_described() {
+    use tonic_reflection::pb::v1::server_reflection_client::ServerReflectionClient;
+    use tonic_reflection::pb::v1::server_reflection_request::MessageRequest;
+    use tonic_reflection::pb::v1::server_reflection_response::MessageResponse;
+    let server = start().await;
+    let channel =
+        tonic::transport::Endpoint::from_shared(format!("http://{}", server.address)).expect("address");
+    let channel = channel.connect_timeout(Duration::from_secs(5)).connect().await.expect("connect");
+    let request = tonic_reflection::pb::v1::ServerReflectionRequest {
+        host: String::new(),
+        message_request: Some(MessageRequest::ListServices(String::new())),
+    };
+    let mut client = ServerReflectionClient::new(channel);
+    let answers = client.server_reflection_info(tokio_stream::iter([request])).await.expect("answer");
+    let answer = answers.into_inner().next().await.expect("one").expect("answer");
+    let Some(MessageResponse::ListServicesResponse(list)) = answer.message_response else {
+        panic!("{answer:?}");
+    };
+    let names: Vec<&str> = list.service.iter().map(|service| service.name.as_str()).collect();
+    assert!(names.contains(&"etcdserverpb.KV") && names.contains(&"v3lockpb.Lock"), "{names:?}");
+}
