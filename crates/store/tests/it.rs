@@ -2,6 +2,7 @@
 
 use std::net::{SocketAddr, TcpListener};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU16, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -14,8 +15,17 @@ use tokio::sync::oneshot;
 
 const DEADLINE: Duration = Duration::from_secs(20);
 
+/// Ports below those that the kernel gives to outgoing connections: a member is not always listening on its own.
+const PORTS: std::ops::Range<u16> = 20_000..32_000;
+
+/// An address that is free, and that no other test of this process gets.
 fn free_address() -> SocketAddr {
-    TcpListener::bind("127.0.0.1:0").and_then(|listener| listener.local_addr()).expect("a free port")
+    static NEXT: AtomicU16 = AtomicU16::new(0);
+    let start = u16::try_from(std::process::id() % 100).expect("small") * 120;
+    let ports = (0..PORTS.len()).map(|_| NEXT.fetch_add(1, Ordering::Relaxed));
+    let mut ports = ports.map(|next| PORTS.start + (start + next) % (PORTS.end - PORTS.start));
+    let port = ports.find(|port| TcpListener::bind(("127.0.0.1", *port)).is_ok()).expect("a free port");
+    SocketAddr::from(([127, 0, 0, 1], port))
 }
 
 struct Member {
