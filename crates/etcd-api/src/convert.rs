@@ -2,11 +2,12 @@
 
 use bytes::Bytes;
 use mvcc::{
-    Compare, CompareResult, CompareTarget, DeleteRequest, Event, EventKind, KeyRange, KeyValue, MvccError,
-    Op, OpResponse, PutRequest, RangeRequest, RangeResponse, SortOrder, SortTarget, Txn, TxnResponse,
+    Access, Alarm, AlarmKind, Compare, CompareResult, CompareTarget, DeleteRequest, Event, EventKind,
+    KeyRange, KeyValue, MvccError, Op, OpResponse, Permission, PutRequest, RangeRequest, RangeResponse,
+    SortOrder, SortTarget, Txn, TxnResponse,
 };
 use protos::etcd::etcdserverpb as pb;
-use protos::etcd::mvccpb;
+use protos::etcd::{authpb, mvccpb};
 use tonic::Status;
 
 use crate::error::mvcc_status;
@@ -195,6 +196,27 @@ fn op_response(response: OpResponse, revision: i64) -> pb::ResponseOp {
         OpResponse::Txn(txn) => Response::ResponseTxn(txn_response(txn, inner_header(revision), revision)),
     };
     pb::ResponseOp { response: Some(response) }
+}
+
+pub(crate) fn alarm(alarm: Alarm) -> pb::AlarmMember {
+    let kind = match alarm.kind {
+        AlarmKind::NoSpace => pb::AlarmType::Nospace,
+        AlarmKind::Corrupt => pb::AlarmType::Corrupt,
+    };
+    pb::AlarmMember { member_id: alarm.member, alarm: kind.into() }
+}
+
+pub(crate) fn permission(permission: &Permission) -> authpb::Permission {
+    let kind = match permission.access {
+        Access::Read => authpb::permission::Type::Read,
+        Access::Write => authpb::permission::Type::Write,
+        Access::ReadWrite => authpb::permission::Type::Readwrite,
+    };
+    authpb::Permission {
+        perm_type: kind.into(),
+        key: permission.key.clone(),
+        range_end: permission.range_end.clone(),
+    }
 }
 
 pub(crate) fn event(event: &Event, with_prev: bool) -> mvccpb::Event {

@@ -10,6 +10,7 @@ use tonic::{Request, Response, Status};
 
 use crate::ETCD_VERSION;
 use crate::context::Context;
+use crate::convert;
 use crate::error::{mvcc_status, status, unimplemented};
 use crate::snapshot::{self, STORAGE_VERSION};
 
@@ -24,14 +25,6 @@ fn kind_of(alarm: pb::AlarmType) -> Option<AlarmKind> {
         pb::AlarmType::Nospace => Some(AlarmKind::NoSpace),
         pb::AlarmType::Corrupt => Some(AlarmKind::Corrupt),
     }
-}
-
-fn alarm_member(alarm: Alarm) -> pb::AlarmMember {
-    let kind = match alarm.kind {
-        AlarmKind::NoSpace => pb::AlarmType::Nospace,
-        AlarmKind::Corrupt => pb::AlarmType::Corrupt,
-    };
-    pb::AlarmMember { member_id: alarm.member, alarm: kind.into() }
 }
 
 /// Bytes that are stored of what a member tells of itself.
@@ -105,7 +98,7 @@ impl Maintenance for MaintenanceService {
                 self.change(&caller, AlarmAction::Deactivate, alarms).await?
             }
         };
-        let alarms = alarms.into_iter().map(alarm_member).collect();
+        let alarms = alarms.into_iter().map(convert::alarm).collect();
         Ok(Response::new(pb::AlarmResponse { header: self.0.header_now(), alarms }))
     }
 
@@ -122,7 +115,7 @@ impl Maintenance for MaintenanceService {
             errors.push("etcdserver: no leader".to_owned());
         }
         errors.extend(view.alarms().map(|alarm| {
-            let alarm = alarm_member(alarm);
+            let alarm = convert::alarm(alarm);
             format!("memberID:{} alarm:{}", alarm.member_id, alarm.alarm().as_str_name())
         }));
         Ok(Response::new(pb::StatusResponse {

@@ -150,16 +150,7 @@ impl StoreConfig {
             return Err(BuildError::Removed);
         }
         let listener = listen(&self).await?;
-        let first_boot = engine.meta(LogMeta::Boot).map_err(BuildError::Storage)?.is_none();
-        let boot = count_boot(&*engine).map_err(BuildError::Storage)?;
-        let outstanding = Outstanding::new(identity.me, boot);
-        let state =
-            StateMachine::open(storage.clone(), env.clone(), outstanding).map_err(BuildError::Storage)?;
-        if first_boot && *state.shared().applied.borrow() > 0 {
-            // With the log its votes have gone: it could vote twice.
-            let error = consensus::damaged("the data folder", "it holds a state and no log");
-            return Err(BuildError::Storage(error));
-        }
+        let state = open_state(&*engine, &storage, &env, identity.me).map_err(BuildError::Storage)?;
         let shared = state.shared();
         let log = Log::open(engine.clone()).map_err(BuildError::Storage)?;
         let peers = Peers::new(identity.cluster.0, caller_tls);
@@ -230,6 +221,23 @@ fn note_removal(engine: &dyn LogEngine) -> io::Result<()> {
     let meta = vec![(LogMeta::Removed, Bytes::from_static(b"removed"))];
     engine.write(LogBatch { meta, ..LogBatch::default() })?;
     engine.sync()
+}
+
+/// Opens the state of member `me`. A folder that has a state and was never booted has lost its log, and its votes with
+/// it: it could vote twice.
+fn open_state(
+    engine: &dyn LogEngine,
+    storage: &Arc<dyn Storage>,
+    env: &Env,
+    me: u64,
+) -> io::Result<StateMachine> {
+    let first_boot = engine.meta(LogMeta::Boot)?.is_none();
+    let outstanding = Outstanding::new(me, count_boot(engine)?);
+    let state = StateMachine::open(storage.clone(), env.clone(), outstanding)?;
+    if first_boot && *state.shared().applied.borrow() > 0 {
+        return Err(consensus::damaged("the data folder", "it holds a state and no log"));
+    }
+    Ok(state)
 }
 
 /// How often this folder was opened, this time included: what tells this process' proposals from those before.

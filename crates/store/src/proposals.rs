@@ -62,11 +62,13 @@ pub(crate) async fn run(inner: Arc<Inner>, mut submitted: mpsc::Receiver<Submiss
     let mut proposer = Proposer::new(inner.clone(), tell);
     let mut batch = Vec::new();
     loop {
-        proposer.follow();
         tokio::select! {
             biased;
             () = inner.shutdown.wait() => return,
-            changed = changes.changed() => if changed.is_err() { return },
+            changed = changes.changed() => match changed {
+                Ok(()) => proposer.follow(),
+                Err(_) => return,
+            },
             Some((number, failure)) = proposer.results.next(), if !proposer.results.is_empty() => {
                 proposer.fail(number, failure);
             }
@@ -169,10 +171,10 @@ impl Proposer {
         }
         self.prune();
         match self.leader.0 {
-            None => self.fail_all(&proposals, &Failure::NotIn),
+            None => self.fail_all(numbers(&proposals), &Failure::NotIn),
             Some(leader) if leader == self.inner.me => match write(&self.inner, proposals).await {
                 Ok(results) => self.results.push(results),
-                Err((proposals, failure)) => self.fail_all(&proposals, &failure),
+                Err((numbers, failure)) => self.fail_all(numbers, &failure),
             },
             Some(leader) => self.forward(leader, proposals),
         }
@@ -186,8 +188,8 @@ impl Proposer {
         }
     }
 
-    fn fail_all(&mut self, proposals: &[Proposal], failure: &Failure) {
-        proposals.iter().for_each(|proposal| self.fail(proposal.origin.number, failure.clone()));
+    fn fail_all(&mut self, numbers: Vec<u64>, failure: &Failure) {
+        numbers.into_iter().for_each(|number| self.fail(number, failure.clone()));
     }
 
     fn forward(&mut self, leader: u64, proposals: Vec<Proposal>) {
@@ -199,7 +201,7 @@ impl Proposer {
             let wire = proposals.iter().map(consensus::proposal_to_wire).collect();
             if stream.batches.try_send(peer::ProposeRequest { proposals: wire }).is_err() {
                 // The leader does not keep up, or the end of the stream is about to be told.
-                self.fail_all(proposals, &Failure::NotIn);
+                self.fail_all(numbers(proposals), &Failure::NotIn);
             }
         }
         self.stream = Some(stream);
@@ -258,17 +260,22 @@ async fn forward(
     }
 }
 
-/// Writes proposals into the log as the leader; the failures of those that do not stay there.
+fn numbers(proposals: &[Proposal]) -> Vec<u64> {
+    proposals.iter().map(|proposal| proposal.origin.number).collect()
+}
+
+/// Writes proposals into the log as the leader; the failures of those that do not stay there. An error is about all of
+/// them, by their numbers.
 async fn write(
     inner: &Inner,
     proposals: Vec<Proposal>,
-) -> Result<BoxStream<'static, (u64, Failure)>, (Vec<Proposal>, Failure)> {
+) -> Result<BoxStream<'static, (u64, Failure)>, (Vec<u64>, Failure)> {
+    let numbers = numbers(&proposals);
     if let Err(error) = inner.check_apply_gap() {
-        return Err((proposals, Failure::Refused(error)));
+        return Err((numbers, Failure::Refused(error)));
     }
     hit("leaderBeforeWrite");
-    let numbers: Vec<u64> = proposals.iter().map(|proposal| proposal.origin.number).collect();
-    match inner.raft.client_write_many(proposals.clone()).await {
+    match inner.raft.client_write_many(proposals).await {
         Ok(results) => {
             let numbered = futures::stream::iter(numbers).zip(results);
             let failed = numbered.filter_map(|(number, result)| {
@@ -276,7 +283,7 @@ async fn write(
             });
             Ok(failed.boxed())
         }
-        Err(_) => Err((proposals, Failure::Refused(StoreError::Stopped))),
+        Err(_) => Err((numbers, Failure::Refused(StoreError::Stopped))),
     }
 }
 
@@ -333,9 +340,9 @@ async fn take_batch(
     };
     match write(inner, proposals).await {
         Ok(failed) => results.push(failed),
-        Err((proposals, failure)) => {
-            for proposal in proposals {
-                out.send(Ok(answer(proposal.origin.number, &failure))).await.ok()?;
+        Err((numbers, failure)) => {
+            for number in numbers {
+                out.send(Ok(answer(number, &failure))).await.ok()?;
             }
         }
     }

@@ -12,6 +12,7 @@ use tonic::{Request, Response, Status};
 
 use super::tokens::Assign;
 use crate::context::Context;
+use crate::convert;
 use crate::error::auth_status;
 
 /// How often a password is compared again because users have changed meanwhile.
@@ -68,23 +69,10 @@ fn permission(given: authpb::Permission) -> Permission {
     Permission { access, key: given.key, range_end: given.range_end }
 }
 
-fn wire(permission: &Permission) -> authpb::Permission {
-    let kind = match permission.access {
-        Access::Read => Type::Read,
-        Access::Write => Type::Write,
-        Access::ReadWrite => Type::Readwrite,
-    };
-    authpb::Permission {
-        perm_type: kind.into(),
-        key: permission.key.clone(),
-        range_end: permission.range_end.clone(),
-    }
-}
-
 /// What the role `root` permits: everything.
 fn everything() -> Vec<authpb::Permission> {
     let range_end = Bytes::from_static(&[0]);
-    vec![wire(&Permission { access: Access::ReadWrite, key: Bytes::new(), range_end })]
+    vec![convert::permission(&Permission { access: Access::ReadWrite, key: Bytes::new(), range_end })]
 }
 
 #[tonic::async_trait]
@@ -236,7 +224,11 @@ impl Auth for AuthService {
         let (auth, name) = (view.auth(), request.into_inner().role);
         auth.check_role_get(&caller, &name).map_err(auth_status)?;
         let role = auth.role(&name).ok_or_else(|| auth_status(AuthError::RoleNotFound))?;
-        let perm = if name == ROOT { everything() } else { role.permissions.iter().map(wire).collect() };
+        let perm = if name == ROOT {
+            everything()
+        } else {
+            role.permissions.iter().map(convert::permission).collect()
+        };
         Ok(Response::new(pb::AuthRoleGetResponse { header: self.0.header(view.revision()), perm }))
     }
 

@@ -13,7 +13,7 @@ use std::path::Path;
 
 use bolt::Writer;
 use bytes::{BufMut as _, Bytes};
-use mvcc::{Access, Alarm, AlarmKind, Auth, Contents, StoredVersion};
+use mvcc::{Auth, Contents, StoredVersion};
 use prost::Message as _;
 use protos::etcd::{authpb, etcdserverpb as pb, mvccpb};
 use serde_json::json;
@@ -21,6 +21,8 @@ use sha2::{Digest as _, Sha256};
 use store::{Member, StateCopy};
 use tokio::sync::mpsc;
 use tonic::Status;
+
+use crate::convert;
 
 /// The storage format of the file.
 pub(crate) const STORAGE_VERSION: &str = "3.7.0";
@@ -68,7 +70,11 @@ fn write(copy: &StateCopy, members: &[Member], scratch: &Path) -> io::Result<(Fi
     let contents = mvcc::contents(&**engine).map_err(io::Error::other)?;
     let mut writer = Writer::new(BufWriter::new(file.try_clone()?))?;
     // In the order of the buckets' names.
-    write_all(&mut writer, "alarm", contents.alarms.iter().map(|alarm| (alarm_key(*alarm), Vec::new())))?;
+    write_all(
+        &mut writer,
+        "alarm",
+        contents.alarms.iter().map(|alarm| (convert::alarm(*alarm).encode_to_vec(), Vec::new())),
+    )?;
     write_all(&mut writer, "auth", auth_status(&contents.auth))?;
     write_all(&mut writer, "authRoles", roles(&contents.auth))?;
     write_all(&mut writer, "authUsers", users(&contents.auth))?;
@@ -137,7 +143,7 @@ fn version_value(kv: mvcc::KeyValue) -> Vec<u8> {
     let kv = if kv.version == 0 {
         mvccpb::KeyValue { key: kv.key, ..Default::default() }
     } else {
-        crate::convert::kv(kv)
+        convert::kv(kv)
     };
     kv.encode_to_vec()
 }
@@ -155,14 +161,6 @@ struct Lease {
 
 fn lease_value(lease: &mvcc::StoredLease) -> Vec<u8> {
     Lease { id: lease.id, ttl: lease.ttl, remaining_ttl: lease.remaining }.encode_to_vec()
-}
-
-fn alarm_key(alarm: Alarm) -> Vec<u8> {
-    let kind = match alarm.kind {
-        AlarmKind::NoSpace => pb::AlarmType::Nospace,
-        AlarmKind::Corrupt => pb::AlarmType::Corrupt,
-    };
-    pb::AlarmMember { member_id: alarm.member, alarm: kind.into() }.encode_to_vec()
 }
 
 fn auth_status(auth: &Auth) -> [Entry; 2] {
@@ -185,21 +183,9 @@ fn users(auth: &Auth) -> Vec<Entry> {
 }
 
 fn roles(auth: &Auth) -> Vec<Entry> {
-    let permission = |permission: &mvcc::Permission| {
-        let kind = match permission.access {
-            Access::Read => authpb::permission::Type::Read,
-            Access::Write => authpb::permission::Type::Write,
-            Access::ReadWrite => authpb::permission::Type::Readwrite,
-        };
-        authpb::Permission {
-            perm_type: kind.into(),
-            key: permission.key.clone(),
-            range_end: permission.range_end.clone(),
-        }
-    };
     let entry = |name: &str| {
         let role = auth.role(name)?;
-        let key_permission = role.permissions.iter().map(permission).collect();
+        let key_permission = role.permissions.iter().map(convert::permission).collect();
         let value = authpb::Role { name: Bytes::copy_from_slice(name.as_bytes()), key_permission };
         Some((name.as_bytes().to_vec(), value.encode_to_vec()))
     };
