@@ -2,17 +2,21 @@
 //!
 //! Holds no logic: it reads flags, builds the parts and wires them. Read `server.rs` for what a master is made of.
 
+#[cfg(feature = "kubernetes")]
 mod agent;
 mod credentials;
 mod etcd;
 mod kubeconfig;
+#[cfg(feature = "kubernetes")]
 mod leaders;
 mod logging;
 mod member;
 mod observe;
 mod pki;
+#[cfg(feature = "kubernetes")]
 mod server;
 mod signals;
+#[cfg(feature = "kubernetes")]
 mod up;
 #[cfg(any(test, feature = "failpoints"))]
 mod wal_mirror;
@@ -39,14 +43,18 @@ struct Cli {
 #[derive(Subcommand)]
 enum Command {
     /// Run a master
+    #[cfg(feature = "kubernetes")]
     Server(Box<server::Options>),
     /// Run a node: pods, service proxy, status
+    #[cfg(feature = "kubernetes")]
     Agent(Box<agent::AgentOptions>),
     /// Write the keys and certificates of a cluster
     Pki(credentials::PkiOptions),
     /// Bring up a whole cluster on this machine
+    #[cfg(feature = "kubernetes")]
     Up(up::UpOptions),
     /// Remove the cluster that `up` made
+    #[cfg(feature = "kubernetes")]
     Down(up::DownOptions),
     /// Run only the store, with etcd's own flags
     #[command(disable_help_flag = true)]
@@ -78,10 +86,14 @@ fn run(command: Command) -> Result<ExitCode> {
         .map_err(|_| anyhow::anyhow!("two TLS providers"))?;
     let env = Env::real();
     match command {
+        #[cfg(feature = "kubernetes")]
         Command::Server(options) => many_threads()?.block_on(server::run(env, *options))?,
+        #[cfg(feature = "kubernetes")]
         Command::Agent(options) => many_threads()?.block_on(agent::run(env, *options))?,
         Command::Pki(options) => credentials::run(options)?,
+        #[cfg(feature = "kubernetes")]
         Command::Up(options) => many_threads()?.block_on(up::up(env, options))?,
+        #[cfg(feature = "kubernetes")]
         Command::Down(options) => many_threads()?.block_on(up::down(env, options))?,
         Command::Etcd { flags } => return many_threads()?.block_on(etcd::run(env, flags)),
     }
