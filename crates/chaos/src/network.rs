@@ -6,11 +6,10 @@
 
 use std::fmt;
 use std::fs::File;
-use std::net::{Ipv4Addr, TcpListener};
+use std::net::Ipv4Addr;
 use std::os::fd::AsRawFd as _;
 use std::path::PathBuf;
 use std::process::Command;
-use std::sync::atomic::{AtomicU16, Ordering};
 
 use anyhow::{Context as _, Result, anyhow, bail};
 use nix::sched::{CloneFlags, unshare};
@@ -22,10 +21,6 @@ const MAX_NODES: u8 = 9;
 /// Host numbers on the bridge: masters from 1, nodes from here, the runner's own last.
 const FIRST_NODE: u8 = 11;
 const RUNNER: u8 = 254;
-/// Where ports on loopback are taken from: below those that the system gives to outgoing connections.
-const PORTS_FROM: u16 = 16_000;
-/// How many of them there are.
-const PORT_COUNT: u16 = 14_000;
 /// The firewall table in a master's namespace.
 const TABLE: &str = "chaos";
 
@@ -109,7 +104,7 @@ impl Network {
     pub fn places(&self, masters: usize, nodes: usize) -> Result<(Vec<MasterPlace>, Vec<NodePlace>)> {
         match self {
             Self::Loopback { .. } => {
-                let ports = free_ports(3 * masters + nodes)?;
+                let ports: Vec<u16> = (0..3 * masters + nodes).map(|_| env::ports::free()).collect();
                 let (for_masters, for_nodes) = ports.split_at(3 * masters);
                 let masters = for_masters.chunks(3).map(|ports| MasterPlace {
                     address: Ipv4Addr::LOCALHOST,
@@ -248,24 +243,6 @@ fn run(words: &[&str]) -> Result<()> {
         bail!("`{}` failed: {}", words.join(" "), String::from_utf8_lossy(&output.stderr).trim());
     }
     Ok(())
-}
-
-/// Ports that outgoing connections do not get, so that a process that is started again finds its own free.
-fn free_ports(count: usize) -> Result<Vec<u16>> {
-    static NEXT: AtomicU16 = AtomicU16::new(0);
-    let first = u16::try_from(std::process::id() % 97)? * 100;
-    let mut ports = Vec::new();
-    while ports.len() < count {
-        let tried = NEXT.fetch_add(1, Ordering::Relaxed);
-        if tried >= PORT_COUNT {
-            bail!("no free ports");
-        }
-        let port = PORTS_FROM + (first + tried) % PORT_COUNT;
-        if TcpListener::bind((Ipv4Addr::LOCALHOST, port)).is_ok() {
-            ports.push(port);
-        }
-    }
-    Ok(ports)
 }
 
 #[cfg(test)]

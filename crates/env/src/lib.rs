@@ -9,12 +9,13 @@
 //! - [`Shutdown`] is one-way: once triggered it stays so;
 //! - no domain word appears here.
 //!
-//! Read `shutdown.rs`, `tasks.rs`, `lane.rs`, `clock.rs`, `rng.rs`, `backoff.rs`, `failpoints/`.
+//! Read `shutdown.rs`, `tasks.rs`, `lane.rs`, `clock.rs`, `rng.rs`, `backoff.rs`, `failpoints/`, `ports.rs` (for tests).
 
 mod backoff;
 mod clock;
 pub mod failpoints;
 mod lane;
+pub mod ports;
 mod rng;
 mod shutdown;
 mod tasks;

@@ -1,8 +1,7 @@
 //! Whole members over real sockets.
 
-use std::net::{SocketAddr, TcpListener};
+use std::net::SocketAddr;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU16, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -14,19 +13,6 @@ use tempfile::TempDir;
 use tokio::sync::oneshot;
 
 const DEADLINE: Duration = Duration::from_secs(20);
-
-/// Ports below those that the kernel gives to outgoing connections: a member is not always listening on its own.
-const PORTS: std::ops::Range<u16> = 20_000..32_000;
-
-/// An address that is free, and that no other test of this process gets.
-fn free_address() -> SocketAddr {
-    static NEXT: AtomicU16 = AtomicU16::new(0);
-    let start = u16::try_from(std::process::id() % 100).expect("small") * 120;
-    let ports = (0..PORTS.len()).map(|_| NEXT.fetch_add(1, Ordering::Relaxed));
-    let mut ports = ports.map(|next| PORTS.start + (start + next) % (PORTS.end - PORTS.start));
-    let port = ports.find(|port| TcpListener::bind(("127.0.0.1", *port)).is_ok()).expect("a free port");
-    SocketAddr::from(([127, 0, 0, 1], port))
-}
 
 struct Member {
     store: Store,
@@ -54,7 +40,7 @@ impl Cluster {
             Arc::new(MemoryStorage::new(folder.path().join(index.to_string())))
         };
         let mut cluster = Self {
-            addresses: (0..size).map(|_| free_address()).collect(),
+            addresses: (0..size).map(|_| env::ports::free_address()).collect(),
             storages: (0..size).map(storage).collect(),
             members: Vec::new(),
             snapshot_count,
@@ -86,7 +72,7 @@ impl Cluster {
     /// Room for one more member, which is not started.
     fn grow(&mut self) {
         let folder = self.folder.path().join(self.storages.len().to_string());
-        self.addresses.push(free_address());
+        self.addresses.push(env::ports::free_address());
         self.storages.push(Arc::new(MemoryStorage::new(folder)));
         self.members.push(None);
     }

@@ -1,6 +1,6 @@
 //! A server over a store of one member in memory, with keys of its own, and a client of it over TLS.
 
-use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -77,10 +77,6 @@ pub struct Running {
     folder: TempDir,
 }
 
-fn free_address() -> SocketAddr {
-    TcpListener::bind("127.0.0.1:0").and_then(|listener| listener.local_addr()).expect("a free port")
-}
-
 fn service_account_keys() -> ServiceAccountKeys {
     let key = KeyPair::generate_rsa_for(&PKCS_RSA_SHA256, RsaKeySize::_2048).expect("key");
     let der = base64::engine::general_purpose::STANDARD.encode(key.subject_public_key_info());
@@ -101,14 +97,14 @@ impl Cluster {
     /// A cluster of one whose configuration is adjusted.
     pub async fn start_with(adjust: fn(&mut ApiServerConfig)) -> Running {
         let (authority, keys) = (Arc::new(Authority::new()), service_account_keys());
-        let member = start_member(0, &[free_address()], authority, keys, adjust).await;
+        let member = start_member(0, &[env::ports::free_address()], authority, keys, adjust).await;
         member.ready().await;
         member
     }
 
     /// A cluster of several, which share their keys.
     pub async fn start_many(size: usize) -> Vec<Running> {
-        let peers: Vec<SocketAddr> = (0..size).map(|_| free_address()).collect();
+        let peers: Vec<SocketAddr> = (0..size).map(|_| env::ports::free_address()).collect();
         let (authority, keys) = (Arc::new(Authority::new()), service_account_keys());
         let mut members = Vec::new();
         for index in 0..size {

@@ -13,7 +13,7 @@ use super::members::Members;
 use crate::poll::until;
 
 /// How long a member may take to reach a point.
-const PATIENCE: Duration = Duration::from_secs(20);
+const PATIENCE: Duration = Duration::from_secs(60);
 /// How often the load is given the time to reach a point before it is brought about once more.
 const REACH: Duration = Duration::from_secs(3);
 /// Between two looks.
@@ -94,7 +94,8 @@ pub async fn play(
     let trigger = trigger(point);
     let follows = [Trigger::FollowerLoad, Trigger::Election, Trigger::Lag].contains(&trigger);
     let target = if follows { (leader + 1) % members.size() } else { leader };
-    set(&members.failpoints(target), point, Some(term)).await?;
+    // One that was just started may not listen for this yet.
+    until(env, PATIENCE, async || set(&members.failpoints(target), point, Some(term)).await).await?;
     if !term.contains("panic") {
         env.clock.sleep(lasts).await;
         return set(&members.failpoints(target), point, None).await;

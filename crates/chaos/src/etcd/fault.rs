@@ -2,12 +2,12 @@
 
 use std::time::Duration;
 
-use anyhow::{Context as _, Result};
+use anyhow::{Context as _, Result, bail};
 use env::Env;
 use nix::sys::signal::Signal;
 
 use super::failpoint;
-use super::members::Members;
+use super::members::{Members, PATIENCE};
 use super::scenario::Fault;
 use crate::network::Cut;
 use crate::poll::until;
@@ -32,22 +32,28 @@ pub async fn play(env: &Env, members: &mut Members<'_>, fault: &Fault, lasts: Du
         Fault::CutFollower => cut(env, members, follower, Cut::Both, lasts).await,
         Fault::DeafLeader => cut(env, members, leader, Cut::In, lasts).await,
         Fault::MuteLeader => cut(env, members, leader, Cut::Out, lasts).await,
-        Fault::MoveLeader => {
-            let moved = until(env, lasts, async || members.move_leader(leader, follower).await);
-            match moved.await {
-                // Another one may have been quicker than the one that was asked for.
-                Err(why) if members.leader().await? == leader => {
-                    Err(why).context("the leader does not hand over")
-                }
-                _ => Ok(()),
-            }
-        }
+        Fault::MoveLeader => hand_over(env, members, leader, follower).await,
         Fault::ReplaceFollower => {
             members.replace(follower).await?;
             members.serves(follower).await
         }
         Fault::Failpoint(point, term) => failpoint::play(env, members, leader, (point, term), lasts).await,
     }
+}
+
+/// The leader hands over. It may refuse while an election is under way, one that has just come back may not be level with
+/// it yet, and another one may be quicker than the one that was asked for: it is enough that it leads no more.
+async fn hand_over(env: &Env, members: &Members<'_>, leader: usize, to: usize) -> Result<()> {
+    until(env, PATIENCE, async || {
+        let asked = members.move_leader(leader, to).await;
+        if members.leader().await? == leader {
+            asked?;
+            bail!("it leads again");
+        }
+        Ok(())
+    })
+    .await
+    .context("the leader does not hand over")
 }
 
 async fn kill(env: &Env, members: &mut Members<'_>, who: &[usize], lasts: Duration) -> Result<()> {

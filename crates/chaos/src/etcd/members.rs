@@ -19,7 +19,7 @@ use crate::poll::until;
 use crate::process::Process;
 
 /// How long a member may take to serve, and a cluster to have a leader.
-const PATIENCE: Duration = Duration::from_secs(60);
+pub const PATIENCE: Duration = Duration::from_secs(60);
 
 /// A running cluster.
 pub struct Members<'a> {
@@ -66,13 +66,27 @@ impl<'a> Members<'a> {
             let process = members.process(index, 0, &place, &named, "new");
             members.members.push(Member { place, process, generation: 0, cut: false });
         }
-        for index in 0..size {
-            members.members[index].process.start()?;
+        match members.start_all().await {
+            Ok(()) => Ok(members),
+            Err(error) => Err(members.with_words(&error)),
         }
-        for index in 0..size {
-            members.serves(index).await?;
+    }
+
+    async fn start_all(&mut self) -> Result<()> {
+        self.members.iter_mut().try_for_each(|member| member.process.start())?;
+        for index in 0..self.size() {
+            self.serves(index).await?;
         }
-        Ok(members)
+        Ok(())
+    }
+
+    /// An error behind what the members said last: where a record is cut short, its end is what is kept.
+    pub fn with_words(&mut self, error: &anyhow::Error) -> anyhow::Error {
+        let words = self.last_words();
+        let folder = self.keep_folder().display();
+        anyhow!(
+            "members failed, their last words:\n{words}\nlogs and data are kept in {folder}\ncause: {error:#}"
+        )
     }
 
     /// How many there are.
@@ -299,7 +313,7 @@ impl<'a> Members<'a> {
     }
 
     /// The end of each member's log.
-    pub fn last_words(&self) -> String {
+    fn last_words(&self) -> String {
         self.members.iter().map(|member| member.process.last_words()).collect::<Vec<_>>().join("\n")
     }
 

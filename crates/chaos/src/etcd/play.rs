@@ -8,11 +8,12 @@ use anyhow::{Context as _, Result, bail};
 use env::Env;
 
 use super::fault;
-use super::members::Members;
+use super::members::{Members, PATIENCE};
 use super::scenario::{Fault, Scenario};
 use super::traffic::Traffic;
 use crate::history::{self, History};
 use crate::network::Network;
+use crate::poll::until;
 
 /// Operations that a run must have recorded for its verdict to mean something.
 const ENOUGH: usize = 100;
@@ -53,7 +54,7 @@ async fn run_once(
     let mut members = Members::start(env, binary, network, scenario.members, &scenario.flags).await?;
     let (history, mut wrong) = match run_on(env, &mut members, scenario, seed).await {
         Ok(recorded) => recorded,
-        Err(error) => bail!("{error:#}\n{}\nlogs: {}", members.last_words(), members.keep_folder().display()),
+        Err(error) => return Err(members.with_words(&error)),
     };
     wrong.extend(members.same_hashes().await);
     let begun = env.clock.monotonic();
@@ -96,9 +97,12 @@ async fn run_on(
     for index in 0..members.size() {
         members.serves(index).await?;
     }
-    if traffic.count() < ENOUGH {
-        bail!("only {} operations were done", traffic.count());
-    }
+    // A slow machine takes longer.
+    until(env, PATIENCE, async || match traffic.count() {
+        count if count < ENOUGH => bail!("only {count} operations were done"),
+        _ => Ok(()),
+    })
+    .await?;
     traffic.finish(env).await
 }
 

@@ -18,7 +18,7 @@ use crate::poll::until;
 /// How long an answer may take; then it counts as lost.
 const ANSWER_TIMEOUT: Duration = Duration::from_millis(1500);
 /// How long the last write may take, and watchers to see it.
-const DRAIN: Duration = Duration::from_secs(30);
+const DRAIN: Duration = Duration::from_secs(60);
 /// The key of the last write: every watcher watches it.
 const LAST_KEY: &str = "k/~";
 

@@ -3,7 +3,7 @@
 mod auth;
 mod gateway;
 
-use std::net::{SocketAddr, TcpListener};
+use std::net::SocketAddr;
 use std::process::Command;
 use std::sync::Arc;
 use std::time::Duration;
@@ -48,8 +48,7 @@ async fn start() -> Server {
 
 async fn start_with(change: impl FnOnce(&mut EtcdApiConfig)) -> Server {
     let folder = tempfile::tempdir().expect("folder");
-    let peer =
-        TcpListener::bind("127.0.0.1:0").and_then(|listener| listener.local_addr()).expect("a free port");
+    let peer = env::ports::free_address();
     let any = "127.0.0.1:0".parse().expect("address");
     let mut config = StoreConfig::new("default", peer);
     config.initial_cluster = vec![("default".to_owned(), format!("http://{peer}"))];

@@ -1,6 +1,6 @@
 //! An API server over a store of one member in memory, and agents of it.
 
-use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::Path;
 use std::sync::{Arc, LazyLock};
 use std::time::Duration;
@@ -45,10 +45,6 @@ impl Drop for Cluster {
     }
 }
 
-fn free_address() -> SocketAddr {
-    TcpListener::bind("127.0.0.1:0").and_then(|listener| listener.local_addr()).expect("a free port")
-}
-
 fn keys() -> ServiceAccountKeys {
     let key = KeyPair::generate_rsa_for(&PKCS_RSA_SHA256, RsaKeySize::_2048).expect("key");
     let der = base64::engine::general_purpose::STANDARD.encode(key.subject_public_key_info());
@@ -83,7 +79,7 @@ impl Cluster {
         let folder = tempfile::tempdir().expect("folder");
         let (env, shutdown) = (Env::real(), Shutdown::new());
         let tasks = TaskGroup::new("test", Shutdown::new());
-        let peer = free_address();
+        let peer = env::ports::free_address();
         let storage = Arc::new(MemoryStorage::new(folder.path().join("store")));
         let config = StoreConfig::new("m0".to_owned(), peer);
         let config =
@@ -180,7 +176,7 @@ impl Cluster {
             node_name: name.to_owned(),
             root_dir: root.to_path_buf(),
             node_ips: vec![IpAddr::V4(Ipv4Addr::LOCALHOST)],
-            port: free_address().port(),
+            port: env::ports::free_address().port(),
             runtime_endpoint: endpoint.to_owned(),
             cni_conf_dir: Some(root.join("../cni")),
             cgroup_root: cgroup.to_owned(),

@@ -1,7 +1,6 @@
 //! What cannot work ends with one line that says why, and exit code 1; nothing is lost.
 
 use std::fs;
-use std::net::TcpListener;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 
@@ -15,10 +14,8 @@ struct Member {
 
 impl Member {
     fn new() -> Self {
-        let free = || {
-            TcpListener::bind("127.0.0.1:0").and_then(|listener| listener.local_addr()).expect("port").port()
-        };
-        Self { folder: tempfile::tempdir().expect("folder"), client: free(), peer: free() }
+        let folder = tempfile::tempdir().expect("folder");
+        Self { folder, client: env::ports::free(), peer: env::ports::free() }
     }
 
     fn data(&self) -> std::path::PathBuf {

@@ -1,6 +1,5 @@
 //! A cluster that `trierarch up` brought up in a folder of its own, on ports of its own; `down` when it is dropped.
 
-use std::net::TcpListener;
 use std::path::PathBuf;
 use std::process::{Command, Output};
 use std::sync::atomic::{AtomicU16, Ordering};
@@ -188,7 +187,7 @@ fn free_offset() -> u16 {
     let start = u16::try_from(std::process::id() % u32::from(PLACES)).expect("small");
     for _ in 0..PLACES {
         let offset = STEP * (1 + (start + NEXT.fetch_add(1, Ordering::Relaxed)) % PLACES);
-        if PORTS.iter().all(|port| TcpListener::bind(("127.0.0.1", port + offset)).is_ok()) {
+        if PORTS.iter().all(|port| env::ports::claim(port + offset)) {
             return offset;
         }
     }

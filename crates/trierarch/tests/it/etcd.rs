@@ -1,6 +1,5 @@
 //! The store alone, as etcd's users start it.
 
-use std::net::TcpListener;
 use std::process::{Child, Command, Stdio};
 
 use tempfile::TempDir;
@@ -17,11 +16,7 @@ struct Members {
 impl Members {
     /// Starts members whose clients and peers use these schemes, with further flags.
     fn start(size: usize, client: &str, peer: &str, flags: &[&str]) -> Self {
-        let listeners: Vec<_> =
-            (0..2 * size).map(|_| TcpListener::bind("127.0.0.1:0").expect("port")).collect();
-        let ports: Vec<u16> =
-            listeners.iter().map(|listener| listener.local_addr().expect("address").port()).collect();
-        drop(listeners);
+        let ports: Vec<u16> = (0..2 * size).map(|_| env::ports::free()).collect();
         let (clients, peers) = ports.split_at(size);
         let folder = tempfile::tempdir().expect("folder");
         let initial: Vec<String> =
