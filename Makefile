@@ -3,9 +3,10 @@ SHELL := /bin/bash
 export CARGO_TARGET_DIR ?= $(or $(TRIERARCH_CACHE),$(or $(XDG_CACHE_HOME),$(HOME)/.cache)/trierarch)/target
 BINARY := $(CARGO_TARGET_DIR)/release/trierarch
 UP_FLAGS ?=
+BENCH_FLAGS ?=
 CARGO := ROCKSDB_STATIC=1 ROCKSDB_LIB_DIR="$$(scripts/rocksdb-lib)" cargo
 
-.PHONY: help up down build test test-all lint bench chaos clean
+.PHONY: help up down build test test-all lint bench bench-etcd chaos clean
 
 help: ## Say what there is to make
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -36,10 +37,16 @@ lint: ## Formatting, clippy, crate boundaries, generated files
 	@$(CARGO) run --quiet --package xtask -- codegen --check
 	@scripts/check-docs
 
-bench: build ## Measure the store against etcd, and a cluster at rest
+bench: build ## Measure a cluster at rest, and the store against etcd in short
 	@$(CARGO) build --release --quiet --package bench
 	@$(CARGO_TARGET_DIR)/release/bench idle --binary "$(BINARY)"
-	@$(CARGO_TARGET_DIR)/release/bench store --binary "$(BINARY)" --etcd "$$(scripts/bench-deps)"
+	@$(MAKE) --no-print-directory bench-etcd BENCH_FLAGS="--rows put,txn,get,sget --runs 3 --places disk"
+
+# BENCH_FLAGS="--rows put,watch --runs 3 --sizes 1 --places memory": docs/benchmarks.md and `bench etcd --help` say more.
+bench-etcd: build ## Measure the store against every etcd at hand; writes docs/benchmarks.md
+	@$(CARGO) build --release --quiet --package bench
+	@etcds="$$(scripts/bench-deps)" && $(CARGO_TARGET_DIR)/release/bench etcd --binary "$(BINARY)" \
+		$$(printf ' --etcd %s' $$etcds) --page docs/benchmarks.md $(BENCH_FLAGS)
 
 chaos: build ## Play the chaos scenarios against real processes; those that cut masters off need root
 	@if [ "$$(id -u)" = 0 ]; then scripts/chaos-deps; fi

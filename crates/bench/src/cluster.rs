@@ -8,7 +8,7 @@ use anyhow::{Context as _, Result, bail};
 use env::Env;
 
 use crate::proc;
-use crate::table::median;
+use crate::report::median;
 
 /// How long a cluster is left alone before its memory is read.
 const SETTLE: Duration = Duration::from_secs(10);

@@ -1,144 +1,149 @@
 //! Closed loops: each client sends its next request when the last is answered.
 
+use std::collections::HashMap;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result};
-use env::{Clock, Env, Shutdown, TaskGroup};
-use etcd_client::Client;
-use tokio::sync::mpsc;
+use bytes::Bytes;
+use env::Clock;
+use futures::future::try_join_all;
 use tokio::time::Instant;
 
+use crate::bench::Bench;
 use crate::member::Members;
+use crate::proc;
+use crate::wire::{Connection, Messages, Piece};
 
-/// Keys that are written and read.
-const KEYS: u64 = 10_000;
-const VALUE: [u8; 256] = [b'v'; 256];
-const STOP: Duration = Duration::from_secs(30);
+/// Connections that a hundred clients share.
+pub const CONNECTIONS: usize = 10;
 
-/// What the clients do.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Work {
-    /// Put, one client.
-    Put1,
-    /// Put, 100 clients over 10 connections.
-    Put100,
-    /// Linearizable get, one client.
-    Get1,
-    /// Linearizable get, 100 clients over 10 connections.
-    Get100,
-}
+/// One client.
+pub trait Client {
+    /// Begins its next call.
+    fn call(&mut self, connection: &mut Connection) -> u32;
 
-impl Work {
-    /// In the order of the table.
-    pub const ALL: [Self; 4] = [Self::Put1, Self::Put100, Self::Get1, Self::Get100];
-
-    /// For tables.
-    pub fn name(self) -> &'static str {
-        match self {
-            Self::Put1 => "put, 1 client",
-            Self::Put100 => "put, 100 clients",
-            Self::Get1 => "get, 1 client",
-            Self::Get100 => "get, 100 clients",
-        }
-    }
-
-    fn connections(self) -> usize {
-        match self {
-            Self::Put1 | Self::Get1 => 1,
-            Self::Put100 | Self::Get100 => 10,
-        }
-    }
-
-    fn clients(self) -> usize {
-        self.connections() * self.connections()
-    }
-
-    fn writes(self) -> bool {
-        matches!(self, Self::Put1 | Self::Put100)
+    /// Sees the answer.
+    fn answered(&mut self, _answer: Bytes) -> Result<()> {
+        Ok(())
     }
 }
 
-/// What one run showed.
-#[derive(Clone, Debug)]
-pub struct Run {
-    /// Requests answered a second.
+/// What a load showed.
+#[derive(Clone, Debug, Default)]
+pub struct Outcome {
+    /// Requests, or events, a second.
     pub rate: f64,
-    /// Half of the requests took at most this long.
-    pub p50: Duration,
-    /// Of a hundred requests 99 took at most this long.
-    pub p99: Duration,
-    /// Processor time of all members for a request.
-    pub cpu: Duration,
-    /// How often the first member synced its log for a request, where it says so and the load writes.
-    pub syncs: Option<f64>,
-    /// The most memory that a member used so far, in KiB.
-    pub peak_kib: u64,
+    /// Milliseconds that half of them took at most.
+    pub p50: f64,
+    /// Milliseconds that 99 of a hundred took at most.
+    pub p99: f64,
+    /// Processor time of all members for one, in microseconds.
+    pub cpu: f64,
+    /// Of one core the generator used so much.
+    pub generator: f64,
 }
 
-/// Runs a load for `length`.
-pub async fn run(env: &Env, members: &Members, work: Work, length: Duration) -> Result<Run> {
-    let mut connections = Vec::new();
-    for number in 0..work.connections() {
-        connections.push(Client::connect([members.endpoint(number)], None).await?);
+/// Processor times before a load.
+pub struct Meter {
+    started: Instant,
+    servers: Duration,
+    own: Duration,
+}
+
+impl Meter {
+    /// Begins to measure.
+    pub fn start(bench: &Bench, members: &Members) -> Self {
+        Self { servers: members.cpu(), own: proc::cpu(std::process::id()), started: bench.now() }
     }
-    let tasks = TaskGroup::new("load", Shutdown::new());
-    let (tell, mut told) = mpsc::channel(work.clients());
-    let (cpu, syncs) = (members.cpu(), members.syncs().await);
-    let started = env.clock.monotonic();
-    for number in 0..work.clients() {
-        let client = connections[number % connections.len()].clone();
-        let (clock, tell) = (env.clock.clone(), tell.clone());
-        tasks.spawn_detached(format!("client-{number}"), async move {
-            let times = client_loop(&clock, client, work, number, started + length).await;
-            drop(tell.send(times).await);
-        });
+
+    /// What there was since, with `count` requests that took `times` (a sample of them, in any order).
+    pub fn stop(self, bench: &Bench, members: &Members, count: u64, mut times: Vec<Duration>) -> Outcome {
+        let took = (bench.now() - self.started).as_secs_f64();
+        let own = proc::cpu(std::process::id()).saturating_sub(self.own);
+        let servers = members.cpu().saturating_sub(self.servers);
+        Outcome {
+            rate: count as f64 / took,
+            p50: percentile(&mut times, 50),
+            p99: percentile(&mut times, 99),
+            cpu: servers.as_secs_f64() * 1e6 / count.max(1) as f64,
+            generator: own.as_secs_f64() / took,
+        }
     }
-    drop(tell);
-    let mut times: Vec<Duration> = Vec::new();
-    while let Some(client) = told.recv().await {
-        times.extend(client.context("a request failed")?);
-    }
-    let took = env.clock.monotonic() - started;
-    tasks.shutdown().trigger();
-    tasks.join(STOP).await?;
-    let after = members.syncs().await;
+}
+
+/// A percentile in milliseconds; 0 of nothing.
+pub fn percentile(times: &mut [Duration], percent: usize) -> f64 {
     times.sort_unstable();
-    let count = times.len().max(1);
-    let requests = count as f64;
-    let synced = syncs.zip(after).map(|(before, after)| (after - before) / requests);
-    Ok(Run {
-        rate: requests / took.as_secs_f64(),
-        p50: times.get(count / 2).copied().unwrap_or_default(),
-        p99: times.get(count * 99 / 100).copied().unwrap_or_default(),
-        cpu: (members.cpu().saturating_sub(cpu)).div_f64(requests),
-        syncs: synced.filter(|_| work.writes()),
-        peak_kib: members.peak_kib(),
-    })
+    let place = (times.len() * percent / 100).min(times.len().saturating_sub(1));
+    times.get(place).copied().unwrap_or_default().as_secs_f64() * 1e3
 }
 
-/// One client until `end`; how long each of its requests took.
-async fn client_loop(
-    clock: &Clock,
-    mut client: Client,
-    work: Work,
-    number: usize,
-    end: Instant,
-) -> Result<Vec<Duration>, etcd_client::Error> {
-    let mut times = Vec::new();
-    let mut place = number as u64 * 7_919;
-    loop {
-        let begun = clock.monotonic();
-        if begun >= end {
-            return Ok(times);
-        }
-        // Steps of a prime reach every key.
-        place = (place + 104_729) % KEYS;
-        let key = format!("bench/{place:08}");
-        if work.writes() {
-            client.put(key, VALUE, None).await?;
-        } else {
-            client.get(key, None).await?;
-        }
-        times.push(clock.monotonic() - begun);
+/// Runs clients, spread over `connections` connections to the members in turn, until `bench.length` is over.
+pub async fn closed<C: Client>(
+    bench: &Bench,
+    members: &Members,
+    connections: usize,
+    clients: Vec<C>,
+) -> Result<(Outcome, Vec<C>)> {
+    let mut doors = Vec::new();
+    for number in 0..connections {
+        doors.push((members.connect(number).await?, Vec::new()));
     }
+    for (number, client) in clients.into_iter().enumerate() {
+        doors[number % connections].1.push(client);
+    }
+    let meter = Meter::start(bench, members);
+    let end = bench.now() + bench.length;
+    let running = doors.into_iter().map(|(door, clients)| drive(&bench.env.clock, door, clients, end));
+    let done = try_join_all(running).await?;
+    let (mut times, mut clients) = (Vec::new(), Vec::new());
+    for (of, gone) in done {
+        times.extend(of);
+        clients.extend(gone);
+    }
+    Ok((meter.stop(bench, members, times.len() as u64, times), clients))
+}
+
+struct Open {
+    client: usize,
+    begun: Instant,
+    messages: Messages,
+}
+
+/// Runs the clients of one connection until `end`, and until what they began then is answered.
+async fn drive<C: Client>(
+    clock: &Clock,
+    mut door: Connection,
+    mut clients: Vec<C>,
+    end: Instant,
+) -> Result<(Vec<Duration>, Vec<C>)> {
+    let (mut open, mut done, mut times) = (HashMap::new(), Vec::new(), Vec::new());
+    let begun = clock.monotonic();
+    for (number, client) in clients.iter_mut().enumerate() {
+        open.insert(client.call(&mut door), Open { client: number, begun, messages: Messages::default() });
+    }
+    door.flush().await?;
+    while !open.is_empty() {
+        door.receive(|stream, piece| match piece {
+            Piece::Data(data) => {
+                if let Some(call) = open.get_mut(&stream) {
+                    call.messages.push(data);
+                }
+            }
+            Piece::End => done.push(stream),
+        })
+        .await?;
+        let now = clock.monotonic();
+        for stream in done.drain(..) {
+            let Some(mut call) = open.remove(&stream) else { continue };
+            clients[call.client].answered(call.messages.next().context("a request failed")?)?;
+            times.push(now - call.begun);
+            if now < end {
+                let next = clients[call.client].call(&mut door);
+                open.insert(next, Open { begun: now, ..call });
+            }
+        }
+        door.flush().await?;
+    }
+    Ok((times, clients))
 }

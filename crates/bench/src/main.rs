@@ -1,27 +1,35 @@
 //! Measures the program that is shipped against etcd, in one run on one machine.
 //!
-//! Runs of the two alternate, and medians and ratios are printed: on small machines absolute figures say little. The
-//! load generator shares the cores with the servers, so the servers' processor time per request is shown as well.
+//! Runs of all programs alternate, and medians and ratios are printed: on small machines absolute figures say little.
+//! The load generator shares the cores with the servers, so it does as little as it can, its own processor time is
+//! shown, and the servers' processor time for each request.
 //!
-//! Read `member.rs` (servers as processes), `load.rs` (closed loops of requests), `table.rs`.
+//! Read `member.rs` (servers as processes), `wire.rs` (gRPC by hand), `load.rs` (closed loops of requests), `rows/`
+//! (what is measured), `report.rs` (the table).
 
+mod bench;
 mod cluster;
 mod load;
 mod member;
+mod probe;
 mod proc;
-mod table;
+mod report;
+mod rows;
+mod values;
+mod wire;
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::Duration;
 
-use anyhow::Result;
-use clap::{Parser, Subcommand};
+use anyhow::{Context as _, Result, ensure};
+use clap::{Args, Parser, Subcommand};
 use env::Env;
 
-use crate::load::Work;
+use crate::bench::Bench;
 use crate::member::{Members, Program};
-use crate::table::Row;
+use crate::report::{Report, Setting};
+use crate::rows::Group;
 
 /// Benchmarks against etcd.
 #[derive(Parser)]
@@ -32,21 +40,8 @@ struct Cli {
 
 #[derive(Subcommand)]
 enum Command {
-    /// The store: puts and gets, one member and three
-    Store {
-        /// The `trierarch` program
-        #[arg(long)]
-        binary: PathBuf,
-        /// The `etcd` program to compare with
-        #[arg(long)]
-        etcd: Option<PathBuf>,
-        /// Runs of each load; medians are printed
-        #[arg(long, default_value_t = 5)]
-        runs: usize,
-        /// How long each run lasts, in seconds
-        #[arg(long, default_value_t = 3)]
-        seconds: u64,
-    },
+    /// The store against etcd
+    Etcd(EtcdArgs),
     /// A whole cluster without load: the time until it is Ready, and what its masters use
     Idle {
         /// The `trierarch` program
@@ -56,6 +51,46 @@ enum Command {
         #[arg(long, default_value_t = 3)]
         runs: usize,
     },
+}
+
+#[derive(Args)]
+struct EtcdArgs {
+    /// The `trierarch` program; none measures the others alone
+    #[arg(long)]
+    binary: Option<PathBuf>,
+    /// An `etcd` program to compare with, as NAME=PATH; may be given several times
+    #[arg(long, value_name = "NAME=PATH")]
+    etcd: Vec<String>,
+    /// Runs of each row; medians are shown
+    #[arg(long, default_value_t = 5)]
+    runs: usize,
+    /// How long each load lasts, in seconds
+    #[arg(long, default_value_t = 3.0)]
+    seconds: f64,
+    /// Rows to run, by the beginnings of their names; all but the long ones without
+    #[arg(long, value_delimiter = ',')]
+    rows: Vec<String>,
+    /// Members of a cluster
+    #[arg(long, value_delimiter = ',', default_values_t = [1, 3])]
+    sizes: Vec<usize>,
+    /// Where data lies: disk, memory (/dev/shm)
+    #[arg(long, value_delimiter = ',', default_values_t = ["disk".to_owned(), "memory".to_owned()])]
+    places: Vec<String>,
+    /// A folder on the disk that is measured
+    #[arg(long)]
+    disk: Option<PathBuf>,
+    /// Keys of the rows of many keys
+    #[arg(long, default_value_t = 1_000_000)]
+    keys: u64,
+    /// GiB of the row `large`
+    #[arg(long, default_value_t = 20)]
+    gib: u64,
+    /// Everything once, in small and in memory: whether it runs at all
+    #[arg(long)]
+    short: bool,
+    /// A page whose table is written anew
+    #[arg(long)]
+    page: Option<PathBuf>,
 }
 
 fn main() -> ExitCode {
@@ -69,39 +104,92 @@ fn main() -> ExitCode {
 }
 
 fn run(command: Command) -> Result<()> {
-    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
     let env = Env::real();
-    println!("machine: {}\n", proc::machine());
     match command {
-        Command::Store { binary, etcd, runs, seconds } => {
-            let mut programs = vec![Program::Trierarch(binary)];
-            programs.extend(etcd.map(Program::Etcd));
-            for size in [1, 3] {
-                runtime.block_on(store(&env, &programs, size, runs, Duration::from_secs(seconds)))?;
-            }
-            Ok(())
+        Command::Etcd(args) => {
+            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+            runtime.block_on(etcd(&env, args))
         }
-        Command::Idle { binary, runs } => cluster::idle(&env, &binary, runs),
+        Command::Idle { binary, runs } => {
+            println!("machine: {}\n", proc::machine());
+            cluster::idle(&env, &binary, runs)
+        }
     }
 }
 
-/// Every load, on every program in turn, `runs` times.
-async fn store(env: &Env, programs: &[Program], size: usize, runs: usize, length: Duration) -> Result<()> {
-    println!("## {size} member{}, values of 256 bytes\n", if size == 1 { "" } else { "s" });
-    let mut rows: Vec<Row> = Work::ALL
-        .iter()
-        .flat_map(|work| programs.iter().map(move |program| Row::new(*work, program.name())))
-        .collect();
-    for _ in 0..runs {
-        for program in programs {
-            let members = Members::start(env, program, size).await?;
-            for work in Work::ALL {
-                let run = load::run(env, &members, work, length).await?;
-                let row = rows.iter_mut().find(|row| row.work == work && row.program == program.name());
-                row.expect("invariant: a row for every work and program").runs.push(run);
+async fn etcd(env: &Env, mut args: EtcdArgs) -> Result<()> {
+    if args.short {
+        (args.runs, args.seconds, args.keys) = (1, 0.4, 20_000);
+        args.places = vec!["memory".to_owned()];
+    }
+    let programs = programs(&args)?;
+    let bench = Bench {
+        env: env.clone(),
+        length: Duration::from_secs_f64(args.seconds),
+        keys: args.keys,
+        gib: args.gib,
+        rows: args.rows.clone(),
+    };
+    let disk = match &args.disk {
+        Some(folder) => folder.clone(),
+        None => std::env::current_exe()?.parent().context("a program lies in a folder")?.to_owned(),
+    };
+    let mut report = Report::default();
+    for round in 0..args.runs {
+        for &size in &args.sizes {
+            for place in &args.places {
+                let (place, folder) = match place.as_str() {
+                    "memory" => ("memory", Path::new("/dev/shm")),
+                    _ => ("disk", disk.as_path()),
+                };
+                eprintln!("run {} of {}: {size} member(s), {place}", round + 1, args.runs);
+                measure(&bench, &programs, &Setting { size, place }, folder, &mut report).await?;
             }
         }
     }
-    println!("{}", table::show(&rows));
+    println!("{}", report.show(&programs));
+    let preface = format!(
+        "{}. Medians of {} runs, loads of {} s, {} keys in the rows of many.",
+        proc::machine(),
+        args.runs,
+        args.seconds,
+        args.keys
+    );
+    if let Some(page) = &args.page {
+        let text = report.write(&std::fs::read_to_string(page)?, &programs, &preface)?;
+        std::fs::write(page, text)?;
+    }
+    Ok(())
+}
+
+fn programs(args: &EtcdArgs) -> Result<Vec<Program>> {
+    let mut programs = Vec::new();
+    for named in &args.etcd {
+        let (name, path) = named.split_once('=').with_context(|| format!("{named} is not NAME=PATH"))?;
+        programs.push(Program { name: name.to_owned(), path: path.into() });
+    }
+    programs.extend(args.binary.clone().map(|path| Program { name: "trierarch".to_owned(), path }));
+    ensure!(!programs.is_empty(), "nothing to measure");
+    Ok(programs)
+}
+
+/// Every group of rows on every program in turn.
+async fn measure(
+    bench: &Bench,
+    programs: &[Program],
+    setting: &Setting,
+    folder: &Path,
+    report: &mut Report,
+) -> Result<()> {
+    let groups = Group::ALL.into_iter().filter(|group| group.fits(setting.size));
+    for group in groups.filter(|group| bench.wants_any(group.rows())) {
+        for program in programs {
+            let begun = bench.now();
+            let mut members = Members::start(&bench.env, program, setting.size, folder).await?;
+            let ran = group.run(bench, &mut members, &mut report.notes(setting, program)).await;
+            ran.with_context(|| format!("{}: {group:?}", program.name))?;
+            eprintln!("  {group:?} on {}: {:.1} s", program.name, (bench.now() - begun).as_secs_f64());
+        }
+    }
     Ok(())
 }

@@ -8,110 +8,180 @@ use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail};
 use env::Env;
-use etcd_client::Client;
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+use protos::etcd::etcdserverpb as pb;
 use tempfile::TempDir;
-use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 
 use crate::proc;
+use crate::wire::Connection;
 
-const START_DEADLINE: Duration = Duration::from_secs(30);
-const POLL: Duration = Duration::from_millis(20);
+const START_DEADLINE: Duration = Duration::from_secs(120);
+const POLL: Duration = Duration::from_millis(2);
+/// Above what any row stores: etcd's default would stop the larger ones.
+const QUOTA: &str = "--quota-backend-bytes=68719476736";
+/// The path of a call that every server has.
+pub const STATUS: &str = "/etcdserverpb.Maintenance/Status";
+/// The path of reads.
+pub const RANGE: &str = "/etcdserverpb.KV/Range";
 
 /// Whose server.
 #[derive(Clone, Debug)]
-pub enum Program {
-    /// Ours.
-    Trierarch(PathBuf),
-    /// The peer.
-    Etcd(PathBuf),
+pub struct Program {
+    /// For tables.
+    pub name: String,
+    /// Where it is.
+    pub path: PathBuf,
 }
 
 impl Program {
-    /// For tables.
-    pub fn name(&self) -> &'static str {
-        match self {
-            Self::Trierarch(_) => "trierarch",
-            Self::Etcd(_) => "etcd",
-        }
+    /// Ours, as opposed to those it is compared with.
+    pub fn is_ours(&self) -> bool {
+        self.name == "trierarch"
     }
 
-    /// Both take etcd's flags.
+    /// All take etcd's flags.
     fn command(&self) -> Command {
-        match self {
-            Self::Trierarch(path) => {
-                let mut command = Command::new(path);
-                command.arg("etcd");
-                command
-            }
-            Self::Etcd(path) => Command::new(path),
+        let mut command = Command::new(&self.path);
+        if self.is_ours() {
+            command.arg("etcd");
+        } else {
+            command.arg(QUOTA);
         }
+        command
     }
 }
 
 /// The members of one cluster; they end when it is dropped.
 pub struct Members {
+    env: Env,
+    program: Program,
     processes: Vec<Child>,
     ports: Vec<u16>,
+    peers: Vec<u16>,
     folder: TempDir,
 }
 
 impl Members {
-    /// Starts `size` members and waits until each answers.
-    pub async fn start(env: &Env, program: &Program, size: usize) -> Result<Self> {
+    /// Starts `size` members with their data below `place` and waits until each answers.
+    pub async fn start(env: &Env, program: &Program, size: usize, place: &Path) -> Result<Self> {
         let ports = free_ports(2 * size)?;
         let (clients, peers) = ports.split_at(size);
-        let mut members =
-            Self { processes: Vec::new(), ports: clients.to_vec(), folder: tempfile::tempdir()? };
-        let initial: Vec<String> =
-            peers.iter().enumerate().map(|(n, port)| format!("m{n}=http://127.0.0.1:{port}")).collect();
-        for (number, (client, peer)) in clients.iter().zip(peers).enumerate() {
-            let (client, peer) = (format!("http://127.0.0.1:{client}"), format!("http://127.0.0.1:{peer}"));
-            let log = File::create(members.log(number))?;
-            let process = program
-                .command()
-                .arg(format!("--name=m{number}"))
-                .arg(format!("--data-dir={}", members.folder.path().join(format!("m{number}")).display()))
-                .arg(format!("--listen-client-urls={client}"))
-                .arg(format!("--advertise-client-urls={client}"))
-                .arg(format!("--listen-peer-urls={peer}"))
-                .arg(format!("--initial-advertise-peer-urls={peer}"))
-                .arg(format!("--initial-cluster={}", initial.join(",")))
-                .stdin(Stdio::null())
-                .stdout(log.try_clone()?)
-                .stderr(log)
-                .spawn()
-                .with_context(|| format!("cannot start {program:?}"))?;
+        let mut members = Self {
+            env: env.clone(),
+            program: program.clone(),
+            processes: Vec::new(),
+            ports: clients.to_vec(),
+            peers: peers.to_vec(),
+            folder: tempfile::Builder::new().prefix("bench-").tempdir_in(place)?,
+        };
+        for number in 0..size {
+            let process = members.spawn(number)?;
             members.processes.push(process);
         }
-        members.ready(env).await?;
+        members.ready().await?;
         Ok(members)
+    }
+
+    fn spawn(&self, number: usize) -> Result<Child> {
+        let address = |port: u16| format!("http://127.0.0.1:{port}");
+        let (client, peer) = (address(self.ports[number]), address(self.peers[number]));
+        let initial = self.peers.iter().enumerate().map(|(n, port)| format!("m{n}={}", address(*port)));
+        let log = File::options().create(true).append(true).open(self.log(number))?;
+        self.program
+            .command()
+            .arg(format!("--name=m{number}"))
+            .arg(format!("--data-dir={}", self.data(number).display()))
+            .arg(format!("--listen-client-urls={client}"))
+            .arg(format!("--advertise-client-urls={client}"))
+            .arg(format!("--listen-peer-urls={peer}"))
+            .arg(format!("--initial-advertise-peer-urls={peer}"))
+            .arg(format!("--initial-cluster={}", initial.collect::<Vec<_>>().join(",")))
+            .stdin(Stdio::null())
+            .stdout(log.try_clone()?)
+            .stderr(log)
+            .spawn()
+            .with_context(|| format!("cannot start {:?}", self.program))
+    }
+
+    fn data(&self, number: usize) -> PathBuf {
+        self.folder.path().join(format!("m{number}"))
     }
 
     fn log(&self, number: usize) -> PathBuf {
         self.folder.path().join(format!("m{number}.log"))
     }
 
-    async fn ready(&self, env: &Env) -> Result<()> {
-        let deadline = env.clock.monotonic() + START_DEADLINE;
+    /// How many.
+    pub fn size(&self) -> usize {
+        self.ports.len()
+    }
+
+    /// Waits until each member answers a linearizable read.
+    pub async fn ready(&self) -> Result<()> {
         for number in 0..self.ports.len() {
-            while !self.answers(number).await {
-                if env.clock.monotonic() > deadline {
-                    bail!("member {number} does not answer: {}", last_line(&self.log(number)));
-                }
-                env.clock.sleep(POLL).await;
-            }
+            self.answers(number).await?;
         }
         Ok(())
     }
 
-    async fn answers(&self, number: usize) -> bool {
-        let Ok(mut client) = Client::connect([self.endpoint(number)], None).await else { return false };
-        client.get("k", None).await.is_ok()
+    /// Waits until a member answers a linearizable read.
+    pub async fn answers(&self, number: usize) -> Result<()> {
+        let deadline = self.env.clock.monotonic() + START_DEADLINE;
+        while !self.answers_now(number).await {
+            if self.env.clock.monotonic() > deadline {
+                bail!("member {number} does not answer: {}", last_line(&self.log(number)));
+            }
+            self.env.clock.sleep(POLL).await;
+        }
+        Ok(())
     }
 
-    /// Where a member serves clients.
-    pub fn endpoint(&self, number: usize) -> String {
-        format!("http://127.0.0.1:{}", self.ports[number % self.ports.len()])
+    async fn answers_now(&self, number: usize) -> bool {
+        let Ok(mut connection) = Connection::open(self.ports[number]).await else { return false };
+        let request = pb::RangeRequest { key: "k".into(), ..pb::RangeRequest::default() };
+        connection.call::<pb::RangeResponse>(RANGE, &request).await.is_ok()
+    }
+
+    /// A connection to a member; numbers go round.
+    pub async fn connect(&self, number: usize) -> Result<Connection> {
+        Connection::open(self.port(number)).await
+    }
+
+    /// Where a member serves clients; numbers go round.
+    pub fn port(&self, number: usize) -> u16 {
+        self.ports[number % self.ports.len()]
+    }
+
+    /// The number of the member that leads.
+    pub async fn leader(&self) -> Result<usize> {
+        for number in 0..self.size() {
+            let status: pb::StatusResponse =
+                self.connect(number).await?.call(STATUS, &pb::StatusRequest::default()).await?;
+            if status.header.is_some_and(|header| header.member_id == status.leader) {
+                return Ok(number);
+            }
+        }
+        bail!("nobody leads")
+    }
+
+    /// Kills a member at once and waits for its end.
+    pub fn kill(&mut self, number: usize) -> Result<()> {
+        self.processes[number].kill()?;
+        self.processes[number].wait()?;
+        Ok(())
+    }
+
+    /// Starts a member that was killed.
+    pub fn restart(&mut self, number: usize) -> Result<()> {
+        self.processes[number] = self.spawn(number)?;
+        Ok(())
+    }
+
+    /// Sends a member a signal.
+    pub fn signal(&self, number: usize, signal: Signal) -> Result<()> {
+        let pid = i32::try_from(self.processes[number].id())?;
+        Ok(kill(Pid::from_raw(pid), signal)?)
     }
 
     /// The processor time that all members have used.
@@ -119,25 +189,24 @@ impl Members {
         self.processes.iter().map(|process| proc::cpu(process.id())).sum()
     }
 
-    /// The most memory that any member has used, in KiB.
-    pub fn peak_kib(&self) -> u64 {
-        self.processes.iter().map(|process| proc::memory_kib(process.id()).1).max().unwrap_or(0)
+    /// Resident memory of the largest member in MiB: now, and the most so far.
+    pub fn memory(&self) -> (f64, f64) {
+        let each = self.processes.iter().map(|process| proc::memory_kib(process.id()));
+        let (now, peak) = each.fold((0, 0), |most, each| (most.0.max(each.0), most.1.max(each.1)));
+        (now as f64 / 1024.0, peak as f64 / 1024.0)
     }
 
-    /// How often the first member has made its log durable; `None` where it does not say.
-    pub async fn syncs(&self) -> Option<f64> {
-        let text = self.metrics().await.ok()?;
-        let names = ["trierarch_log_syncs_total ", "etcd_disk_wal_fsync_duration_seconds_count "];
-        let value = |name: &str| text.lines().find_map(|line| line.strip_prefix(name));
-        names.into_iter().find_map(value)?.trim().parse().ok()
+    /// Forgets the peak of memory: from here on it is counted anew.
+    pub fn forget_peak(&self) {
+        for process in &self.processes {
+            // Where the kernel refuses, the peak stays what it was.
+            drop(std::fs::write(format!("/proc/{}/clear_refs", process.id()), "5"));
+        }
     }
 
-    async fn metrics(&self) -> Result<String> {
-        let mut socket = tokio::net::TcpStream::connect(("127.0.0.1", self.ports[0])).await?;
-        socket.write_all(b"GET /metrics HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\r\n").await?;
-        let mut text = String::new();
-        socket.read_to_string(&mut text).await?;
-        Ok(text)
+    /// What the first member has on disk in MiB: without its log, and the log.
+    pub fn disk(&self) -> (f64, f64) {
+        proc::disk_bytes(&self.data(0), false)
     }
 }
 

@@ -1,6 +1,8 @@
 //! What the kernel says of processes and of the machine.
 
 use std::fs;
+use std::os::unix::fs::MetadataExt as _;
+use std::path::Path;
 use std::time::Duration;
 
 /// The processor time that a process has used.
@@ -34,4 +36,22 @@ pub fn machine() -> String {
     let cores = std::thread::available_parallelism().map_or(1, usize::from);
     let (model, memory) = (find("/proc/cpuinfo", "model name"), find("/proc/meminfo", "MemTotal"));
     format!("{model}, {cores} cores, {memory} memory")
+}
+
+/// What the files below a folder take in MiB: those that are not of a log, and those that are.
+pub fn disk_bytes(folder: &Path, log: bool) -> (f64, f64) {
+    let mut sum = (0.0, 0.0);
+    for entry in fs::read_dir(folder).into_iter().flatten().flatten() {
+        let Ok(meta) = entry.metadata() else { continue };
+        let name = entry.file_name().to_string_lossy().into_owned();
+        let log = log || name == "wal" || name == "log" || name == "raft";
+        if meta.is_dir() {
+            let below = disk_bytes(&entry.path(), log);
+            sum = (sum.0 + below.0, sum.1 + below.1);
+        } else {
+            let size = (meta.blocks() * 512) as f64 / (1 << 20) as f64;
+            if log { sum.1 += size } else { sum.0 += size }
+        }
+    }
+    sum
 }

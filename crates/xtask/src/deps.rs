@@ -22,7 +22,7 @@ const ALLOWED: &[(&str, &[&str])] = &[
     ("scheduler", &["env", "api-types", "client"]),
     ("node-agent", &["env", "api-types", "client", "protos"]),
     ("trierarch", &["*"]),
-    ("bench", &["env"]),
+    ("bench", &["env", "protos"]),
     ("chaos", &["*"]),
     ("xtask", &[]),
 ];
