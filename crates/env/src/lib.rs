@@ -9,12 +9,14 @@
 //! - [`Shutdown`] is one-way: once triggered it stays so;
 //! - no domain word appears here.
 //!
-//! Read `shutdown.rs`, `tasks.rs`, `lane.rs`, `clock.rs`, `rng.rs`, `backoff.rs`, `failpoints/`, `ports.rs` (for tests).
+//! Read `shutdown.rs`, `tasks.rs`, `lane.rs`, `clock.rs`, `rng.rs`, `backoff.rs`, `metric.rs`, `failpoints/`,
+//! `ports.rs` (for tests).
 
 mod backoff;
 mod clock;
 pub mod failpoints;
 mod lane;
+mod metric;
 pub mod ports;
 mod rng;
 mod shutdown;
@@ -23,6 +25,7 @@ mod tasks;
 pub use backoff::Backoff;
 pub use clock::{Clock, Timestamp};
 pub use lane::Lane;
+pub use metric::{Buckets, Metric, MetricKind};
 pub use rng::Rng;
 pub use shutdown::Shutdown;
 pub use tasks::{TaskFailure, TaskGroup};

@@ -10,6 +10,7 @@ use store::Store;
 use tonic::Status;
 
 use crate::auth::Tokens;
+use crate::counters::Counters;
 use crate::error;
 
 #[derive(Clone)]
@@ -22,6 +23,7 @@ pub(crate) struct Context {
     pub tokens: Arc<Tokens>,
     /// Where files may be made that are gone with the process.
     pub scratch: PathBuf,
+    pub counters: Counters,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -31,6 +33,8 @@ pub(crate) struct Limits {
     /// Bytes of keys and values, with the versions that were not compacted, that may be stored.
     pub quota_bytes: Option<u64>,
     pub progress_interval: std::time::Duration,
+    /// A read that takes longer is told in the log.
+    pub warn_apply: std::time::Duration,
 }
 
 impl Context {
@@ -41,6 +45,26 @@ impl Context {
             revision,
             raft_term: self.store.leadership().borrow().term,
         })
+    }
+
+    /// The version whose form the state has; it follows the cluster's.
+    pub fn storage_version(&self) -> Option<String> {
+        Some(crate::version::storage_version(&self.store.view()))
+    }
+
+    /// Tells in the log, and counts, that a read took long.
+    pub fn tell_slow_read(&self, prefix: &str, took: std::time::Duration) {
+        let expected = self.limits.warn_apply;
+        if took <= expected {
+            return;
+        }
+        self.counters.slow_applies.increment(1);
+        tracing::warn!(
+            took = format!("{took:?}"),
+            "expected-duration" = format!("{expected:?}"),
+            prefix,
+            "apply request took too long"
+        );
     }
 
     /// A header with this replica's present revision.

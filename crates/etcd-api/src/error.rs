@@ -76,8 +76,3 @@ pub(crate) fn watch_status(error: &WatchError) -> Status {
     };
     Status::new(code, format!("etcdserver: {error}"))
 }
-
-/// What this build does not do yet.
-pub(crate) fn unimplemented(what: &str) -> Status {
-    Status::unimplemented(format!("etcdserver: {what} is not implemented"))
-}

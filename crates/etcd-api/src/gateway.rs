@@ -4,7 +4,9 @@
 //! have made and takes the same way through the services, so that what holds there holds here.
 
 use std::convert::Infallible;
+use std::sync::Arc;
 
+use crate::calls::Counted;
 use axum::Router;
 use axum::body::{Body, Bytes};
 use axum::extract::{Request, State};
@@ -17,6 +19,7 @@ use http_body_util::BodyExt as _;
 use prost::Message as _;
 use prost_reflect::{DescriptorPool, DynamicMessage, MessageDescriptor, MethodDescriptor, SerializeOptions};
 use serde_json::{Value, json};
+use tokio::sync::Semaphore;
 use tonic::service::Routes;
 use tonic::{Code, Status};
 use tower::ServiceExt as _;
@@ -126,12 +129,17 @@ const PATHS: &[Group] = &[
 struct Call {
     method: MethodDescriptor,
     /// The services, without a gateway.
-    services: Routes,
+    services: Counted<Routes>,
     max_bytes: usize,
+    /// Calls that the gateway may have at a time: etcd's is one client, with one connection.
+    streams: Arc<Semaphore>,
 }
 
-/// The gateway in front of services; requests of more than `max_bytes` are refused.
-pub(crate) fn router(services: &Routes, max_bytes: usize) -> Router {
+/// The gateway in front of services; requests of more than `max_bytes` are refused, those above `streams` at a time
+/// wait.
+pub(crate) fn router(services: &Counted<Routes>, max_bytes: usize, streams: u32) -> Router {
+    let streams =
+        Arc::new(Semaphore::new(usize::try_from(streams).unwrap_or(usize::MAX).min(Semaphore::MAX_PERMITS)));
     let pool =
         DescriptorPool::decode(protos::ETCD_DESCRIPTORS).expect("invariant: made by the compiler of protos");
     let mut router = Router::new();
@@ -142,7 +150,8 @@ pub(crate) fn router(services: &Routes, max_bytes: usize) -> Router {
             let mut found = service.methods().filter(|method| method.name() == *name);
             let method = found.next().expect("invariant: the table names methods of the service");
             let path = format!("/v3/{group}/{path}");
-            let call = Call { method, services: services.clone(), max_bytes: max_bytes * JSON_OVERHEAD };
+            let (services, streams) = (services.clone(), streams.clone());
+            let call = Call { method, services, max_bytes: max_bytes * JSON_OVERHEAD, streams };
             router = router.route(path.trim_end_matches('/'), any(answer).with_state(call));
         }
     }
@@ -225,21 +234,25 @@ impl Call {
         if let Some(token) = headers.get(header::AUTHORIZATION) {
             request = request.header(header::AUTHORIZATION, token);
         }
-        let request = request.body(body).map_err(|error| Status::internal(error.to_string()))?;
+        let request = request
+            .body(tonic::body::Body::new(body))
+            .map_err(|error| Status::internal(error.to_string()))?;
+        let stopped = |_| Status::unavailable("etcdserver: server stopped");
+        let stream = self.streams.clone().acquire_owned().await.map_err(stopped)?;
         let Ok(response) = self.services.clone().oneshot(request).await;
         if let Some(status) =
             Status::from_header_map(response.headers()).filter(|status| status.code() != Code::Ok)
         {
             return Err(status);
         }
-        let state = (response.into_body(), BytesMut::new(), self.method.output(), false);
-        Ok(futures::stream::unfold(state, |(mut body, mut buffer, output, ended)| async move {
+        let state = (response.into_body(), BytesMut::new(), self.method.output(), false, stream);
+        Ok(futures::stream::unfold(state, |(mut body, mut buffer, output, ended, stream)| async move {
             if ended {
                 return None;
             }
             let next = next_message(&mut body, &mut buffer, &output).await?;
             let ended = next.is_err();
-            Some((next, (body, buffer, output, ended)))
+            Some((next, (body, buffer, output, ended, stream)))
         }))
     }
 }

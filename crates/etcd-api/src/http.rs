@@ -1,17 +1,18 @@
-//! etcd's HTTP endpoints beside gRPC.
+//! etcd's HTTP endpoints beside gRPC; `health.rs` has those about the member's health.
 
 use std::sync::Arc;
 
 use axum::Router;
-use axum::extract::{Query, Request, State};
+use axum::extract::{Request, State};
 use axum::http::{HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
-use serde::Deserialize;
 use serde_json::json;
 
 use crate::ETCD_VERSION;
 use crate::context::Context;
+use crate::counters::{Collector, Counted};
+use crate::health;
 
 /// Renders this process' metrics as Prometheus text.
 pub type Metrics = Arc<dyn Fn() -> String + Send + Sync>;
@@ -20,25 +21,19 @@ pub type Metrics = Arc<dyn Fn() -> String + Send + Sync>;
 struct Endpoints {
     context: Context,
     metrics: Metrics,
-}
-
-#[derive(Deserialize)]
-struct HealthQuery {
-    #[serde(default)]
-    serializable: String,
-    #[serde(default)]
-    exclude: String,
+    collector: Collector,
 }
 
 pub(crate) fn router(context: Context, metrics: Metrics, gateway: Router) -> Router {
+    let health = health::router(&context);
+    let collector = Collector::new(context.clone());
     Router::new()
-        .route("/health", get(health))
-        .route("/livez", get(livez))
-        .route("/readyz", get(readyz))
         .route("/version", get(version))
         .route("/metrics", get(render))
+        .route("/debug/vars", get(variables))
         .fallback(unknown)
-        .with_state(Endpoints { context, metrics })
+        .with_state(Endpoints { context, metrics, collector })
+        .merge(health)
         .merge(gateway)
 }
 
@@ -52,40 +47,48 @@ async fn unknown(request: Request) -> Response {
     tonic::Status::unimplemented(format!("unknown service {service}")).into_http()
 }
 
-async fn health(State(endpoints): State<Endpoints>, Query(query): Query<HealthQuery>) -> Response {
-    let context = &endpoints.context;
-    let reason = if context.store.view().alarms().next().is_some() && query.exclude != "NOSPACE" {
-        Some("ALARM".to_owned())
-    } else if query.serializable != "true" {
-        context.store.read_barrier().await.err().map(|error| format!("RANGE ERROR:{error}"))
-    } else {
-        None
-    };
-    let status = if reason.is_none() { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
-    let health = if reason.is_none() { "true" } else { "false" };
-    (status, axum::Json(json!({ "health": health, "reason": reason.unwrap_or_default() }))).into_response()
-}
-
-async fn livez() -> &'static str {
-    "ok\n"
-}
-
-async fn readyz(State(endpoints): State<Endpoints>) -> Response {
-    match endpoints.context.store.read_barrier().await {
-        Ok(()) => "ok\n".into_response(),
-        Err(error) => {
-            let text = format!("[-]linearizable_read failed: {error}\nreadyz check failed\n");
-            (StatusCode::SERVICE_UNAVAILABLE, text).into_response()
-        }
-    }
-}
-
-async fn version(State(endpoints): State<Endpoints>) -> axum::Json<serde_json::Value> {
+async fn version(State(endpoints): State<Endpoints>) -> Response {
     let view = endpoints.context.store.view();
-    let cluster = view.cluster_version().unwrap_or("3.7.0");
-    axum::Json(json!({ "etcdserver": ETCD_VERSION, "etcdcluster": cluster, "storage": "3.7.0" }))
+    let cluster = view.cluster_version().unwrap_or("not_decided");
+    let storage = endpoints.context.storage_version().unwrap_or_else(|| "unknown".to_owned());
+    let text = format!(
+        "{{\"etcdserver\":\"{ETCD_VERSION}\",\"etcdcluster\":\"{cluster}\",\"storage\":\"{storage}\"}}"
+    );
+    ([(header::CONTENT_TYPE, HeaderValue::from_static("application/json"))], text).into_response()
 }
 
-async fn render(State(endpoints): State<Endpoints>) -> String {
-    (endpoints.metrics)()
+async fn render(State(endpoints): State<Endpoints>) -> Response {
+    let in_flight = metrics::gauge!("promhttp_metric_handler_requests_in_flight");
+    let _answering = Counted::new(&in_flight);
+    for (code, requests) in [("200", 1), ("500", 0), ("503", 0)] {
+        metrics::counter!("promhttp_metric_handler_requests_total", "code" => code).increment(requests);
+    }
+    endpoints.collector.collect();
+    let kind = HeaderValue::from_static("text/plain; version=0.0.4; charset=utf-8");
+    ([(header::CONTENT_TYPE, kind)], (endpoints.metrics)()).into_response()
+}
+
+/// What Go's `expvar` shows, as far as there is a counterpart.
+async fn variables(State(endpoints): State<Endpoints>) -> Response {
+    let store = &endpoints.context.store;
+    let (status, id) = (store.status(), format!("{:x}", store.member_id()));
+    let state = match (store.is_leader(), status.is_learner) {
+        (true, _) => "StateLeader",
+        (false, true) => "StateLearner",
+        (false, false) => "StateFollower",
+    };
+    let variables = json!({
+        "cmdline": std::env::args().collect::<Vec<_>>(),
+        "raft.status": {
+            "id": id,
+            "term": status.term,
+            "lead": format!("{:x}", status.leader),
+            "raftState": state,
+            "commit": status.committed_index,
+            "applied": status.applied_index,
+        },
+        "etcd.version": ETCD_VERSION,
+    });
+    let kind = HeaderValue::from_static("application/json; charset=utf-8");
+    ([(header::CONTENT_TYPE, kind)], variables.to_string()).into_response()
 }

@@ -38,6 +38,48 @@ impl KvService {
         }
     }
 
+    async fn read(&self, request: Request<pb::RangeRequest>) -> Result<Response<pb::RangeResponse>, Status> {
+        self.0.barrier(request.get_ref().serializable).await?;
+        let caller = self.0.caller(&request).await?;
+        let request = convert::range(request.into_inner())?;
+        let view = self.0.store.view();
+        view.auth().check_read(&caller, &request.range).map_err(auth_status)?;
+        let start = self.0.env.clock.monotonic();
+        let answer = if may_be_long(&view, &request) {
+            // Others on this thread must not wait for it.
+            let range = tokio::task::spawn_blocking(move || view.range(&request)).await;
+            range.map_err(|error| Status::internal(error.to_string()))?
+        } else {
+            view.range(&request)
+        };
+        let took = self.0.env.clock.monotonic() - start;
+        self.0.counters.range_took[usize::from(answer.is_ok())].record(took);
+        self.0.tell_slow_read("read-only range ", took);
+        self.0.counters.ranges.increment(1);
+        let answer = answer.map_err(|error| mvcc_status(&error))?;
+        let header = self.0.header(answer.revision);
+        Ok(Response::new(convert::range_response(answer, header)))
+    }
+
+    /// A transaction that only reads.
+    async fn read_txn(
+        &self,
+        credentials: &Credentials,
+        txn: &Txn,
+        serializable: bool,
+    ) -> Result<(i64, TxnResponse), Status> {
+        self.0.barrier(serializable).await?;
+        let caller = self.0.identify(credentials).await.map_err(auth_status)?;
+        let view = self.0.store.view();
+        view.check_txn(&caller, txn).map_err(auth_status)?;
+        let answer = view.txn(txn).map_err(|error| mvcc_status(&error))?;
+        self.0.counters.ranges.increment(answer.responses.len() as u64);
+        if answer.responses.len() > 1 {
+            self.0.counters.txns.increment(1);
+        }
+        Ok((view.revision(), answer))
+    }
+
     fn check_size(&self, request: &impl prost::Message) -> Result<(), Status> {
         if request.encoded_len() > self.0.limits.max_request_bytes {
             return Err(status(store::StoreError::TooLarge));
@@ -51,21 +93,10 @@ impl Kv for KvService {
     type RangeStreamStream = BoxStream<'static, Result<pb::RangeStreamResponse, Status>>;
 
     async fn range(&self, request: Request<pb::RangeRequest>) -> Result<Response<pb::RangeResponse>, Status> {
-        self.0.barrier(request.get_ref().serializable).await?;
-        let caller = self.0.caller(&request).await?;
-        let request = convert::range(request.into_inner())?;
-        let view = self.0.store.view();
-        view.auth().check_read(&caller, &request.range).map_err(auth_status)?;
-        let answer = if may_be_long(&view, &request) {
-            // Others on this thread must not wait for it.
-            let range = tokio::task::spawn_blocking(move || view.range(&request)).await;
-            range.map_err(|error| Status::internal(error.to_string()))?
-        } else {
-            view.range(&request)
-        };
-        let answer = answer.map_err(|error| mvcc_status(&error))?;
-        let header = self.0.header(answer.revision);
-        Ok(Response::new(convert::range_response(answer, header)))
+        let start = self.0.env.clock.monotonic();
+        let answer = self.read(request).await;
+        self.0.counters.read_took[usize::from(answer.is_ok())].record(self.0.env.clock.monotonic() - start);
+        answer
     }
 
     async fn range_stream(
@@ -134,11 +165,11 @@ impl Kv for KvService {
         let serializable = is_serializable(&request);
         let txn = convert::txn(request, self.0.limits.max_txn_ops)?;
         let (revision, answer) = if txn.is_read_only() {
-            self.0.barrier(serializable).await?;
-            let caller = self.0.identify(&credentials).await.map_err(auth_status)?;
-            let view = self.0.store.view();
-            view.check_txn(&caller, &txn).map_err(auth_status)?;
-            (view.revision(), view.txn(&txn).map_err(|error| mvcc_status(&error))?)
+            let start = self.0.env.clock.monotonic();
+            let answer = self.read_txn(&credentials, &txn, serializable).await;
+            let took = self.0.env.clock.monotonic() - start;
+            self.0.counters.read_txn_took[usize::from(answer.is_ok())].record(took);
+            answer?
         } else {
             match txn_cost(&txn) {
                 0 => {}

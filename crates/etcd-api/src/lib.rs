@@ -6,31 +6,39 @@
 //! - a watch stream delivers each revision of each watch once, whole and in order.
 //!
 //! Read `server.rs` (what is built from what), `convert.rs` (requests into the store's terms), then a service each:
-//! `kv.rs`, `watch.rs`, `lease.rs`, `cluster.rs`, `maintenance.rs`, `auth/` (who asks, and may they?),
-//! `lock.rs` and `election.rs` (both over `queue.rs`); `http.rs` has /health and its like, `gateway.rs` the
-//! calls as JSON; `snapshot/` writes etcd's own
+//! `kv.rs`, `watch.rs`, `lease.rs`, `cluster.rs`, `maintenance.rs`, `version.rs`, `auth/` (who asks, and may they?),
+//! `lock.rs` and `election.rs` (both over `queue.rs`); `http.rs` and `health.rs` have
+//! /metrics, /health and their like, `counters.rs` and `calls/` what is counted, `gateway.rs` the
+//! calls as JSON, `proxy.rs` one address in front of a cluster; `snapshot/` writes etcd's own
 //! database file.
 
 mod auth;
+mod calls;
 mod cluster;
 mod compactor;
 mod context;
 mod convert;
+mod counters;
 mod election;
 mod error;
 mod gateway;
+mod health;
 mod http;
 mod kv;
 mod lease;
 mod lock;
 mod maintenance;
+mod proxy;
 mod queue;
 mod server;
 mod snapshot;
+mod version;
 mod watch;
 
 pub use auth::{AuthOptions, AuthOptionsError};
 pub use compactor::{Retention, auto_compact};
+pub use counters::METRICS;
+pub use proxy::ProxyConfig;
 pub use server::{BuildError, EtcdApi, EtcdApiConfig, Listen, RunError, ServingTls};
 
 /// Steps at which a test may have a member end or wait, by etcd's names; see `env::failpoints`.

@@ -11,8 +11,9 @@ use tonic::{Request, Response, Status};
 use crate::ETCD_VERSION;
 use crate::context::Context;
 use crate::convert;
-use crate::error::{mvcc_status, status, unimplemented};
-use crate::snapshot::{self, STORAGE_VERSION};
+use crate::error::{mvcc_status, status};
+use crate::snapshot;
+use crate::version;
 
 /// How often a hash is begun again because a compaction came between.
 const HASH_ATTEMPTS: usize = 10;
@@ -31,6 +32,12 @@ fn kind_of(alarm: pb::AlarmType) -> Option<AlarmKind> {
 fn attributes_size(member: &mvcc::MemberAttributes) -> u64 {
     let urls: usize = member.client_urls.iter().map(String::len).sum();
     (size_of::<u64>() + member.name.len() + urls) as u64
+}
+
+/// Bytes that are stored, and those of keys as they are now; with what is stored beside the keys, so never nothing.
+pub(crate) fn sizes(view: &mvcc::View) -> (u64, u64) {
+    let attributes: u64 = view.members().map(|member| attributes_size(member)).sum();
+    (view.total_bytes() + attributes, view.live_bytes() + attributes)
 }
 
 impl MaintenanceService {
@@ -108,8 +115,7 @@ impl Maintenance for MaintenanceService {
     ) -> Result<Response<pb::StatusResponse>, Status> {
         self.0.check_known(&request).await?;
         let (view, status) = (self.0.store.view(), self.0.store.status());
-        // Stored beside the keys, and never nothing.
-        let attributes: u64 = view.members().map(|member| attributes_size(member)).sum();
+        let (total, in_use) = sizes(&view);
         let mut errors = Vec::new();
         if status.leader == 0 {
             errors.push("etcdserver: no leader".to_owned());
@@ -121,21 +127,24 @@ impl Maintenance for MaintenanceService {
         Ok(Response::new(pb::StatusResponse {
             header: self.0.header(view.revision()),
             version: ETCD_VERSION.to_owned(),
-            db_size: (view.total_bytes() + attributes).cast_signed(),
+            db_size: total.cast_signed(),
             leader: status.leader,
             raft_index: status.committed_index,
             raft_term: status.term,
             raft_applied_index: status.applied_index,
             errors,
-            db_size_in_use: (view.live_bytes() + attributes).cast_signed(),
+            db_size_in_use: in_use.cast_signed(),
             is_learner: status.is_learner,
-            storage_version: STORAGE_VERSION.to_owned(),
+            storage_version: self.0.storage_version().unwrap_or_default(),
             db_size_quota: self
                 .0
                 .limits
                 .quota_bytes
                 .map_or(0, |quota| i64::try_from(quota).unwrap_or(i64::MAX)),
-            downgrade_info: Some(pb::DowngradeInfo::default()),
+            downgrade_info: Some(pb::DowngradeInfo {
+                enabled: view.downgrade_target().is_some(),
+                target_version: view.downgrade_target().unwrap_or_default().to_owned(),
+            }),
         }))
     }
 
@@ -145,6 +154,7 @@ impl Maintenance for MaintenanceService {
         request: Request<pb::DefragmentRequest>,
     ) -> Result<Response<pb::DefragmentResponse>, Status> {
         self.0.check_admin(&request).await?;
+        self.0.counters.defragment.record(0.0);
         // There is nothing to do; tests may have it fail or end all the same.
         for point in ["defragBeforeCopy", "defragOpenFileError", "defragdbFail", "defragBeforeRename"] {
             if let Some(why) = env::failpoints::hit(point) {
@@ -156,7 +166,9 @@ impl Maintenance for MaintenanceService {
 
     async fn hash(&self, request: Request<pb::HashRequest>) -> Result<Response<pb::HashResponse>, Status> {
         self.0.check_admin(&request).await?;
+        let start = self.0.env.clock.monotonic();
         let hashed = self.hash_at(0).await?;
+        self.0.counters.hash.record(self.0.env.clock.monotonic() - start);
         Ok(Response::new(pb::HashResponse { header: self.0.header(hashed.revision), hash: hashed.hash }))
     }
 
@@ -165,7 +177,9 @@ impl Maintenance for MaintenanceService {
         request: Request<pb::HashKvRequest>,
     ) -> Result<Response<pb::HashKvResponse>, Status> {
         self.0.check_admin(&request).await?;
+        let start = self.0.env.clock.monotonic();
         let hashed = self.hash_at(request.into_inner().revision).await?;
+        self.0.counters.hash_at.record(self.0.env.clock.monotonic() - start);
         Ok(Response::new(pb::HashKvResponse {
             header: self.0.header_now(),
             hash: hashed.hash,
@@ -188,7 +202,12 @@ impl Maintenance for MaintenanceService {
                 drop(out.blocking_send(Err(Status::internal(format!("cannot copy the state: {error}")))));
             }
         });
-        self.0.tasks.spawn_detached("snapshot", async move { drop(making.await) });
+        let (clock, took) = (self.0.env.clock.clone(), self.0.counters.snapshot.clone());
+        let start = clock.monotonic();
+        self.0.tasks.spawn_detached("snapshot", async move {
+            drop(making.await);
+            took.record(clock.monotonic() - start);
+        });
         Ok(Response::new(Box::pin(ReceiverStream::new(responses))))
     }
 
@@ -206,6 +225,7 @@ impl Maintenance for MaintenanceService {
         request: Request<pb::DowngradeRequest>,
     ) -> Result<Response<pb::DowngradeResponse>, Status> {
         self.0.check_admin(&request).await?;
-        Err(unimplemented("Downgrade"))
+        let version = version::downgrade(&self.0, request.into_inner()).await?;
+        Ok(Response::new(pb::DowngradeResponse { header: self.0.header_now(), version }))
     }
 }

@@ -20,10 +20,13 @@ use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::service::Routes;
 use tonic::transport::{Certificate, Identity, Server, ServerTlsConfig};
+use tower::Layer as _;
 
 use crate::auth::{self, AuthOptions, AuthOptionsError, AuthService, Tokens};
+use crate::calls::{Calls, Counted};
 use crate::cluster::ClusterService;
 use crate::context::{Context, Limits};
+use crate::counters::Counters;
 use crate::election::ElectionService;
 use crate::gateway;
 use crate::http;
@@ -31,6 +34,7 @@ use crate::kv::KvService;
 use crate::lease::LeaseService;
 use crate::lock::LockService;
 use crate::maintenance::MaintenanceService;
+use crate::version;
 use crate::watch::WatchService;
 
 /// Bytes of a gRPC message beyond `--max-request-bytes`, as in etcd.
@@ -83,6 +87,12 @@ pub struct EtcdApiConfig {
     pub lanes: usize,
     /// How callers are known when authentication is enabled.
     pub auth: AuthOptions,
+    /// A call that takes longer is told in the log (`--warning-unary-request-duration`).
+    pub warn_unary: Duration,
+    /// A read that takes longer is told in the log (`--warning-apply-duration`).
+    pub warn_apply: Duration,
+    /// Whether it is counted how long the calls of each method take (`--metrics extensive`).
+    pub extensive_metrics: bool,
     /// Renders the process' metrics.
     pub metrics: http::Metrics,
 }
@@ -101,6 +111,9 @@ impl EtcdApiConfig {
             scratch: std::env::temp_dir(),
             lanes: 1,
             auth: AuthOptions::default(),
+            warn_unary: Duration::from_millis(300),
+            warn_apply: Duration::from_millis(100),
+            extensive_metrics: false,
             metrics,
         }
     }
@@ -185,6 +198,7 @@ impl EtcdApi {
             max_txn_ops: self.config.max_txn_ops,
             quota_bytes: self.config.quota_bytes,
             progress_interval: self.config.watch_progress_notify_interval,
+            warn_apply: self.config.warn_apply,
         };
         let context = Context {
             store: self.store,
@@ -194,9 +208,13 @@ impl EtcdApi {
             limits,
             tokens: self.tokens,
             scratch: self.config.scratch,
+            counters: Counters::new(),
         };
+        let (store, clock) = (context.store.clone(), context.env.clock.clone());
+        let calls = Calls::new(store, clock, self.config.extensive_metrics, self.config.warn_unary);
         tasks.spawn_detached("auth-tokens", auth::keep(context.clone()));
-        let routes = routes(&context, self.config.metrics);
+        tasks.spawn_detached("cluster-version", version::keep(context.clone()));
+        let routes = routes(&context, &calls, (self.config.metrics, self.config.max_concurrent_streams));
         let streams = self.config.max_concurrent_streams;
         let lanes = (0..self.config.lanes.max(1)).map(|number| Lane::start(&format!("clients-{number}")));
         let lanes = lanes.map(|lane| Ok(Arc::new(lane?))).collect::<io::Result<Vec<_>>>()?;
@@ -206,7 +224,8 @@ impl EtcdApi {
             for lane in &lanes {
                 let (door, connections) = mpsc::channel(ACCEPTED);
                 doors.push(door);
-                let serve = serve(connections, tls.clone(), routes.clone(), (streams, shutdown.clone()));
+                let routes = (routes.clone(), calls.clone());
+                let serve = serve(connections, tls.clone(), routes, (streams, shutdown.clone()));
                 let lane = lane.clone();
                 tasks.spawn("clients", async move { lane.run(serve).await });
             }
@@ -242,10 +261,10 @@ async fn accept(listener: TcpListener, doors: Vec<mpsc::Sender<TcpStream>>, shut
 async fn serve(
     connections: mpsc::Receiver<TcpStream>,
     tls: Option<ServerTlsConfig>,
-    routes: Routes,
+    (routes, calls): (Routes, Calls),
     (streams, shutdown): (u32, Shutdown),
 ) -> Result<(), tonic::transport::Error> {
-    let mut server = Server::builder().accept_http1(true).max_concurrent_streams(streams);
+    let mut server = Server::builder().accept_http1(true).max_concurrent_streams(streams).layer(calls);
     if let Some(tls) = tls {
         server = server.tls_config(tls)?;
     }
@@ -264,9 +283,10 @@ fn server_tls(tls: &ServingTls) -> ServerTlsConfig {
     }
 }
 
-fn routes(context: &Context, metrics: http::Metrics) -> Routes {
+fn routes(context: &Context, calls: &Calls, (metrics, streams): (http::Metrics, u32)) -> Routes {
     let max = context.limits.max_request_bytes + MESSAGE_OVERHEAD;
-    let gateway = gateway::router(&services(Routes::default(), context), max);
+    let behind: Counted<Routes> = calls.layer(services(Routes::default(), context));
+    let gateway = gateway::router(&behind, max, streams);
     services(Routes::from(http::router(context.clone(), metrics, gateway)), context)
 }
 

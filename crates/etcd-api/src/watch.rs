@@ -18,6 +18,7 @@ use tonic::{Request, Response, Status, Streaming};
 use crate::auth::Credentials;
 use crate::context::Context;
 use crate::convert;
+use crate::counters::Counted;
 use crate::error::auth_status;
 
 /// Messages that wait for a slow client; then its watches stand still, and cost nothing but their cursors.
@@ -60,6 +61,7 @@ impl Watch for WatchService {
         let context = self.0.clone();
         self.0.tasks.spawn_detached("watch-stream", async move {
             let out = session.out.clone();
+            let _counted = Counted::new(&context.counters.streams);
             tokio::select! {
                 () = session.run(request.into_inner()) => {}
                 () = leader_lost(&context, needs_leader) => drop(out.send(Err(no_leader())).await),
@@ -111,6 +113,7 @@ struct WatchState {
     /// Everything up to here was delivered.
     delivered: i64,
     last_sent: Instant,
+    _counted: Counted,
 }
 
 /// One stream.
@@ -216,6 +219,7 @@ impl Session {
             start: watcher.progress() + 1,
             delivered: watcher.progress(),
             last_sent: self.context.env.clock.monotonic(),
+            _counted: Counted::new(&self.context.counters.watches),
         };
         self.watches.insert(id, state);
         let created = pb::WatchResponse {
@@ -327,6 +331,7 @@ impl Session {
             return Ok(());
         }
         watch.last_sent = self.context.env.clock.monotonic();
+        self.context.counters.events.increment(events.len() as u64);
         let max = watch.fragment.then_some(self.context.limits.max_request_bytes + FRAGMENT_OVERHEAD);
         let header = self.context.header(batch.revision);
         let response = pb::WatchResponse { header, watch_id: id, events, ..pb::WatchResponse::default() };

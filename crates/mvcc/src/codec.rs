@@ -92,6 +92,16 @@ impl Command {
                 out.put_u8(9);
                 put_bytes(out, version.as_bytes());
             }
+            Self::MemberVersion { id, version } => {
+                out.put_u8(12);
+                put_uint(out, *id);
+                put_bytes(out, version.as_bytes());
+            }
+            Self::Downgrade { target } => {
+                out.put_u8(13);
+                // Nobody goes to a version without a name.
+                put_bytes(out, target.as_deref().unwrap_or_default().as_bytes());
+            }
             Self::By { caller, command } => {
                 out.put_u8(10);
                 put_bytes(out, caller.user.as_bytes());
@@ -139,6 +149,8 @@ impl Command {
             7 => Self::MemberAttributes(reader.member()?),
             8 => Self::MemberForget { id: reader.uint()? },
             9 => Self::ClusterVersion { version: reader.text()? },
+            12 => Self::MemberVersion { id: reader.uint()?, version: reader.text()? },
+            13 => Self::Downgrade { target: Some(reader.text()?).filter(|target| !target.is_empty()) },
             11 => Self::Auth(auth::take_command(reader)?),
             other => return Err(unknown("command", other)),
         })
@@ -153,6 +165,20 @@ pub(crate) fn put_member(out: &mut BytesMut, member: &MemberAttributes) {
     put_uint(out, member.id);
     put_bytes(out, member.name.as_bytes());
     put_list(out, &member.client_urls, |out, url| put_bytes(out, url.as_bytes()));
+}
+
+pub(crate) fn put_version(out: &mut BytesMut, id: u64, version: &str) {
+    put_uint(out, id);
+    put_bytes(out, version.as_bytes());
+}
+
+pub(crate) fn take_versions(bytes: Bytes) -> Result<Vec<(u64, String)>, DecodeError> {
+    let mut reader = Reader(bytes);
+    let mut versions = Vec::new();
+    while reader.0.has_remaining() {
+        versions.push((reader.uint()?, reader.text()?));
+    }
+    Ok(versions)
 }
 
 pub(crate) fn take_members(bytes: Bytes) -> Result<Vec<MemberAttributes>, DecodeError> {
@@ -548,6 +574,8 @@ mod tests {
             1 => any::<i64>().prop_map(|revision| Command::Compact { revision }),
             1 => any::<(i64, i64)>().prop_map(|(id, ttl)| Command::LeaseGrant { id, ttl }),
             1 => lists.prop_map(|remaining| Command::LeaseCheckpoint { remaining }),
+            1 => (any::<u64>(), ".*").prop_map(|(id, version)| Command::MemberVersion { id, version }),
+            1 => proptest::option::of(".+").prop_map(|target| Command::Downgrade { target }),
             1 => (any::<u64>(), ".*", ".*").prop_map(|(id, name, url)| {
                 Command::MemberAttributes(MemberAttributes { id, name, client_urls: vec![url.clone(), url] })
             }),

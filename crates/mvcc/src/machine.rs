@@ -27,6 +27,8 @@ pub struct Mvcc<E> {
     batch: Batch,
     fresh: BTreeMap<Place, Bytes>,
     garbage: VecDeque<Garbage>,
+    /// Past versions that the next commit deletes, at most.
+    sweep: usize,
     caller_meta: Option<Bytes>,
 }
 
@@ -44,6 +46,7 @@ impl<E: Engine> Mvcc<E> {
             batch: Batch::default(),
             fresh: BTreeMap::new(),
             garbage: VecDeque::new(),
+            sweep: MAX_SWEEP,
         };
         mvcc.read_leases()?;
         mvcc.read_versions()?;
@@ -113,6 +116,11 @@ impl<E: Engine> Mvcc<E> {
         &self.engine
     }
 
+    /// Lets a commit delete no more past versions than this.
+    pub fn limit_sweep(&mut self, versions: usize) {
+        self.sweep = versions;
+    }
+
     /// Whether compacted versions are still to be deleted; every commit deletes some.
     pub fn has_garbage(&self) -> bool {
         self.garbage.front().is_some_and(|garbage| garbage.is_gone_at(self.state.compact_revision))
@@ -160,11 +168,23 @@ impl<E: Engine> Mvcc<E> {
             }
             Command::MemberForget { id } => {
                 self.state.members.remove(id);
+                self.state.member_versions.remove(id);
+                self.write_versions();
                 Ok(self.write_members())
             }
             Command::ClusterVersion { version } => {
                 self.state.cluster_version = Some(version.as_str().into());
                 self.batch.put(Table::Meta, meta::CLUSTER_VERSION, version.clone().into_bytes());
+                Ok(Response::None)
+            }
+            Command::MemberVersion { id, version } => {
+                self.state.member_versions.insert(*id, version.as_str().into());
+                self.write_versions();
+                Ok(Response::None)
+            }
+            Command::Downgrade { target } => {
+                self.state.downgrade = target.as_deref().map(Into::into);
+                self.batch.put(Table::Meta, meta::DOWNGRADE, target.clone().unwrap_or_default().into_bytes());
                 Ok(Response::None)
             }
             Command::Auth(command) => {
@@ -209,7 +229,7 @@ impl<E: Engine> Mvcc<E> {
     }
 
     fn sweep(&mut self) {
-        for _ in 0..MAX_SWEEP {
+        for _ in 0..self.sweep.min(MAX_SWEEP) {
             if !self.has_garbage() {
                 break;
             }
@@ -268,6 +288,14 @@ impl<E: Engine> Mvcc<E> {
         let members = record::encode_members(self.state.members.values().map(|member| &**member));
         self.batch.put(Table::Meta, meta::MEMBERS, members);
         Response::None
+    }
+
+    fn write_versions(&mut self) {
+        let mut out = bytes::BytesMut::new();
+        for (id, version) in &self.state.member_versions {
+            crate::codec::put_version(&mut out, *id, version);
+        }
+        self.batch.put(Table::Meta, meta::MEMBER_VERSIONS, out.freeze());
     }
 
     fn read_leases(&mut self) -> Result<(), EngineError> {
@@ -378,6 +406,17 @@ pub(crate) fn read_meta<E: Engine + ?Sized>(engine: &E) -> Result<State, EngineE
     }
     if let Some(bytes) = engine.get(Table::Meta, meta::CLUSTER_VERSION)? {
         state.cluster_version = Some(String::from_utf8_lossy(&bytes).as_ref().into());
+    }
+    if let Some(bytes) = engine.get(Table::Meta, meta::MEMBER_VERSIONS)? {
+        let versions = crate::codec::take_versions(bytes)
+            .map_err(|error| EngineError(format!("the members' versions: {error}")))?;
+        state.member_versions =
+            versions.into_iter().map(|(id, version)| (id, Arc::<str>::from(version))).collect();
+    }
+    if let Some(bytes) = engine.get(Table::Meta, meta::DOWNGRADE)?
+        && !bytes.is_empty()
+    {
+        state.downgrade = Some(String::from_utf8_lossy(&bytes).as_ref().into());
     }
     state.auth = Arc::new(Auth::open(engine)?);
     Ok(state)

@@ -86,6 +86,8 @@ pub(crate) mod meta {
     pub const ALARMS: &[u8] = b"alarms";
     pub const MEMBERS: &[u8] = b"members";
     pub const CLUSTER_VERSION: &[u8] = b"cluster-version";
+    pub const MEMBER_VERSIONS: &[u8] = b"member-versions";
+    pub const DOWNGRADE: &[u8] = b"downgrade";
 }
 
 pub(crate) fn encode_alarms(alarms: impl Iterator<Item = Alarm>) -> Bytes {

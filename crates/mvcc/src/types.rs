@@ -407,6 +407,16 @@ pub enum AlarmKind {
     Corrupt,
 }
 
+impl AlarmKind {
+    /// etcd's name.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::NoSpace => "NOSPACE",
+            Self::Corrupt => "CORRUPT",
+        }
+    }
+}
+
 /// A member's alarm.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Alarm {
@@ -483,6 +493,18 @@ pub enum Command {
     ClusterVersion {
         /// `major.minor.patch`.
         version: String,
+    },
+    /// A member tells which version it runs.
+    MemberVersion {
+        /// Whose.
+        id: MemberId,
+        /// `major.minor.patch`.
+        version: String,
+    },
+    /// The cluster is being brought to an older version, or is not any more.
+    Downgrade {
+        /// To which version, `major.minor.patch`.
+        target: Option<String>,
     },
     /// A change of users, roles and tokens.
     Auth(AuthCommand),

@@ -24,6 +24,9 @@ pub(crate) struct State {
     pub alarms: OrdSet<Alarm>,
     pub members: OrdMap<MemberId, Arc<MemberAttributes>>,
     pub cluster_version: Option<Arc<str>>,
+    pub member_versions: OrdMap<MemberId, Arc<str>>,
+    /// The version that the cluster is being brought back to.
+    pub downgrade: Option<Arc<str>>,
     pub auth: Arc<Auth>,
     pub revision: Revision,
     pub compact_revision: Revision,
@@ -185,6 +188,16 @@ impl View {
     /// The version that all members understand, once it is decided.
     pub fn cluster_version(&self) -> Option<&str> {
         self.state.cluster_version.as_deref()
+    }
+
+    /// The version that a member runs, as far as it has told.
+    pub fn member_version(&self, id: MemberId) -> Option<&str> {
+        self.state.member_versions.get(&id).map(|version| &**version)
+    }
+
+    /// The version that the cluster is being brought back to.
+    pub fn downgrade_target(&self) -> Option<&str> {
+        self.state.downgrade.as_deref()
     }
 
     /// Answers a range request.

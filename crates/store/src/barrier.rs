@@ -13,6 +13,8 @@ use crate::server::error_from_status;
 
 /// Readers that wait for one round, at most.
 pub(crate) const QUEUE: usize = 8192;
+/// A round that takes longer counts as slow (etcd's `readIndexRetryTime`).
+const SLOW: std::time::Duration = std::time::Duration::from_millis(500);
 
 pub(crate) type Waiter = oneshot::Sender<Result<(), StoreError>>;
 
@@ -24,10 +26,17 @@ pub(crate) async fn run(inner: Arc<Inner>, mut waiters: mpsc::Receiver<Waiter>) 
             _ = waiters.recv_many(&mut group, QUEUE) => {}
             () = inner.shutdown.wait() => return,
         }
+        let start = inner.env.clock.monotonic();
         let result = tokio::select! {
             result = round(&inner) => result,
             () = inner.shutdown.wait() => Err(StoreError::Stopped),
         };
+        if result.is_err() {
+            inner.shared.counters.failed_reads.increment(1);
+        }
+        if inner.env.clock.monotonic() - start > SLOW {
+            inner.shared.counters.slow_reads.increment(1);
+        }
         for waiter in group.drain(..) {
             drop(waiter.send(result.clone()));
         }

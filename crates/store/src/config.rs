@@ -64,6 +64,13 @@ pub struct StoreConfig {
     pub strict_reconfig_check: bool,
     /// Where to listen for other members.
     pub listen_peer: SocketAddr,
+    /// Past versions that are deleted at a time after a compaction (`--compaction-batch-limit`), and the pause between
+    /// (`--compaction-sleep-interval`).
+    pub compaction: (usize, Duration),
+    /// A request that takes longer to apply is told in the log (`--warning-apply-duration`).
+    pub warn_apply: Duration,
+    /// The version of etcd that this member is, told to the others.
+    pub version: String,
     /// What this member tells clients about where it serves them.
     pub advertise_client_urls: Vec<String>,
     /// TLS between members; plain text without.
@@ -88,6 +95,9 @@ impl StoreConfig {
             join: false,
             strict_reconfig_check: true,
             listen_peer,
+            compaction: (1000, Duration::from_millis(10)),
+            warn_apply: Duration::from_millis(100),
+            version: "3.7.0".to_owned(),
             advertise_client_urls: Vec::new(),
             peer_tls: None,
             timing: Timing::default(),

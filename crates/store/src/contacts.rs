@@ -89,6 +89,11 @@ pub(crate) struct Voting {
 }
 
 impl Contacts {
+    /// Those that this member is in touch with.
+    pub fn reached(&self) -> BTreeSet<u64> {
+        self.0.lock().keys().copied().collect()
+    }
+
     fn lasting(&self, voting: &Voting, me: u64, now: Instant) -> usize {
         let contacts = self.0.lock();
         let lasts = |id: &&u64| contacts.get(id).is_some_and(|since| now - *since > HEALTH_INTERVAL);

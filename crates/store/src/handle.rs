@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -23,6 +24,7 @@ use crate::config::{Identity, StoreConfig, Timing};
 use crate::consensus::{self, Node, Proposal, Raft};
 use crate::contacts::{self, Contacts, Voting};
 use crate::copy::StateCopy;
+use crate::counters::{self, Kind};
 use crate::error::{BuildError, REMOVED, StoreError};
 use crate::failpoints::hit;
 use crate::join::{self, JoinService};
@@ -34,7 +36,7 @@ use crate::peers::{CallerTls, Client, Lane, MAX_MESSAGE, Peers};
 use crate::proposals::{self, Failure, Submission};
 use crate::server::{self, PeerService};
 use crate::sessions::{Outstanding, Told};
-use crate::state::{Shared, StateMachine};
+use crate::state::{Pace, Shared, StateMachine};
 use crate::storage::{LogBatch, LogEngine, LogMeta, Storage};
 use crate::unverified;
 use crate::watch::{WatchRequest, Watcher};
@@ -91,6 +93,7 @@ pub struct StoreServer {
     listener: TcpListener,
     tls: Option<ServerTlsConfig>,
     attributes: MemberAttributes,
+    version: String,
     barrier: mpsc::Receiver<Waiter>,
     proposals: mpsc::Receiver<Submission>,
     leadership: watch::Sender<Leadership>,
@@ -150,10 +153,11 @@ impl StoreConfig {
             return Err(BuildError::Removed);
         }
         let listener = listen(&self).await?;
-        let state = open_state(&*engine, &storage, &env, identity.me).map_err(BuildError::Storage)?;
+        let pace = Pace::new(self.compaction, self.warn_apply, env.clock.monotonic());
+        let state = open_state(&*engine, &storage, (&env, pace), identity.me).map_err(BuildError::Storage)?;
         let shared = state.shared();
-        let log = Log::open(engine.clone()).map_err(BuildError::Storage)?;
-        let peers = Peers::new(identity.cluster.0, caller_tls);
+        let log = Log::open(engine.clone(), env.clock.clone()).map_err(BuildError::Storage)?;
+        let peers = Peers::new(identity.cluster.0, caller_tls, env.clock.clone());
         let raft = Raft::build(identity.me, self.raft_config()?, peers.clone(), log, state)
             .await
             .map_err(|error| BuildError::Consensus(error.to_string()))?;
@@ -191,6 +195,7 @@ impl StoreConfig {
                 name: self.name,
                 client_urls: self.advertise_client_urls,
             },
+            version: self.version,
             barrier: waiters,
             proposals: submitted,
             leadership,
@@ -228,12 +233,12 @@ fn note_removal(engine: &dyn LogEngine) -> io::Result<()> {
 fn open_state(
     engine: &dyn LogEngine,
     storage: &Arc<dyn Storage>,
-    env: &Env,
+    (env, pace): (&Env, Pace),
     me: u64,
 ) -> io::Result<StateMachine> {
     let first_boot = engine.meta(LogMeta::Boot)?.is_none();
     let outstanding = Outstanding::new(me, count_boot(engine)?);
-    let state = StateMachine::open(storage.clone(), env.clone(), outstanding)?;
+    let state = StateMachine::open(storage.clone(), env.clone(), outstanding, pace)?;
     if first_boot && *state.shared().applied.borrow() > 0 {
         return Err(consensus::damaged("the data folder", "it holds a state and no log"));
     }
@@ -305,7 +310,7 @@ impl StoreServer {
         tasks.spawn_detached("leases", expire_leases(inner.clone()));
         tasks.spawn_detached("contacts", contacts::keep(inner.clone()));
         tasks.spawn_detached("joining", join::promote(inner.clone()));
-        tasks.spawn_detached("publish", publish_attributes(inner.clone(), self.attributes));
+        tasks.spawn_detached("publish", publish_attributes(inner.clone(), self.attributes, self.version));
         begin(&inner, self.first_members).await?;
         let ended = tokio::select! {
             () = shutdown.wait() => Ok(()),
@@ -439,14 +444,18 @@ async fn hand_over(inner: &Inner) {
     }
 }
 
-/// Tells the cluster this member's name and addresses, until it is told.
-async fn publish_attributes(inner: Arc<Inner>, attributes: MemberAttributes) {
+/// Tells the cluster this member's name and addresses and its version, until it is told.
+async fn publish_attributes(inner: Arc<Inner>, attributes: MemberAttributes, version: String) {
     while !inner.shutdown.is_triggered() {
         let view = inner.shared.view.load_full();
-        if view.members().any(|known| **known == attributes) {
+        let told = if view.members().all(|known| **known != attributes) {
+            inner.propose(Command::MemberAttributes(attributes.clone())).await
+        } else if view.member_version(inner.me) != Some(&version) {
+            inner.propose(Command::MemberVersion { id: inner.me, version: version.clone() }).await
+        } else {
             return;
-        }
-        if let Err(error) = inner.propose(Command::MemberAttributes(attributes.clone())).await {
+        };
+        if let Err(error) = told {
             tracing::debug!(%error, "cannot publish the member's addresses yet");
             tokio::select! {
                 () = inner.env.clock.sleep(LEASE_TICK) => {}
@@ -466,6 +475,9 @@ async fn expire_leases(inner: Arc<Inner>) {
             continue;
         }
         let over = inner.shared.leases.lock().expired(inner.env.clock.monotonic(), MAX_REVOKES, REVOKE_RETRY);
+        if !over.is_empty() {
+            inner.shared.counters.leases_expired.increment(over.len() as u64);
+        }
         let revokes = over.into_iter().map(|id| {
             hit("leaseBeforeRevoke");
             inner.propose(Command::LeaseRevoke { id })
@@ -516,8 +528,18 @@ impl Inner {
 
     /// Proposes to whoever leads, again when the leader is lost, until this replica has applied it.
     pub async fn propose(&self, command: Command) -> Result<Applied, StoreError> {
+        let (kind, start) = (Kind::of(&command), self.env.clock.monotonic());
+        let proposed = self.propose_encoded(command.encode()).await;
+        if proposed.is_err() {
+            self.shared.counters.proposals_failed.increment(1);
+        }
+        let success = proposed.as_ref().is_ok_and(|applied| applied.response.is_ok());
+        self.shared.counters.note_request(kind, success, self.env.clock.monotonic() - start);
+        proposed
+    }
+
+    async fn propose_encoded(&self, command: Bytes) -> Result<Applied, StoreError> {
         hit("storeBeforePropose");
-        let command = command.encode();
         if command.len() > self.max_request_bytes + MAX_OVERHEAD {
             return Err(StoreError::TooLarge);
         }
@@ -553,7 +575,11 @@ impl Inner {
         self.read_barrier().await?;
         self.must_lead()?;
         hit("beforeCheckpointInLeaseRenew");
-        Ok(self.shared.leases.lock().renew(id, self.env.clock.monotonic()))
+        let renewed = self.shared.leases.lock().renew(id, self.env.clock.monotonic());
+        if renewed.is_some() {
+            self.shared.counters.leases_renewed.increment(1);
+        }
+        Ok(renewed)
     }
 
     pub fn lease_time_here(&self, id: LeaseId) -> Result<Option<LeaseTime>, StoreError> {
@@ -626,6 +652,17 @@ impl Inner {
 
     /// Changes the members as the leader; the index of the last entry of the change.
     pub async fn change_members_here(&self, request: peer::ChangeMembersRequest) -> Result<u64, StoreError> {
+        let promotes = request.change() == peer::change_members_request::Change::Promote;
+        let changed = self.change_as_leader(request).await;
+        match &changed {
+            _ if !promotes => {}
+            Ok(_) => self.shared.counters.promotions.increment(1),
+            Err(error) => counters::promotion_failed(error),
+        }
+        changed
+    }
+
+    async fn change_as_leader(&self, request: peer::ChangeMembersRequest) -> Result<u64, StoreError> {
         use peer::change_members_request::Change;
         let id = request.id;
         let ids = || BTreeSet::from([id]);
@@ -814,6 +851,21 @@ impl Store {
             applied_index: *self.inner.shared.applied.borrow(),
             is_learner: !voters.contains(&self.inner.me),
         }
+    }
+
+    /// Proposals of this member that wait for their answer.
+    pub fn pending_proposals(&self) -> usize {
+        self.inner.shared.outstanding.pending()
+    }
+
+    /// The members that this one is in touch with.
+    pub fn reached_members(&self) -> BTreeSet<u64> {
+        self.inner.contacts.reached()
+    }
+
+    /// Whether a write to the engine has begun and is not over. It takes less than a moment, unless the disk hangs.
+    pub fn is_writing(&self) -> bool {
+        self.inner.shared.writing.load(Ordering::Relaxed)
     }
 
     /// Renews a lease, wherever the leader is: its time to live in seconds, `None` for an unknown lease.

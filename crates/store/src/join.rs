@@ -56,7 +56,7 @@ pub(crate) async fn identity(
     let (own, others): (Vec<_>, Vec<_>) =
         config.initial_cluster.iter().partition(|(name, _)| *name == config.name);
     let own: BTreeSet<&str> = own.iter().map(|(_, url)| url.as_str()).collect();
-    let described = describe(&others, &Peers::new(0, tls), clock).await?;
+    let described = describe(&others, &Peers::new(0, tls, clock.clone()), clock).await?;
     let count: BTreeSet<&str> = config.initial_cluster.iter().map(|(name, _)| name.as_str()).collect();
     if count.len() != described.members.len() {
         return Err(BuildError::Join("error validating peerURLs: member count is unequal".to_owned()));

@@ -36,6 +36,8 @@ pub(crate) async fn follow(inner: Arc<Inner>, leadership: watch::Sender<Leadersh
     let mut changes = inner.raft.server_metrics();
     let mut metrics = inner.raft.metrics();
     let mut led = false;
+    let mut last_leader = None;
+    let leads = metrics::gauge!("etcd_server_is_leader");
     loop {
         let now = read(&inner);
         if now.is_leader && !led {
@@ -44,6 +46,10 @@ pub(crate) async fn follow(inner: Arc<Inner>, leadership: watch::Sender<Leadersh
             inner.shared.leases.lock().reset(&view, inner.env.clock.monotonic());
         }
         led = now.is_leader;
+        if now.leader.is_some() && now.leader != last_leader {
+            last_leader = now.leader;
+            inner.shared.counters.leader_changes.increment(1);
+        }
         leadership.send_if_modified(|current| {
             let changed = *current != now;
             if changed {
@@ -53,7 +59,7 @@ pub(crate) async fn follow(inner: Arc<Inner>, leadership: watch::Sender<Leadersh
                     leads = now.is_leader,
                     "leadership"
                 );
-                metrics::gauge!("trierarch_store_is_leader").set(f64::from(u8::from(now.is_leader)));
+                leads.set(f64::from(u8::from(now.is_leader)));
             }
             *current = now;
             changed

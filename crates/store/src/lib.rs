@@ -10,13 +10,14 @@
 //!
 //! Reading order: `config.rs` (what it is built from), `handle.rs` (what callers do with it), `consensus.rs` (openraft's
 //! types and their bytes), `log.rs` and `state.rs` (openraft's storage over the traits in `storage.rs`), `peers.rs` and
-//! `server.rs` (both ends of the wire between members), `sessions.rs` (exactly once), `barrier.rs`, `watch.rs`, `leases.rs`, `leadership.rs`.
+//! `server.rs` (both ends of the wire between members), `sessions.rs` (exactly once), `barrier.rs`, `watch.rs`, `leases.rs`, `leadership.rs`, `counters.rs`.
 
 mod barrier;
 mod config;
 mod consensus;
 mod contacts;
 mod copy;
+mod counters;
 mod error;
 mod failpoints;
 mod handle;
@@ -38,6 +39,7 @@ mod watch;
 
 pub use config::{PeerTls, StoreConfig, Timing};
 pub use copy::StateCopy;
+pub use counters::METRICS;
 pub use error::{BuildError, StoreError};
 pub use failpoints::FAILPOINTS;
 pub use handle::{RunError, Status, Store, StoreServer};

@@ -7,6 +7,8 @@ use std::io;
 use std::ops::{Bound, Range, RangeBounds};
 use std::sync::Arc;
 
+use env::Clock;
+use metrics::{Gauge, Histogram};
 use openraft::storage::{IOFlushed, LogState, RaftLogReader, RaftLogStorage};
 use parking_lot::RwLock;
 use tokio::sync::{mpsc, oneshot};
@@ -85,6 +87,9 @@ enum Flush {
 }
 
 struct Inner {
+    clock: Clock,
+    writes: Histogram,
+    written: Gauge,
     engine: Arc<dyn LogEngine>,
     tail: RwLock<Tail>,
     vote: RwLock<Option<Vote>>,
@@ -99,13 +104,20 @@ pub(crate) struct Log {
 
 impl Log {
     /// Takes the log up where it was left, and starts the thread that syncs it; the thread ends with the last clone.
-    pub fn open(engine: Arc<dyn LogEngine>) -> io::Result<Self> {
+    pub fn open(engine: Arc<dyn LogEngine>, clock: Clock) -> io::Result<Self> {
         let vote = engine.meta(LogMeta::Vote)?.map(consensus::decode_vote).transpose()?;
-        let inner = Inner { engine: engine.clone(), tail: RwLock::default(), vote: RwLock::new(vote) };
+        let inner = Inner {
+            clock: clock.clone(),
+            writes: metrics::histogram!("etcd_disk_wal_write_duration_seconds"),
+            written: metrics::gauge!("etcd_disk_wal_write_bytes_total"),
+            engine: engine.clone(),
+            tail: RwLock::default(),
+            vote: RwLock::new(vote),
+        };
         let (flushes, requests) = mpsc::channel(FLUSH_QUEUE);
         std::thread::Builder::new()
             .name("raft-log-sync".into())
-            .spawn(move || sync_loop(&*engine, requests))?;
+            .spawn(move || sync_loop(&*engine, &clock, requests))?;
         Ok(Self { inner: Arc::new(inner), flushes })
     }
 
@@ -137,14 +149,21 @@ impl Log {
 }
 
 /// Syncs once for everything that arrived during the sync before.
-fn sync_loop(engine: &dyn LogEngine, mut requests: mpsc::Receiver<Flush>) {
+fn sync_loop(engine: &dyn LogEngine, clock: &Clock, mut requests: mpsc::Receiver<Flush>) {
+    let (fsyncs, syncs, appends) = (
+        metrics::histogram!("etcd_disk_wal_fsync_duration_seconds"),
+        metrics::counter!("trierarch_log_syncs_total"),
+        metrics::counter!("trierarch_log_synced_appends_total"),
+    );
     let mut group = Vec::new();
     while requests.blocking_recv_many(&mut group, FLUSH_QUEUE) > 0 {
         hit("logBeforeSync");
+        let start = clock.monotonic();
         let result = engine.sync();
+        fsyncs.record(clock.monotonic() - start);
         hit("raftAfterSave");
-        metrics::counter!("trierarch_log_syncs_total").increment(1);
-        metrics::counter!("trierarch_log_synced_appends_total").increment(group.len() as u64);
+        syncs.increment(1);
+        appends.increment(group.len() as u64);
         for flush in group.drain(..) {
             let result = result
                 .as_ref()
@@ -239,9 +258,13 @@ impl RaftLogStorage<TypeConfig> for Log {
     {
         hit("raftBeforeSave");
         let entries: Vec<Entry> = entries.into_iter().collect();
-        let encoded =
+        let encoded: Vec<_> =
             entries.iter().map(|entry| (entry.log_id.index, consensus::encode_entry(entry))).collect();
+        let bytes: usize = encoded.iter().map(|(_, entry)| entry.len()).sum();
+        let start = self.inner.clock.monotonic();
         self.inner.engine.write(LogBatch { entries: encoded, ..LogBatch::default() })?;
+        self.inner.writes.record(self.inner.clock.monotonic() - start);
+        self.inner.written.increment(bytes as f64);
         hit("logAfterWrite");
         {
             let mut tail = self.inner.tail.write();

@@ -6,7 +6,7 @@ use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 
-use env::Shutdown;
+use env::{Clock, Shutdown};
 use futures::future::BoxFuture;
 use futures::stream::{self, BoxStream, Stream, StreamExt as _};
 use openraft::errors::{NetworkError, RPCError, ReplicationClosed, StreamingError, Unreachable};
@@ -19,6 +19,7 @@ use openraft::raft::{
     TransferLeaderResponse, VoteRequest, VoteResponse,
 };
 use parking_lot::Mutex;
+use prost::Message as _;
 use protos::peer::{self, peer_client::PeerClient};
 use tonic::metadata::{Ascii, MetadataValue};
 use tonic::service::interceptor::InterceptedService;
@@ -26,6 +27,7 @@ use tonic::transport::{Channel, ClientTlsConfig, Endpoint};
 use tonic::{Request, Status};
 
 use crate::consensus::{self, Node, TypeConfig, Vote};
+use crate::counters::{Traffic, Transfer};
 use crate::error::REMOVED;
 use crate::failpoints::hit;
 use crate::snapshot::{Folder, Snap};
@@ -91,11 +93,12 @@ pub(crate) struct Peers {
     tls: Option<CallerTls>,
     channels: Arc<Mutex<Channels>>,
     removed: Shutdown,
+    clock: Clock,
 }
 
 impl Peers {
-    pub fn new(cluster: u64, tls: Option<CallerTls>) -> Self {
-        Self { cluster, tls, channels: Arc::default(), removed: Shutdown::new() }
+    pub fn new(cluster: u64, tls: Option<CallerTls>, clock: Clock) -> Self {
+        Self { cluster, tls, channels: Arc::default(), removed: Shutdown::new(), clock }
     }
 
     /// Triggered once another member says that this one was removed.
@@ -117,6 +120,11 @@ impl Peers {
     /// A connection to a member of which only the URL is known.
     pub fn stranger(&self, url: &str) -> io::Result<Channel> {
         self.connect(url)
+    }
+
+    fn connection(&self, target: u64, node: &Node, lane: Lane) -> Connection {
+        let traffic = Traffic::with(target);
+        Connection { peers: self.clone(), target, node: node.clone(), lane, traffic }
     }
 
     fn channel(&self, id: u64, url: &str, lane: Lane) -> io::Result<Channel> {
@@ -165,15 +173,15 @@ impl RaftNetworkFactory<TypeConfig> for Peers {
     type Network = Connection;
 
     async fn new_client(&mut self, target: u64, node: &Node) -> Connection {
-        Connection { peers: self.clone(), target, node: node.clone(), lane: Lane::Log }
+        self.connection(target, node, Lane::Log)
     }
 
     async fn new_heartbeat_client(&mut self, target: u64, node: &Node) -> Connection {
-        Connection { peers: self.clone(), target, node: node.clone(), lane: Lane::Control }
+        self.connection(target, node, Lane::Control)
     }
 
     async fn new_snapshot_client(&mut self, target: u64, node: &Node) -> Connection {
-        Connection { peers: self.clone(), target, node: node.clone(), lane: Lane::Bulk }
+        self.connection(target, node, Lane::Bulk)
     }
 }
 
@@ -183,6 +191,7 @@ pub(crate) struct Connection {
     target: u64,
     node: Node,
     lane: Lane,
+    traffic: Traffic,
 }
 
 type RpcResult<T> = Result<T, RPCError<TypeConfig>>;
@@ -298,13 +307,20 @@ impl Connection {
         S: Stream<Item = AppendEntriesRequest<TypeConfig>> + Send + Unpin + 'static,
     {
         let mut client = self.client(self.lane)?;
-        let requests = input.map(|request| {
+        let sent = self.traffic.sent.clone();
+        let requests = input.map(move |request| {
             hit("raftBeforeLeaderSend");
-            append_request_to_wire(&request)
+            let request = append_request_to_wire(&request);
+            sent.increment(request.encoded_len() as u64);
+            request
         });
-        let answers = in_time(&option, client.append(requests)).await?;
-        let answers = answers.map(|answer| {
-            let answer = answer.map_err(|status| unreachable(&status))?;
+        let answers = in_time(&option, client.append(requests)).await;
+        let answers = answers.inspect_err(|_| self.traffic.failed.increment(1))?;
+        let traffic = self.traffic.clone();
+        let answers = answers.map(move |answer| {
+            let answer = answer.map_err(|status| unreachable(&status));
+            let answer = answer.inspect_err(|_| traffic.failed.increment(1))?;
+            traffic.received.increment(answer.encoded_len() as u64);
             append_answer_from_wire(answer).map_err(|error| broken(&error))
         });
         Ok(Box::pin(answers))
@@ -316,7 +332,13 @@ impl Connection {
     {
         let Some(request) = input.next().await else { return Ok(Box::pin(stream::empty())) };
         let mut client = self.client(Lane::Control)?;
-        let answer = in_time(&option, client.append_one(append_request_to_wire(&request))).await?;
+        let request = append_request_to_wire(&request);
+        self.traffic.sent.increment(request.encoded_len() as u64);
+        let start = self.peers.clock.monotonic();
+        let answer = in_time(&option, client.append_one(request)).await;
+        let answer = answer.inspect_err(|_| self.traffic.failed.increment(1))?;
+        self.traffic.round_trip.record(self.peers.clock.monotonic() - start);
+        self.traffic.received.increment(answer.encoded_len() as u64);
         let answer = append_answer_from_wire(answer).map_err(|error| broken(&error));
         Ok(Box::pin(stream::iter([answer])))
     }
@@ -332,6 +354,7 @@ impl NetSnapshot<TypeConfig> for Connection {
         cancel: impl Future<Output = ReplicationClosed> + Send + 'static,
         _option: RPCOption,
     ) -> Result<SnapshotResponse<TypeConfig>, StreamingError<TypeConfig>> {
+        let (transfer, start) = (Transfer::to(self.target), self.peers.clock.monotonic());
         let mut client = self.client(Lane::Bulk)?;
         let network = |error: io::Error| StreamingError::Network(NetworkError::new(&error));
         let head = snapshot_head(vote, &snapshot).await.map_err(network)?;
@@ -341,6 +364,7 @@ impl NetSnapshot<TypeConfig> for Connection {
             closed = cancel => return Err(StreamingError::Closed(closed)),
         };
         let vote = consensus::required_vote(answer.into_inner().vote).map_err(network)?;
+        transfer.done(self.peers.clock.monotonic() - start);
         Ok(SnapshotResponse::new(vote))
     }
 }

@@ -18,6 +18,7 @@ use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status, Streaming};
 
 use crate::consensus::{self, TypeConfig};
+use crate::counters::{Traffic, Transfer};
 use crate::error::{REMOVED, StoreError};
 use crate::failpoints::hit;
 use crate::handle::Inner;
@@ -116,7 +117,12 @@ impl Peer for PeerService {
     type AliveStream = BoxStream<'static, Result<peer::AliveResponse, Status>>;
 
     async fn append(&self, request: Request<Streaming<peer::AppendRequest>>) -> Answer<Self::AppendStream> {
-        let requests = request.into_inner().map(|request| request.map(append_request_from_wire));
+        let mut traffic = None;
+        let requests = request.into_inner().map(move |request| {
+            let request = request?;
+            count_received(&mut traffic, &request);
+            Ok::<_, Status>(append_request_from_wire(request))
+        });
         // A broken stream simply ends: the leader opens another.
         let requests = requests.take_while(|request| std::future::ready(matches!(request, Ok(Ok(_)))));
         let requests = requests.filter_map(|request| std::future::ready(request.ok().and_then(Result::ok)));
@@ -179,7 +185,12 @@ impl Peer for PeerService {
             return Err(Status::invalid_argument("a snapshot begins with its head"));
         };
         let vote = consensus::required_vote(head.vote).map_err(invalid)?;
+        let from = head.vote.as_ref().map_or(0, |vote| vote.node);
+        let (transfer, start) = (Transfer::from(from), self.inner.env.clock.monotonic());
         let folder = self.receive(&head, chunks).await?;
+        let took = self.inner.env.clock.monotonic() - start;
+        self.inner.shared.counters.snapshot_saved.record(took);
+        transfer.done(took);
         let membership = head.membership.unwrap_or_default();
         let meta = SnapshotMeta {
             last_log_id: head.last.map(consensus::log_id_from_wire),
@@ -277,10 +288,19 @@ impl PeerService {
             if sum != file.crc32c {
                 return Err(Status::data_loss(format!("{} was damaged on its way", file.name)));
             }
+            let start = self.inner.env.clock.monotonic();
             out.sync_all().await.map_err(failed)?;
+            self.inner.shared.counters.snapshot_fsync.record(self.inner.env.clock.monotonic() - start);
         }
         Ok(folder)
     }
+}
+
+/// Counts what a leader sent; one stream is always of the same leader.
+fn count_received(traffic: &mut Option<Traffic>, request: &peer::AppendRequest) {
+    use prost::Message as _;
+    let from = request.vote.as_ref().map_or(0, |vote| vote.node);
+    traffic.get_or_insert_with(|| Traffic::with(from)).received.increment(request.encoded_len() as u64);
 }
 
 async fn next_data(chunks: &mut Streaming<peer::SnapshotChunk>) -> Result<bytes::Bytes, Status> {

@@ -134,6 +134,11 @@ impl Outstanding {
         }
     }
 
+    /// How many are waited for.
+    pub fn pending(&self) -> usize {
+        self.state.lock().waiters.len()
+    }
+
     /// Tells those who wait that their proposals were applied here; those of others are nobody's business.
     pub fn complete(&self, applied: impl IntoIterator<Item = (Origin, Applied)>) {
         let own = applied.into_iter().filter(|(by, _)| by.member == self.member && by.boot == self.boot);

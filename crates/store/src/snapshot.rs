@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
+use env::Clock;
 use openraft::storage::{RaftSnapshotBuilder, Snapshot, SnapshotMeta};
 use openraft::type_config::alias as of;
 use parking_lot::Mutex;
@@ -78,11 +79,12 @@ const COPY: &str = "copy-";
 pub(crate) struct Shelf {
     storage: Arc<dyn Storage>,
     current: Arc<Mutex<Option<Snap>>>,
+    clock: Clock,
 }
 
 impl Shelf {
     /// Finds the last complete snapshot, and removes older ones and what an interrupted process left half done.
-    pub fn open(storage: Arc<dyn Storage>) -> io::Result<Self> {
+    pub fn open(storage: Arc<dyn Storage>, clock: Clock) -> io::Result<Self> {
         let mut complete = Vec::new();
         for path in entries(&storage.snapshots())? {
             if is_named(&path, COMPLETE) {
@@ -95,7 +97,7 @@ impl Shelf {
         let last = complete.pop();
         complete.iter().try_for_each(fs::remove_dir_all)?;
         let found = last.map(|path| read(&*storage, path)).transpose()?;
-        Ok(Self { storage, current: Arc::new(Mutex::new(found)) })
+        Ok(Self { storage, current: Arc::new(Mutex::new(found)), clock })
     }
 
     /// The last complete snapshot, if there is one.
@@ -112,7 +114,10 @@ impl Shelf {
             fs::remove_dir_all(&building)?;
         }
         hit("snapshotBeforeCheckpoint");
+        let start = self.clock.monotonic();
         engine.checkpoint(&building)?;
+        metrics::histogram!("etcd_debugging_snap_save_marshalling_duration_seconds")
+            .record(self.clock.monotonic() - start);
         hit("snapshotAfterCheckpoint");
         let index = read_meta(&*self.storage, &building)?.last_log_id.map_or(0, |id| id.index);
         // One of the same entry may still be read.
@@ -120,7 +125,11 @@ impl Shelf {
         let complete = (0..).map(name).find(|path| !path.exists()).unwrap_or_else(|| name(0));
         fs::rename(&building, &complete)?;
         hit("snapshotAfterRename");
+        let renamed = self.clock.monotonic();
         fs::File::open(&folder)?.sync_all()?;
+        let done = self.clock.monotonic();
+        metrics::histogram!("etcd_snap_fsync_duration_seconds").record(done - renamed);
+        metrics::histogram!("etcd_debugging_snap_save_total_duration_seconds").record(done - start);
         let built = read(&*self.storage, complete)?;
         let shared = handle(&built);
         self.replace(Some(built));
@@ -203,7 +212,7 @@ mod tests {
         let folder = tempfile::tempdir().expect("folder");
         let storage: Arc<dyn Storage> = Arc::new(MemoryStorage::new(folder.path()));
         let engine = storage.open_state().expect("state");
-        let shelf = Shelf::open(storage.clone()).expect("open");
+        let shelf = Shelf::open(storage.clone(), Clock::default()).expect("open");
         assert!(shelf.current().is_none());
         shelf.build(&*engine).expect("build");
         let read = shelf.current().expect("a snapshot");
@@ -215,7 +224,7 @@ mod tests {
         let last = shelf.current().expect("a snapshot").snapshot.path().to_owned();
         fs::create_dir(folder.path().join("building-1")).expect("left half done");
         drop(shelf);
-        let shelf = Shelf::open(storage).expect("open again");
+        let shelf = Shelf::open(storage, Clock::default()).expect("open again");
         assert_eq!(shelf.current().expect("kept").snapshot.path(), last);
         assert_eq!(entries(folder.path()).expect("entries"), [last]);
         shelf.clear();

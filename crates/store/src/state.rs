@@ -3,6 +3,8 @@
 
 use std::io;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
 
 use arc_swap::ArcSwap;
 use bytes::Bytes;
@@ -13,8 +15,10 @@ use openraft::entry::EntryPayload;
 use openraft::storage::{ApplyResponder, EntryResponder, RaftStateMachine};
 use parking_lot::Mutex;
 use tokio::sync::watch;
+use tokio::time::Instant;
 
 use crate::consensus::{self, Beside, LogId, StoredMembership, TypeConfig};
+use crate::counters::Counters;
 use crate::failpoints::hit;
 use crate::leases::LeaseClock;
 use crate::sessions::{Origin, Outstanding};
@@ -35,6 +39,9 @@ pub(crate) struct Shared {
     pub leases: Mutex<LeaseClock>,
     pub outstanding: Outstanding,
     pub env: Env,
+    pub counters: Counters,
+    /// Whether a batch is on its way to the engine and not shown yet.
+    pub writing: AtomicBool,
     /// What the state machine writes to; another one after a snapshot was received.
     pub engine: Mutex<Arc<dyn StateEngine>>,
 }
@@ -47,9 +54,38 @@ pub(crate) struct StateMachine {
     beside_changed: bool,
     /// Whether a compaction waits to be written.
     compacts: bool,
+    pace: Pace,
     storage: Arc<dyn Storage>,
     shelf: Shelf,
     shared: Arc<Shared>,
+}
+
+/// How fast the state machine goes about what nobody waits for, and when it is slow.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Pace {
+    /// Past versions deleted at a time.
+    batch: usize,
+    pause: Duration,
+    swept: Instant,
+    warn_apply: Duration,
+}
+
+impl Pace {
+    pub fn new((batch, pause): (usize, Duration), warn_apply: Duration, now: Instant) -> Self {
+        // 0 asks for the default, as in etcd.
+        let batch = if batch == 0 { 1000 } else { batch };
+        let swept = now.checked_sub(pause).unwrap_or(now);
+        Self { batch, pause, swept, warn_apply }
+    }
+
+    /// Whether it is time to delete again, which is then noted.
+    fn is_due(&mut self, now: Instant) -> bool {
+        let due = now.saturating_duration_since(self.swept) >= self.pause;
+        if due {
+            self.swept = now;
+        }
+        due
+    }
 }
 
 /// What waits for the batch to be written.
@@ -63,8 +99,13 @@ struct Pending {
 
 impl StateMachine {
     /// Opens the state that the storage holds.
-    pub fn open(storage: Arc<dyn Storage>, env: Env, outstanding: Outstanding) -> io::Result<Self> {
-        let shelf = Shelf::open(storage.clone())?;
+    pub fn open(
+        storage: Arc<dyn Storage>,
+        env: Env,
+        outstanding: Outstanding,
+        pace: Pace,
+    ) -> io::Result<Self> {
+        let shelf = Shelf::open(storage.clone(), env.clock.clone())?;
         let engine = storage.open_state()?;
         let mvcc = Mvcc::open(engine.clone()).map_err(io::Error::other)?;
         let beside = consensus::decode_beside(mvcc.caller_meta())?;
@@ -79,10 +120,22 @@ impl StateMachine {
             leases: Mutex::new(leases),
             outstanding,
             env,
+            counters: Counters::new(),
+            writing: AtomicBool::new(false),
             engine: Mutex::new(engine.clone()),
         };
         let shared = Arc::new(shared);
-        Ok(Self { mvcc, engine, beside, beside_changed: false, compacts: false, storage, shelf, shared })
+        Ok(Self {
+            mvcc,
+            engine,
+            beside,
+            beside_changed: false,
+            compacts: false,
+            pace,
+            storage,
+            shelf,
+            shared,
+        })
     }
 
     pub fn shared(&self) -> Arc<Shared> {
@@ -123,7 +176,14 @@ impl StateMachine {
                 return Applied { revision: self.mvcc.view().revision(), response, events: Vec::new() };
             }
         };
+        let clock = &self.shared.env.clock;
+        let start = clock.monotonic();
         let applied = self.mvcc.apply(index, term, &command);
+        let took = clock.monotonic() - start;
+        self.shared.counters.note(&command, &applied, took);
+        if took > self.pace.warn_apply {
+            self.shared.counters.tell_slow(&command, took, self.pace.warn_apply);
+        }
         self.note_lease(command.plain(), &applied);
         self.compacts |= matches!(command.plain(), Command::Compact { .. });
         applied
@@ -140,6 +200,7 @@ impl StateMachine {
 
     /// Writes what was applied, shows it, and answers.
     fn publish(&mut self, pending: Pending) -> io::Result<()> {
+        self.shared.writing.store(true, Ordering::Relaxed);
         hit("afterStartDBTxn");
         hit("commitBeforePreCommitHook");
         let beside = std::mem::take(&mut self.beside_changed).then(|| consensus::encode_beside(&self.beside));
@@ -152,6 +213,7 @@ impl StateMachine {
         let view = self.mvcc.view();
         let (revision, (index, _)) = (view.revision(), view.applied());
         self.shared.view.store(Arc::new(view));
+        self.shared.writing.store(false, Ordering::Relaxed);
         self.shared.hub.publish(pending.events, revision);
         self.shared.applied.send_replace(index);
         hit("afterWritebackBuf");
@@ -165,19 +227,42 @@ impl StateMachine {
     /// Writes what was applied to the engine, in one batch, with the steps of a compaction that tests may strike at.
     fn commit(&mut self, beside: Option<Bytes>) -> io::Result<()> {
         let compacts = std::mem::take(&mut self.compacts);
-        let collects = self.mvcc.has_garbage();
+        let now = self.shared.env.clock.monotonic();
+        let collects = self.mvcc.has_garbage() && self.pace.is_due(now);
+        self.mvcc.limit_sweep(if collects { self.pace.batch } else { 0 });
         compacts.then(|| hit("compactBeforeCommitScheduledCompact"));
         collects.then(|| hit("compactBeforeCommitBatch"));
         hit("beforeCommit");
+        let clock = &self.shared.env.clock;
+        let start = clock.monotonic();
         self.mvcc.commit(beside).map_err(io::Error::other)?;
+        self.shared.counters.commit.record(clock.monotonic() - start);
         hit("afterCommit");
         collects.then(|| hit("compactAfterCommitBatch"));
         compacts.then(|| hit("compactAfterCommitScheduledCompact"));
         if collects && !self.mvcc.has_garbage() {
             hit("compactBeforeSetFinishedCompact");
+            let revision = self.mvcc.view().compact_revision();
+            tracing::info!("compact-revision" = revision, "finished scheduled compaction");
             hit("compactAfterSetFinishedCompact");
         }
         Ok(())
+    }
+}
+
+/// Shows that a snapshot is being installed until it is dropped.
+struct Installing(metrics::Gauge);
+
+impl Installing {
+    fn begin(gauge: &metrics::Gauge) -> Self {
+        gauge.set(1.0);
+        Self(gauge.clone())
+    }
+}
+
+impl Drop for Installing {
+    fn drop(&mut self) {
+        self.0.set(0.0);
     }
 }
 
@@ -218,6 +303,7 @@ impl RaftStateMachine<TypeConfig> for StateMachine {
 
     async fn install_snapshot(&mut self, meta: &Meta, snapshot: Folder) -> io::Result<()> {
         hit("raftBeforeApplySnap");
+        let _installing = Installing::begin(&self.shared.counters.installing);
         // What is behind the new state is of no use any more, and at a restart would not reach up to the log.
         self.shelf.clear();
         hit("applyBeforeOpenSnapshot");

@@ -83,7 +83,7 @@ fn bytes(text: &str) -> Result<u64, String> {
 pub async fn run(env: Env, options: AgentOptions) -> Result<()> {
     logging::start(&options.log);
     let tasks = TaskGroup::new("agent", Shutdown::new());
-    let metrics = observe::install(&env, &tasks)?;
+    let metrics = observe::install(&[])?;
     signals::watch(&tasks)?;
     let read =
         |path: &PathBuf| std::fs::read(path).with_context(|| format!("cannot read {}", path.display()));

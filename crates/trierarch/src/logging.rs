@@ -7,6 +7,7 @@ use anyhow::{Context as _, Result, bail};
 use clap::{Args, ValueEnum};
 use tracing_subscriber::EnvFilter;
 
+use crate::rotate::{Limits, Rotating};
 use crate::zap::{Look, Zap};
 
 /// How log lines look.
@@ -42,11 +43,12 @@ pub fn start(options: &LogOptions) {
     };
 }
 
-/// Starts logging as etcd does (`--log-level`, `--log-format`, `--log-outputs`). A second call changes nothing.
+/// Starts logging as etcd does (`--log-level`, `--log-format`, `--log-outputs`, and with rotation its
+/// `--log-rotation-config-json`). A second call changes nothing.
 ///
 /// # Errors
 /// A value is none of etcd's, or a file cannot be opened.
-pub fn start_zap(level: &str, format: &str, outputs: &[String]) -> Result<()> {
+pub fn start_zap(level: &str, format: &str, outputs: &[String], rotation: Option<&str>) -> Result<()> {
     let level = match level {
         "debug" | "info" | "warn" | "error" => level,
         // What remains at these levels ends the process and is printed anyway.
@@ -58,12 +60,16 @@ pub fn start_zap(level: &str, format: &str, outputs: &[String]) -> Result<()> {
         "console" => Look::Console,
         other => bail!("unknown log format: {other:?}"),
     };
-    let zap = Zap { look, now: || env::Env::real().clock.now().millis() };
+    let zap = Zap { look, now };
     let filter = EnvFilter::new(format!("{level},openraft=off"));
     let builder = tracing_subscriber::fmt().with_env_filter(filter).event_format(zap);
     // Fails only when logging was started before.
-    let _ = builder.with_writer(Outputs::open(outputs)?).try_init();
+    let _ = builder.with_writer(Outputs::open(outputs, rotation)?).try_init();
     Ok(())
+}
+
+fn now() -> i64 {
+    env::Env::real().clock.now().millis()
 }
 
 /// Where lines go: each to all of them.
@@ -74,13 +80,23 @@ enum Output {
     Stdout,
     Stderr,
     File(std::fs::File),
+    Rotating(Rotating),
 }
 
 impl Outputs {
-    fn open(names: &[String]) -> Result<Self> {
+    fn open(names: &[String], rotation: Option<&str>) -> Result<Self> {
+        let is_file = |name: &&String| !matches!(name.as_str(), "default" | "stderr" | "stdout");
+        let files = names.iter().filter(is_file).count();
+        if rotation.is_some() && (files > 1 || files == 0 && names.len() == 1) {
+            bail!("--log-outputs requires a single file path when --log-rotate-config-json is defined");
+        }
+        let limits = rotation.map(Limits::parse).transpose()?;
         let open = |name: &String| match name.as_str() {
             "default" | "stderr" | "/dev/stderr" => Ok(Output::Stderr),
             "stdout" | "/dev/stdout" => Ok(Output::Stdout),
+            path if limits.is_some() => {
+                Ok(Output::Rotating(Rotating::open(path, limits.unwrap_or_default(), now)?))
+            }
             path => {
                 let file = std::fs::OpenOptions::new().create(true).append(true).open(path);
                 Ok(Output::File(file.with_context(|| format!("cannot log to {path}"))?))
@@ -97,6 +113,7 @@ impl Write for Outputs {
                 Output::Stdout => std::io::stdout().write_all(line)?,
                 Output::Stderr => std::io::stderr().write_all(line)?,
                 Output::File(file) => (&*file).write_all(line)?,
+                Output::Rotating(file) => file.write(line)?,
             }
         }
         Ok(line.len())

@@ -13,6 +13,7 @@ mod logging;
 mod member;
 mod observe;
 mod pki;
+mod rotate;
 #[cfg(feature = "kubernetes")]
 mod server;
 mod signals;

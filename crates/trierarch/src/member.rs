@@ -36,6 +36,10 @@ pub struct Config {
     /// Threads that serve etcd clients.
     pub lanes: usize,
     pub watch_progress_notify_interval: Duration,
+    pub warn_unary: Duration,
+    pub warn_apply: Duration,
+    pub compaction: (usize, Duration),
+    pub extensive_metrics: bool,
 }
 
 /// A member, opened and bound.
@@ -59,6 +63,9 @@ impl Config {
             advertise_client_urls: self.advertise_client_urls,
             peer_tls: self.peer_tls,
             timing: self.timing,
+            version: etcd_api::ETCD_VERSION.to_owned(),
+            warn_apply: self.warn_apply,
+            compaction: self.compaction,
             snapshot_count: self.snapshot_count,
             snapshot_catchup_entries: self.snapshot_catchup_entries,
             max_request_bytes: self.max_request_bytes,
@@ -77,6 +84,9 @@ impl Config {
             lanes: self.lanes,
             scratch: self.data_dir.clone(),
             watch_progress_notify_interval: self.watch_progress_notify_interval,
+            warn_unary: self.warn_unary,
+            warn_apply: self.warn_apply,
+            extensive_metrics: self.extensive_metrics,
             ..EtcdApiConfig::new(listen, metrics)
         };
         let api = api.build(env.clone(), store.clone()).await?;

@@ -75,7 +75,7 @@ fn duration(text: &str) -> Result<Duration, String> {
 pub async fn run(env: Env, options: Options) -> Result<()> {
     logging::start(&options.log);
     let tasks = TaskGroup::new("server", Shutdown::new());
-    let render = observe::install(&env, &tasks)?;
+    let render = observe::install(&[store::METRICS, etcd_api::METRICS])?;
     signals::watch(&tasks)?;
     let member = store_config(&options)?.build(&env, render.clone()).await?;
     let api = match &options.pki_dir {
@@ -152,6 +152,10 @@ fn store_config(options: &Options) -> Result<member::Config> {
         auth: etcd_api::AuthOptions::default(),
         lanes: 1,
         watch_progress_notify_interval: Duration::from_secs(600),
+        warn_unary: Duration::from_millis(300),
+        warn_apply: Duration::from_millis(100),
+        compaction: (1000, Duration::from_millis(10)),
+        extensive_metrics: false,
     })
 }
 

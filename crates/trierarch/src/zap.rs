@@ -9,6 +9,9 @@ use tracing_subscriber::fmt::format::Writer;
 use tracing_subscriber::fmt::{FmtContext, FormatEvent, FormatFields};
 use tracing_subscriber::registry::LookupSpan;
 
+/// A field with an object in it, whose fields become the line's own: what is not known when the program is built.
+const SPREAD: &str = "spread";
+
 /// The two looks of a line.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Look {
@@ -36,6 +39,9 @@ impl Fields {
     fn put(&mut self, field: &Field, value: Value) {
         match (field.name(), value) {
             ("message", Value::String(text)) => self.message = text,
+            (SPREAD, Value::String(text)) => {
+                self.others.extend(serde_json::from_str::<Map<String, Value>>(&text).unwrap_or_default());
+            }
             (name, value) => drop(self.others.insert(name.replace('_', "-"), value)),
         }
     }

@@ -1,6 +1,10 @@
 //! The store alone, with etcd's flags and manners: `trierarch etcd`, or the binary under the name `etcd`.
 
+mod echo;
 mod flags;
+mod gateway;
+mod proxy;
+mod words;
 
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -9,7 +13,7 @@ use std::time::Duration;
 use anyhow::{Context as _, Result, bail};
 use env::{Env, Shutdown, TaskGroup};
 use etcd_api::{AuthOptions, ETCD_VERSION, Retention, ServingTls, auto_compact};
-use store::{PeerTls, Timing};
+use store::{PeerTls, Store, Timing};
 
 use self::flags::{Effect, FLAGS, FlagError, Flags};
 use crate::pki::{self, KeyedCertificate, Leaf, Usage};
@@ -18,11 +22,20 @@ use crate::{logging, member, observe, signals};
 const STOP_DEADLINE: Duration = Duration::from_secs(10);
 /// Threads that serve clients, at most: the consensus needs processors too.
 const MAX_LANES: usize = 8;
+/// How long clients wait for the cluster's version, at most.
+const VERSION_PATIENCE: Duration = Duration::from_secs(1);
+const VERSION_POLL: Duration = Duration::from_millis(5);
 /// Go's exit code for a command line that cannot be read.
 const USAGE: u8 = 2;
 
 /// Runs until SIGTERM or SIGINT; the exit code is etcd's.
 pub async fn run(env: Env, words: Vec<String>) -> Result<ExitCode> {
+    if words.first().is_some_and(|word| word == "gateway") {
+        return gateway::run(env, &words[1..]).await;
+    }
+    if words.first().is_some_and(|word| word == "grpc-proxy") {
+        return proxy::run(env, &words[1..]).await;
+    }
     let (flags, unknown) = match read_flags(&words) {
         Ok(read) => read,
         Err(FlagError::Help) => {
@@ -42,10 +55,13 @@ pub async fn run(env: Env, words: Vec<String>) -> Result<ExitCode> {
     if let Some(name) = flags.missing().first() {
         bail!("--{name}={} is not implemented", flags.get(name));
     }
-    logging::start_zap(flags.get("log-level"), flags.get("log-format"), &flags.list("log-outputs"))?;
+    let rotation = flags.on("enable-log-rotation").then(|| flags.get("log-rotation-config-json"));
+    let outputs = flags.list("log-outputs");
+    logging::start_zap(flags.get("log-level"), flags.get("log-format"), &outputs, rotation)?;
     for variable in unknown {
         tracing::warn!(variable, "unrecognized environment variable");
     }
+    echo::starting(&flags);
     serve(env, &flags).await?;
     Ok(ExitCode::SUCCESS)
 }
@@ -79,7 +95,7 @@ async fn serve(env: Env, flags: &Flags) -> Result<()> {
     let tasks = TaskGroup::new("etcd", Shutdown::new());
     signals::watch(&tasks)?;
     let retention = retention(flags)?;
-    let metrics = observe::install(&env, &tasks)?;
+    let metrics = observe::install(&[store::METRICS, etcd_api::METRICS])?;
     let member = config(flags)?.build(&env, metrics).await?;
     let store = member.store.clone();
     if let Some(retention) = retention {
@@ -87,13 +103,26 @@ async fn serve(env: Env, flags: &Flags) -> Result<()> {
         tasks.spawn_detached("auto-compaction", compact);
     }
     member.start(&tasks);
-    let ready = async move { store.read_barrier().await };
+    let (ready, told) = (serves(env.clone(), store), flags.clone());
     tasks.spawn_detached("ready", async move {
-        if ready.await.is_ok() {
-            tracing::info!("ready to serve client requests");
+        if ready.await {
+            echo::serving(&told);
         }
     });
     Ok(tasks.join(STOP_DEADLINE).await?)
+}
+
+/// Waits until clients can be served: a leader answers, and the version that the cluster speaks is decided, unless a
+/// member that has never come keeps that open.
+async fn serves(env: Env, store: Store) -> bool {
+    if store.read_barrier().await.is_err() {
+        return false;
+    }
+    let end = env.clock.monotonic() + VERSION_PATIENCE;
+    while store.view().cluster_version().is_none() && env.clock.monotonic() < end {
+        env.clock.sleep(VERSION_POLL).await;
+    }
+    true
 }
 
 fn retention(flags: &Flags) -> Result<Option<Retention>> {
@@ -149,6 +178,10 @@ fn config(flags: &Flags) -> Result<member::Config> {
             flags.on("client-cert-auth"),
         )?,
         watch_progress_notify_interval: flags.duration("watch-progress-notify-interval"),
+        warn_unary: flags.duration("warning-unary-request-duration"),
+        warn_apply: flags.duration("warning-apply-duration"),
+        compaction: (size("compaction-batch-limit")?, flags.duration("compaction-sleep-interval")),
+        extensive_metrics: flags.get("metrics") == "extensive",
     })
 }
 

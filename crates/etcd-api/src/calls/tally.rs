@@ -1,0 +1,168 @@
+//! The two bodies of a call, counted as they pass.
+
+use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::task::{Context, Poll, ready};
+
+use bytes::Bytes;
+use http_body::{Frame, SizeHint};
+use tonic::Status;
+use tonic::body::Body;
+
+use super::{Open, trailing_code};
+
+/// Bytes before a message of gRPC: whether it is compressed, and its length.
+const HEADER: usize = 5;
+
+/// Finds the messages in the bytes of a body.
+#[derive(Default)]
+struct Frames {
+    header: [u8; HEADER],
+    have: usize,
+    /// Bytes of the present message that are still to come.
+    left: usize,
+}
+
+impl Frames {
+    /// The messages that begin in these bytes.
+    fn feed(&mut self, mut data: &[u8], mut payload: impl FnMut(&[u8])) -> u64 {
+        let mut begun = 0;
+        while !data.is_empty() {
+            if self.left > 0 {
+                let (part, rest) = data.split_at(self.left.min(data.len()));
+                payload(part);
+                self.left -= part.len();
+                data = rest;
+                continue;
+            }
+            let (part, rest) = data.split_at((HEADER - self.have).min(data.len()));
+            self.header[self.have..self.have + part.len()].copy_from_slice(part);
+            self.have += part.len();
+            data = rest;
+            if self.have == HEADER {
+                let [_, length @ ..] = self.header;
+                self.left = u32::from_be_bytes(length) as usize;
+                self.have = 0;
+                begun += 1;
+            }
+        }
+        begun
+    }
+}
+
+/// What a client sends.
+pub(super) struct Asking {
+    body: Body,
+    open: Arc<Open>,
+    frames: Frames,
+}
+
+impl Asking {
+    pub fn new(body: Body, open: Arc<Open>) -> Self {
+        Self { body, open, frames: Frames::default() }
+    }
+}
+
+impl http_body::Body for Asking {
+    type Data = Bytes;
+    type Error = Status;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, Status>>> {
+        let this = &mut *self;
+        let frame = ready!(Pin::new(&mut this.body).poll_frame(cx));
+        if let Some(data) = frame.as_ref().and_then(|frame| frame.as_ref().ok()?.data_ref()) {
+            let (open, mut bytes) = (&this.open, 0);
+            let messages = this.frames.feed(data, |part| {
+                bytes += part.len();
+                open.keep(part);
+            });
+            open.received.fetch_add(bytes as u64, Ordering::Relaxed);
+            open.calls.0.methods.received(open.method, messages, bytes as u64);
+        }
+        Poll::Ready(frame)
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.body.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.body.size_hint()
+    }
+}
+
+/// What it is answered.
+pub(super) struct Answering {
+    body: Body,
+    open: Arc<Open>,
+    frames: Frames,
+}
+
+impl Answering {
+    pub fn new(body: Body, open: Arc<Open>) -> Self {
+        Self { body, open, frames: Frames::default() }
+    }
+}
+
+impl http_body::Body for Answering {
+    type Data = Bytes;
+    type Error = Status;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, Status>>> {
+        let this = &mut *self;
+        let frame = ready!(Pin::new(&mut this.body).poll_frame(cx));
+        match &frame {
+            Some(Ok(frame)) => {
+                if let Some(data) = frame.data_ref() {
+                    let (open, mut bytes) = (&this.open, 0);
+                    let messages = this.frames.feed(data, |part| bytes += part.len());
+                    open.sent.fetch_add(bytes as u64, Ordering::Relaxed);
+                    open.calls.0.methods.sent(open.method, messages, bytes as u64);
+                } else if let Some(trailers) = frame.trailers_ref() {
+                    this.open.end(trailing_code(trailers));
+                }
+            }
+            Some(Err(status)) => this.open.end(status.code()),
+            None => {}
+        }
+        Poll::Ready(frame)
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.body.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.body.size_hint()
+    }
+}
+
+impl Drop for Answering {
+    fn drop(&mut self) {
+        // The request's stream may be held a little longer; who reads no further than here has gone.
+        self.open.end(tonic::Code::Cancelled);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn messages_are_found_however_they_are_cut() {
+        let bytes = [&[0, 0, 0, 0, 3][..], b"abc", &[0, 0, 0, 0, 0], &[0, 0, 0, 0, 1], b"d"].concat();
+        for size in 1..=bytes.len() {
+            let (mut frames, mut payload) = (Frames::default(), Vec::new());
+            let feed = |part| frames.feed(part, |part| payload.extend_from_slice(part));
+            let messages: u64 = bytes.chunks(size).map(feed).sum();
+            assert_eq!((messages, payload.as_slice()), (3, &b"abcd"[..]), "in pieces of {size}");
+        }
+    }
+}
