@@ -196,7 +196,7 @@ impl Allocator {
                     self.cidr
                 )
             }
-            Ok(_) if view.get(address_key(given).as_bytes()).is_none() => return Ok(()),
+            Ok(_) if !view.contains(address_key(given).as_bytes()) => return Ok(()),
             Ok(_) => "provided IP is already allocated".to_owned(),
             Err(_) => return Ok(()),
         };
@@ -218,7 +218,7 @@ impl Allocator {
         in_upper
             .chain(in_lower)
             .map(|offset| nth(&self.cidr, offset + 1))
-            .find(|address| view.get(address_key(&address.to_string()).as_bytes()).is_none())
+            .find(|address| !view.contains(address_key(&address.to_string()).as_bytes()))
             .ok_or_else(|| Status::internal("failed to allocate a serviceIP: range is full"))
     }
 
@@ -264,7 +264,7 @@ impl Allocator {
                 self.ports.start(),
                 self.ports.end()
             ),
-            true if view.get(port_key(given).as_bytes()).is_none() => return Ok(()),
+            true if !view.contains(port_key(given).as_bytes()) => return Ok(()),
             true => "provided port is already allocated".to_owned(),
         };
         let path = Path::new("spec").child("ports").index(index).child("nodePort");
@@ -276,7 +276,7 @@ impl Allocator {
         let start = rng.below(size);
         (0..size)
             .map(|step| first + ((start + step) % size) as i64)
-            .find(|port| !taken.contains(port) && view.get(port_key(*port).as_bytes()).is_none())
+            .find(|port| !taken.contains(port) && !view.contains(port_key(*port).as_bytes()))
             .ok_or_else(|| Status::internal("failed to allocate a nodePort: range is full"))
     }
 }

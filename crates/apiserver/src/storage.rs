@@ -8,8 +8,8 @@ use api_types::status::Status;
 use bytes::Bytes;
 use env::Env;
 use mvcc::{
-    Command, Compare, CompareResult, CompareTarget, DeleteRequest, KeyRange, KeyValue, Op, OpResponse,
-    PutRequest, RangeRequest, Response, Txn, View,
+    Command, Compare, CompareResult, CompareTarget, DeleteRequest, KeyRange, KeyValue, MvccError, Op,
+    OpResponse, PutRequest, RangeRequest, Response, Txn, View,
 };
 use store::{Store, StoreError};
 
@@ -241,6 +241,22 @@ fn unknown_outcome() -> Status {
         "the store lost its leader while it had the request; the request may have taken effect",
         1,
     )
+}
+
+/// A key's current value.
+pub(crate) fn get(view: &View, key: &[u8]) -> Result<Option<KeyValue>, Status> {
+    view.get(key).map_err(|error| unreadable(&error))
+}
+
+/// Current values of a range, in order; nothing comes behind an error.
+pub(crate) fn each(view: &View, range: &KeyRange) -> impl Iterator<Item = Result<KeyValue, Status>> {
+    view.iter(range).map(|kv| kv.map_err(|error| unreadable(&error)))
+}
+
+/// What a client is told when what is stored cannot be read. The member is about to stop then.
+pub(crate) fn unreadable(error: &MvccError) -> Status {
+    tracing::error!(%error, "the store cannot be read");
+    Status::internal(format_args!("etcdserver: {error}"))
 }
 
 /// What a client is told when the store does not answer.

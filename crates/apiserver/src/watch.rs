@@ -180,7 +180,7 @@ impl Api {
         let (initial, start) = match begin {
             Begin::After(0) => (Vec::new(), view.revision() + 1),
             Begin::After(revision) => (Vec::new(), revision + 1),
-            _ => (self.select(&view, target, &selection), view.revision() + 1),
+            _ => (self.select(&view, target, &selection)?, view.revision() + 1),
         };
         let bookmarks = call.query.flag("allowWatchBookmarks");
         let clock = &self.storage.env.clock;

@@ -17,9 +17,11 @@ use crate::error::{auth_status, mvcc_status, status};
 /// Keys in the first message of a streamed range; the size doubles from there.
 const FIRST_CHUNK: usize = 10;
 /// Keys that are read at once on the thread that serves the connection: handing them to another takes as long.
-const FEW_KEYS: u64 = 200;
+const FEW_KEYS: i64 = 200;
 /// Keys in one message of a streamed range, at most.
 const MAX_CHUNK: usize = 10_000;
+/// Bytes of keys and values in one message of a streamed range, about.
+const CHUNK_BYTES: usize = 1 << 20;
 
 pub(crate) struct KvService(pub Context);
 
@@ -194,7 +196,11 @@ impl Kv for KvService {
 
 /// Whether a range may take longer than it takes to hand it to another thread.
 fn may_be_long(view: &View, request: &RangeRequest) -> bool {
-    !matches!(request.range, KeyRange::Key(_)) && view.live_keys() > FEW_KEYS
+    if request.count_only && request.revision == 0 {
+        return false;
+    }
+    let few = (1..=FEW_KEYS).contains(&request.limit) && request.sort_target == SortTarget::Key;
+    !matches!(request.range, KeyRange::Key(_)) && !few && view.count(&request.range) > FEW_KEYS
 }
 
 /// A transaction may be read from what there is when each of its reads may.
@@ -248,8 +254,12 @@ impl Chunks {
             };
             let mut page = self.view.range(&page).map_err(|error| mvcc_status(&error))?;
             if let Some(last) = page.kvs.last() {
-                self.request.range = behind(&self.request.range, &last.key);
+                self.request.range = self.request.range.behind(&last.key);
             }
+            let bytes: usize = page.kvs.iter().map(|kv| kv.key.len() + kv.value.len()).sum();
+            // The next message has twice as many, as long as it does not become too large.
+            let fit = (CHUNK_BYTES * take).checked_div(bytes).unwrap_or(MAX_CHUNK);
+            self.size = (self.size * 2).min(fit).clamp(1, MAX_CHUNK);
             self.request.sort(&mut page.kvs);
             if self.request.keys_only {
                 page.kvs.iter_mut().for_each(|kv| kv.value = Default::default());
@@ -257,7 +267,6 @@ impl Chunks {
             answer.kvs = page.kvs.into_iter().map(convert::kv).collect();
         }
         self.left -= take;
-        self.size = (self.size * 2).min(MAX_CHUNK);
         let last = self.left == 0;
         if last {
             answer.header = self.header.take();
@@ -295,16 +304,4 @@ fn is_default_order(request: &pb::RangeRequest) -> bool {
     use pb::range_request::{SortOrder, SortTarget};
     request.sort_order == SortOrder::None as i32
         || (request.sort_target == SortTarget::Key as i32 && request.sort_order == SortOrder::Ascend as i32)
-}
-
-/// The part of a range behind `key`.
-fn behind(range: &KeyRange, key: &[u8]) -> KeyRange {
-    let mut start = Vec::with_capacity(key.len() + 1);
-    start.extend_from_slice(key);
-    start.push(0);
-    match range {
-        KeyRange::Interval { end, .. } => KeyRange::Interval { start: start.into(), end: end.clone() },
-        KeyRange::From(_) => KeyRange::From(start.into()),
-        KeyRange::Key(only) => KeyRange::Interval { start: start.into(), end: only.clone() },
-    }
 }

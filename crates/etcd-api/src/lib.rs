@@ -21,6 +21,7 @@ mod convert;
 mod counters;
 mod election;
 mod error;
+mod front;
 mod gateway;
 mod health;
 mod http;

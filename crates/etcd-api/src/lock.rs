@@ -7,6 +7,7 @@ use protos::etcd::v3lockpb::lock_server::Lock;
 use tonic::{Request, Response, Status};
 
 use crate::context::Context;
+use crate::error::mvcc_status;
 use crate::queue::{self, Queue};
 
 pub(crate) struct LockService(pub Context);
@@ -27,7 +28,8 @@ impl Lock for LockService {
         let place = place.await?;
         let view = self.0.store.view();
         // The lease may have ended while its holder waited.
-        if view.get(&place.key).is_none_or(|kv| kv.create_revision != place.created) {
+        let held = view.get(&place.key).map_err(|error| mvcc_status(&error))?;
+        if held.is_none_or(|kv| kv.create_revision != place.created) {
             return Err(Status::unknown("mutex: session is expired"));
         }
         Ok(Response::new(pb::LockResponse { header: self.0.header(view.revision()), key: place.key }))

@@ -28,6 +28,7 @@ use crate::cluster::ClusterService;
 use crate::context::{Context, Limits};
 use crate::counters::Counters;
 use crate::election::ElectionService;
+use crate::front::KvFront;
 use crate::gateway;
 use crate::http;
 use crate::kv::KvService;
@@ -293,7 +294,7 @@ fn routes(context: &Context, calls: &Calls, (metrics, streams): (http::Metrics, 
 fn services(mut routes: Routes, context: &Context) -> Routes {
     let max = context.limits.max_request_bytes + MESSAGE_OVERHEAD;
     let kv = KvServer::new(KvService(context.clone())).max_decoding_message_size(max);
-    let kv = kv.max_encoding_message_size(usize::MAX);
+    let kv = KvFront::new(context, max, kv.max_encoding_message_size(usize::MAX));
     let watch = WatchServer::new(WatchService(context.clone())).max_encoding_message_size(usize::MAX);
     let lease = LeaseServer::new(LeaseService(context.clone()));
     let cluster = ClusterServer::new(ClusterService(context.clone()));

@@ -6,11 +6,11 @@ use bytes::Bytes;
 
 use crate::auth::Auth;
 use crate::engine::{Engine, EngineError, Table};
-use crate::index::Place;
 use crate::machine::read_meta;
 use crate::record;
+use crate::tree::Place;
 use crate::types::{Alarm, KeyValue, LeaseId, MemberAttributes, Revision};
-use crate::view::History as _;
+use crate::values;
 
 /// What there is beside keys.
 #[derive(Clone, Debug)]
@@ -96,8 +96,8 @@ pub fn versions<E: Engine>(
     engine: &E,
     visit: &mut dyn FnMut(StoredVersion) -> ControlFlow<()>,
 ) -> Result<(), EngineError> {
-    engine.versions(Place { main: 0, sub: 0 }, &mut |place, version| {
-        let record::Version { kv, tombstone } = version;
+    values::versions(engine, Place { main: 0, sub: 0 }, &mut |place, version| {
+        let record::Version { kv, tombstone, .. } = version;
         visit(StoredVersion { main: place.main, sub: place.sub, tombstone, kv })
     })
 }

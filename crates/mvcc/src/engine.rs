@@ -1,6 +1,7 @@
 //! The disk as the state machine sees it: ordered tables, batches that are atomic, and nothing else.
 
 use std::collections::BTreeMap;
+use std::io::{self, Read, Write};
 use std::ops::{Bound, ControlFlow};
 use std::sync::Arc;
 
@@ -88,12 +89,51 @@ pub trait Engine: Send + Sync + 'static {
         visit: &mut dyn FnMut(&[u8], Bytes) -> ControlFlow<()>,
     ) -> Result<(), EngineError>;
 
+    /// Calls `visit` with the number and the value of every key, in order, until it breaks; `None` for one that is not
+    /// there. The keys are sorted.
+    ///
+    /// # Errors
+    /// When the engine cannot read.
+    fn get_sorted(
+        &self,
+        table: Table,
+        keys: &[&[u8]],
+        visit: &mut dyn FnMut(usize, Option<&[u8]>) -> ControlFlow<()>,
+    ) -> Result<(), EngineError> {
+        for (number, key) in keys.iter().enumerate() {
+            if visit(number, self.get(table, key)?.as_deref()).is_break() {
+                break;
+            }
+        }
+        Ok(())
+    }
+
     /// Makes all changes of a batch.
     ///
     /// # Errors
     /// When the engine cannot write; then none is made.
     fn write(&self, batch: &Batch) -> Result<(), EngineError>;
+
+    /// Makes durable what was written so far, then keeps beside it what `write` writes, in place of what was kept
+    /// before. An engine that keeps nothing needs to do nothing.
+    ///
+    /// # Errors
+    /// When it cannot be written.
+    fn save_index(&self, _write: WriteIndex<'_>) -> Result<(), EngineError> {
+        Ok(())
+    }
+
+    /// What [`Self::save_index`] last kept.
+    ///
+    /// # Errors
+    /// When it cannot be read.
+    fn load_index(&self) -> Result<Option<Box<dyn Read + '_>>, EngineError> {
+        Ok(None)
+    }
 }
+
+/// Writes an index.
+pub type WriteIndex<'a> = &'a mut dyn FnMut(&mut dyn Write) -> io::Result<()>;
 
 impl<E: Engine + ?Sized> Engine for Arc<E> {
     fn get(&self, table: Table, key: &[u8]) -> Result<Option<Bytes>, EngineError> {
@@ -110,8 +150,25 @@ impl<E: Engine + ?Sized> Engine for Arc<E> {
         (**self).scan(table, from, to, visit)
     }
 
+    fn get_sorted(
+        &self,
+        table: Table,
+        keys: &[&[u8]],
+        visit: &mut dyn FnMut(usize, Option<&[u8]>) -> ControlFlow<()>,
+    ) -> Result<(), EngineError> {
+        (**self).get_sorted(table, keys, visit)
+    }
+
     fn write(&self, batch: &Batch) -> Result<(), EngineError> {
         (**self).write(batch)
+    }
+
+    fn save_index(&self, write: WriteIndex<'_>) -> Result<(), EngineError> {
+        (**self).save_index(write)
+    }
+
+    fn load_index(&self) -> Result<Option<Box<dyn Read + '_>>, EngineError> {
+        (**self).load_index()
     }
 }
 
@@ -121,12 +178,26 @@ type Tables = BTreeMap<(Table, Bytes), Bytes>;
 #[derive(Clone, Debug, Default)]
 pub struct MemoryEngine {
     tables: Arc<RwLock<Tables>>,
+    index: Arc<RwLock<Option<Bytes>>>,
 }
 
 impl MemoryEngine {
     /// A copy that does not share the data: what a snapshot file would be.
     pub fn fork(&self) -> Self {
-        Self { tables: Arc::new(RwLock::new(self.tables.read().clone())) }
+        Self {
+            tables: Arc::new(RwLock::new(self.tables.read().clone())),
+            index: Arc::new(RwLock::new(self.index.read().clone())),
+        }
+    }
+
+    /// Replaces the saved index, as damage would.
+    pub fn set_index(&self, bytes: Option<Bytes>) {
+        *self.index.write() = bytes;
+    }
+
+    /// The saved index.
+    pub fn index(&self) -> Option<Bytes> {
+        self.index.read().clone()
     }
 }
 
@@ -162,5 +233,16 @@ impl Engine for MemoryEngine {
             }
         }
         Ok(())
+    }
+
+    fn save_index(&self, write: WriteIndex<'_>) -> Result<(), EngineError> {
+        let mut bytes = Vec::new();
+        write(&mut bytes).map_err(|error| EngineError(error.to_string()))?;
+        self.set_index(Some(bytes.into()));
+        Ok(())
+    }
+
+    fn load_index(&self) -> Result<Option<Box<dyn Read + '_>>, EngineError> {
+        Ok(self.index().map(|bytes| Box::new(io::Cursor::new(bytes)) as Box<dyn Read>))
     }
 }

@@ -3,7 +3,7 @@
 //! It says nothing of versions that are no longer current at that revision, so a compaction up to it changes nothing,
 //! however far a member has swept what was compacted. The value is not etcd's own, which covers etcd's file format.
 
-use bytes::Bytes;
+use bytes::{Bytes, BytesMut};
 
 use crate::record;
 use crate::types::{KeyRange, KeyValue, MvccError, RangeRequest, Revision};
@@ -38,7 +38,7 @@ impl View {
             let page = self.range(&request)?;
             hash = page.kvs.iter().fold(hash, add);
             match page.kvs.last() {
-                Some(last) if page.more => range = KeyRange::From(behind(&last.key)),
+                Some(last) if page.more => range = request.range.behind(&last.key),
                 _ => break,
             }
         }
@@ -46,11 +46,8 @@ impl View {
     }
 }
 
-fn behind(key: &[u8]) -> Bytes {
-    [key, &[0]].concat().into()
-}
-
 fn add(hash: u32, kv: &KeyValue) -> u32 {
-    let hash = crc32c::crc32c_append(hash, &kv.mod_revision.to_be_bytes());
-    crc32c::crc32c_append(hash, &record::encode_version(kv, false))
+    let mut message = BytesMut::new();
+    record::put_message(&mut message, kv);
+    crc32c::crc32c_append(hash, &message)
 }

@@ -7,27 +7,36 @@
 //! - the store starts at revision 1; a command that changes keys makes exactly one new revision, whose changes are
 //!   numbered by `sub` in the order in which they were made; one that changes nothing makes none;
 //! - a [`View`] never changes: it is a persistent tree, shared with the writer and with every other view;
-//! - current values are resident and shared by reference count between index, views, events and answers; older ones
-//!   are read from the engine;
+//! - the index is in memory, values are in the engine with a bounded cache in front; a version never changes, and is
+//!   shared by reference count between cache, events and answers;
+//! - a version says which one it took the place of, so that the past is found without being in the index;
 //! - a command with a caller is applied only if the caller may, by the users and roles of the state that it meets;
 //! - what the engine holds is always the state after some whole command ([`Mvcc::commit`] writes changes and the
 //!   applied index in one batch).
 //!
-//! Read `types.rs` (requests and answers), `index.rs`, `view.rs` (reading), `txn.rs` (writing), `lease.rs`,
-//! `auth/` (who may what), `machine.rs` (commands one by one), `codec.rs` (commands as bytes), `record.rs` (versions as bytes), `engine.rs`, `dump.rs` (all of it, for copies).
+//! Read `types.rs` (requests and answers), `tree/` (the index), `record.rs` (versions as bytes), `values.rs` (where they
+//! are read from), `view.rs`, `range.rs` and `encoded.rs` (reading), `txn.rs` (writing), `lease.rs`, `auth/` (who may
+//! what), `machine.rs` (commands one by one), `sweep.rs` (deleting what was compacted), `saved.rs` and `replay.rs`
+//! (opening), `codec.rs` (commands as bytes), `engine.rs`, `dump.rs` (all of it, for copies).
 
 mod auth;
 mod codec;
 mod dump;
+mod encoded;
 mod engine;
 mod hash;
-mod index;
 mod lease;
 mod machine;
+mod range;
 mod record;
+mod replay;
+mod saved;
+mod sweep;
+mod tree;
 mod txn;
 mod types;
 mod validate;
+mod values;
 mod view;
 
 pub use auth::{
@@ -35,10 +44,12 @@ pub use auth::{
 };
 pub use codec::DecodeError;
 pub use dump::{Contents, StoredLease, StoredVersion, contents, versions};
-pub use engine::{Batch, Engine, EngineError, MemoryEngine, Table};
+pub use encoded::EncodedRange;
+pub use engine::{Batch, Engine, EngineError, MemoryEngine, Table, WriteIndex};
 pub use hash::StateHash;
 pub use lease::{Lease, MAX_LEASE_TTL};
-pub use machine::{Mvcc, peek};
+pub use machine::{DEFAULT_CACHE_BYTES, Mvcc, SavedIndex, Saving, peek};
+pub use sweep::{SweepStep, Swept};
 pub use types::{
     Alarm, AlarmAction, AlarmKind, Applied, Command, Compare, CompareResult, CompareTarget, DeleteRequest,
     Event, EventKind, KeyRange, KeyValue, LeaseId, MemberAttributes, MemberId, MvccError, Op, OpResponse,

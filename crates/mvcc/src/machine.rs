@@ -1,35 +1,70 @@
 //! The single writer: commands in, changes and answers out, the engine kept level.
 
-use std::collections::{BTreeMap, VecDeque};
 use std::ops::ControlFlow;
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 
 use bytes::Bytes;
 
 use crate::auth::{Auth, AuthError, Caller};
 use crate::engine::{Batch, Engine, EngineError, Table};
-use crate::index::Place;
 use crate::lease::{Lease, MAX_LEASE_TTL};
-use crate::record::{self, Version, meta};
-use crate::txn::{Garbage, Writer, size};
+use crate::record::{self, meta};
+use crate::replay;
+use crate::sweep::{Progress, SweepStep, Swept};
+use crate::txn::Writer;
 use crate::types::{
-    Alarm, AlarmAction, AlarmKind, Applied, Command, Event, MvccError, Op, Response, Revision, Txn,
+    Alarm, AlarmAction, AlarmKind, Applied, Command, Event, KeyRange, MvccError, Op, Response, Revision, Txn,
 };
+use crate::values::{Fresh, Values};
 use crate::view::{State, View};
 
-/// Past versions deleted from the engine with one commit, at most: a large compaction must not hold up writes.
-const MAX_SWEEP: usize = 4096;
+/// Bytes of values that are kept in memory where nothing else is said.
+pub const DEFAULT_CACHE_BYTES: u64 = 64 << 20;
 
 /// The state machine's writer. There is one; readers take [`View`]s.
 pub struct Mvcc<E> {
     engine: Arc<E>,
+    values: Arc<Values>,
     state: State,
     batch: Batch,
-    fresh: BTreeMap<Place, Bytes>,
-    garbage: VecDeque<Garbage>,
-    /// Past versions that the next commit deletes, at most.
-    sweep: usize,
+    fresh: Fresh,
+    swept: Progress,
+    /// Held by the views since the last compaction.
+    epoch: Arc<()>,
+    /// Held by the views before.
+    older: Vec<Weak<()>>,
     caller_meta: Option<Bytes>,
+    /// The revision of the index that was saved last.
+    saved: Revision,
+    /// Versions that were made since.
+    unsaved: u64,
+}
+
+/// Versions that are read at the start rather than saved; about that many are read in 20 ms.
+const FEW_VERSIONS: u64 = 20_000;
+
+/// An index that is to be saved.
+pub struct Saving {
+    view: View,
+    unsaved: u64,
+}
+
+/// An index that was saved.
+#[derive(Debug)]
+pub struct SavedIndex {
+    revision: Revision,
+    unsaved: u64,
+}
+
+impl Saving {
+    /// Writes it. Blocks.
+    ///
+    /// # Errors
+    /// When it cannot be written.
+    pub fn save(self) -> Result<SavedIndex, EngineError> {
+        self.view.save_index()?;
+        Ok(SavedIndex { revision: self.view.revision(), unsaved: self.unsaved })
+    }
 }
 
 impl<E: Engine> Mvcc<E> {
@@ -38,23 +73,40 @@ impl<E: Engine> Mvcc<E> {
     /// # Errors
     /// When the engine cannot be read or holds something else.
     pub fn open(engine: E) -> Result<Self, EngineError> {
+        Self::open_with(engine, DEFAULT_CACHE_BYTES)
+    }
+
+    /// As [`Self::open`], with room for so many bytes of values in memory.
+    ///
+    /// # Errors
+    /// See [`Self::open`].
+    pub fn open_with(engine: E, cache_bytes: u64) -> Result<Self, EngineError> {
         let engine = Arc::new(engine);
-        let mut mvcc = Self {
-            state: read_meta(&*engine)?,
+        let swept = Progress::read(&*engine)?;
+        let mut state = read_meta(&*engine)?;
+        read_leases(&*engine, &mut state)?;
+        let replayed = replay::fill(&*engine, &mut state, swept)?;
+        attach_leases(&mut state);
+        Ok(Self {
+            state,
             caller_meta: engine.get(Table::Meta, meta::CALLER)?,
+            values: Arc::new(Values::new(engine.clone(), cache_bytes)),
             engine,
             batch: Batch::default(),
-            fresh: BTreeMap::new(),
-            garbage: VecDeque::new(),
-            sweep: MAX_SWEEP,
-        };
-        mvcc.read_leases()?;
-        mvcc.read_versions()?;
-        Ok(mvcc)
+            fresh: Fresh::default(),
+            swept,
+            epoch: Arc::new(()),
+            older: Vec::new(),
+            saved: replayed.saved,
+            unsaved: replayed.versions,
+        })
     }
 
     /// Applies one entry of the raft log. What it changes is seen by views only after [`Self::commit`].
-    pub fn apply(&mut self, index: u64, term: u64, command: &Command) -> Applied {
+    ///
+    /// # Errors
+    /// When the engine cannot be read. What the command did is then unknown, and the state must not be used any more.
+    pub fn apply(&mut self, index: u64, term: u64, command: &Command) -> Result<Applied, EngineError> {
         (self.state.applied_index, self.state.applied_term) = (index, term);
         let mut events = Vec::new();
         let refused = match command {
@@ -66,7 +118,11 @@ impl<E: Engine> Mvcc<E> {
             Some(error) => Err(error),
             None => self.run(command, &mut events),
         };
-        Applied { revision: self.state.revision, response, events }
+        match response {
+            // Other members could read it, and have another answer.
+            Err(MvccError::Engine(text)) => Err(EngineError(text)),
+            response => Ok(Applied { revision: self.state.revision, response, events }),
+        }
     }
 
     /// Writes everything applied since the last commit into the engine, as one batch, together with the applied
@@ -75,7 +131,6 @@ impl<E: Engine> Mvcc<E> {
     /// # Errors
     /// When the engine cannot write. The state is then ahead of the engine and must not be used any more.
     pub fn commit(&mut self, caller_meta: Option<Bytes>) -> Result<(), EngineError> {
-        self.sweep();
         if let Some(bytes) = caller_meta {
             self.batch.put(Table::Meta, meta::CALLER, bytes.clone());
             self.caller_meta = Some(bytes);
@@ -85,6 +140,8 @@ impl<E: Engine> Mvcc<E> {
         self.batch.put(Table::Meta, meta::APPLIED, numbers(applied));
         self.batch.put(Table::Meta, meta::REVISION, record::encode_i64s([self.state.revision]));
         self.batch.put(Table::Meta, meta::STATE_HASH, record::encode_i64s([self.state.hash.into()]));
+        let sizes = [self.state.live_bytes.cast_signed(), self.state.past_bytes.cast_signed()];
+        self.batch.put(Table::Meta, meta::SIZES, numbers(sizes));
         self.engine.write(&self.batch)?;
         self.batch = Batch::default();
         self.fresh.clear();
@@ -108,7 +165,7 @@ impl<E: Engine> Mvcc<E> {
 
     /// The state as it is now. To be published only after [`Self::commit`].
     pub fn view(&self) -> View {
-        View { state: self.state.clone(), history: self.engine.clone() }
+        View { state: self.state.clone(), values: self.values.clone(), _epoch: self.epoch.clone() }
     }
 
     /// The engine.
@@ -116,14 +173,55 @@ impl<E: Engine> Mvcc<E> {
         &self.engine
     }
 
-    /// Lets a commit delete no more past versions than this.
-    pub fn limit_sweep(&mut self, versions: usize) {
-        self.sweep = versions;
+    /// Whether compacted versions are still to be deleted: [`Self::sweep`] deletes some.
+    pub fn has_garbage(&self) -> bool {
+        !self.swept.is_done(self.state.compact_revision)
     }
 
-    /// Whether compacted versions are still to be deleted; every commit deletes some.
-    pub fn has_garbage(&self) -> bool {
-        self.garbage.front().is_some_and(|garbage| garbage.is_gone_at(self.state.compact_revision))
+    /// Whether somebody still reads a view from before the last compaction. What such a view shows may be deleted by
+    /// [`Self::sweep`], and is then answered as compacted.
+    pub fn is_read_before_compaction(&mut self) -> bool {
+        self.older.retain(|epoch| epoch.strong_count() > 0);
+        !self.older.is_empty()
+    }
+
+    /// The next step of deleting what was compacted: it is walked while others go on, then given to [`Self::absorb`]
+    /// before the next one is taken.
+    pub fn sweep(&self) -> Option<SweepStep> {
+        let engine: Arc<dyn Engine> = self.engine.clone();
+        self.has_garbage().then(|| SweepStep::new(engine, self.swept, self.state.compact_revision))
+    }
+
+    /// Deletes what a step of [`Self::sweep`] found, with the next [`Self::commit`].
+    pub fn absorb(&mut self, swept: Swept) {
+        self.swept = swept.absorb(&mut self.state, &mut self.batch);
+    }
+
+    /// Whether so much was written since the index was saved that it should be saved again: reading the rest at the
+    /// start is to take a fraction of reading the index itself.
+    pub fn is_index_due(&self) -> bool {
+        self.unsaved > (self.state.index.live() / 4).max(FEW_VERSIONS)
+    }
+
+    /// Whether reading what was written since takes a while.
+    pub fn is_index_outdated(&self) -> bool {
+        self.unsaved > FEW_VERSIONS / 4 && self.state.index.live() > FEW_VERSIONS
+    }
+
+    /// Whether the next [`Self::sweep`] makes a saved index useless that is worth its while.
+    pub fn is_index_overtaken(&self) -> bool {
+        self.saved < self.state.compact_revision && self.state.index.live() > FEW_VERSIONS
+    }
+
+    /// What [`Self::is_index_due`] asks for; afterwards [`Self::end_saving`].
+    pub fn begin_saving(&self) -> Saving {
+        Saving { view: self.view(), unsaved: self.unsaved }
+    }
+
+    /// Notes that an index was saved.
+    pub fn end_saving(&mut self, saved: SavedIndex) {
+        self.saved = self.saved.max(saved.revision);
+        self.unsaved = self.unsaved.saturating_sub(saved.unsaved);
     }
 
     fn forbidden(&self, caller: &Caller, command: &Command) -> Option<MvccError> {
@@ -201,17 +299,16 @@ impl<E: Engine> Mvcc<E> {
         events: &mut Vec<Event>,
         change: impl FnOnce(&mut Writer<'_>) -> Result<T, MvccError>,
     ) -> Result<T, MvccError> {
-        let garbage = &mut self.garbage;
         let mut writer = Writer {
             state: &mut self.state,
             batch: &mut self.batch,
             fresh: &mut self.fresh,
-            garbage: &mut |found| garbage.push_back(found),
-            history: &*self.engine,
+            values: &self.values,
             sub: 0,
             events: Vec::new(),
         };
         let answer = change(&mut writer)?;
+        self.unsaved += u64::from(writer.sub);
         *events = writer.finish();
         Ok(answer)
     }
@@ -224,20 +321,9 @@ impl<E: Engine> Mvcc<E> {
             return Err(MvccError::FutureRevision);
         }
         self.state.compact_revision = revision;
+        self.older.push(Arc::downgrade(&std::mem::take(&mut self.epoch)));
         self.batch.put(Table::Meta, meta::COMPACTED, record::encode_i64s([revision]));
         Ok(Response::None)
-    }
-
-    fn sweep(&mut self) {
-        for _ in 0..self.sweep.min(MAX_SWEEP) {
-            if !self.has_garbage() {
-                break;
-            }
-            let Some(garbage) = self.garbage.pop_front() else { break };
-            self.state.index.forget(&garbage.key, garbage.place);
-            self.state.past_bytes -= garbage.bytes;
-            self.batch.delete(Table::Revisions, record::place_key(garbage.place));
-        }
     }
 
     fn lease_grant(&mut self, id: i64, ttl: i64) -> Result<Response, MvccError> {
@@ -252,12 +338,9 @@ impl<E: Engine> Mvcc<E> {
     }
 
     fn lease_revoke(&mut self, id: i64, events: &mut Vec<Event>) -> Result<Response, MvccError> {
-        let lease = self.state.leases.get(&id).cloned().ok_or(MvccError::LeaseNotFound)?;
-        self.write(events, |writer| {
-            lease.keys().for_each(|key| drop(writer.delete(key.clone())));
-            Ok(())
-        })?;
-        self.state.leases.remove(&id);
+        // It goes first, so that its keys are not taken off it one by one.
+        let lease = self.state.leases.remove(&id).ok_or(MvccError::LeaseNotFound)?;
+        self.write(events, |writer| lease.keys().try_for_each(|key| writer.delete(key)))?;
         self.batch.delete(Table::Leases, record::lease_key(id));
         Ok(Response::None)
     }
@@ -297,77 +380,38 @@ impl<E: Engine> Mvcc<E> {
         }
         self.batch.put(Table::Meta, meta::MEMBER_VERSIONS, out.freeze());
     }
+}
 
-    fn read_leases(&mut self) -> Result<(), EngineError> {
-        let mut found: Vec<(i64, Bytes)> = Vec::new();
-        let mut damage = Ok(());
-        self.engine.scan(Table::Leases, &[], None, &mut |key, value| match <[u8; 8]>::try_from(key) {
-            Ok(id) => {
-                found.push((i64::from_be_bytes(id), value));
-                ControlFlow::Continue(())
-            }
-            Err(_) => {
-                damage = Err(EngineError("a lease's key is damaged".into()));
-                ControlFlow::Break(())
-            }
-        })?;
-        damage?;
-        for (id, value) in found {
-            let [ttl, remaining] = record::decode_i64s("a lease", &value)?;
-            self.state.leases.insert(id, Arc::new(Lease::new(id, ttl, remaining)));
-        }
-        Ok(())
-    }
-
-    /// Builds the index by playing all versions in order.
-    fn read_versions(&mut self) -> Result<(), EngineError> {
-        use crate::view::History as _;
-        let engine = self.engine.clone();
-        engine.versions(Place { main: 0, sub: 0 }, &mut |place, version| {
-            self.replay(place, version);
+fn read_leases<E: Engine>(engine: &E, state: &mut State) -> Result<(), EngineError> {
+    let mut found: Vec<(i64, Bytes)> = Vec::new();
+    let mut damage = Ok(());
+    engine.scan(Table::Leases, &[], None, &mut |key, value| match <[u8; 8]>::try_from(key) {
+        Ok(id) => {
+            found.push((i64::from_be_bytes(id), value));
             ControlFlow::Continue(())
-        })?;
-        let leased: Vec<(i64, Bytes)> = self
-            .state
-            .index
-            .live(&crate::KeyRange::all())
-            .filter(|kv| kv.lease != 0)
-            .map(|kv| (kv.lease, kv.key.clone()))
-            .collect();
-        for (lease, key) in leased {
-            if let Some(lease) = self.state.leases.get_mut(&lease) {
-                Arc::make_mut(lease).keys.insert(key);
-            }
         }
-        Ok(())
+        Err(_) => {
+            damage = Err(EngineError("a lease's key is damaged".into()));
+            ControlFlow::Break(())
+        }
+    })?;
+    damage?;
+    for (id, value) in found {
+        let [ttl, remaining] = record::decode_i64s("a lease", &value)?;
+        state.leases.insert(id, Arc::new(Lease::new(id, ttl, remaining)));
     }
+    Ok(())
+}
 
-    fn replay(&mut self, place: Place, Version { kv, tombstone }: Version) {
-        let state = &mut self.state;
-        let prev = state.index.current(&kv.key).map(size);
-        let key = kv.key.clone();
-        let replaced = if tombstone {
-            state.live_keys -= u64::from(prev.is_some());
-            state.past_bytes += key.len() as u64;
-            state.index.delete(&key, place)
-        } else {
-            state.live_keys += u64::from(prev.is_none());
-            state.live_bytes += size(&kv);
-            state.index.put(kv, place.sub)
-        };
-        if let (Some(bytes), Some(replaced)) = (prev, replaced) {
-            state.live_bytes -= bytes;
-            state.past_bytes += bytes;
-            self.garbage.push_back(Garbage {
-                superseded: place.main,
-                key: key.clone(),
-                place: replaced,
-                bytes,
-            });
-        }
-        if tombstone {
-            let bytes = key.len() as u64;
-            self.garbage.push_back(Garbage { superseded: place.main, key, place, bytes });
+/// Hangs the keys on their leases.
+fn attach_leases(state: &mut State) {
+    if state.leases.is_empty() {
+        return;
+    }
+    let leased = state.index.range(&KeyRange::all()).filter(|(_, entry)| entry.is_live() && entry.lease != 0);
+    for (key, entry) in leased {
+        if let Some(lease) = state.leases.get_mut(&entry.lease) {
+            Arc::make_mut(lease).keys.insert(Bytes::copy_from_slice(key));
         }
     }
 }
@@ -397,6 +441,10 @@ pub(crate) fn read_meta<E: Engine + ?Sized>(engine: &E) -> Result<State, EngineE
         ..State::default()
     };
     (state.applied_index, state.applied_term, _) = peek(engine)?;
+    if let Some(bytes) = engine.get(Table::Meta, meta::SIZES)? {
+        let [live, past] = record::decode_i64s("the sizes", &bytes)?;
+        (state.live_bytes, state.past_bytes) = (live.cast_unsigned(), past.cast_unsigned());
+    }
     if let Some(bytes) = engine.get(Table::Meta, meta::ALARMS)? {
         state.alarms = record::decode_alarms(&bytes).into_iter().collect();
     }

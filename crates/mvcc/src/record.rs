@@ -1,27 +1,68 @@
 //! Versions, leases and single values as bytes in the engine's tables.
+//!
+//! A version is a byte that says what it is, where the version before it is, and then the key with its value in the form
+//! of etcd's wire (`mvccpb.KeyValue`), so that an answer is made of stored bytes.
 
 use bytes::{Buf, BufMut, Bytes, BytesMut};
 
 use crate::engine::EngineError;
-use crate::index::Place;
+use crate::tree::{Entry, Place};
 use crate::types::{Alarm, AlarmKind, KeyValue, LeaseId, MemberAttributes};
 
 /// A version as it lies in the table of revisions.
 pub(crate) struct Version {
+    /// Of a tombstone: key and `mod_revision` only.
     pub kv: KeyValue,
     pub tombstone: bool,
+    pub before: Option<Before>,
 }
 
-/// Bytes of a version before the key: kind, key length.
-const HEAD: usize = 5;
-/// Bytes between key and value: create revision, version, lease.
-const NUMBERS: usize = 24;
+/// The version that a version took the place of.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Before {
+    pub place: Place,
+    pub tombstone: bool,
+    pub value_len: u32,
+}
 
-pub(crate) fn place_key(place: Place) -> Bytes {
-    let mut key = BytesMut::with_capacity(12);
-    key.put_i64(place.main);
-    key.put_u32(place.sub);
-    key.freeze()
+impl Before {
+    pub fn of(entry: &Entry) -> Self {
+        Self { place: entry.place(), tombstone: !entry.is_live(), value_len: entry.value_len }
+    }
+}
+
+impl Version {
+    pub fn entry(&self, sub: u32) -> Entry {
+        let kv = &self.kv;
+        let place = Place { main: kv.mod_revision, sub };
+        let entry = Entry::new(place, kv.create_revision, kv.version, kv.lease, kv.value.len());
+        if self.tombstone { entry.tombstone() } else { entry }
+    }
+}
+
+/// Kinds of versions. Those of the first format were 0 and 1; it did not say what was before.
+const PUT: u8 = 2;
+const TOMBSTONE: u8 = 3;
+
+/// Tags of `mvccpb.KeyValue`.
+const KEY: u8 = 1 << 3 | 2;
+const CREATE_REVISION: u8 = 2 << 3;
+const MOD_REVISION: u8 = 3 << 3;
+const VERSION: u8 = 4 << 3;
+const VALUE: u8 = 5 << 3 | 2;
+const LEASE: u8 = 6 << 3;
+
+/// The longest LEB128 number.
+const MAX_NUMBER: usize = 10;
+
+/// The key of a version in its table.
+pub(crate) type PlaceKey = [u8; 12];
+
+pub(crate) fn place_key(place: Place) -> PlaceKey {
+    let mut key = [0; 12];
+    key[..8].copy_from_slice(&place.main.to_be_bytes());
+    key[8..].copy_from_slice(&place.sub.to_be_bytes());
+    key
 }
 
 pub(crate) fn parse_place(mut key: &[u8]) -> Result<Place, EngineError> {
@@ -31,32 +72,135 @@ pub(crate) fn parse_place(mut key: &[u8]) -> Result<Place, EngineError> {
     Ok(Place { main: key.get_i64(), sub: key.get_u32() })
 }
 
-pub(crate) fn encode_version(kv: &KeyValue, tombstone: bool) -> Bytes {
-    let mut out = BytesMut::with_capacity(HEAD + kv.key.len() + NUMBERS + kv.value.len());
-    out.put_u8(u8::from(tombstone));
-    out.put_u32(u32::try_from(kv.key.len()).expect("invariant: a request is smaller than 4 GiB"));
-    out.put_slice(&kv.key);
-    out.put_i64(kv.create_revision);
-    out.put_i64(kv.version);
-    out.put_i64(kv.lease);
-    out.put_slice(&kv.value);
+/// A version as bytes; key and value of the answer share them.
+pub(crate) fn encode_version(kv: &KeyValue, tombstone: bool, before: Option<Before>) -> Bytes {
+    let mut out = BytesMut::with_capacity(1 + 3 * MAX_NUMBER + message_len(kv));
+    out.put_u8(if tombstone { TOMBSTONE } else { PUT });
+    match before {
+        None => put_number(&mut out, 0),
+        Some(before) => {
+            put_number(&mut out, before.place.main.cast_unsigned());
+            put_number(&mut out, before.place.sub.into());
+            put_number(&mut out, u64::from(before.value_len) << 1 | u64::from(before.tombstone));
+        }
+    }
+    put_message(&mut out, kv);
     out.freeze()
 }
 
-pub(crate) fn decode_version(place: Place, mut bytes: Bytes) -> Result<Version, EngineError> {
-    let damaged = || EngineError(format!("revision {}.{} is damaged", place.main, place.sub));
-    if bytes.len() < HEAD {
-        return Err(damaged());
+/// The bytes of a version that are `mvccpb.KeyValue`.
+pub(crate) fn message(place: Place, record: &[u8]) -> Result<&[u8], EngineError> {
+    let mut rest = record;
+    head(&mut rest).ok_or_else(|| damaged(place))?;
+    Ok(rest)
+}
+
+pub(crate) fn decode_version(place: Place, bytes: &Bytes) -> Result<Version, EngineError> {
+    if let Some(0 | 1) = bytes.first() {
+        let text = "it was written by an older version of this program, whose format is not read any more";
+        return Err(EngineError(format!("revision {}.{}: {text}", place.main, place.sub)));
     }
-    let tombstone = bytes.get_u8() != 0;
-    let key_len = bytes.get_u32() as usize;
-    if bytes.len() < key_len + NUMBERS {
-        return Err(damaged());
+    decode(place, bytes).ok_or_else(|| damaged(place))
+}
+
+fn damaged(place: Place) -> EngineError {
+    EngineError(format!("revision {}.{} is damaged", place.main, place.sub))
+}
+
+fn decode(place: Place, bytes: &Bytes) -> Option<Version> {
+    let mut rest = bytes.as_ref();
+    let (tombstone, before) = head(&mut rest)?;
+    let mut kv = KeyValue::default();
+    while let [tag, more @ ..] = rest {
+        rest = more;
+        let number = take_number(&mut rest)?;
+        match *tag {
+            KEY => kv.key = take_bytes(bytes, &mut rest, number)?,
+            VALUE => kv.value = take_bytes(bytes, &mut rest, number)?,
+            CREATE_REVISION => kv.create_revision = number.cast_signed(),
+            MOD_REVISION => kv.mod_revision = number.cast_signed(),
+            VERSION => kv.version = number.cast_signed(),
+            LEASE => kv.lease = number.cast_signed(),
+            _ => return None,
+        }
     }
-    let key = bytes.split_to(key_len);
-    let (create_revision, version, lease) = (bytes.get_i64(), bytes.get_i64(), bytes.get_i64());
-    let kv = KeyValue { key, value: bytes, create_revision, mod_revision: place.main, version, lease };
-    Ok(Version { kv, tombstone })
+    (kv.mod_revision == place.main).then_some(Version { kv, tombstone, before })
+}
+
+fn head(rest: &mut &[u8]) -> Option<(bool, Option<Before>)> {
+    let tombstone = match rest.split_first()? {
+        (&PUT, more) => {
+            *rest = more;
+            false
+        }
+        (&TOMBSTONE, more) => {
+            *rest = more;
+            true
+        }
+        _ => return None,
+    };
+    let main = take_number(rest)?.cast_signed();
+    if main == 0 {
+        return Some((tombstone, None));
+    }
+    let sub = u32::try_from(take_number(rest)?).ok()?;
+    let marked = take_number(rest)?;
+    let value_len = u32::try_from(marked >> 1).ok()?;
+    let before = Before { place: Place { main, sub }, tombstone: marked & 1 != 0, value_len };
+    Some((tombstone, Some(before)))
+}
+
+fn take_bytes(whole: &Bytes, rest: &mut &[u8], len: u64) -> Option<Bytes> {
+    let (taken, more) = rest.split_at_checked(usize::try_from(len).ok()?)?;
+    *rest = more;
+    Some(whole.slice_ref(taken))
+}
+
+/// Writes a key with its value as etcd's wire has it; what is zero or empty is left out.
+pub(crate) fn put_message(out: &mut BytesMut, kv: &KeyValue) {
+    let bytes = |out: &mut BytesMut, tag: u8, bytes: &[u8]| {
+        if !bytes.is_empty() {
+            out.put_u8(tag);
+            put_number(out, bytes.len() as u64);
+            out.put_slice(bytes);
+        }
+    };
+    let number = |out: &mut BytesMut, tag: u8, number: i64| {
+        if number != 0 {
+            out.put_u8(tag);
+            put_number(out, number.cast_unsigned());
+        }
+    };
+    bytes(out, KEY, &kv.key);
+    number(out, CREATE_REVISION, kv.create_revision);
+    number(out, MOD_REVISION, kv.mod_revision);
+    number(out, VERSION, kv.version);
+    bytes(out, VALUE, &kv.value);
+    number(out, LEASE, kv.lease);
+}
+
+fn message_len(kv: &KeyValue) -> usize {
+    kv.key.len() + kv.value.len() + 6 * (1 + MAX_NUMBER)
+}
+
+pub(crate) fn put_number(out: &mut BytesMut, mut number: u64) {
+    while number >= 0x80 {
+        out.put_u8((number as u8) | 0x80);
+        number >>= 7;
+    }
+    out.put_u8(number as u8);
+}
+
+pub(crate) fn take_number(rest: &mut &[u8]) -> Option<u64> {
+    let mut number = 0_u64;
+    for (at, byte) in rest.iter().take(MAX_NUMBER).enumerate() {
+        number |= u64::from(byte & 0x7f) << (7 * at);
+        if byte & 0x80 == 0 {
+            *rest = &rest[at + 1..];
+            return Some(number);
+        }
+    }
+    None
 }
 
 pub(crate) fn encode_i64s<const N: usize>(numbers: [i64; N]) -> Bytes {
@@ -80,6 +224,10 @@ pub(crate) fn lease_key(id: LeaseId) -> Bytes {
 pub(crate) mod meta {
     pub const APPLIED: &[u8] = b"applied";
     pub const COMPACTED: &[u8] = b"compacted";
+    /// How far what was compacted is deleted: see `sweep.rs`.
+    pub const SWEPT: &[u8] = b"swept";
+    /// Bytes of current and of past versions.
+    pub const SIZES: &[u8] = b"sizes";
     pub const CALLER: &[u8] = b"caller";
     pub const REVISION: &[u8] = b"revision";
     pub const STATE_HASH: &[u8] = b"state-hash";
@@ -123,4 +271,40 @@ pub(crate) fn encode_members<'a>(members: impl Iterator<Item = &'a MemberAttribu
 pub(crate) fn decode_members(bytes: Bytes) -> Result<Vec<MemberAttributes>, EngineError> {
     crate::codec::take_members(bytes)
         .map_err(|error| EngineError(format!("the members' attributes: {error}")))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn kv(value: &'static [u8], lease: i64) -> KeyValue {
+        let (key, value) = (Bytes::from_static(b"key"), Bytes::from_static(value));
+        KeyValue { key, value, create_revision: 300, mod_revision: 1 << 40, version: 9, lease }
+    }
+
+    #[test]
+    fn a_version_comes_back_as_it_was() {
+        let before = Before { place: Place { main: 7, sub: 300 }, tombstone: true, value_len: 5 };
+        for (kv, before) in
+            [(kv(b"value", 0), None), (kv(b"", -4), Some(before)), (kv(b"v", 4), Some(before))]
+        {
+            let place = Place { main: kv.mod_revision, sub: 1 };
+            let bytes = encode_version(&kv, false, before);
+            let version = decode_version(place, &bytes).expect("a version");
+            assert_eq!((version.kv, version.before, version.tombstone), (kv.clone(), before, false));
+            let mut wire = BytesMut::new();
+            put_message(&mut wire, &kv);
+            assert_eq!(message(place, &bytes).expect("a message"), wire);
+            for end in 0..bytes.len() {
+                drop(decode_version(place, &bytes.slice(..end)));
+            }
+        }
+    }
+
+    #[test]
+    fn the_first_format_is_named() {
+        let place = Place { main: 2, sub: 0 };
+        let Err(error) = decode_version(place, &Bytes::from_static(&[0, 0, 0, 0, 1])) else { panic!("read") };
+        assert!(error.0.contains("written by an older version"), "{error}");
+    }
 }

@@ -1,74 +1,28 @@
 //! Writing: transactions, and the single changes that they and the end of a lease are made of.
 
-use std::collections::BTreeMap;
-use std::ops::ControlFlow;
 use std::sync::Arc;
 
 use bytes::Bytes;
 
-use crate::engine::{Batch, EngineError, Table};
-use crate::index::Place;
-use crate::record::{self, Version};
+use crate::engine::{Batch, Table};
+use crate::record::{self, Before};
+use crate::tree::{Entry, Place};
 use crate::types::{
     Compare, CompareResult, CompareTarget, DeleteRequest, Event, EventKind, KeyRange, KeyValue, MvccError,
-    Op, OpResponse, PutRequest, RangeRequest, Txn, TxnResponse,
+    Op, OpResponse, PutRequest, RangeRequest, RangeResponse, Txn, TxnResponse,
 };
-use crate::view::{self, History, State, View};
-
-/// A past version that goes when its successor's revision is compacted.
-#[derive(Clone, Debug)]
-pub(crate) struct Garbage {
-    pub superseded: i64,
-    pub key: Bytes,
-    pub place: Place,
-    pub bytes: u64,
-}
-
-impl Garbage {
-    /// Whether a compaction lets it go. What was itself written by the compacted revision stays: a watcher may begin
-    /// there, and must hear of a deletion as well.
-    pub fn is_gone_at(&self, compact_revision: i64) -> bool {
-        self.superseded.max(self.place.main + 1) <= compact_revision
-    }
-}
+use crate::values::{Fresh, Source, Values};
+use crate::view::{self, State, View};
 
 /// The changes of one command, while they are made. They become the state's revision only by [`Writer::finish`].
 pub(crate) struct Writer<'a> {
     pub state: &'a mut State,
     pub batch: &'a mut Batch,
-    /// Versions of this batch that are not in the engine yet.
-    pub fresh: &'a mut BTreeMap<Place, Bytes>,
-    pub garbage: &'a mut dyn FnMut(Garbage),
-    pub history: &'a dyn History,
+    /// Versions of this batch, which are not in the engine yet.
+    pub fresh: &'a mut Fresh,
+    pub values: &'a Values,
     pub sub: u32,
     pub events: Vec<Event>,
-}
-
-/// Past versions, those of the batch that is not written yet included.
-struct WithFresh<'a> {
-    fresh: &'a BTreeMap<Place, Bytes>,
-    history: &'a dyn History,
-}
-
-impl History for WithFresh<'_> {
-    fn version(&self, place: Place) -> Result<Option<Version>, EngineError> {
-        match self.fresh.get(&place) {
-            Some(bytes) => record::decode_version(place, bytes.clone()).map(Some),
-            None => self.history.version(place),
-        }
-    }
-
-    fn versions(
-        &self,
-        from: Place,
-        visit: &mut dyn FnMut(Place, Version) -> ControlFlow<()>,
-    ) -> Result<(), EngineError> {
-        self.history.versions(from, visit)
-    }
-
-    fn compact_revision(&self) -> Result<i64, EngineError> {
-        self.history.compact_revision()
-    }
 }
 
 /// Which way the compares of a transaction decided, and those of the transactions within the branch taken, in order.
@@ -81,7 +35,7 @@ impl Writer<'_> {
     /// Does a transaction: all compares first, against the state before it; then every check that could fail; then
     /// the steps. So it does all or nothing.
     pub fn txn(&mut self, txn: &Txn) -> Result<TxnResponse, MvccError> {
-        let path = decide(self.state, txn);
+        let path = decide(self.state, self.source(), txn)?;
         self.check(txn, &path)?;
         self.steps(txn, &path)
     }
@@ -110,7 +64,7 @@ impl Writer<'_> {
     }
 
     fn check_put(&self, put: &PutRequest) -> Result<(), MvccError> {
-        if (put.ignore_value || put.ignore_lease) && self.state.index.current(&put.key).is_none() {
+        if (put.ignore_value || put.ignore_lease) && self.state.current(&put.key).is_none() {
             return Err(MvccError::KeyNotFound);
         }
         if put.lease != 0 && !self.state.leases.contains_key(&put.lease) {
@@ -125,8 +79,8 @@ impl Writer<'_> {
         for op in branch(txn, path) {
             responses.push(match op {
                 Op::Range(request) => OpResponse::Range(self.range(request)?),
-                Op::Put(put) => OpResponse::Put { prev: self.put(put) },
-                Op::Delete(request) => self.delete_range(request),
+                Op::Put(put) => OpResponse::Put { prev: self.put(put)? },
+                Op::Delete(request) => self.delete_range(request)?,
                 Op::Txn(txn) => {
                     let path = inner.next().expect("invariant: one path for each inner txn");
                     OpResponse::Txn(self.steps(txn, path)?)
@@ -136,15 +90,22 @@ impl Writer<'_> {
         Ok(TxnResponse { succeeded: path.succeeded, responses })
     }
 
-    fn range(&self, request: &RangeRequest) -> Result<crate::types::RangeResponse, MvccError> {
-        let history = WithFresh { fresh: self.fresh, history: self.history };
-        let mut answer = view::range(self.state, &history, request)?;
+    fn source(&self) -> Source<'_> {
+        Source { fresh: Some(self.fresh), values: self.values }
+    }
+
+    fn range(&self, request: &RangeRequest) -> Result<RangeResponse, MvccError> {
+        let mut answer = crate::range::range(self.state, self.source(), request)?;
         answer.revision += i64::from(!self.events.is_empty());
         Ok(answer)
     }
 
-    fn put(&mut self, put: &PutRequest) -> Option<KeyValue> {
-        let prev = self.state.index.current(&put.key).cloned();
+    fn put(&mut self, put: &PutRequest) -> Result<Option<KeyValue>, MvccError> {
+        let before = self.before(&put.key);
+        let current = before.filter(Entry::is_live);
+        let prev = current.filter(|_| put.prev_kv || put.ignore_value);
+        let prev =
+            prev.map(|prev| self.source().version(prev.place())).transpose()?.map(|version| version.kv);
         let place = self.next_place();
         let mut kv = KeyValue {
             key: put.key.clone(),
@@ -154,56 +115,62 @@ impl Writer<'_> {
             version: 1,
             lease: put.lease,
         };
-        if let Some(prev) = &prev {
-            (kv.create_revision, kv.version) = (prev.create_revision, prev.version + 1);
-            if put.ignore_value {
-                kv.value = prev.value.clone();
-            }
+        if let Some(current) = current {
+            (kv.create_revision, kv.version) = (current.create, current.version() + 1);
             if put.ignore_lease {
-                kv.lease = prev.lease;
+                kv.lease = current.lease;
             }
         }
-        self.record(place, &kv, false);
-        self.move_lease(&kv.key, prev.as_ref().map_or(0, |prev| prev.lease), kv.lease);
-        self.state.live_bytes += size(&kv);
-        let replaced = self.state.index.put(kv.clone(), place.sub);
-        self.account(&kv.key, prev.as_ref(), replaced, place.main);
-        self.state.live_keys += u64::from(prev.is_none());
-        let answer = if put.prev_kv { prev.clone() } else { None };
-        self.events.push(Event { kind: EventKind::Put, kv, prev });
-        answer
+        if put.ignore_value {
+            kv.value = prev.as_ref().map(|prev| prev.value.clone()).unwrap_or_default();
+        }
+        let first = before.is_none_or(|before| before.is_live() && before.is_first());
+        let entry = Entry::new(place, kv.create_revision, kv.version, kv.lease, kv.value.len()).first(first);
+        let kv = self.record(place, &kv, false, before)?;
+        self.move_lease(&kv.key, current.map_or(0, |current| current.lease), kv.lease);
+        self.state.live_bytes += size(&kv.key, entry.value_len);
+        self.state.index.insert(&kv.key, entry);
+        self.supersede(&kv.key, current);
+        self.tell(EventKind::Put, kv, current);
+        Ok(prev.filter(|_| put.prev_kv))
     }
 
-    fn delete_range(&mut self, request: &DeleteRequest) -> OpResponse {
-        let keys: Vec<Bytes> = match &request.range {
-            KeyRange::Key(key) => {
-                self.state.index.current(key).map(|kv| kv.key.clone()).into_iter().collect()
-            }
-            range => self.state.index.live(range).map(|kv| kv.key.clone()).collect(),
+    /// The version of a key that a new one takes the place of: one that is deleted too, as long as it can be read.
+    fn before(&self, key: &[u8]) -> Option<Entry> {
+        let entry = self.state.index.get(key).copied();
+        entry.filter(|entry| entry.is_live() || entry.main >= self.state.compact_revision)
+    }
+
+    fn delete_range(&mut self, request: &DeleteRequest) -> Result<OpResponse, MvccError> {
+        let index = &self.state.index;
+        let keys: Vec<(Bytes, Entry)> = match &request.range {
+            KeyRange::Key(key) => index.get(key).map(|entry| (key.clone(), *entry)).into_iter().collect(),
+            range => index.range(range).map(|(key, entry)| (Bytes::copy_from_slice(key), *entry)).collect(),
         };
-        let mut prev_kvs = Vec::new();
-        let deleted = keys.len() as i64;
-        for key in keys {
-            let prev = self.delete(key);
-            prev_kvs.extend(prev.filter(|_| request.prev_kv));
+        let (mut prev_kvs, mut deleted) = (Vec::new(), 0);
+        for (key, entry) in keys.into_iter().filter(|(_, entry)| entry.is_live()) {
+            if request.prev_kv {
+                prev_kvs.push(self.source().version(entry.place())?.kv);
+            }
+            self.delete(&key)?;
+            deleted += 1;
         }
-        OpResponse::Delete { deleted, prev_kvs }
+        Ok(OpResponse::Delete { deleted, prev_kvs })
     }
 
     /// Deletes a key, if it is there.
-    pub fn delete(&mut self, key: Bytes) -> Option<KeyValue> {
-        let prev = self.state.index.current(&key).cloned()?;
+    pub fn delete(&mut self, key: &Bytes) -> Result<(), MvccError> {
+        let Some(current) = self.state.current(key).copied() else { return Ok(()) };
         let place = self.next_place();
         let kv = KeyValue { key: key.clone(), mod_revision: place.main, ..KeyValue::default() };
-        self.record(place, &kv, true);
-        self.move_lease(&key, prev.lease, 0);
-        let replaced = self.state.index.delete(&key, place);
-        self.account(&key, Some(&prev), replaced, place.main);
-        self.state.live_keys -= 1;
-        self.state.past_bytes += key.len() as u64;
-        (self.garbage)(Garbage { superseded: place.main, bytes: key.len() as u64, key, place });
-        self.events.push(Event { kind: EventKind::Delete, kv, prev: Some(prev.clone()) });
-        Some(prev)
+        let kv = self.record(place, &kv, true, Some(current))?;
+        self.move_lease(&kv.key, current.lease, 0);
+        let entry = Entry::new(place, current.create, 0, 0, 0).tombstone().first(current.is_first());
+        self.state.index.insert(&kv.key, entry);
+        self.supersede(&kv.key, Some(current));
+        self.state.past_bytes += size(&kv.key, 0);
+        self.tell(EventKind::Delete, kv, Some(current));
+        Ok(())
     }
 
     fn next_place(&mut self) -> Place {
@@ -212,20 +179,40 @@ impl Writer<'_> {
         place
     }
 
-    fn record(&mut self, place: Place, kv: &KeyValue, tombstone: bool) {
-        let (key, value) = (record::place_key(place), record::encode_version(kv, tombstone));
-        self.state.hash = crc32c::crc32c_append(self.state.hash, &key);
-        self.state.hash = crc32c::crc32c_append(self.state.hash, &value);
-        self.fresh.insert(place, value.clone());
-        self.batch.put(Table::Revisions, key, value);
+    /// Adds a version to the batch. Key and value of the answer are in memory of their own, which they share with
+    /// everybody who reads this version, and not with the request.
+    fn record(
+        &mut self,
+        place: Place,
+        kv: &KeyValue,
+        tombstone: bool,
+        before: Option<Entry>,
+    ) -> Result<KeyValue, MvccError> {
+        let key = record::place_key(place);
+        let bytes = record::encode_version(kv, tombstone, before.as_ref().map(Before::of));
+        self.state.hash = add_to_hash(self.state.hash, place, tombstone, record::message(place, &bytes)?);
+        let own = record::decode_version(place, &bytes)?.kv;
+        self.fresh.push(place, bytes.clone());
+        self.values.remember(place, bytes.clone());
+        self.batch.put(Table::Revisions, Bytes::copy_from_slice(&key), bytes);
+        Ok(own)
     }
 
-    fn account(&mut self, key: &Bytes, prev: Option<&KeyValue>, replaced: Option<Place>, superseded: i64) {
-        let (Some(prev), Some(place)) = (prev, replaced) else { return };
-        let bytes = size(prev);
+    fn supersede(&mut self, key: &[u8], current: Option<Entry>) {
+        let Some(current) = current else { return };
+        let bytes = size(key, current.value_len);
         self.state.live_bytes -= bytes;
         self.state.past_bytes += bytes;
-        (self.garbage)(Garbage { superseded, key: key.clone(), place, bytes });
+    }
+
+    /// Adds an event. The value before is given along where it is at hand; who wants it otherwise reads it.
+    fn tell(&mut self, kind: EventKind, kv: KeyValue, before: Option<Entry>) {
+        let prev = before.and_then(|before| {
+            let record = self.values.cached(before.place())?;
+            record::decode_version(before.place(), &record).ok()
+        });
+        let prev_at = before.map(|before| (before.main, before.sub));
+        self.events.push(Event { kind, kv, prev: prev.map(|version| version.kv), prev_at });
     }
 
     fn move_lease(&mut self, key: &Bytes, from: i64, to: i64) {
@@ -236,7 +223,8 @@ impl Writer<'_> {
             Arc::make_mut(lease).keys.remove(key);
         }
         if let Some(lease) = self.state.leases.get_mut(&to) {
-            Arc::make_mut(lease).keys.insert(key.clone());
+            // A copy: the key shares its memory with the value.
+            Arc::make_mut(lease).keys.insert(Bytes::copy_from_slice(key));
         }
     }
 }
@@ -250,7 +238,7 @@ impl View {
     /// # Panics
     /// When it would write: ask [`Txn::is_read_only`] first.
     pub fn txn(&self, txn: &Txn) -> Result<TxnResponse, MvccError> {
-        let succeeded = txn.compare.iter().all(|compare| holds(&self.state, compare));
+        let succeeded = all_hold(&self.state, self.source(), txn)?;
         let taken = if succeeded { &txn.success } else { &txn.failure };
         let responses = taken.iter().map(|op| match op {
             Op::Range(request) => self.range(request).map(OpResponse::Range),
@@ -261,52 +249,81 @@ impl View {
     }
 }
 
-pub(crate) fn size(kv: &KeyValue) -> u64 {
-    (kv.key.len() + kv.value.len()) as u64
+/// Bytes of a key and its value.
+pub(crate) fn size(key: &[u8], value_len: u32) -> u64 {
+    key.len() as u64 + u64::from(value_len)
+}
+
+/// The hash of all changes goes on with one: what it was, and not where the one before it lies.
+pub(crate) fn add_to_hash(hash: u32, place: Place, tombstone: bool, message: &[u8]) -> u32 {
+    let hash = crc32c::crc32c_append(hash, &record::place_key(place));
+    crc32c::crc32c_append(crc32c::crc32c_append(hash, &[u8::from(tombstone)]), message)
 }
 
 fn branch<'a>(txn: &'a Txn, path: &Path) -> &'a [Op] {
     if path.succeeded { &txn.success } else { &txn.failure }
 }
 
-fn decide(state: &State, txn: &Txn) -> Path {
-    let succeeded = txn.compare.iter().all(|compare| holds(state, compare));
+fn decide(state: &State, source: Source<'_>, txn: &Txn) -> Result<Path, MvccError> {
+    let succeeded = all_hold(state, source, txn)?;
     let taken = if succeeded { &txn.success } else { &txn.failure };
     let inner = taken.iter().filter_map(|op| match op {
-        Op::Txn(txn) => Some(decide(state, txn)),
+        Op::Txn(txn) => Some(decide(state, source, txn)),
         _ => None,
     });
-    Path { succeeded, inner: inner.collect() }
+    Ok(Path { succeeded, inner: inner.collect::<Result<_, _>>()? })
 }
 
-fn holds(state: &State, compare: &Compare) -> bool {
-    if let KeyRange::Key(key) = &compare.range {
-        return match state.index.current(key) {
-            Some(kv) => holds_for(compare, kv),
-            None => holds_for_none(compare),
-        };
+fn all_hold(state: &State, source: Source<'_>, txn: &Txn) -> Result<bool, MvccError> {
+    for compare in &txn.compare {
+        if !holds(state, source, compare)? {
+            return Ok(false);
+        }
     }
+    Ok(true)
+}
+
+fn holds(state: &State, source: Source<'_>, compare: &Compare) -> Result<bool, MvccError> {
     let mut any = false;
-    let all = state.index.live(&compare.range).all(|kv| {
-        any = true;
-        holds_for(compare, kv)
-    });
-    if any { all } else { holds_for_none(compare) }
+    if let KeyRange::Key(key) = &compare.range {
+        if let Some(entry) = state.current(key) {
+            return holds_for(compare, entry, source);
+        }
+    } else {
+        for (_, entry) in state.index.range(&compare.range).filter(|(_, entry)| entry.is_live()) {
+            any = true;
+            if !holds_for(compare, entry, source)? {
+                return Ok(false);
+            }
+        }
+    }
+    Ok(any || holds_for_none(compare))
 }
 
+/// A key that is not there counts as all zeros, and has no value.
 fn holds_for_none(compare: &Compare) -> bool {
-    !matches!(compare.target, CompareTarget::Value(_)) && holds_for(compare, &KeyValue::default())
+    match compare.target {
+        CompareTarget::Value(_) => false,
+        CompareTarget::Version(number)
+        | CompareTarget::Create(number)
+        | CompareTarget::Mod(number)
+        | CompareTarget::Lease(number) => is(compare.result, 0.cmp(&number)),
+    }
 }
 
-fn holds_for(compare: &Compare, kv: &KeyValue) -> bool {
+fn holds_for(compare: &Compare, entry: &Entry, source: Source<'_>) -> Result<bool, MvccError> {
     let ordering = match &compare.target {
-        CompareTarget::Version(version) => kv.version.cmp(version),
-        CompareTarget::Create(revision) => kv.create_revision.cmp(revision),
-        CompareTarget::Mod(revision) => kv.mod_revision.cmp(revision),
-        CompareTarget::Value(value) => kv.value.cmp(value),
-        CompareTarget::Lease(lease) => kv.lease.cmp(lease),
+        CompareTarget::Version(version) => entry.version().cmp(version),
+        CompareTarget::Create(revision) => entry.create.cmp(revision),
+        CompareTarget::Mod(revision) => entry.main.cmp(revision),
+        CompareTarget::Lease(lease) => entry.lease.cmp(lease),
+        CompareTarget::Value(value) => source.version(entry.place())?.kv.value.cmp(value),
     };
-    match compare.result {
+    Ok(is(compare.result, ordering))
+}
+
+fn is(result: CompareResult, ordering: std::cmp::Ordering) -> bool {
+    match result {
         CompareResult::Equal => ordering.is_eq(),
         CompareResult::Greater => ordering.is_gt(),
         CompareResult::Less => ordering.is_lt(),

@@ -44,8 +44,10 @@ pub struct Event {
     pub kind: EventKind,
     /// The key after a put; only `key` and `mod_revision` after a delete.
     pub kv: KeyValue,
-    /// The key before, if it was there (and its value not compacted since).
+    /// The key before, if it was there and is at hand; [`crate::View::fill_prev`] reads it otherwise.
     pub prev: Option<KeyValue>,
+    /// Revision and number within it of the version before, if the key was there.
+    pub prev_at: Option<(Revision, u32)>,
 }
 
 /// A set of keys.
@@ -111,6 +113,17 @@ impl KeyRange {
     /// Whether no key can be in the range.
     pub fn is_empty(&self) -> bool {
         matches!(self, Self::Interval { start, end } if start >= end)
+    }
+
+    /// The part of the range behind a key of it.
+    #[must_use]
+    pub fn behind(&self, key: &[u8]) -> Self {
+        let start: Bytes = [key, &[0]].concat().into();
+        match self {
+            Self::Interval { end, .. } => Self::Interval { start, end: end.clone() },
+            Self::From(_) => Self::From(start),
+            Self::Key(only) => Self::Interval { start, end: only.clone() },
+        }
     }
 
     /// Whether `key` lies behind every key of the range.

@@ -7,19 +7,22 @@ use bytes::Bytes;
 use imbl::{OrdMap, OrdSet};
 
 use crate::auth::Auth;
-use crate::engine::{Engine, EngineError, Table};
-use crate::index::{AtRevision, Index, Place};
+use crate::engine::EngineError;
 use crate::lease::Lease;
-use crate::record::{self, Version, meta};
+use crate::range::{self, Pages};
+use crate::record::{self, Version};
+use crate::saved;
+use crate::tree::{Entry, Place, Tree};
 use crate::types::{
     Alarm, Event, EventKind, KeyRange, KeyValue, LeaseId, MemberAttributes, MemberId, MvccError,
     RangeRequest, RangeResponse, Revision,
 };
+use crate::values::{Source, Values};
 
-/// Everything that is replicated, but for past values. A clone costs nothing.
+/// Everything that is replicated, but for values. A clone costs nothing.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct State {
-    pub index: Index,
+    pub index: Tree,
     pub leases: OrdMap<LeaseId, Arc<Lease>>,
     pub alarms: OrdSet<Alarm>,
     pub members: OrdMap<MemberId, Arc<MemberAttributes>>,
@@ -36,71 +39,32 @@ pub(crate) struct State {
     pub live_bytes: u64,
     /// Bytes of keys and values of past versions that are not swept yet.
     pub past_bytes: u64,
-    pub live_keys: u64,
     pub hash: u32,
 }
 
-/// Where past versions are read from.
-pub(crate) trait History: Send + Sync {
-    /// `None` when it was compacted.
-    fn version(&self, place: Place) -> Result<Option<Version>, EngineError>;
-    /// Versions from `from` on, in order.
-    fn versions(
-        &self,
-        from: Place,
-        visit: &mut dyn FnMut(Place, Version) -> ControlFlow<()>,
-    ) -> Result<(), EngineError>;
-    /// The compaction that the engine knows of, which may be newer than the view's.
-    fn compact_revision(&self) -> Result<Revision, EngineError>;
-}
-
-impl<E: Engine> History for E {
-    fn version(&self, place: Place) -> Result<Option<Version>, EngineError> {
-        let bytes = self.get(Table::Revisions, &record::place_key(place))?;
-        bytes.map(|bytes| record::decode_version(place, bytes)).transpose()
-    }
-
-    fn versions(
-        &self,
-        from: Place,
-        visit: &mut dyn FnMut(Place, Version) -> ControlFlow<()>,
-    ) -> Result<(), EngineError> {
-        let mut damage = Ok(());
-        self.scan(Table::Revisions, &record::place_key(from), None, &mut |key, value| {
-            let found = record::parse_place(key)
-                .and_then(|place| record::decode_version(place, value).map(|version| (place, version)));
-            match found {
-                Ok((place, version)) => visit(place, version),
-                Err(error) => {
-                    damage = Err(error);
-                    ControlFlow::Break(())
-                }
-            }
-        })?;
-        damage
-    }
-
-    fn compact_revision(&self) -> Result<Revision, EngineError> {
-        let Some(bytes) = self.get(Table::Meta, meta::COMPACTED)? else { return Ok(0) };
-        let [revision] = record::decode_i64s("the compaction", &bytes)?;
-        Ok(revision)
+impl State {
+    pub fn current(&self, key: &[u8]) -> Option<&Entry> {
+        self.index.get(key).filter(|entry| entry.is_live())
     }
 }
 
 /// A batch of history.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct HistoryBatch {
-    /// The changes, by revision; those of one revision are never split.
+    /// The changes, by revision; those of one revision are never split. Without the values before.
     pub events: Vec<Event>,
     /// Where to go on; one more than the view's revision when there is no more.
     pub next_revision: Revision,
 }
 
-/// The state at one revision. It never changes, however long it is kept; a clone costs nothing.
+/// The state at one revision. It never changes; a clone costs nothing. Values are read from the engine where they are not
+/// at hand: a view that is kept for long after a compaction answers `Compacted` for what was replaced since and deleted.
 #[derive(Clone)]
 pub struct View {
     pub(crate) state: State,
-    pub(crate) history: Arc<dyn History>,
+    pub(crate) values: Arc<Values>,
+    /// Held by all views of the time between two compactions.
+    pub(crate) _epoch: Arc<()>,
 }
 
 impl std::fmt::Debug for View {
@@ -142,7 +106,7 @@ impl View {
 
     /// How many keys there are.
     pub fn live_keys(&self) -> u64 {
-        self.state.live_keys
+        self.state.index.live()
     }
 
     /// A checksum over every change since the beginning: equal on all replicas at the same revision.
@@ -151,18 +115,32 @@ impl View {
     }
 
     /// A key's current value.
-    pub fn get(&self, key: &[u8]) -> Option<&KeyValue> {
-        self.state.index.current(key)
+    ///
+    /// # Errors
+    /// `Engine` when it cannot be read; `Compacted` when the view is too old.
+    pub fn get(&self, key: &[u8]) -> Result<Option<KeyValue>, MvccError> {
+        let Some(entry) = self.state.current(key) else { return Ok(None) };
+        Ok(Some(self.source().version(entry.place())?.kv))
     }
 
-    /// Current values of a range in key order, lazily.
-    pub fn iter(&self, range: &KeyRange) -> impl Iterator<Item = &KeyValue> {
-        self.state.index.live(range)
+    /// Whether a key is there.
+    pub fn contains(&self, key: &[u8]) -> bool {
+        self.state.current(key).is_some()
     }
 
-    /// How many keys are in a range. Takes time in proportion to the answer.
+    /// Current values of a range in key order, lazily. It ends behind the first error.
+    pub fn iter(&self, range: &KeyRange) -> impl Iterator<Item = Result<KeyValue, MvccError>> {
+        Pages::new(self, range.clone())
+    }
+
+    /// Current keys of a range in order, lazily.
+    pub fn keys(&self, range: &KeyRange) -> impl Iterator<Item = &[u8]> {
+        self.state.index.range(range).filter(|(_, entry)| entry.is_live()).map(|(key, _)| key)
+    }
+
+    /// How many keys are in a range. Takes logarithmic time.
     pub fn count(&self, range: &KeyRange) -> i64 {
-        i64::try_from(self.state.index.live(range).count()).unwrap_or(i64::MAX)
+        i64::try_from(self.state.index.count(range)).unwrap_or(i64::MAX)
     }
 
     /// A lease.
@@ -203,13 +181,14 @@ impl View {
     /// Answers a range request.
     ///
     /// # Errors
-    /// `Compacted`, `FutureRevision`; `Engine` when a past value cannot be read.
+    /// `Compacted`, `FutureRevision`; `Engine` when a value cannot be read.
     pub fn range(&self, request: &RangeRequest) -> Result<RangeResponse, MvccError> {
         check_revision(&self.state, request.revision)?;
-        range(&self.state, &*self.history, request)
+        range::range(&self.state, self.source(), request)
     }
 
-    /// The changes in a range from `from` on, with the values before, until about `max_bytes` are gathered.
+    /// The changes in a range from `from` on, until about `max_bytes` are gathered. [`Self::fill_prev`] gives each the
+    /// value before.
     ///
     /// # Errors
     /// `Compacted` when `from` lies before the compaction; `Engine` when it cannot be read.
@@ -222,40 +201,61 @@ impl View {
         if from < self.state.compact_revision {
             return Err(MvccError::Compacted { compact_revision: self.state.compact_revision });
         }
-        let mut found = Vec::new();
+        let mut events: Vec<Event> = Vec::new();
         let mut next_revision = self.state.revision + 1;
         let mut bytes = 0;
-        self.history.versions(Place { main: from, sub: 0 }, &mut |place, version| {
-            let begins = found.last().is_none_or(|(last, _): &(Place, Version)| last.main < place.main);
+        self.values.versions(Place { main: from, sub: 0 }, &mut |place, version| {
+            let begins = events.last().is_none_or(|last| last.kv.mod_revision < place.main);
             if place.main > self.state.revision || (begins && bytes >= max_bytes) {
                 next_revision = place.main.min(next_revision);
                 return ControlFlow::Break(());
             }
             if range.contains(&version.kv.key) {
                 bytes += version.kv.key.len() + version.kv.value.len();
-                found.push((place, version));
+                events.push(event(version));
             }
             ControlFlow::Continue(())
         })?;
-        let events =
-            found.into_iter().map(|(place, version)| self.event(place, version)).collect::<Result<_, _>>()?;
         // A compaction may have swept what was being read: it is announced in the engine before anything goes.
-        let compact_revision = self.history.compact_revision()?;
+        let compact_revision = self.values.compact_revision()?;
         if from < compact_revision {
             return Err(MvccError::Compacted { compact_revision });
         }
         Ok(HistoryBatch { events, next_revision })
     }
 
-    fn event(&self, place: Place, version: Version) -> Result<Event, MvccError> {
-        let before = self.state.index.record(&version.kv.key).and_then(|record| record.before(place));
-        let prev = match before {
-            Some(before) => self.history.version(before)?.map(|version| version.kv),
-            None => None,
-        };
-        let kind = if version.tombstone { EventKind::Delete } else { EventKind::Put };
-        Ok(Event { kind, kv: version.kv, prev })
+    /// Reads the value before a change, where it is not at hand.
+    ///
+    /// # Errors
+    /// `Compacted` when it is gone: at the compacted revision and before; `Engine` when it cannot be read.
+    pub fn fill_prev(&self, event: &mut Event) -> Result<(), MvccError> {
+        let (None, Some((main, sub))) = (&event.prev, event.prev_at) else { return Ok(()) };
+        let compact_revision = self.values.compact_revision()?.max(self.state.compact_revision);
+        if event.kv.mod_revision <= compact_revision {
+            return Err(MvccError::Compacted { compact_revision });
+        }
+        event.prev = Some(self.source().version(Place { main, sub })?.kv);
+        Ok(())
     }
+
+    /// Writes the index beside the state in the engine, so that opening the state needs to read only what is newer.
+    ///
+    /// # Errors
+    /// When it cannot be written; the state can be opened without.
+    pub fn save_index(&self) -> Result<(), EngineError> {
+        self.values.engine().save_index(&mut |out| saved::write(&self.state, out))
+    }
+
+    pub(crate) fn source(&self) -> Source<'_> {
+        Source { fresh: None, values: &self.values }
+    }
+}
+
+fn event(version: Version) -> Event {
+    let Version { kv, tombstone, before } = version;
+    let kind = if tombstone { EventKind::Delete } else { EventKind::Put };
+    let before = before.filter(|before| !before.tombstone);
+    Event { kind, kv, prev: None, prev_at: before.map(|before| (before.place.main, before.place.sub)) }
 }
 
 impl From<EngineError> for MvccError {
@@ -275,91 +275,7 @@ pub(crate) fn check_revision(state: &State, revision: Revision) -> Result<(), Mv
     Ok(())
 }
 
-/// Answers a range request whose revision was checked.
-pub(crate) fn range(
-    state: &State,
-    history: &dyn History,
-    request: &RangeRequest,
-) -> Result<RangeResponse, MvccError> {
-    let past = request.revision > 0 && request.revision < state.revision;
-    let whole = request.filters() || request.sorts();
-    let limit = usize::try_from(request.limit).ok().filter(|&limit| limit > 0);
-    let wanted = if request.count_only { Some(0) } else { limit.filter(|_| !whole) };
-    let mut found =
-        if past { read_past(state, history, request, wanted)? } else { read_now(state, request, wanted) };
-    if request.filters() {
-        found.kvs.retain(|kv| passes(request, kv));
-    }
-    if whole {
-        request.sort(&mut found.kvs);
-        if let Some(limit) = limit {
-            found.more = found.kvs.len() > limit;
-            found.kvs.truncate(limit);
-        }
-    }
-    if request.count_only {
-        found.more = false;
-    }
-    if request.keys_only {
-        found.kvs.iter_mut().for_each(|kv| kv.value = Bytes::new());
-    }
-    Ok(RangeResponse { revision: state.revision, ..found })
-}
-
-fn read_now(state: &State, request: &RangeRequest, wanted: Option<usize>) -> RangeResponse {
-    let mut answer = RangeResponse::default();
-    let wanted = wanted.unwrap_or(usize::MAX);
-    if let KeyRange::Key(key) = &request.range {
-        answer.kvs.extend(state.index.current(key).cloned());
-        answer.count = answer.kvs.len() as i64;
-        answer.kvs.truncate(wanted);
-        return answer;
-    }
-    for kv in state.index.live(&request.range) {
-        answer.count += 1;
-        if answer.kvs.len() < wanted {
-            answer.kvs.push(kv.clone());
-        } else {
-            answer.more = true;
-        }
-    }
-    answer
-}
-
-fn read_past(
-    state: &State,
-    history: &dyn History,
-    request: &RangeRequest,
-    wanted: Option<usize>,
-) -> Result<RangeResponse, MvccError> {
-    let mut answer = RangeResponse::default();
-    let wanted = wanted.unwrap_or(usize::MAX);
-    for (_, record) in state.index.records(&request.range) {
-        let at = record.at(request.revision);
-        if matches!(at, AtRevision::Absent) {
-            continue;
-        }
-        answer.count += 1;
-        if answer.kvs.len() >= wanted {
-            answer.more = true;
-            continue;
-        }
-        match at {
-            AtRevision::Current(kv) => answer.kvs.push(kv.clone()),
-            AtRevision::Past(place) => match history.version(place)? {
-                Some(version) => answer.kvs.push(version.kv),
-                None => return Err(MvccError::Compacted { compact_revision: history.compact_revision()? }),
-            },
-            AtRevision::Absent => {}
-        }
-    }
-    Ok(answer)
-}
-
-fn passes(request: &RangeRequest, kv: &KeyValue) -> bool {
-    let within = |value: Revision, min: Revision, max: Revision| {
-        (min == 0 || value >= min) && (max == 0 || value <= max)
-    };
-    within(kv.mod_revision, request.min_mod_revision, request.max_mod_revision)
-        && within(kv.create_revision, request.min_create_revision, request.max_create_revision)
+/// The value that an index entry stands for.
+pub(crate) fn decode(place: Place, record: &Bytes) -> Result<KeyValue, MvccError> {
+    Ok(record::decode_version(place, record)?.kv)
 }

@@ -24,9 +24,24 @@ impl Machine {
 
     fn apply(&mut self, command: Command) -> (Result<Response, MvccError>, Vec<Event>) {
         self.index += 1;
-        let applied = self.mvcc.apply(self.index, 1, &command);
+        let applied = self.mvcc.apply(self.index, 1, &command).expect("the engine");
         self.mvcc.commit(None).expect("commit");
         (applied.response, applied.events)
+    }
+
+    /// Deletes what was compacted.
+    fn sweep(&mut self) {
+        while let Some(step) = self.mvcc.sweep() {
+            self.mvcc.absorb(step.walk(7).expect("walk"));
+            self.mvcc.commit(None).expect("commit");
+        }
+    }
+
+    /// As without a saved index.
+    fn read_anew(&self) -> View {
+        let engine = self.engine.fork();
+        engine.set_index(None);
+        Mvcc::open(engine).expect("reopen").view()
     }
 
     fn txn(&mut self, txn: Txn) -> Result<mvcc::TxnResponse, MvccError> {
@@ -96,7 +111,7 @@ fn compares_look_at_the_state_before_the_transaction_even_when_nested() {
     };
     let outer = Txn { compare: absent("k"), success: vec![put("k", "1"), Op::Txn(inner)], failure: vec![] };
     machine.txn(outer).expect("txn");
-    assert_eq!(machine.view().get(b"inner").expect("inner").value, "then");
+    assert_eq!(machine.view().get(b"inner").expect("read").expect("inner").value, "then");
 }
 
 #[test]
@@ -161,6 +176,7 @@ fn the_past_is_readable_until_it_is_compacted() {
     assert_eq!(machine.apply(Command::Compact { revision: 9 }).0, Err(MvccError::FutureRevision));
 
     machine.apply(Command::Compact { revision: 5 }).0.expect("compact");
+    machine.sweep();
     assert_eq!(machine.view().total_bytes(), machine.view().live_bytes(), "nothing of the past is left");
     assert_eq!(at(&machine, 5), told("3"));
 }
@@ -171,7 +187,7 @@ fn a_view_never_changes() {
     machine.put("k", "1");
     let view = machine.view();
     machine.put("k", "2");
-    assert_eq!(view.get(b"k").expect("k").value, "1");
+    assert_eq!(view.get(b"k").expect("read").expect("k").value, "1");
     assert_eq!(view.revision(), 2);
 }
 
@@ -219,6 +235,8 @@ enum Step {
     Delete(u8, u8),
     Both(u8, u8, u8),
     Compact(u8),
+    Sweep,
+    SaveIndex,
     Reopen,
 }
 
@@ -228,6 +246,8 @@ fn step() -> impl Strategy<Value = Step> {
         3 => (0..8u8, 0..3u8).prop_map(|(from, len)| Step::Delete(from, len)),
         2 => (0..4u8, 4..8u8, any::<u8>()).prop_map(|(put, delete, value)| Step::Both(put, delete, value)),
         1 => any::<u8>().prop_map(Step::Compact),
+        1 => Just(Step::Sweep),
+        1 => Just(Step::SaveIndex),
         1 => Just(Step::Reopen),
     ]
 }
@@ -297,6 +317,14 @@ fn run(steps: &[Step]) {
                 model.compacted = if done { revision } else { model.compacted };
                 continue;
             }
+            Step::Sweep => {
+                machine.sweep();
+                continue;
+            }
+            Step::SaveIndex => {
+                machine.view().save_index().expect("save");
+                continue;
+            }
             Step::Reopen => {
                 machine.mvcc = Mvcc::open(machine.engine.clone()).expect("reopen");
                 continue;
@@ -307,8 +335,14 @@ fn run(steps: &[Step]) {
             model.states.push(state);
         }
     }
-    compare(&machine.view(), &model);
-    compare(&machine.reopened(), &model);
+    let views = [machine.view(), machine.reopened(), machine.read_anew()];
+    views.iter().for_each(|view| compare(view, &model));
+    let sizes = |view: &View| (view.live_bytes(), view.total_bytes());
+    assert!(views.iter().all(|view| sizes(view) == sizes(&views[0])));
+    machine.sweep();
+    let views = [machine.view(), machine.reopened(), machine.read_anew()];
+    views.iter().for_each(|view| compare(view, &model));
+    assert!(views.iter().all(|view| sizes(view) == sizes(&views[0])));
 }
 
 fn compare(view: &View, model: &Model) {
@@ -320,7 +354,14 @@ fn compare(view: &View, model: &Model) {
             assert_eq!(answer, Err(MvccError::Compacted { compact_revision: model.compacted }));
         } else {
             let expected: Vec<_> = model.states[revision as usize - 1].values().cloned().collect();
-            assert_eq!(answer.expect("range").kvs, expected, "at revision {revision}");
+            let answer = answer.expect("range");
+            assert_eq!(answer.count, expected.len() as i64);
+            assert_eq!(answer.kvs, expected, "at revision {revision}");
+            let request = RangeRequest { revision, limit: 2, ..RangeRequest::new(KeyRange::From(key(2))) };
+            let page = view.range(&request).expect("range");
+            let behind: Vec<_> = expected.into_iter().filter(|kv| kv.key >= key(2)).collect();
+            assert_eq!((page.count, page.more), (behind.len() as i64, behind.len() > 2));
+            assert_eq!(page.kvs, behind[..behind.len().min(2)]);
         }
     }
     whole_at_the_compaction(view, model);
@@ -356,7 +397,8 @@ fn replay(view: &View, model: &Model) {
     while next <= view.revision() {
         let batch = view.events(&KeyRange::all(), next, 4).expect("events");
         assert!(batch.next_revision > next, "history goes on");
-        for event in batch.events {
+        for mut event in batch.events {
+            view.fill_prev(&mut event).expect("the value before");
             assert_eq!(event.prev.as_ref(), state.get(&event.kv.key), "the value before {event:?}");
             match event.kind {
                 EventKind::Put => drop(state.insert(event.kv.key.clone(), event.kv)),
@@ -390,11 +432,8 @@ fn the_hash_is_that_of_the_keys_whatever_was_compacted_and_swept() {
     assert_eq!(before, (hash(&other, 12), hash(&other, 0)));
     assert_ne!(hash(&swept, 9), hash(&swept, 10));
     swept.apply(Command::Compact { revision: 12 }).0.expect("compact");
-    while swept.mvcc.has_garbage() {
-        swept.index += 1;
-        swept.mvcc.skip(swept.index, 1);
-        swept.mvcc.commit(None).expect("commit");
-    }
+    swept.sweep();
+    assert!(!swept.mvcc.has_garbage());
     assert_eq!(before, (hash(&swept, 12), hash(&swept, 0)));
     assert_eq!(hash(&swept, 0), swept.reopened().hash_kv(0).expect("a hash").hash);
     assert!(matches!(swept.view().hash_kv(11), Err(MvccError::Compacted { compact_revision: 12 })));
@@ -463,6 +502,10 @@ fn look_at(rows: &[u8]) -> bool {
 
 #[test]
 fn the_fuzz_corpus_is_decoded() {
+    // How the corpus was made.
+    if let Some(file) = std::env::var_os("BLESS_STATE") {
+        std::fs::write(file, some_state()).expect("written");
+    }
     for (name, bytes) in corpus("command") {
         let decoded = Command::decode(bytes.into());
         assert_eq!(decoded.is_ok(), !name.starts_with("bad"), "{name}: {decoded:?}");
@@ -485,4 +528,88 @@ proptest! {
         }
         look_at(&rows);
     }
+}
+
+#[test]
+fn a_saved_index_that_is_damaged_or_foreign_is_not_believed() {
+    let mut machine = Machine::new();
+    for number in 0..300 {
+        machine.put(&format!("key-{:03}", number % 200), &number.to_string());
+    }
+    machine.view().save_index().expect("save");
+    let saved = machine.engine.index().expect("saved");
+    machine.put("key-007", "later");
+    let all = RangeRequest::new(KeyRange::all());
+    let expected = machine.view().range(&all).expect("range");
+    let mut broken: Vec<Bytes> = (0..saved.len()).step_by(97).map(|end| saved.slice(..end)).collect();
+    broken.extend((0..saved.len()).step_by(61).map(|at| {
+        let mut bytes = saved.to_vec();
+        bytes[at] ^= 0x10;
+        bytes.into()
+    }));
+    let mut other = Machine::new();
+    (0..100).for_each(|number| other.put("foreign", &number.to_string()));
+    other.view().save_index().expect("save");
+    broken.push(other.engine.index().expect("saved"));
+    broken.push(saved);
+    for bytes in broken {
+        let engine = machine.engine.fork();
+        engine.set_index(Some(bytes));
+        let view = Mvcc::open(engine).expect("open").view();
+        assert_eq!(view.range(&all).expect("range"), expected);
+    }
+}
+
+#[test]
+fn what_a_view_shows_is_there_until_it_is_swept_and_then_told_as_compacted() {
+    let mut machine = Machine::new();
+    machine.put("k", "1");
+    let old = machine.view();
+    machine.put("k", "2");
+    machine.apply(Command::Compact { revision: 3 }).0.expect("compact");
+    assert!(machine.mvcc.is_read_before_compaction());
+    assert_eq!(old.get(b"k").expect("read").expect("k").value, "1");
+    machine.sweep();
+    // The cache may still hold it.
+    let cold = Mvcc::open(machine.engine.clone()).expect("open").view();
+    assert_eq!(cold.get(b"k").expect("read").expect("k").value, "2");
+    drop(old);
+    assert!(!machine.mvcc.is_read_before_compaction());
+}
+
+#[test]
+fn a_small_cache_changes_no_answer() {
+    let engine = MemoryEngine::default();
+    let mut mvcc = Mvcc::open_with(engine.clone(), 2_000).expect("open");
+    for number in 0..400_u64 {
+        let op = put(&format!("k{:03}", number * 7 % 100), &number.to_string());
+        mvcc.apply(number + 1, 1, &Command::Txn(Txn::of(op))).expect("the engine").response.expect("put");
+        mvcc.commit(None).expect("commit");
+    }
+    let view = mvcc.view();
+    let all: Vec<KeyValue> = view.iter(&KeyRange::all()).collect::<Result<_, _>>().expect("read");
+    assert_eq!(all, view.range(&RangeRequest::new(KeyRange::all())).expect("range").kvs);
+    assert_eq!(all.len(), 100);
+    let view = std::sync::Arc::new(view);
+    for limit in [0, 7] {
+        let request = RangeRequest { limit, ..RangeRequest::new(KeyRange::all()) };
+        let mut encoded = view.encoded_range(&request).expect("a range").expect("a plain one");
+        let (bytes, mut pages) = (encoded.bytes(), Vec::new());
+        while let Some(page) = encoded.next_page(100).expect("a page") {
+            pages.extend_from_slice(&page);
+        }
+        assert_eq!((encoded.keys(), pages.len() as u64), (0, bytes));
+        let values = all.iter().take(if limit == 0 { usize::MAX } else { 7 });
+        let mut rest = pages.as_slice();
+        for kv in values {
+            // Tag, length, then the key's tag, length and bytes.
+            let message = &rest[2..][..usize::from(rest[1])];
+            assert_eq!((rest[0], message[0], &message[2..6]), (0x12, 0x0a, &kv.key[..]));
+            assert!(message.windows(kv.value.len()).any(|part| part == kv.value));
+            rest = &rest[2 + message.len()..];
+        }
+        assert!(rest.is_empty());
+    }
+    let anew = Mvcc::open(engine).expect("open").view();
+    assert_eq!(all, anew.range(&RangeRequest::new(KeyRange::all())).expect("range").kvs);
 }

@@ -1,11 +1,12 @@
 //! The state machine's tables, one column family each.
 
-use std::io;
+use std::fs::{self, File};
+use std::io::{self, BufReader, BufWriter, Read, Write as _};
 use std::ops::ControlFlow;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use bytes::Bytes;
-use mvcc::{Batch, Engine, EngineError, Table};
+use mvcc::{Batch, Engine, EngineError, Table, WriteIndex};
 use rocksdb::checkpoint::Checkpoint;
 use rocksdb::{
     ColumnFamilyDescriptor, DB, FlushOptions, IteratorMode, ReadOptions, WriteBatch, WriteOptions,
@@ -14,8 +15,20 @@ use store::storage::StateEngine;
 
 use crate::options;
 
+/// The saved index, beside the database's own files: the database leaves alone what it does not know.
+const INDEX: &str = "INDEX";
+/// Bytes that are read and written at a time.
+const INDEX_BUFFER: usize = 256 << 10;
+/// Keys that are read beyond the one before before a search is quicker.
+const NEAR: usize = 8;
+/// So many keys in a row that lie near each other are read in one go.
+const RUN: usize = 4;
+/// Bytes that are read ahead of a scan.
+const READ_AHEAD: usize = 256 << 10;
+
 pub(crate) struct RocksState {
     db: DB,
+    path: PathBuf,
     read_only: bool,
 }
 
@@ -31,7 +44,7 @@ impl RocksState {
     pub fn open(path: &Path) -> io::Result<Self> {
         let families = Table::ALL.map(|table| ColumnFamilyDescriptor::new(table.name(), options::state()));
         let db = DB::open_cf_descriptors(&options::state(), path, families).map_err(failed)?;
-        Ok(Self { db, read_only: false })
+        Ok(Self { db, path: path.to_owned(), read_only: false })
     }
 
     pub fn open_read_only(path: &Path) -> io::Result<Self> {
@@ -39,11 +52,27 @@ impl RocksState {
         let mut options = options::state();
         options.create_if_missing(false);
         let db = DB::open_cf_descriptors_read_only(&options, path, families, false).map_err(failed)?;
-        Ok(Self { db, read_only: true })
+        Ok(Self { db, path: path.to_owned(), read_only: true })
     }
 
     fn family(&self, table: Table) -> std::sync::Arc<rocksdb::BoundColumnFamily<'_>> {
         self.db.cf_handle(table.name()).expect("invariant: opened with this family")
+    }
+
+    fn get_each(
+        &self,
+        table: Table,
+        keys: &[&[u8]],
+        visit: &mut dyn FnMut(usize, Option<&[u8]>) -> ControlFlow<()>,
+    ) -> Result<(), EngineError> {
+        let family = self.family(table);
+        for (number, key) in keys.iter().enumerate() {
+            let value = self.db.get_pinned_cf(&family, key).map_err(engine_error)?;
+            if visit(number, value.as_deref()).is_break() {
+                break;
+            }
+        }
+        Ok(())
     }
 
     fn flush(&self) -> Result<(), rocksdb::Error> {
@@ -89,6 +118,61 @@ impl Engine for RocksState {
             }
         }
         Ok(())
+    }
+
+    fn get_sorted(
+        &self,
+        table: Table,
+        keys: &[&[u8]],
+        visit: &mut dyn FnMut(usize, Option<&[u8]>) -> ControlFlow<()>,
+    ) -> Result<(), EngineError> {
+        if keys.len() < RUN {
+            return self.get_each(table, keys, visit);
+        }
+        let family = self.family(table);
+        let mut bounds = ReadOptions::default();
+        bounds.set_verify_checksums(true);
+        bounds.set_readahead_size(READ_AHEAD);
+        let mut found = self.db.raw_iterator_cf_opt(&family, bounds);
+        for (number, key) in keys.iter().enumerate() {
+            let mut steps = 0;
+            while found.valid() && steps < NEAR && found.key().is_some_and(|at| at < *key) {
+                found.next();
+                steps += 1;
+            }
+            if !found.valid() || steps == NEAR || found.key().is_some_and(|at| at > *key) {
+                found.seek(key);
+            }
+            found.status().map_err(engine_error)?;
+            let value = found.item().filter(|(at, _)| at == key).map(|(_, value)| value);
+            if visit(number, value).is_break() {
+                break;
+            }
+        }
+        Ok(())
+    }
+
+    fn save_index(&self, write: WriteIndex<'_>) -> Result<(), EngineError> {
+        // First what it is an index of.
+        self.flush().map_err(engine_error)?;
+        let new = self.path.join(format!("{INDEX}.new"));
+        let mut save = || {
+            let mut out = BufWriter::with_capacity(INDEX_BUFFER, File::create(&new)?);
+            write(&mut out)?;
+            out.flush()?;
+            out.get_ref().sync_all()?;
+            fs::rename(&new, self.path.join(INDEX))?;
+            File::open(&self.path)?.sync_all()
+        };
+        save().map_err(|error: io::Error| EngineError(error.to_string()))
+    }
+
+    fn load_index(&self) -> Result<Option<Box<dyn Read + '_>>, EngineError> {
+        match File::open(self.path.join(INDEX)) {
+            Ok(file) => Ok(Some(Box::new(BufReader::with_capacity(INDEX_BUFFER, file)))),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+            Err(error) => Err(EngineError(error.to_string())),
+        }
     }
 
     fn write(&self, batch: &Batch) -> Result<(), EngineError> {

@@ -10,12 +10,12 @@ use store::storage::{StateEngine, Storage as _};
 
 fn put(mvcc: &mut Mvcc<Arc<dyn StateEngine>>, index: u64, value: &str) {
     let put = PutRequest { key: "k".into(), value: Bytes::from(value.to_owned()), ..PutRequest::default() };
-    mvcc.apply(index, 1, &Command::Txn(Txn::of(Op::Put(put)))).response.expect("put");
+    mvcc.apply(index, 1, &Command::Txn(Txn::of(Op::Put(put)))).expect("the engine").response.expect("put");
     mvcc.commit(Some(Bytes::from(format!("meta {index}")))).expect("commit");
 }
 
 fn value(mvcc: &Mvcc<Arc<dyn StateEngine>>) -> Option<Bytes> {
-    mvcc.view().get(b"k").map(|kv| kv.value.clone())
+    mvcc.view().get(b"k").expect("read").map(|kv| kv.value)
 }
 
 fn open(folder: &DataFolder) -> Mvcc<Arc<dyn StateEngine>> {

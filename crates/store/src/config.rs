@@ -83,6 +83,8 @@ pub struct StoreConfig {
     pub snapshot_catchup_entries: u64,
     /// Bytes that a request may have (`--max-request-bytes`).
     pub max_request_bytes: usize,
+    /// Bytes of values that are kept in memory; others are read from disk.
+    pub cache_bytes: u64,
 }
 
 impl StoreConfig {
@@ -104,6 +106,7 @@ impl StoreConfig {
             snapshot_count: 10_000,
             snapshot_catchup_entries: 5_000,
             max_request_bytes: 3 << 19,
+            cache_bytes: mvcc::DEFAULT_CACHE_BYTES,
         }
     }
 

@@ -12,6 +12,7 @@ use mvcc::{Applied, Command, LeaseId, MemberAttributes, View};
 use openraft::async_runtime::WatchReceiver as _;
 use openraft::errors::{ClientWriteError, RaftError};
 use openraft::{ChangeMembers, ServerState};
+use parking_lot::Mutex;
 use protos::peer::{self, join_server::JoinServer, peer_server::PeerServer};
 use tokio::net::TcpListener;
 use tokio::sync::{mpsc, oneshot, watch};
@@ -36,9 +37,10 @@ use crate::peers::{CallerTls, Client, Lane, MAX_MESSAGE, Peers};
 use crate::proposals::{self, Failure, Submission};
 use crate::server::{self, PeerService};
 use crate::sessions::{Outstanding, Told};
-use crate::state::{Pace, Shared, StateMachine};
+use crate::state::{Core, Pace, Shared, StateMachine};
 use crate::storage::{LogBatch, LogEngine, LogMeta, Storage};
 use crate::unverified;
+use crate::upkeep;
 use crate::watch::{WatchRequest, Watcher};
 
 /// Entries that are committed and not yet applied, at most, before new ones are refused (etcd's
@@ -66,6 +68,7 @@ pub(crate) struct Inner {
     pub cluster: ClusterId,
     pub raft: Raft,
     pub shared: Arc<Shared>,
+    core: Arc<Mutex<Core>>,
     pub peers: Peers,
     pub storage: Arc<dyn Storage>,
     pub env: Env,
@@ -153,9 +156,10 @@ impl StoreConfig {
             return Err(BuildError::Removed);
         }
         let listener = listen(&self).await?;
-        let pace = Pace::new(self.compaction, self.warn_apply, env.clock.monotonic());
-        let state = open_state(&*engine, &storage, (&env, pace), identity.me).map_err(BuildError::Storage)?;
-        let shared = state.shared();
+        let pace = Pace::new(self.compaction, self.warn_apply);
+        let state = open_state(&*engine, &storage, (&env, pace, self.cache_bytes), identity.me)
+            .map_err(BuildError::Storage)?;
+        let (shared, core) = (state.shared(), state.core());
         let log = Log::open(engine.clone(), env.clock.clone()).map_err(BuildError::Storage)?;
         let peers = Peers::new(identity.cluster.0, caller_tls, env.clock.clone());
         let raft = Raft::build(identity.me, self.raft_config()?, peers.clone(), log, state)
@@ -170,6 +174,7 @@ impl StoreConfig {
             cluster: identity.cluster,
             raft,
             shared,
+            core,
             peers,
             storage,
             env,
@@ -233,12 +238,12 @@ fn note_removal(engine: &dyn LogEngine) -> io::Result<()> {
 fn open_state(
     engine: &dyn LogEngine,
     storage: &Arc<dyn Storage>,
-    (env, pace): (&Env, Pace),
+    (env, pace, cache_bytes): (&Env, Pace, u64),
     me: u64,
 ) -> io::Result<StateMachine> {
     let first_boot = engine.meta(LogMeta::Boot)?.is_none();
     let outstanding = Outstanding::new(me, count_boot(engine)?);
-    let state = StateMachine::open(storage.clone(), env.clone(), outstanding, pace)?;
+    let state = StateMachine::open(storage.clone(), env.clone(), outstanding, (pace, cache_bytes))?;
     if first_boot && *state.shared().applied.borrow() > 0 {
         return Err(consensus::damaged("the data folder", "it holds a state and no log"));
     }
@@ -310,6 +315,8 @@ impl StoreServer {
         tasks.spawn_detached("leases", expire_leases(inner.clone()));
         tasks.spawn_detached("contacts", contacts::keep(inner.clone()));
         tasks.spawn_detached("joining", join::promote(inner.clone()));
+        let upkeep = (inner.core.clone(), inner.shared.clone(), inner.raft.clone(), inner.shutdown.clone());
+        tasks.spawn("upkeep", upkeep::run(upkeep.0, upkeep.1, upkeep.2, upkeep.3));
         tasks.spawn_detached("publish", publish_attributes(inner.clone(), self.attributes, self.version));
         begin(&inner, self.first_members).await?;
         let ended = tokio::select! {
@@ -326,6 +333,9 @@ impl StoreServer {
         }
         inner.shutdown.trigger();
         drop(inner.raft.shutdown().await);
+        if ended.is_ok() && inner.core.lock().mvcc().is_index_outdated() {
+            upkeep::save_index(&inner.core).await;
+        }
         tasks.join(inner.timing.election_max).await?;
         ended
     }
@@ -375,6 +385,10 @@ fn serve_peers(
 async fn begin(inner: &Inner, members: BTreeMap<u64, Node>) -> Result<(), RunError> {
     let failed = |error: String| RunError::Consensus(error);
     if members.is_empty() || inner.raft.is_initialized().await.map_err(|error| failed(error.to_string()))? {
+        if inner.shared.membership.load().voter_ids().eq([inner.me]) {
+            // Nobody else could lead: there is nothing to wait for.
+            inner.raft.trigger().elect(false).await.map_err(|error| failed(error.to_string()))?;
+        }
         return Ok(());
     }
     match inner.raft.initialize(members).await {

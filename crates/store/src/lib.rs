@@ -35,6 +35,7 @@ mod snapshot;
 mod state;
 pub mod storage;
 mod unverified;
+mod upkeep;
 mod watch;
 
 pub use config::{PeerTls, StoreConfig, Timing};

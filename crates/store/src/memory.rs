@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use bytes::Bytes;
-use mvcc::{Batch, Engine, EngineError, MemoryEngine, Table};
+use mvcc::{Batch, Engine, EngineError, MemoryEngine, Table, WriteIndex};
 use parking_lot::Mutex;
 
 use crate::storage::{LogBatch, LogEngine, LogMeta, StateEngine, Storage};
@@ -112,6 +112,14 @@ impl Engine for MemoryState {
 
     fn write(&self, batch: &Batch) -> Result<(), EngineError> {
         self.0.write(batch)
+    }
+
+    fn save_index(&self, write: WriteIndex<'_>) -> Result<(), EngineError> {
+        self.0.save_index(write)
+    }
+
+    fn load_index(&self) -> Result<Option<Box<dyn io::Read + '_>>, EngineError> {
+        self.0.load_index()
     }
 }
 

@@ -1,6 +1,7 @@
 //! openraft's state machine over `mvcc`: applies entries in batches, writes each batch to the engine once, publishes
 //! the view, then hands events to watchers and answers to those who wait, in this order.
 
+use std::collections::VecDeque;
 use std::io;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -10,14 +11,13 @@ use arc_swap::ArcSwap;
 use bytes::Bytes;
 use env::Env;
 use futures::{Stream, StreamExt as _};
-use mvcc::{Applied, Command, Mvcc, Response, View};
+use mvcc::{Applied, Command, Mvcc, MvccError, Response, SweepStep, Swept, View};
 use openraft::entry::EntryPayload;
 use openraft::storage::{ApplyResponder, EntryResponder, RaftStateMachine};
 use parking_lot::Mutex;
-use tokio::sync::watch;
-use tokio::time::Instant;
+use tokio::sync::{Notify, watch};
 
-use crate::consensus::{self, Beside, LogId, StoredMembership, TypeConfig};
+use crate::consensus::{self, Beside, Entry, LogId, StoredMembership, TypeConfig};
 use crate::counters::Counters;
 use crate::failpoints::hit;
 use crate::leases::LeaseClock;
@@ -28,6 +28,14 @@ use crate::watch::Hub;
 
 /// Entries that are written to the engine together, at most.
 const MAX_BATCH: usize = 1024;
+
+/// Bytes of entries after which a snapshot is made, however few entries they are: the log is on the disk and is read at
+/// the start.
+const MAX_LOG: u64 = 32 << 20;
+/// Bytes of entries that are kept behind such a snapshot, about.
+const KEPT_LOG: u64 = 16 << 20;
+/// How exactly that is known.
+const LOG_MARK: u64 = 1 << 20;
 
 /// What the state machine shows to everyone else.
 pub(crate) struct Shared {
@@ -44,48 +52,82 @@ pub(crate) struct Shared {
     pub writing: AtomicBool,
     /// What the state machine writes to; another one after a snapshot was received.
     pub engine: Mutex<Arc<dyn StateEngine>>,
+    /// Told when there is something to do for [`crate::upkeep`].
+    pub upkeep: Notify,
 }
 
-/// The single writer.
-pub(crate) struct StateMachine {
+/// The single writer, and what it needs for its work. Whoever holds it sees no half of a batch.
+pub(crate) struct Core {
     mvcc: Mvcc<Arc<dyn StateEngine>>,
-    engine: Arc<dyn StateEngine>,
     beside: Beside,
     beside_changed: bool,
     /// Whether a compaction waits to be written.
     compacts: bool,
+    /// How often the whole state was replaced.
+    replaced: u64,
     pace: Pace,
-    storage: Arc<dyn Storage>,
-    shelf: Shelf,
+    cache_bytes: u64,
+    log: LogSize,
     shared: Arc<Shared>,
 }
 
 /// How fast the state machine goes about what nobody waits for, and when it is slow.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Pace {
-    /// Past versions deleted at a time.
-    batch: usize,
-    pause: Duration,
-    swept: Instant,
+    /// Versions that are walked over at a time for what was compacted.
+    pub batch: usize,
+    pub pause: Duration,
     warn_apply: Duration,
 }
 
 impl Pace {
-    pub fn new((batch, pause): (usize, Duration), warn_apply: Duration, now: Instant) -> Self {
+    pub fn new((batch, pause): (usize, Duration), warn_apply: Duration) -> Self {
         // 0 asks for the default, as in etcd.
         let batch = if batch == 0 { 1000 } else { batch };
-        let swept = now.checked_sub(pause).unwrap_or(now);
-        Self { batch, pause, swept, warn_apply }
+        Self { batch, pause, warn_apply }
+    }
+}
+
+/// How large the log is behind the last snapshot, and where its newest part begins.
+#[derive(Default)]
+struct LogSize {
+    /// Bytes of all entries that were applied.
+    total: u64,
+    /// What it was at the last snapshot.
+    at_snapshot: u64,
+    /// Entries with the total before each, [`LOG_MARK`] apart.
+    marks: VecDeque<(u64, u64)>,
+}
+
+impl LogSize {
+    fn add(&mut self, index: u64, bytes: usize) {
+        if self.marks.back().is_none_or(|(_, before)| self.total - before >= LOG_MARK) {
+            self.marks.push_back((index, self.total));
+        }
+        self.total += bytes as u64;
+        while self.marks.len() > 1 && self.total - self.marks[1].1 > KEPT_LOG {
+            self.marks.pop_front();
+        }
     }
 
-    /// Whether it is time to delete again, which is then noted.
-    fn is_due(&mut self, now: Instant) -> bool {
-        let due = now.saturating_duration_since(self.swept) >= self.pause;
-        if due {
-            self.swept = now;
-        }
-        due
+    fn is_large(&self) -> bool {
+        self.total - self.at_snapshot > MAX_LOG
     }
+}
+
+/// What openraft drives.
+pub(crate) struct StateMachine {
+    core: Arc<Mutex<Core>>,
+    engine: Arc<dyn StateEngine>,
+    storage: Arc<dyn Storage>,
+    shelf: Shelf,
+    shared: Arc<Shared>,
+}
+
+/// A step of deleting what was compacted, and of which state: how often it had been replaced.
+pub(crate) struct Sweep {
+    pub step: SweepStep,
+    pub replaced: u64,
 }
 
 /// What waits for the batch to be written.
@@ -94,20 +136,19 @@ struct Pending {
     responders: Vec<ApplyResponder<TypeConfig>>,
     answers: Vec<(Origin, Applied)>,
     events: Vec<mvcc::Event>,
-    entries: usize,
 }
 
 impl StateMachine {
-    /// Opens the state that the storage holds.
+    /// Opens the state that the storage holds, with room for so many bytes of values in memory.
     pub fn open(
         storage: Arc<dyn Storage>,
         env: Env,
         outstanding: Outstanding,
-        pace: Pace,
+        (pace, cache_bytes): (Pace, u64),
     ) -> io::Result<Self> {
         let shelf = Shelf::open(storage.clone(), env.clock.clone())?;
         let engine = storage.open_state()?;
-        let mvcc = Mvcc::open(engine.clone()).map_err(io::Error::other)?;
+        let mvcc = Mvcc::open_with(engine.clone(), cache_bytes).map_err(io::Error::other)?;
         let beside = consensus::decode_beside(mvcc.caller_meta())?;
         let view = mvcc.view();
         let mut leases = LeaseClock::default();
@@ -123,28 +164,84 @@ impl StateMachine {
             counters: Counters::new(),
             writing: AtomicBool::new(false),
             engine: Mutex::new(engine.clone()),
+            upkeep: Notify::new(),
         };
         let shared = Arc::new(shared);
-        Ok(Self {
+        let core = Core {
             mvcc,
-            engine,
             beside,
             beside_changed: false,
             compacts: false,
+            replaced: 0,
             pace,
-            storage,
-            shelf,
-            shared,
-        })
+            cache_bytes,
+            log: LogSize::default(),
+            shared: shared.clone(),
+        };
+        Ok(Self { core: Arc::new(Mutex::new(core)), engine, storage, shelf, shared })
     }
 
     pub fn shared(&self) -> Arc<Shared> {
         self.shared.clone()
     }
 
-    fn apply_entry(&mut self, entry: consensus::Entry, pending: &mut Pending) {
+    pub fn core(&self) -> Arc<Mutex<Core>> {
+        self.core.clone()
+    }
+}
+
+impl Core {
+    /// The next step of deleting what was compacted.
+    pub fn sweep(&self) -> Option<Sweep> {
+        let step = self.mvcc.sweep()?;
+        Some(Sweep { step, replaced: self.replaced })
+    }
+
+    /// Whether this is still the state that a step was taken from.
+    pub fn is(&self, replaced: u64) -> bool {
+        self.replaced == replaced
+    }
+
+    /// Deletes what a step found.
+    pub fn absorb(&mut self, swept: Swept) -> io::Result<()> {
+        self.mvcc.absorb(swept);
+        self.mvcc.commit(None).map_err(io::Error::other)?;
+        self.shared.view.store(Arc::new(self.mvcc.view()));
+        Ok(())
+    }
+
+    /// Whether a snapshot is to be made, because the log has become long in bytes; then the first entry of it that is
+    /// kept for others to catch up. It is asked for once.
+    pub fn begin_snapshot(&mut self) -> Option<u64> {
+        if !self.log.is_large() {
+            return None;
+        }
+        self.log.at_snapshot = self.log.total;
+        self.log.marks.front().map(|(index, _)| *index)
+    }
+
+    pub fn pace(&self) -> Pace {
+        self.pace
+    }
+
+    pub fn mvcc(&mut self) -> &mut Mvcc<Arc<dyn StateEngine>> {
+        &mut self.mvcc
+    }
+
+    /// Applies a batch of entries.
+    fn apply(&mut self, batch: Vec<EntryResponder<TypeConfig>>) -> io::Result<()> {
+        let mut pending = Pending::default();
+        for (entry, responder) in batch {
+            self.apply_entry(entry, &mut pending)?;
+            pending.responders.extend(responder);
+        }
+        self.publish(pending)
+    }
+
+    fn apply_entry(&mut self, entry: Entry, pending: &mut Pending) -> io::Result<()> {
         let id = entry.log_id;
         let (index, term) = (id.index, consensus::term_of(&id));
+        self.log.add(index, consensus::entry_size(&entry));
         match entry.payload {
             EntryPayload::Blank => self.mvcc.skip(index, term),
             EntryPayload::Membership(membership) => {
@@ -156,7 +253,7 @@ impl StateMachine {
             EntryPayload::Normal(proposal) if self.beside.sessions.admit(&proposal.origin) => {
                 hit("beforeApplyOneEntryNormal");
                 self.beside_changed = true;
-                let mut applied = self.apply_command(index, term, proposal.command);
+                let mut applied = self.apply_command(index, term, proposal.command)?;
                 // The events go to the watchers; whoever proposed needs the answer only.
                 pending.events.append(&mut applied.events);
                 pending.answers.push((proposal.origin, applied));
@@ -164,21 +261,23 @@ impl StateMachine {
             // A copy of a proposal that was applied before.
             EntryPayload::Normal(_) => self.mvcc.skip(index, term),
         }
+        Ok(())
     }
 
-    fn apply_command(&mut self, index: u64, term: u64, bytes: Bytes) -> Applied {
+    fn apply_command(&mut self, index: u64, term: u64, bytes: Bytes) -> io::Result<Applied> {
         let command = match Command::decode(bytes) {
             Ok(command) => command,
             // Every replica meets the same bytes and refuses them alike.
             Err(error) => {
                 self.mvcc.skip(index, term);
                 let response = Err(mvcc::MvccError::Engine(error.to_string()));
-                return Applied { revision: self.mvcc.view().revision(), response, events: Vec::new() };
+                let revision = self.mvcc.view().revision();
+                return Ok(Applied { revision, response, events: Vec::new() });
             }
         };
         let clock = &self.shared.env.clock;
         let start = clock.monotonic();
-        let applied = self.mvcc.apply(index, term, &command);
+        let applied = self.mvcc.apply(index, term, &command).map_err(io::Error::other)?;
         let took = clock.monotonic() - start;
         self.shared.counters.note(&command, &applied, took);
         if took > self.pace.warn_apply {
@@ -186,7 +285,7 @@ impl StateMachine {
         }
         self.note_lease(command.plain(), &applied);
         self.compacts |= matches!(command.plain(), Command::Compact { .. });
-        applied
+        Ok(applied)
     }
 
     fn note_lease(&self, command: &Command, applied: &Applied) {
@@ -199,7 +298,7 @@ impl StateMachine {
     }
 
     /// Writes what was applied, shows it, and answers.
-    fn publish(&mut self, pending: Pending) -> io::Result<()> {
+    fn publish(&mut self, mut pending: Pending) -> io::Result<()> {
         self.shared.writing.store(true, Ordering::Relaxed);
         hit("afterStartDBTxn");
         hit("commitBeforePreCommitHook");
@@ -212,6 +311,10 @@ impl StateMachine {
         }
         let view = self.mvcc.view();
         let (revision, (index, _)) = (view.revision(), view.applied());
+        if self.shared.hub.is_watched() {
+            // What was there before may be deleted by the time that a slow watcher comes to it.
+            pending.events.iter_mut().try_for_each(|event| fill_prev(&view, event))?;
+        }
         self.shared.view.store(Arc::new(view));
         self.shared.writing.store(false, Ordering::Relaxed);
         self.shared.hub.publish(pending.events, revision);
@@ -221,32 +324,40 @@ impl StateMachine {
         self.shared.outstanding.complete(pending.answers);
         pending.responders.into_iter().for_each(|responder| responder.send(()));
         hit("storeAfterAnswer");
+        if self.mvcc.has_garbage() || self.mvcc.is_index_due() || self.log.is_large() {
+            self.shared.upkeep.notify_one();
+        }
         Ok(())
     }
 
-    /// Writes what was applied to the engine, in one batch, with the steps of a compaction that tests may strike at.
+    /// Writes what was applied to the engine, in one batch.
     fn commit(&mut self, beside: Option<Bytes>) -> io::Result<()> {
         let compacts = std::mem::take(&mut self.compacts);
-        let now = self.shared.env.clock.monotonic();
-        let collects = self.mvcc.has_garbage() && self.pace.is_due(now);
-        self.mvcc.limit_sweep(if collects { self.pace.batch } else { 0 });
         compacts.then(|| hit("compactBeforeCommitScheduledCompact"));
-        collects.then(|| hit("compactBeforeCommitBatch"));
         hit("beforeCommit");
         let clock = &self.shared.env.clock;
         let start = clock.monotonic();
         self.mvcc.commit(beside).map_err(io::Error::other)?;
         self.shared.counters.commit.record(clock.monotonic() - start);
         hit("afterCommit");
-        collects.then(|| hit("compactAfterCommitBatch"));
         compacts.then(|| hit("compactAfterCommitScheduledCompact"));
-        if collects && !self.mvcc.has_garbage() {
-            hit("compactBeforeSetFinishedCompact");
-            let revision = self.mvcc.view().compact_revision();
-            tracing::info!("compact-revision" = revision, "finished scheduled compaction");
-            hit("compactAfterSetFinishedCompact");
-        }
         Ok(())
+    }
+
+    /// Begins anew with a state that takes the place of this one.
+    fn replace(&mut self, engine: Arc<dyn StateEngine>) -> io::Result<View> {
+        self.mvcc = Mvcc::open_with(engine, self.cache_bytes).map_err(io::Error::other)?;
+        self.replaced += 1;
+        self.beside = consensus::decode_beside(self.mvcc.caller_meta())?;
+        Ok(self.mvcc.view())
+    }
+}
+
+/// Reads the value before a change; none where it was compacted meanwhile.
+pub(crate) fn fill_prev(view: &View, event: &mut mvcc::Event) -> io::Result<()> {
+    match view.fill_prev(event) {
+        Ok(()) | Err(MvccError::Compacted { .. }) => Ok(()),
+        Err(error) => Err(io::Error::other(error)),
     }
 }
 
@@ -271,9 +382,10 @@ impl RaftStateMachine<TypeConfig> for StateMachine {
     type SnapshotBuilder = Builder;
 
     async fn applied_state(&mut self) -> io::Result<(Option<LogId>, StoredMembership)> {
-        let (index, term) = self.mvcc.applied();
+        let core = self.core.lock();
+        let (index, term) = core.mvcc.applied();
         let last = (term > 0 || index > 0).then(|| consensus::log_id(term, index));
-        Ok((last, self.beside.membership.clone()))
+        Ok((last, core.beside.membership.clone()))
     }
 
     async fn apply<Strm>(&mut self, mut entries: Strm) -> io::Result<()>
@@ -281,18 +393,15 @@ impl RaftStateMachine<TypeConfig> for StateMachine {
         Strm: Stream<Item = io::Result<EntryResponder<TypeConfig>>> + Unpin + Send,
     {
         hit("beforeStartDBTxn");
-        let mut pending = Pending::default();
+        let mut batch = Vec::new();
         while let Some(next) = entries.next().await {
-            let (entry, responder) = next?;
-            self.apply_entry(entry, &mut pending);
-            pending.responders.extend(responder);
-            pending.entries += 1;
-            if pending.entries >= MAX_BATCH {
-                self.publish(std::mem::take(&mut pending))?;
+            batch.push(next?);
+            if batch.len() >= MAX_BATCH {
+                self.core.lock().apply(std::mem::take(&mut batch))?;
             }
         }
-        if pending.entries > 0 {
-            self.publish(pending)?;
+        if !batch.is_empty() {
+            self.core.lock().apply(batch)?;
         }
         Ok(())
     }
@@ -309,22 +418,21 @@ impl RaftStateMachine<TypeConfig> for StateMachine {
         hit("applyBeforeOpenSnapshot");
         let engine = self.storage.replace_state(snapshot.path())?;
         hit("applyAfterOpenSnapshot");
-        self.mvcc = Mvcc::open(engine.clone()).map_err(io::Error::other)?;
+        let mut core = self.core.lock();
+        let view = core.replace(engine.clone())?;
         // The log is purged up to here next: whoever is to be caught up then needs this snapshot.
         hit("raftBeforeSaveSnap");
         self.shelf.build(&*engine)?;
         hit("raftAfterSaveSnap");
         *self.shared.engine.lock() = engine.clone();
         self.engine = engine;
-        self.beside = consensus::decode_beside(self.mvcc.caller_meta())?;
-        let view = self.mvcc.view();
         tracing::info!(
             index = meta.last_log_id.map(|id| id.index),
             revision = view.revision(),
             "installed a snapshot"
         );
         self.shared.leases.lock().reset(&view, self.shared.env.clock.monotonic());
-        self.shared.membership.store(Arc::new(self.beside.membership.clone()));
+        self.shared.membership.store(Arc::new(core.beside.membership.clone()));
         let (revision, (index, _)) = (view.revision(), view.applied());
         self.shared.view.store(Arc::new(view));
         self.shared.hub.restart(revision);

@@ -8,7 +8,7 @@ use mvcc::{Event, KeyRange, MvccError, Revision, View};
 use parking_lot::RwLock;
 use tokio::sync::watch;
 
-use crate::state::Shared;
+use crate::state::{Shared, fill_prev};
 
 /// Events that the ring holds, at most.
 const RING_EVENTS: usize = 8192;
@@ -63,6 +63,11 @@ impl Hub {
 
     pub fn head(&self) -> watch::Receiver<Revision> {
         self.head.subscribe()
+    }
+
+    /// Whether anybody watches.
+    pub fn is_watched(&self) -> bool {
+        self.head.receiver_count() > 0
     }
 }
 
@@ -212,7 +217,7 @@ impl Watcher {
             }
             let ring = self.shared.hub.ring.read().read(&self.range, self.next, head);
             let (events, revision) = match ring {
-                Some(found) => found,
+                Some((events, revision)) => (filled(&self.shared.view, events)?, revision),
                 None => history(&self.shared.view, &self.range, self.next)?,
             };
             self.next = revision + 1;
@@ -231,14 +236,30 @@ impl Watcher {
     }
 }
 
+/// Events with the values before, also those that were published when nobody watched.
+fn filled(view: &ArcSwap<View>, events: Vec<Arc<Event>>) -> Result<Vec<Arc<Event>>, WatchError> {
+    let fill = |event: Arc<Event>| {
+        if event.prev.is_some() || event.prev_at.is_none() {
+            return Ok(event);
+        }
+        let mut event = Arc::unwrap_or_clone(event);
+        fill_prev(&view.load(), &mut event).map_err(|error| WatchError::Engine(error.to_string()))?;
+        Ok(Arc::new(event))
+    };
+    events.into_iter().map(fill).collect()
+}
+
 fn history(
     view: &ArcSwap<View>,
     range: &KeyRange,
     from: Revision,
 ) -> Result<(Vec<Arc<Event>>, Revision), WatchError> {
-    let batch = view.load().events(range, from, HISTORY_BYTES).map_err(|error| match error {
+    let view = view.load();
+    let mut batch = view.events(range, from, HISTORY_BYTES).map_err(|error| match error {
         MvccError::Compacted { compact_revision } => WatchError::Compacted { compact_revision },
         other => WatchError::Engine(other.to_string()),
     })?;
+    let filled = batch.events.iter_mut().try_for_each(|event| fill_prev(&view, event));
+    filled.map_err(|error| WatchError::Engine(error.to_string()))?;
     Ok((batch.events.into_iter().map(Arc::new).collect(), batch.next_revision - 1))
 }

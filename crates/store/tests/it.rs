@@ -150,7 +150,7 @@ fn put_leased(key: &str, value: &str, lease: i64) -> Command {
 }
 
 fn value(store: &Store, key: &str) -> Option<Bytes> {
-    store.view().get(key.as_bytes()).map(|kv| kv.value.clone())
+    store.view().get(key.as_bytes()).expect("read").map(|kv| kv.value)
 }
 
 #[tokio::test(flavor = "multi_thread")]

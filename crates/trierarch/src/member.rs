@@ -29,6 +29,8 @@ pub struct Config {
     pub snapshot_count: u64,
     pub snapshot_catchup_entries: u64,
     pub max_request_bytes: usize,
+    /// Bytes of values that are kept in memory.
+    pub cache_bytes: u64,
     pub max_txn_ops: usize,
     pub max_concurrent_streams: u32,
     pub quota_bytes: Option<u64>,
@@ -69,6 +71,7 @@ impl Config {
             snapshot_count: self.snapshot_count,
             snapshot_catchup_entries: self.snapshot_catchup_entries,
             max_request_bytes: self.max_request_bytes,
+            cache_bytes: self.cache_bytes,
             ..StoreConfig::new(self.name, address_of(&self.listen_peer_url)?)
         };
         let folder = open_folder(&self.data_dir)?;

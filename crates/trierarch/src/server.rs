@@ -27,6 +27,9 @@ pub struct Options {
     /// Where the store keeps its data
     #[arg(long)]
     pub data_dir: PathBuf,
+    /// MiB of objects that are kept in memory; others are read from disk
+    #[arg(long, default_value_t = 1024)]
+    pub cache_mib: u64,
     /// Where certificates and keys are; without it only the store is served, in plain text
     #[arg(long)]
     pub pki_dir: Option<PathBuf>,
@@ -146,6 +149,7 @@ fn store_config(options: &Options) -> Result<member::Config> {
         snapshot_count: 10_000,
         snapshot_catchup_entries: 5_000,
         max_request_bytes: apiserver::MAX_BODY_BYTES,
+        cache_bytes: options.cache_mib << 20,
         max_txn_ops: mvcc::MAX_TXN_OPS,
         quota_bytes: None,
         max_concurrent_streams: u32::MAX,

@@ -8,6 +8,7 @@ use mvcc::View;
 
 use super::{Attributes, Operation};
 use crate::api::Api;
+use crate::storage;
 
 /// Namespaces that cannot be deleted.
 const IMMORTAL: [&str; 3] = ["default", "kube-system", "kube-public"];
@@ -19,15 +20,15 @@ enum State {
     Active,
 }
 
-fn state(view: &View, namespace: &str) -> State {
-    let Some(namespaces) = table::find("", "v1", "namespaces") else { return State::Missing };
-    match view.get(namespaces.key("", namespace).as_bytes()) {
+fn state(view: &View, namespace: &str) -> Result<State, Status> {
+    let Some(namespaces) = table::find("", "v1", "namespaces") else { return Ok(State::Missing) };
+    Ok(match storage::get(view, namespaces.key("", namespace).as_bytes())? {
         None => State::Missing,
         Some(kv) => match peek::open(&kv.value).ok().and_then(|object| object.deletion_timestamp()) {
             Some(_) => State::Terminating,
             None => State::Active,
         },
-    }
+    })
 }
 
 impl Api {
@@ -42,10 +43,10 @@ impl Api {
         if attributes.operation != Operation::Create || !target.resource.namespaced {
             return Ok(());
         }
-        let mut found = state(&self.storage.view(), &target.namespace);
+        let mut found = state(&self.storage.view(), &target.namespace)?;
         if matches!(found, State::Missing) {
             // This replica may be behind.
-            found = state(&*self.storage.fresh().await?, &target.namespace);
+            found = state(&*self.storage.fresh().await?, &target.namespace)?;
         }
         match found {
             State::Active => Ok(()),

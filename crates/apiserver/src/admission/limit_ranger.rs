@@ -7,23 +7,25 @@ use mvcc::{KeyRange, View};
 use serde_json::{Map, json};
 
 use super::Attributes;
+use crate::storage;
 
 const ANNOTATION: &str = "kubernetes.io/limit-ranger";
 const LISTS: [(&str, &str); 2] = [("containers", "container"), ("initContainers", "init container")];
 
 /// The limits of a namespace, each of one type.
-fn limits(view: &View, namespace: &str) -> Vec<Value> {
+fn limits(view: &View, namespace: &str) -> Result<Vec<Value>, Status> {
     let range = KeyRange::prefix(format!("/registry/limitranges/{namespace}/"));
-    let ranges = view.iter(&range).filter_map(|kv| codec::from_stored(&kv.value, 0).ok());
-    ranges.flat_map(|range| range["spec"]["limits"].as_array().cloned().unwrap_or_default()).collect()
+    let stored: Vec<_> = storage::each(view, &range).collect::<Result<_, _>>()?;
+    let ranges = stored.iter().filter_map(|kv| codec::from_stored(&kv.value, 0).ok());
+    Ok(ranges.flat_map(|range| range["spec"]["limits"].as_array().cloned().unwrap_or_default()).collect())
 }
 
 /// Fills in what containers leave open.
-pub(super) fn admit(view: &View, attributes: &Attributes<'_>, pod: &mut Value) {
+pub(super) fn admit(view: &View, attributes: &Attributes<'_>, pod: &mut Value) -> Result<(), Status> {
     if !attributes.creates("", "pods") {
-        return;
+        return Ok(());
     }
-    let limits = limits(view, &attributes.target.namespace);
+    let limits = limits(view, &attributes.target.namespace)?;
     let mut set = Vec::new();
     for limit in limits.iter().filter(|limit| limit["type"] == "Container") {
         for (list, what) in LISTS {
@@ -34,6 +36,7 @@ pub(super) fn admit(view: &View, attributes: &Attributes<'_>, pod: &mut Value) {
     if !set.is_empty() {
         meta::set_annotation(pod, ANNOTATION, &format!("LimitRanger plugin set: {}", set.join("; ")));
     }
+    Ok(())
 }
 
 fn fill(container: &mut Value, what: &str, limit: &Value, set: &mut Vec<String>) {
@@ -58,11 +61,11 @@ fn fill(container: &mut Value, what: &str, limit: &Value, set: &mut Vec<String>)
 pub(super) fn check(view: &View, attributes: &Attributes<'_>, object: &Value) -> Result<(), Status> {
     let mut problems = Vec::new();
     if attributes.creates("", "pods") {
-        for limit in limits(view, &attributes.target.namespace) {
+        for limit in limits(view, &attributes.target.namespace)? {
             check_pod(&limit, object, &mut problems);
         }
     } else if attributes.is("", "persistentvolumeclaims") {
-        for limit in limits(view, &attributes.target.namespace) {
+        for limit in limits(view, &attributes.target.namespace)? {
             if limit["type"] == "PersistentVolumeClaim" {
                 let asked = &object["spec"]["resources"]["requests"];
                 bounds(&limit, "PersistentVolumeClaim", asked, &json!({}), &mut problems);

@@ -62,7 +62,7 @@ impl Api {
     pub(crate) async fn admit(&self, attributes: &Attributes<'_>, object: &mut Value) -> Result<(), Status> {
         self.admit_lifecycle(attributes).await?;
         let view = self.storage.view();
-        limit_ranger::admit(&view, attributes, object);
+        limit_ranger::admit(&view, attributes, object)?;
         service_account::admit(self, &view, attributes, object).await?;
         node::restrict(&view, attributes, object)?;
         node::taint(attributes, object);

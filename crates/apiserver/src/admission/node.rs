@@ -7,6 +7,7 @@ use mvcc::View;
 use serde_json::json;
 
 use super::{Attributes, Operation};
+use crate::storage;
 
 const NOT_READY: &str = "node.kubernetes.io/not-ready";
 
@@ -67,7 +68,8 @@ fn restrict_pod(view: &View, attributes: &Attributes<'_>, object: &Value, node: 
         };
     }
     let Some(pods) = table::find("", "v1", "pods") else { return Ok(()) };
-    let Some(kv) = view.get(pods.key(&target.namespace, &target.name).as_bytes()) else { return Ok(()) };
+    let found = storage::get(view, pods.key(&target.namespace, &target.name).as_bytes())?;
+    let Some(kv) = found else { return Ok(()) };
     let own =
         peek::open(&kv.value).is_ok_and(|pod| pod.scalar(&["spec", "nodeName"]).as_deref() == Some(node));
     match own {

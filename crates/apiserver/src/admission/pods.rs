@@ -6,6 +6,7 @@ use mvcc::{KeyRange, View};
 use serde_json::json;
 
 use super::{Attributes, Settings};
+use crate::storage;
 
 const PREEMPT: &str = "PreemptLowerPriority";
 
@@ -21,9 +22,9 @@ pub(super) fn admit_priority(
     let Some(classes) = table::find("scheduling.k8s.io", "v1", "priorityclasses") else { return Ok(()) };
     let name = pod["spec"]["priorityClassName"].as_str().unwrap_or_default();
     let class = match name {
-        "" => default_class(view, classes.storage_prefix),
+        "" => default_class(view, classes.storage_prefix)?,
         name => {
-            let found = view.get(classes.key("", name).as_bytes());
+            let found = storage::get(view, classes.key("", name).as_bytes())?;
             let found = found.and_then(|kv| codec::from_stored(&kv.value, 0).ok());
             let why = || format!("no PriorityClass with name {name} was found");
             Some(found.ok_or_else(|| attributes.target.forbidden(&why()))?)
@@ -48,10 +49,10 @@ pub(super) fn admit_priority(
     Ok(())
 }
 
-fn default_class(view: &View, prefix: &'static str) -> Option<Value> {
-    let range = KeyRange::prefix(prefix);
-    let classes = view.iter(&range).filter_map(|kv| codec::from_stored(&kv.value, 0).ok());
-    classes.filter(|class| class["globalDefault"] == true).min_by_key(|class| class["value"].as_i64())
+fn default_class(view: &View, prefix: &'static str) -> Result<Option<Value>, Status> {
+    let stored: Vec<_> = storage::each(view, &KeyRange::prefix(prefix)).collect::<Result<_, _>>()?;
+    let classes = stored.iter().filter_map(|kv| codec::from_stored(&kv.value, 0).ok());
+    Ok(classes.filter(|class| class["globalDefault"] == true).min_by_key(|class| class["value"].as_i64()))
 }
 
 /// DefaultTolerationSeconds: how long a pod stays on a node that is lost.

@@ -7,6 +7,7 @@ use serde_json::json;
 
 use super::Attributes;
 use crate::api::Api;
+use crate::storage;
 
 const MOUNT_PATH: &str = "/var/run/secrets/kubernetes.io/serviceaccount";
 const VOLUME_PREFIX: &str = "kube-api-access-";
@@ -29,9 +30,9 @@ pub(super) async fn admit(
     let spec = meta::child_mut(pod, &["spec"]);
     spec.insert("serviceAccountName".into(), name.as_str().into());
     spec.insert("serviceAccount".into(), name.as_str().into());
-    let account = match find(view, &attributes.target.namespace, &name) {
+    let account = match find(view, &attributes.target.namespace, &name)? {
         Some(account) => account,
-        None => find(&*api.storage.fresh().await?, &attributes.target.namespace, &name)
+        None => find(&*api.storage.fresh().await?, &attributes.target.namespace, &name)?
             .ok_or_else(|| missing(attributes, &name))?,
     };
     if mounts_token(&account, pod) {
@@ -46,10 +47,10 @@ pub(super) async fn admit(
     Ok(())
 }
 
-fn find(view: &View, namespace: &str, name: &str) -> Option<Value> {
-    let accounts = table::find("", "v1", "serviceaccounts")?;
-    let kv = view.get(accounts.key(namespace, name).as_bytes())?;
-    codec::from_stored(&kv.value, kv.mod_revision).ok()
+fn find(view: &View, namespace: &str, name: &str) -> Result<Option<Value>, Status> {
+    let Some(accounts) = table::find("", "v1", "serviceaccounts") else { return Ok(None) };
+    let kv = storage::get(view, accounts.key(namespace, name).as_bytes())?;
+    Ok(kv.and_then(|kv| codec::from_stored(&kv.value, kv.mod_revision).ok()))
 }
 
 fn missing(attributes: &Attributes<'_>, name: &str) -> Status {

@@ -10,6 +10,7 @@ use mvcc::View;
 use serde::{Deserialize, Serialize};
 
 use crate::config::{BuildError, ServiceAccountKeys};
+use crate::storage;
 use crate::user::{SERVICE_ACCOUNT_PREFIX, UserInfo};
 
 /// Seconds that clocks may differ.
@@ -221,7 +222,9 @@ fn check_bound(view: &View, claims: &Claims) -> Result<UserInfo, TokenError> {
 
 fn exists(view: &View, resource: &str, namespace: &str, reference: &Reference) -> bool {
     let Some(resource) = table::find("", "v1", resource) else { return false };
-    let Some(kv) = view.get(resource.key(namespace, &reference.name).as_bytes()) else { return false };
+    // What cannot be read vouches for nobody.
+    let found = storage::get(view, resource.key(namespace, &reference.name).as_bytes());
+    let Ok(Some(kv)) = found else { return false };
     peek::open(&kv.value).is_ok_and(|object| object.uid() == reference.uid)
 }
 

@@ -20,6 +20,7 @@ use store::{Store, WatchRequest, Watcher};
 pub(crate) use policy::{Policy, Rule};
 
 use crate::info::{Query, RequestInfo};
+use crate::storage;
 use crate::user::{MASTERS, UserInfo};
 
 /// What is to be decided.
@@ -166,7 +167,11 @@ impl Authorizer {
         let view = self.store.view();
         let mut policy = Policy::default();
         for range in ranges() {
-            view.iter(&range).for_each(|kv| policy.apply(&kv.key, Some(&kv.value)));
+            for kv in storage::each(&view, &range) {
+                // The policy stays as it was, until this one can be read.
+                let Ok(kv) = kv else { return -1 };
+                policy.apply(&kv.key, Some(&kv.value));
+            }
         }
         self.policy.store(Arc::new(policy));
         let start_revision = view.revision() + 1;

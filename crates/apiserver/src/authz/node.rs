@@ -6,6 +6,7 @@ use api_types::{Value, codec, table};
 use mvcc::{KeyRange, KeyValue, View};
 
 use super::{Ask, Policy};
+use crate::storage;
 
 const NODE_ROLE: &str = "system:node";
 
@@ -38,8 +39,12 @@ fn own_pods(view: &View, node: &str, ask: &Ask<'_>) -> bool {
         "list" | "watch" if ask.name.is_empty() => ask.fields.exact("spec.nodeName") == Some(node),
         "get" | "list" | "watch" => {
             let Some(pods) = table::find("", "v1", "pods") else { return false };
-            let Some(kv) = view.get(pods.key(ask.namespace, ask.name).as_bytes()) else { return true };
-            is_on(kv, node)
+            match storage::get(view, pods.key(ask.namespace, ask.name).as_bytes()) {
+                Ok(Some(kv)) => is_on(&kv, node),
+                Ok(None) => true,
+                // Who cannot be checked may not.
+                Err(_) => false,
+            }
         }
         _ => true,
     }
@@ -51,7 +56,9 @@ fn is_on(kv: &KeyValue, node: &str) -> bool {
 
 fn pods_of<'a>(view: &'a View, namespace: &str, node: &'a str) -> impl Iterator<Item = Value> + 'a {
     let range = KeyRange::prefix(format!("/registry/pods/{namespace}/"));
-    let stored: Vec<KeyValue> = view.iter(&range).filter(|kv| is_on(kv, node)).cloned().collect();
+    // What cannot be read allows nothing.
+    let stored = storage::each(view, &range).map_while(Result::ok).filter(|kv| is_on(kv, node));
+    let stored: Vec<KeyValue> = stored.collect();
     stored.into_iter().filter_map(|kv| codec::from_stored(&kv.value, 0).ok())
 }
 

@@ -17,7 +17,7 @@ use crate::call::Call;
 use crate::convert;
 use crate::registry::delete::DeleteOptions;
 use crate::registry::{Target, Update, UpdateKind};
-use crate::storage::store_failure;
+use crate::storage::{self, store_failure};
 
 const PREFIX: &str = "/registry/masterleases/";
 /// How long a replica that is silent stays listed.
@@ -61,7 +61,7 @@ pub(crate) async fn reconcile(api: Arc<Api>, address: IpAddr, port: u16) {
 /// Keeps this replica's key alive; answers with the lease it hangs on.
 async fn announce(api: &Api, lease: i64, address: IpAddr, port: u16) -> Result<i64, Status> {
     let key = Bytes::from(format!("{PREFIX}{address}:{port}"));
-    if lease != 0 && api.storage.view().get(&key).is_some_and(|kv| kv.lease == lease) {
+    if lease != 0 && storage::get(&api.storage.view(), &key)?.is_some_and(|kv| kv.lease == lease) {
         let renewed =
             api.storage.store.lease_keep_alive(lease).await.map_err(|error| store_failure(&error))?;
         if renewed.is_some() {
@@ -80,8 +80,8 @@ async fn announce(api: &Api, lease: i64, address: IpAddr, port: u16) -> Result<i
 fn replicas(api: &Api) -> BTreeMap<u16, Vec<String>> {
     let view = api.storage.view();
     let mut found: BTreeMap<u16, Vec<String>> = BTreeMap::new();
-    for kv in view.iter(&KeyRange::prefix(PREFIX)) {
-        let text = String::from_utf8_lossy(&kv.key[PREFIX.len()..]).into_owned();
+    for key in view.keys(&KeyRange::prefix(PREFIX)) {
+        let text = String::from_utf8_lossy(&key[PREFIX.len()..]).into_owned();
         if let Some((address, port)) = text.rsplit_once(':')
             && let Ok(port) = port.parse()
         {
@@ -146,11 +146,11 @@ async fn write(api: &Api, object: Value) -> Result<(), Status> {
         .ok_or_else(Status::path_not_found)?;
     let target = Target::new(resource, NAMESPACE, meta::name(&object));
     let (call, view) = (Call::internal(), api.storage.view());
-    let Some(kv) = view.get(&target.key()) else {
+    let Some(kv) = storage::get(&view, &target.key())? else {
         return api.create(&call, &target, object, false).await.map(|_| ());
     };
     let content = ["subsets", "endpoints", "ports"];
-    let current = convert::decode(resource, kv)?;
+    let current = convert::decode(resource, &kv)?;
     if content.iter().all(|field| current[*field] == object[*field]) {
         return Ok(());
     }
@@ -174,8 +174,8 @@ async fn remove_others(api: &Api, names: &[String]) -> Result<(), Status> {
     let prefix = slices.key(NAMESPACE, &format!("{NAME}-"));
     let found: Vec<String> = {
         let (view, range) = (api.storage.view(), KeyRange::prefix(prefix.clone()));
-        let keys = view.iter(&range);
-        keys.map(|kv| format!("{NAME}-{}", String::from_utf8_lossy(&kv.key[prefix.len()..]))).collect()
+        let keys = view.keys(&range);
+        keys.map(|key| format!("{NAME}-{}", String::from_utf8_lossy(&key[prefix.len()..]))).collect()
     };
     for name in found.iter().filter(|name| !names.contains(name)) {
         if name[NAME.len() + 1..].parse::<u16>().is_err() {

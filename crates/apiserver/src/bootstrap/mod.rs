@@ -56,7 +56,7 @@ async fn create(api: &Api, object: Value) -> Result<(), Status> {
     let resource = table::by_api_version(meta::api_version(&object), meta::kind(&object))
         .ok_or_else(|| Status::internal(format_args!("{} is not a kind", meta::kind(&object))))?;
     let target = Target::new(resource, meta::namespace(&object), meta::name(&object));
-    if api.storage.view().get(&target.key()).is_some() {
+    if api.storage.view().contains(&target.key()) {
         return Ok(());
     }
     match api.create(&Call::internal(), &target, object, false).await {

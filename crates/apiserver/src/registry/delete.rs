@@ -153,7 +153,7 @@ impl Api {
         let writer = call.writer(target.resource, self.now())?;
         let view = self.storage.fresh().await?;
         let mut deleted = Vec::new();
-        for kv in self.select(&view, target, &selection) {
+        for kv in self.select(&view, target, &selection)? {
             let object = convert::decode(target.resource, &kv)?;
             let one = Target::new(target.resource, meta::namespace(&object), meta::name(&object));
             match self.delete(call, &one, &options).await {

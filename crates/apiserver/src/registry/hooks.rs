@@ -83,7 +83,7 @@ impl Api {
             return self.allocator.allocate(self, view, old, new);
         }
         if is(target.resource, "coordination.k8s.io", "Lease") {
-            return Ok(fence(view, target, new));
+            return fence(view, target, new);
         }
         Ok(Extra::new())
     }
@@ -101,13 +101,13 @@ impl Api {
 }
 
 /// Writes down who holds a lease, and for which time, where writes of its holder can be conditional on it.
-fn fence(view: &View, target: &Target, lease: &Value) -> Extra {
+fn fence(view: &View, target: &Target, lease: &Value) -> Result<Extra, Status> {
     let spec = &lease["spec"];
     let holder = spec["holderIdentity"].as_str().unwrap_or_default();
     let token = format!("{holder}/{}", spec["leaseTransitions"].as_i64().unwrap_or(0));
     let key = fence_key(&target.namespace, meta::name(lease));
-    match view.get(key.as_bytes()) {
+    Ok(match storage::get(view, key.as_bytes())? {
         Some(kv) if kv.value == token.as_bytes() => Extra::new(),
         _ => vec![(None, storage::put(key, token))],
-    }
+    })
 }

@@ -18,6 +18,7 @@ use crate::call::{Call, status_response};
 use crate::info::Query;
 use crate::negotiate::Media;
 use crate::select::Selection;
+use crate::storage;
 
 /// `resourceVersion`, `resourceVersionMatch`, `limit` and `continue` of a list.
 struct ListOptions {
@@ -104,7 +105,7 @@ impl ListOptions {
 impl Api {
     /// The stored object, or 404.
     pub(crate) fn find(&self, view: &View, target: &Target) -> Result<KeyValue, Status> {
-        view.get(&target.key()).cloned().ok_or_else(|| target.not_found())
+        storage::get(view, &target.key())?.ok_or_else(|| target.not_found())
     }
 
     /// The view that a `resourceVersion` asks for: fresh, any, or not older than a revision.
@@ -153,9 +154,15 @@ impl Api {
     }
 
     /// All objects of a collection that a selection wants, with the revision they were read at.
-    pub(crate) fn select(&self, view: &View, target: &Target, selection: &Selection) -> Vec<KeyValue> {
+    pub(crate) fn select(
+        &self,
+        view: &View,
+        target: &Target,
+        selection: &Selection,
+    ) -> Result<Vec<KeyValue>, Status> {
         let range = KeyRange::prefix(target.prefix());
-        view.iter(&range).filter(|kv| selection.matches(kv)).cloned().collect()
+        let wanted = |kv: &Result<KeyValue, Status>| kv.as_ref().map_or(true, |kv| selection.matches(kv));
+        storage::each(view, &range).filter(wanted).collect()
     }
 }
 
@@ -174,13 +181,10 @@ fn find_page(
             let limit = if selection.is_everything() { limit(options.limit) } else { 0 };
             let request = RangeRequest { limit, revision, ..RangeRequest::new(range) };
             let answer = view.range(&request)?;
-            let (count, items) = (answer.count, answer.kvs.into_iter());
-            Ok(collect(items, count as usize, selection, options.limit, revision))
+            let items = answer.kvs.into_iter().map(Ok);
+            collect(items, answer.count, selection, options.limit, revision)
         }
-        _ => {
-            let items = view.iter(&range).cloned();
-            Ok(collect(items, usize::MAX, selection, options.limit, view.revision()))
-        }
+        _ => collect(view.iter(&range), view.count(&range), selection, options.limit, view.revision()),
     }
 }
 
@@ -208,31 +212,27 @@ fn range(target: &Target, selection: &Selection, prefix: &str, page: Option<&Pag
     }
 }
 
-/// Takes up to `limit` wanted items. `count`: how many keys the range has, when the iterator stops early.
+/// Takes up to `limit` wanted items. `count`: how many keys the range has.
 fn collect(
-    mut keys: impl Iterator<Item = KeyValue>,
-    count: usize,
+    mut keys: impl Iterator<Item = Result<KeyValue, MvccError>>,
+    count: i64,
     selection: &Selection,
     limit: usize,
     revision: i64,
-) -> Found {
+) -> Result<Found, MvccError> {
     let (mut items, mut seen) = (Vec::new(), 0_usize);
     let mut last = Bytes::new();
     while items.len() < limit {
-        let Some(kv) = keys.next() else { break };
+        let Some(kv) = keys.next().transpose()? else { break };
         seen += 1;
         last = kv.key.clone();
         if selection.matches(&kv) {
             items.push(kv);
         }
     }
-    let rest = match count {
-        usize::MAX if items.len() < limit => 0,
-        usize::MAX => keys.count(),
-        count => count.saturating_sub(seen),
-    };
+    let rest = usize::try_from(count).unwrap_or(0).saturating_sub(seen);
     let remaining = (rest > 0 && selection.is_everything()).then(|| i64::try_from(rest).unwrap_or(i64::MAX));
-    Found { items, revision, last: (rest > 0).then_some(last), remaining }
+    Ok(Found { items, revision, last: (rest > 0).then_some(last), remaining })
 }
 
 fn list_metadata(found: &Found, prefix: &str) -> Value {

@@ -121,7 +121,7 @@ impl Api {
             let extra = self.before_write(&view, target, None, &mut candidate)?;
             let value = Bytes::from(convert::encode(target.resource, &candidate)?);
             if dry_run {
-                if view.get(&key).is_some() {
+                if view.contains(&key) {
                     return Err(target.already_exists());
                 }
                 return Ok(Written { kv: KeyValue { key, value, ..KeyValue::default() }, created: true });

@@ -54,7 +54,7 @@ impl Api {
         let Some(budgets) = table::find("policy", "v1", "poddisruptionbudgets") else { return Ok(()) };
         let all = Target::new(budgets, &target.namespace, "");
         let everything = Selection::parse(budgets, &Query::default())?;
-        let found = self.select(&self.storage.view(), &all, &everything);
+        let found = self.select(&self.storage.view(), &all, &everything)?;
         let found = found.iter().filter_map(|kv| convert::decode(budgets, kv).ok());
         let matching: Vec<Value> = found
             .filter(|budget| {

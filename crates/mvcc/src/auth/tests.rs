@@ -23,7 +23,7 @@ impl Machine {
 
     fn apply(&mut self, command: Command) -> Result<Response, MvccError> {
         self.index += 1;
-        let applied = self.mvcc.apply(self.index, 1, &command);
+        let applied = self.mvcc.apply(self.index, 1, &command).expect("the engine");
         self.mvcc.commit(None).expect("commit");
         applied.response
     }
@@ -248,7 +248,12 @@ fn of_too_many_tokens_the_one_that_was_not_used_for_longest_goes() {
     for number in 0..MAX_TOKENS {
         let token = AuthCommand::TokenAssign { user: "u".into(), revision, digest: digest(number) };
         machine.index += 1;
-        machine.mvcc.apply(machine.index, 1, &Command::Auth(token)).response.expect("token");
+        machine
+            .mvcc
+            .apply(machine.index, 1, &Command::Auth(token))
+            .expect("the engine")
+            .response
+            .expect("token");
     }
     machine.must([AuthCommand::TokensUsed { digests: vec![digest(0)] }]);
     assert_eq!(machine.mvcc.view().auth().tokens().count(), MAX_TOKENS);

@@ -25,6 +25,8 @@ const MAX_LANES: usize = 8;
 /// How long clients wait for the cluster's version, at most.
 const VERSION_PATIENCE: Duration = Duration::from_secs(1);
 const VERSION_POLL: Duration = Duration::from_millis(5);
+/// Bytes of values that are kept in memory.
+const CACHE_BYTES: u64 = 64 << 20;
 /// Go's exit code for a command line that cannot be read.
 const USAGE: u8 = 2;
 
@@ -166,6 +168,7 @@ fn config(flags: &Flags) -> Result<member::Config> {
         snapshot_count: size("snapshot-count")? as u64,
         snapshot_catchup_entries: size("snapshot-catchup-entries")? as u64,
         max_request_bytes: size("max-request-bytes")?,
+        cache_bytes: CACHE_BYTES,
         max_txn_ops: size("max-txn-ops")?,
         max_concurrent_streams: u32::try_from(size("max-concurrent-streams")?).unwrap_or(u32::MAX),
         // 0 is no limit here, a negative number as in etcd.

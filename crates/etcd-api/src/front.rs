@@ -1,0 +1,241 @@
+//! KV's door for plain ranges: they leave as they are stored, a page at a time while the client reads, with the length
+//! in front that the index knows. An answer of any size takes the memory of a page.
+
+use std::convert::Infallible;
+use std::sync::Arc;
+use std::task::{Poll, ready};
+
+use bytes::{BufMut as _, Bytes, BytesMut};
+use futures::future::BoxFuture;
+use futures::stream;
+use http::{HeaderMap, HeaderValue, header};
+use http_body::Frame;
+use http_body_util::{BodyExt as _, Full, Limited, StreamBody};
+use mvcc::{EncodedRange, View};
+use prost::Message as _;
+use protos::etcd::etcdserverpb as pb;
+use tonic::body::Body;
+use tonic::metadata::MetadataMap;
+use tonic::server::NamedService;
+use tonic::{Request, Status};
+use tower::Service;
+
+use crate::context::Context;
+use crate::convert;
+use crate::error::{auth_status, mvcc_status};
+
+const RANGE: &str = "/etcdserverpb.KV/Range";
+/// Bytes in front of a gRPC message: whether it is compressed, and its length.
+const PREFIX: usize = 5;
+/// Bytes of an answer that are read at a time.
+const PAGE_BYTES: usize = 1 << 20;
+/// Answers of fewer bytes are read at once, on the thread that serves the connection: handing them to another takes as
+/// long.
+const SHORT_BYTES: u64 = 64 << 10;
+
+/// In front of KV's service; what it does not answer goes on as it came.
+#[derive(Clone)]
+pub(crate) struct KvFront<S> {
+    context: Context,
+    max_message: usize,
+    inner: S,
+}
+
+impl<S> KvFront<S> {
+    pub fn new(context: &Context, max_message: usize, inner: S) -> Self {
+        Self { context: context.clone(), max_message, inner }
+    }
+}
+
+impl<S: NamedService> NamedService for KvFront<S> {
+    const NAME: &'static str = S::NAME;
+}
+
+type Response = http::Response<Body>;
+
+impl<S> Service<http::Request<Body>> for KvFront<S>
+where
+    S: Service<http::Request<Body>, Response = Response, Error = Infallible> + Clone + Send + 'static,
+    S::Future: Send + 'static,
+{
+    type Response = Response;
+    type Error = Infallible;
+    type Future = BoxFuture<'static, Result<Response, Infallible>>;
+
+    fn poll_ready(&mut self, context: &mut std::task::Context<'_>) -> Poll<Result<(), Infallible>> {
+        ready!(self.inner.poll_ready(context))?;
+        Poll::Ready(Ok(()))
+    }
+
+    fn call(&mut self, request: http::Request<Body>) -> Self::Future {
+        if request.uri().path() != RANGE || request.headers().contains_key("grpc-encoding") {
+            return Box::pin(self.inner.call(request));
+        }
+        let (context, max, mut inner) = (self.context.clone(), self.max_message, self.inner.clone());
+        Box::pin(async move {
+            let (parts, body) = request.into_parts();
+            let Ok(read) = Limited::new(body, max + PREFIX).collect().await else {
+                let text = format!("Error, decoded message length too large: the limit is: {max} bytes");
+                return Ok(Status::out_of_range(text).into_http());
+            };
+            let bytes = read.to_bytes();
+            let answer = match plain(&bytes) {
+                Some(range) => counted(&context, answer(&context, &parts, range)).await,
+                None => Ok(None),
+            };
+            match answer {
+                Ok(Some(response)) => Ok(response),
+                Ok(None) => {
+                    let body = Body::new(Full::new(bytes));
+                    inner.call(http::Request::from_parts(parts, body)).await
+                }
+                Err(status) => Ok(status.into_http()),
+            }
+        })
+    }
+}
+
+/// A request for current keys of a range, in key order, with values, unfiltered.
+fn plain(bytes: &[u8]) -> Option<pb::RangeRequest> {
+    let (prefix, message) = bytes.split_at_checked(PREFIX)?;
+    let len = u32::from_be_bytes([prefix[1], prefix[2], prefix[3], prefix[4]]);
+    if prefix[0] != 0 || len as usize != message.len() {
+        return None;
+    }
+    let range = pb::RangeRequest::decode(message).ok()?;
+    let filters = range.min_mod_revision
+        | range.max_mod_revision
+        | range.min_create_revision
+        | range.max_create_revision;
+    let special = range.range_end.is_empty()
+        || range.keys_only
+        || range.count_only
+        || range.revision > 0
+        || range.sort_order != 0
+        || range.sort_target != 0
+        || filters != 0;
+    (!special).then_some(range)
+}
+
+/// Answers, and counts what was answered here.
+async fn counted(
+    context: &Context,
+    answer: impl Future<Output = Result<Option<Response>, Status>>,
+) -> Result<Option<Response>, Status> {
+    let (counters, clock) = (&context.counters, &context.env.clock);
+    let start = clock.monotonic();
+    let answer = answer.await;
+    if !matches!(answer, Ok(None)) {
+        let (took, ok) = (clock.monotonic() - start, usize::from(answer.is_ok()));
+        counters.range_took[ok].record(took);
+        counters.read_took[ok].record(took);
+        counters.ranges.increment(1);
+        context.tell_slow_read("read-only range ", took);
+    }
+    answer
+}
+
+async fn answer(
+    context: &Context,
+    parts: &http::request::Parts,
+    range: pb::RangeRequest,
+) -> Result<Option<Response>, Status> {
+    context.barrier(range.serializable).await?;
+    let metadata = MetadataMap::from_headers(parts.headers.clone());
+    let request = Request::from_parts(metadata, parts.extensions.clone(), range);
+    let caller = context.caller(&request).await?;
+    let request = convert::range(request.into_inner())?;
+    let view = context.store.view();
+    view.auth().check_read(&caller, &request.range).map_err(auth_status)?;
+    let head = pb::RangeResponse { header: context.header(view.revision()), ..Default::default() };
+    let Some(encoded) = encode(view, request).await? else { return Ok(None) };
+    let tail = pb::RangeResponse { more: encoded.more, count: encoded.count, ..Default::default() };
+    let (head, tail) = (head.encode_to_vec(), tail.encode_to_vec());
+    let len = u32::try_from(head.len() as u64 + encoded.bytes() + tail.len() as u64)
+        .map_err(|_| Status::resource_exhausted("the answer is too large: ask for pages"))?;
+    let mut first = BytesMut::with_capacity(PREFIX + head.len());
+    first.put_u8(0);
+    first.put_u32(len);
+    first.put_slice(&head);
+    Ok(Some(respond(Pieces { first: Some(first), encoded: Some(encoded), tail: Some(tail) })))
+}
+
+/// The length of a long answer takes a walk over its keys, which others on this thread must not wait for.
+async fn encode(view: Arc<View>, request: mvcc::RangeRequest) -> Result<Option<EncodedRange>, Status> {
+    /// Keys that are walked over at once.
+    const FEW_KEYS: i64 = 1000;
+    let few = (1..=FEW_KEYS).contains(&request.limit) || view.count(&request.range) <= FEW_KEYS;
+    let encoded = if few {
+        view.encoded_range(&request)
+    } else {
+        let walk = tokio::task::spawn_blocking(move || view.encoded_range(&request)).await;
+        walk.map_err(|error| Status::internal(error.to_string()))?
+    };
+    encoded.map_err(|error| mvcc_status(&error))
+}
+
+fn respond(pieces: Pieces) -> Response {
+    let frames = stream::unfold(Some(pieces), |pieces| async {
+        let mut pieces = pieces?;
+        match pieces.next().await {
+            Ok(Some(bytes)) => Some((Ok::<_, Infallible>(Frame::data(bytes)), Some(pieces))),
+            Ok(None) => Some((Ok(Frame::trailers(done())), None)),
+            // The message stays incomplete, and the client is told why.
+            Err(status) => Some((Ok(Frame::trailers(failed(&status))), None)),
+        }
+    });
+    let mut response = http::Response::new(Body::new(StreamBody::new(frames)));
+    let grpc = HeaderValue::from_static("application/grpc");
+    response.headers_mut().insert(header::CONTENT_TYPE, grpc);
+    response
+}
+
+fn done() -> HeaderMap {
+    let mut trailers = HeaderMap::new();
+    trailers.insert("grpc-status", HeaderValue::from_static("0"));
+    trailers
+}
+
+/// The message stays incomplete, and the client is told why.
+fn failed(status: &Status) -> HeaderMap {
+    let mut trailers = HeaderMap::new();
+    drop(status.add_header(&mut trailers));
+    trailers
+}
+
+/// An answer on its way.
+struct Pieces {
+    first: Option<BytesMut>,
+    encoded: Option<EncodedRange>,
+    tail: Option<Vec<u8>>,
+}
+
+impl Pieces {
+    async fn next(&mut self) -> Result<Option<Bytes>, Status> {
+        if let Some(encoded) = self.encoded.take_if(|encoded| encoded.bytes() > SHORT_BYTES) {
+            let (page, encoded) = read_page(encoded).await?;
+            self.encoded = Some(encoded);
+            let Some(mut first) = self.first.take() else { return Ok(Some(page)) };
+            first.extend_from_slice(&page);
+            return Ok(Some(first.freeze()));
+        }
+        // What is left is short, and goes together with the end.
+        let Some(tail) = self.tail.take() else { return Ok(None) };
+        let mut last = self.first.take().unwrap_or_default();
+        if let Some(mut encoded) = self.encoded.take() {
+            while let Some(page) = encoded.next_page(PAGE_BYTES).map_err(|error| mvcc_status(&error))? {
+                last.extend_from_slice(&page);
+            }
+        }
+        last.extend_from_slice(&tail);
+        Ok(Some(last.freeze()))
+    }
+}
+
+async fn read_page(mut encoded: EncodedRange) -> Result<(Bytes, EncodedRange), Status> {
+    let read = tokio::task::spawn_blocking(move || {
+        let page = encoded.next_page(PAGE_BYTES).map_err(|error| mvcc_status(&error))?;
+        Ok((page.unwrap_or_default(), encoded))
+    });
+    read.await.map_err(|error| Status::internal(error.to_string()))?
+}

@@ -1,0 +1,270 @@
+//! Versions by their place: from the cache, or from the engine. A version never changes, so that nothing in the cache is
+//! ever wrong.
+
+use std::ops::ControlFlow;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use quick_cache::Weighter;
+use quick_cache::sync::Cache;
+
+use crate::engine::{Engine, EngineError, Table};
+use crate::record::{self, Version, meta};
+use crate::tree::{Entry, Place};
+use crate::types::{MvccError, Revision};
+
+/// Bytes that a cached version takes beside its own.
+const OVERHEAD: usize = 160;
+/// What a version is taken to have when the cache is laid out, in bytes.
+const TYPICAL: u64 = 512;
+/// Reads of more versions than this do not drive others out of the cache.
+const LONG_READ: usize = 256;
+
+#[derive(Clone)]
+struct Size;
+
+impl Weighter<Place, Bytes> for Size {
+    fn weight(&self, _: &Place, record: &Bytes) -> u64 {
+        (record.len() + OVERHEAD) as u64
+    }
+}
+
+/// Where versions are read from.
+pub(crate) struct Values {
+    engine: Arc<dyn Engine>,
+    cache: Cache<Place, Bytes, Size>,
+}
+
+impl Values {
+    pub fn new(engine: Arc<dyn Engine>, cache_bytes: u64) -> Self {
+        let items = usize::try_from(cache_bytes / TYPICAL).unwrap_or(usize::MAX).clamp(64, 1 << 20);
+        Self { engine, cache: Cache::with_weighter(items, cache_bytes, Size) }
+    }
+
+    pub fn engine(&self) -> &dyn Engine {
+        &*self.engine
+    }
+
+    /// Keeps a version for those who will want it.
+    pub fn remember(&self, place: Place, record: Bytes) {
+        self.cache.insert(place, record);
+    }
+
+    pub fn cached(&self, place: Place) -> Option<Bytes> {
+        self.cache.get(&place)
+    }
+
+    /// `None` when it was compacted, and deleted.
+    pub fn record(&self, place: Place) -> Result<Option<Bytes>, EngineError> {
+        if let Some(record) = self.cache.get(&place) {
+            return Ok(Some(record));
+        }
+        let found = self.engine.get(Table::Revisions, &record::place_key(place))?;
+        if let Some(record) = &found {
+            self.cache.insert(place, record.clone());
+        }
+        Ok(found)
+    }
+
+    /// Calls `visit` for each place with its number and its version, in any order; `None` for one that is deleted.
+    pub fn read(
+        &self,
+        places: &[Place],
+        visit: &mut dyn FnMut(usize, Option<Read<'_>>) -> Result<(), MvccError>,
+    ) -> Result<(), MvccError> {
+        let mut missing: Vec<(Place, usize)> = Vec::new();
+        for (number, place) in places.iter().enumerate() {
+            match self.cache.get(place) {
+                Some(record) => visit(number, Some(Read::Shared(&record)))?,
+                None => missing.push((*place, number)),
+            }
+        }
+        if missing.is_empty() {
+            return Ok(());
+        }
+        missing.sort_unstable();
+        let keep = missing.len() <= LONG_READ || self.cache.weight() < self.cache.capacity() / 10 * 9;
+        let keys: Vec<record::PlaceKey> =
+            missing.iter().map(|(place, _)| record::place_key(*place)).collect();
+        let keys: Vec<&[u8]> = keys.iter().map(<[u8; 12]>::as_slice).collect();
+        let mut failed = Ok(());
+        self.engine.get_sorted(Table::Revisions, &keys, &mut |found, record| {
+            let (place, number) = missing[found];
+            let visited = match record {
+                Some(record) if keep => {
+                    let record = Bytes::copy_from_slice(record);
+                    self.cache.insert(place, record.clone());
+                    visit(number, Some(Read::Shared(&record)))
+                }
+                record => visit(number, record.map(Read::Borrowed)),
+            };
+            match visited {
+                Ok(()) => ControlFlow::Continue(()),
+                Err(error) => {
+                    failed = Err(error);
+                    ControlFlow::Break(())
+                }
+            }
+        })?;
+        failed
+    }
+
+    /// Versions from `from` on, in order.
+    pub fn versions(
+        &self,
+        from: Place,
+        visit: &mut dyn FnMut(Place, Version) -> ControlFlow<()>,
+    ) -> Result<(), EngineError> {
+        versions(&*self.engine, from, visit)
+    }
+
+    /// The compaction that the engine knows of, which may be newer than a view's.
+    pub fn compact_revision(&self) -> Result<Revision, EngineError> {
+        let Some(bytes) = self.engine.get(Table::Meta, meta::COMPACTED)? else { return Ok(0) };
+        let [revision] = record::decode_i64s("the compaction", &bytes)?;
+        Ok(revision)
+    }
+
+    /// Why a version that the index knows is not there: it was compacted after the view was taken, or the engine is
+    /// damaged.
+    pub fn gone(&self, place: Place) -> MvccError {
+        match self.compact_revision() {
+            Ok(compact_revision) if compact_revision > place.main => {
+                MvccError::Compacted { compact_revision }
+            }
+            Ok(_) => {
+                MvccError::from(EngineError(format!("revision {}.{} is missing", place.main, place.sub)))
+            }
+            Err(error) => error.into(),
+        }
+    }
+}
+
+/// A version that was read.
+#[derive(Clone, Copy)]
+pub(crate) enum Read<'a> {
+    Shared(&'a Bytes),
+    Borrowed(&'a [u8]),
+}
+
+impl Read<'_> {
+    pub fn bytes(&self) -> &[u8] {
+        match self {
+            Self::Shared(bytes) => bytes,
+            Self::Borrowed(bytes) => bytes,
+        }
+    }
+
+    pub fn to_bytes(self) -> Bytes {
+        match self {
+            Self::Shared(bytes) => bytes.clone(),
+            Self::Borrowed(bytes) => Bytes::copy_from_slice(bytes),
+        }
+    }
+}
+
+/// Versions of an engine from `from` on, in order.
+pub(crate) fn versions<E: Engine + ?Sized>(
+    engine: &E,
+    from: Place,
+    visit: &mut dyn FnMut(Place, Version) -> ControlFlow<()>,
+) -> Result<(), EngineError> {
+    let mut damage = Ok(());
+    engine.scan(Table::Revisions, &record::place_key(from), None, &mut |key, value| {
+        let found = record::parse_place(key)
+            .and_then(|place| record::decode_version(place, &value).map(|version| (place, version)));
+        match found {
+            Ok((place, version)) => visit(place, version),
+            Err(error) => {
+                damage = Err(error);
+                ControlFlow::Break(())
+            }
+        }
+    })?;
+    damage
+}
+
+/// Versions that a batch made, which are not in the engine yet, in order.
+#[derive(Debug, Default)]
+pub(crate) struct Fresh(Vec<(Place, Bytes)>);
+
+impl Fresh {
+    pub fn push(&mut self, place: Place, record: Bytes) {
+        debug_assert!(self.0.last().is_none_or(|(last, _)| *last < place));
+        self.0.push((place, record));
+    }
+
+    pub fn clear(&mut self) {
+        self.0.clear();
+    }
+
+    fn get(&self, place: Place) -> Option<&Bytes> {
+        let found = self.0.binary_search_by(|(other, _)| other.cmp(&place)).ok()?;
+        Some(&self.0[found].1)
+    }
+
+    fn holds(&self, place: Place) -> bool {
+        self.0.first().is_some_and(|(first, _)| *first <= place)
+    }
+}
+
+/// All versions that can be read: those of an unwritten batch, and what the engine has.
+#[derive(Clone, Copy)]
+pub(crate) struct Source<'a> {
+    pub fresh: Option<&'a Fresh>,
+    pub values: &'a Values,
+}
+
+impl Source<'_> {
+    pub fn record(&self, place: Place) -> Result<Bytes, MvccError> {
+        if let Some(record) = self.fresh.and_then(|fresh| fresh.get(place)) {
+            return Ok(record.clone());
+        }
+        self.values.record(place)?.ok_or_else(|| self.values.gone(place))
+    }
+
+    pub fn version(&self, place: Place) -> Result<Version, MvccError> {
+        Ok(record::decode_version(place, &self.record(place)?)?)
+    }
+
+    /// See [`Values::read`]; one that is deleted is an error.
+    pub fn read(
+        &self,
+        places: &[Place],
+        visit: &mut dyn FnMut(usize, Read<'_>) -> Result<(), MvccError>,
+    ) -> Result<(), MvccError> {
+        let is_fresh = |place: &Place| self.fresh.is_some_and(|fresh| fresh.holds(*place));
+        if places.iter().any(is_fresh) {
+            let mut each = places.iter().enumerate();
+            return each.try_for_each(|(number, place)| visit(number, Read::Shared(&self.record(*place)?)));
+        }
+        self.values.read(places, &mut |number, read| match read {
+            Some(read) => visit(number, read),
+            None => Err(self.values.gone(places[number])),
+        })
+    }
+
+    /// A key as it was at `revision`, which must not be compacted; `entry` is its last version.
+    pub fn at(&self, entry: &Entry, revision: Revision) -> Result<Option<Entry>, MvccError> {
+        let mut entry = *entry;
+        while entry.main > revision {
+            if entry.is_first() && entry.create > revision {
+                return Ok(None);
+            }
+            let Some(before) = self.version(entry.place())?.before else { return Ok(None) };
+            if before.tombstone && before.place.main <= revision {
+                return Ok(None);
+            }
+            entry = self.version(before.place)?.entry(before.place.sub);
+        }
+        Ok(entry.is_live().then_some(entry))
+    }
+
+    /// Whether a key that changed since was there at `revision`.
+    pub fn was_there(&self, entry: &Entry, revision: Revision) -> Result<bool, MvccError> {
+        if entry.create <= revision || entry.is_first() {
+            return Ok(entry.create <= revision);
+        }
+        Ok(self.at(entry, revision)?.is_some())
+    }
+}
