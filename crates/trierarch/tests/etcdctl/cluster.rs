@@ -1,6 +1,7 @@
 //! A cluster of the store alone, and an `etcdctl` that talks to it.
 
-use std::io::{BufRead as _, BufReader, Write as _};
+use std::io::{BufRead as _, BufReader, Read as _, Write as _};
+use std::net::TcpStream;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
@@ -20,6 +21,11 @@ pub struct Members {
 
 impl Members {
     pub fn start(size: usize) -> Self {
+        Self::start_with(size, &[])
+    }
+
+    /// With further flags.
+    pub fn start_with(size: usize, flags: &[&str]) -> Self {
         let urls: Vec<String> =
             (0..2 * size).map(|_| format!("http://127.0.0.1:{}", env::ports::free())).collect();
         let (clients, peers) = urls.split_at(size);
@@ -31,8 +37,9 @@ impl Members {
             command.arg(folder.path().join(format!("m{n}")));
             command.args(["--listen-client-urls", client, "--advertise-client-urls", client]);
             command.args(["--listen-peer-urls", peer, "--initial-advertise-peer-urls", peer]);
-            command.args(["--initial-cluster", &initial.join(",")]);
-            command.stdout(Stdio::null()).stderr(Stdio::null()).spawn().expect("start")
+            command.args(["--initial-cluster", &initial.join(",")]).args(flags);
+            let log = std::fs::File::create(folder.path().join(format!("m{n}.log"))).expect("log");
+            command.stdout(Stdio::null()).stderr(log).spawn().expect("start")
         };
         let processes = clients.iter().zip(peers).enumerate().map(start).collect();
         let members = Self { processes, endpoints: clients.to_vec(), folder };
@@ -44,6 +51,49 @@ impl Members {
             (!text.contains("no leader")).then_some(())
         });
         members
+    }
+
+    /// What a member has logged.
+    pub fn log(&self, member: usize) -> String {
+        std::fs::read_to_string(self.folder.path().join(format!("m{member}.log"))).expect("a log")
+    }
+
+    /// A page of a member: the code and the body.
+    pub fn get(&self, member: usize, path: &str) -> (u16, String) {
+        self.ask(member, &format!("GET {path} HTTP/1.1\r\n"), "")
+    }
+
+    /// What a member answers to JSON.
+    pub fn post(&self, member: usize, path: &str, body: &str) -> (u16, String) {
+        self.ask(member, &format!("POST {path} HTTP/1.1\r\nContent-Length: {}\r\n", body.len()), body)
+    }
+
+    fn ask(&self, member: usize, head: &str, body: &str) -> (u16, String) {
+        let address = self.endpoints[member].trim_start_matches("http://");
+        let mut stream = TcpStream::connect(address).expect("it listens");
+        let request = format!("{head}Host: {address}\r\nConnection: close\r\n\r\n{body}");
+        stream.write_all(request.as_bytes()).expect("it reads");
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).expect("text");
+        let code = answer.split(' ').nth(1).and_then(|code| code.parse().ok()).expect("a code");
+        let (head, body) = answer.split_once("\r\n\r\n").expect("a body");
+        assert!(!head.to_lowercase().contains("transfer-encoding"), "a body in one piece");
+        (code, body.to_owned())
+    }
+
+    /// A program in front of the members, once it has said `word`.
+    pub fn front(&self, kind: &str, word: &str) -> Front {
+        let listen = format!("127.0.0.1:{}", env::ports::free());
+        let log = self.folder.path().join(format!("{kind}.log"));
+        let mut command = Command::new(env!("CARGO_BIN_EXE_trierarch"));
+        command.args(["etcd", kind, "start", "--listen-addr", &listen]);
+        command.args(["--endpoints", &self.endpoints.join(",")]);
+        let process = command.stdout(Stdio::null()).stderr(std::fs::File::create(&log).expect("log"));
+        let front = Front { process: process.spawn().expect("start"), endpoint: format!("http://{listen}") };
+        eventually("it is ready", || {
+            std::fs::read_to_string(&log).is_ok_and(|log| log.contains(word)).then_some(())
+        });
+        front
     }
 
     pub fn cli(&self, program: &Path) -> Cli {
@@ -61,6 +111,19 @@ impl Drop for Members {
             drop(process.kill());
             drop(process.wait());
         }
+    }
+}
+
+/// A gateway or a proxy; it ends when it is dropped.
+pub struct Front {
+    process: Child,
+    pub endpoint: String,
+}
+
+impl Drop for Front {
+    fn drop(&mut self) {
+        drop(self.process.kill());
+        drop(self.process.wait());
     }
 }
 

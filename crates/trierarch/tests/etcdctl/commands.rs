@@ -45,10 +45,12 @@ pub fn keys(cli: &Cli) {
     assert_eq!(cli.ok(&["get", "a/2", "--from-key", "--limit", "1"]), "a/2\ntwo\n");
     assert_eq!(cli.ok(&["get", "nothing"]), "");
     assert_eq!(cli.ok(&["get", "a/1", "--hex"]), "\\x61\\x2f\\x31\n\\x65\\x69\\x6e\\x73\n");
-    has(
-        &cli.ok(&["get", "a/", "--prefix", "--count-only", "-w", "fields"]),
-        &["\"Revision\" : ", "\"More\" : false", "\"Count\" : 2"],
-    );
+    if !cli.is_old() {
+        has(
+            &cli.ok(&["get", "a/", "--prefix", "--count-only", "-w", "fields"]),
+            &["\"Revision\" : ", "\"More\" : false", "\"Count\" : 2"],
+        );
+    }
     has(
         &cli.ok(&["get", "a/1", "-w", "fields"]),
         &[
@@ -130,10 +132,11 @@ pub fn watches(cli: &Cli) {
     let answer: Value = serde_json::from_str(&line).expect("JSON");
     assert_eq!(answer["Events"][0]["kv"]["value"], text64("one"), "{answer}");
     let lines = cli.lines(&[&watch[..], &["-w", "fields"]].concat(), 6, || {});
-    has(&lines.join("\n"), &["\"ClusterID\" : ", "\"Type\" : \"PUT\""]);
+    has(&lines.join("\n"), &["\"ClusterID\" : ", "\"Type\" : PUT"]);
     let script = ["--", "sh", "-c", "echo $ETCD_WATCH_EVENT_TYPE $ETCD_WATCH_KEY $ETCD_WATCH_VALUE"];
-    let lines = cli.lines(&[&watch[..], &script].concat(), 4, || {});
-    assert_eq!(lines, ["PUT", "w/1", "one", "\"PUT\" \"w/1\" \"one\""]);
+    // It is run once for each event, when all have been printed.
+    let lines = cli.lines(&[&watch[..], &script].concat(), 10, || {});
+    assert_eq!(lines[9], "\"PUT\" \"w/1\" \"one\"");
     let lines = cli.lines(&["watch", "w/live"], 3, || {
         // Nobody says when it began: it is told until it hears.
         for _ in 0..20 {
@@ -197,7 +200,9 @@ pub fn members(cli: &Cli) {
     let json = cli.json(&["member", "list"]);
     assert_eq!(json["members"].as_array().map(Vec::len), Some(3));
     assert!(number(&json, "/members/0/ID") > 0);
-    has(&cli.ok(&["member", "list", "-w", "json", "--hex"]), &["\"ID\":\""]);
+    if !cli.is_old() {
+        has(&cli.ok(&["member", "list", "-w", "json", "--hex"]), &["\"ID\":\""]);
+    }
     let added = cli.ok(&["member", "add", "new", "--learner", "--peer-urls", "http://127.0.0.1:1"]);
     has(
         &added,
