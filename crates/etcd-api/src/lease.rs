@@ -1,10 +1,11 @@
 //! Leases.
 
+use std::sync::Arc;
+
+use futures::stream::{BoxStream, StreamExt as _};
 use mvcc::{Caller, Command, LeaseId, Response as Answer, View};
 use protos::etcd::etcdserverpb as pb;
 use protos::etcd::etcdserverpb::lease_server::Lease;
-use tokio::sync::mpsc;
-use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status, Streaming};
 
 use crate::auth::Credentials;
@@ -13,8 +14,10 @@ use crate::error::{auth_status, status};
 
 /// About how many bytes a lease takes (etcd's `leaseOverhead`).
 const LEASE_BYTES: usize = 64;
-/// Answers that wait for a slow client.
-const QUEUE: usize = 64;
+/// Renewals of one stream that are on their way together.
+const PIPELINE: usize = 64;
+
+type KeepAlives = BoxStream<'static, Result<pb::LeaseKeepAliveResponse, Status>>;
 
 pub(crate) struct LeaseService(pub Context);
 
@@ -28,7 +31,7 @@ impl LeaseService {
 
 #[tonic::async_trait]
 impl Lease for LeaseService {
-    type LeaseKeepAliveStream = ReceiverStream<Result<pb::LeaseKeepAliveResponse, Status>>;
+    type LeaseKeepAliveStream = KeepAlives;
 
     async fn lease_grant(
         &self,
@@ -65,17 +68,8 @@ impl Lease for LeaseService {
         &self,
         request: Request<Streaming<pb::LeaseKeepAliveRequest>>,
     ) -> Result<Response<Self::LeaseKeepAliveStream>, Status> {
-        let (out, responses) = mpsc::channel(QUEUE);
-        let context = self.0.clone();
-        let credentials = Credentials::of(&context, &request);
-        self.0.tasks.spawn_detached("lease-keep-alive", async move {
-            tokio::select! {
-                () = keep_alive(&context, &credentials, request.into_inner(), &out) => {}
-                () = context.shutdown.wait() => {}
-                () = out.closed() => {}
-            }
-        });
-        Ok(Response::new(ReceiverStream::new(responses)))
+        let credentials = Credentials::of(&self.0, &request);
+        Ok(Response::new(keep_alive(self.0.clone(), credentials, request.into_inner())))
     }
 
     async fn lease_time_to_live(
@@ -137,20 +131,33 @@ async fn renew(context: &Context, credentials: &Credentials, id: LeaseId) -> Res
     Ok(context.store.lease_keep_alive(id).await.map_err(status)?.unwrap_or(0))
 }
 
-async fn keep_alive(
-    context: &Context,
-    credentials: &Credentials,
-    mut requests: Streaming<pb::LeaseKeepAliveRequest>,
-    out: &mpsc::Sender<Result<pb::LeaseKeepAliveResponse, Status>>,
-) {
-    while let Ok(Some(request)) = requests.message().await {
-        // Taken before the renewal, so that a lease that ends meanwhile never looks younger than its end.
-        let header = context.header_now();
-        let answer = renew(context, credentials, request.id).await;
-        let answer = answer.map(|ttl| pb::LeaseKeepAliveResponse { header, id: request.id, ttl });
-        let failed = answer.is_err();
-        if out.send(answer).await.is_err() || failed {
-            return;
-        }
-    }
+/// The answers of a stream of keep-alives, in the order of its requests, of which some are on their way together. They end
+/// behind the first that fails.
+fn keep_alive(
+    context: Context,
+    credentials: Credentials,
+    requests: Streaming<pb::LeaseKeepAliveRequest>,
+) -> KeepAlives {
+    let shutdown = context.shutdown.clone();
+    let shared = Arc::new((context, credentials));
+    requests
+        .take_while(|request| std::future::ready(request.is_ok()))
+        .filter_map(|request| std::future::ready(request.ok()))
+        .map(move |request| {
+            let shared = shared.clone();
+            async move {
+                let (context, credentials) = &*shared;
+                // Taken before the renewal, so that a lease that ends meanwhile never looks younger than its end.
+                let header = context.header_now();
+                let ttl = renew(context, credentials, request.id).await?;
+                Ok(pb::LeaseKeepAliveResponse { header, id: request.id, ttl })
+            }
+        })
+        .buffered(PIPELINE)
+        .scan(false, |failed, answer: Result<_, Status>| {
+            let before = std::mem::replace(failed, answer.is_err());
+            std::future::ready((!before).then_some(answer))
+        })
+        .take_until(async move { shutdown.wait().await })
+        .boxed()
 }

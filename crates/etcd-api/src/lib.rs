@@ -6,7 +6,7 @@
 //! - a watch stream delivers each revision of each watch once, whole and in order.
 //!
 //! Read `server.rs` (what is built from what), `convert.rs` (requests into the store's terms), then a service each:
-//! `kv.rs`, `watch.rs`, `lease.rs`, `cluster.rs`, `maintenance.rs`, `version.rs`, `auth/` (who asks, and may they?),
+//! `kv.rs`, `watch/`, `lease.rs`, `cluster.rs`, `maintenance.rs`, `version.rs`, `auth/` (who asks, and may they?),
 //! `lock.rs` and `election.rs` (both over `queue.rs`); `http.rs` and `health.rs` have
 //! /metrics, /health and their like, `counters.rs` and `calls/` what is counted, `gateway.rs` the
 //! calls as JSON, `proxy.rs` one address in front of a cluster; `snapshot/` writes etcd's own

@@ -10,7 +10,7 @@ use env::{Env, Lane, Shutdown, TaskGroup};
 use futures::StreamExt as _;
 use protos::etcd::etcdserverpb::{
     auth_server::AuthServer, cluster_server::ClusterServer, kv_server::KvServer, lease_server::LeaseServer,
-    maintenance_server::MaintenanceServer, watch_server::WatchServer,
+    maintenance_server::MaintenanceServer,
 };
 use protos::etcd::v3electionpb::election_server::ElectionServer;
 use protos::etcd::v3lockpb::lock_server::LockServer;
@@ -36,7 +36,7 @@ use crate::lease::LeaseService;
 use crate::lock::LockService;
 use crate::maintenance::MaintenanceService;
 use crate::version;
-use crate::watch::WatchService;
+use crate::watch::{WatchServer, WatchService};
 
 /// Bytes of a gRPC message beyond `--max-request-bytes`, as in etcd.
 const MESSAGE_OVERHEAD: usize = 512 << 10;
@@ -295,7 +295,7 @@ fn services(mut routes: Routes, context: &Context) -> Routes {
     let max = context.limits.max_request_bytes + MESSAGE_OVERHEAD;
     let kv = KvServer::new(KvService(context.clone())).max_decoding_message_size(max);
     let kv = KvFront::new(context, max, kv.max_encoding_message_size(usize::MAX));
-    let watch = WatchServer::new(WatchService(context.clone())).max_encoding_message_size(usize::MAX);
+    let watch = WatchServer(WatchService(context.clone()));
     let lease = LeaseServer::new(LeaseService(context.clone()));
     let cluster = ClusterServer::new(ClusterService(context.clone()));
     let auth = AuthServer::new(AuthService(context.clone()));

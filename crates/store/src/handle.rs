@@ -35,13 +35,14 @@ use crate::log::Log;
 use crate::members::{ClusterId, Member};
 use crate::peers::{CallerTls, Client, Lane, MAX_MESSAGE, Peers};
 use crate::proposals::{self, Failure, Submission};
+use crate::renewals::{self, Renewal};
 use crate::server::{self, PeerService};
 use crate::sessions::{Outstanding, Told};
 use crate::state::{Core, Pace, Shared, StateMachine};
 use crate::storage::{LogBatch, LogEngine, LogMeta, Storage};
 use crate::unverified;
 use crate::upkeep;
-use crate::watch::{WatchRequest, Watcher};
+use crate::watch::{WatchRequest, WatchSet, Watcher};
 
 /// Entries that are committed and not yet applied, at most, before new ones are refused (etcd's
 /// `maxGapBetweenApplyAndCommitIndex`).
@@ -78,6 +79,7 @@ pub(crate) struct Inner {
     strict_reconfig_check: bool,
     max_request_bytes: usize,
     barrier: mpsc::Sender<Waiter>,
+    renewals: mpsc::Sender<Renewal>,
     proposals: mpsc::Sender<Submission>,
     pub tasks: TaskGroup,
     leadership: watch::Receiver<Leadership>,
@@ -98,6 +100,7 @@ pub struct StoreServer {
     attributes: MemberAttributes,
     version: String,
     barrier: mpsc::Receiver<Waiter>,
+    renewals: mpsc::Receiver<Renewal>,
     proposals: mpsc::Receiver<Submission>,
     leadership: watch::Sender<Leadership>,
     first_members: BTreeMap<u64, Node>,
@@ -166,6 +169,7 @@ impl StoreConfig {
             .await
             .map_err(|error| BuildError::Consensus(error.to_string()))?;
         let (barrier, waiters) = mpsc::channel(barrier::QUEUE);
+        let (renewals, to_renew) = mpsc::channel(renewals::QUEUE);
         let (proposals, submitted) = mpsc::channel(proposals::QUEUE);
         let shutdown = Shutdown::new();
         let (leadership, leadership_seen) = watch::channel(Leadership::default());
@@ -185,6 +189,7 @@ impl StoreConfig {
             strict_reconfig_check: self.strict_reconfig_check,
             max_request_bytes: self.max_request_bytes,
             barrier,
+            renewals,
             proposals,
             leadership: leadership_seen,
         });
@@ -202,6 +207,7 @@ impl StoreConfig {
             },
             version: self.version,
             barrier: waiters,
+            renewals: to_renew,
             proposals: submitted,
             leadership,
             first_members: nodes.collect(),
@@ -305,6 +311,7 @@ impl StoreServer {
         serve_peers(&tasks, self.listener, self.tls, inner.clone())?;
         inner.raft.run();
         tasks.spawn_detached("read-barrier", barrier::run(inner.clone(), self.barrier));
+        tasks.spawn_detached("renewals", renewals::run(inner.clone(), self.renewals));
         tasks.spawn_detached("leadership", leadership::follow(inner.clone(), self.leadership));
         tasks.spawn_detached(
             "leader-process",
@@ -312,6 +319,10 @@ impl StoreServer {
         );
         tasks.spawn_detached("proposals", proposals::run(inner.clone(), self.proposals));
         tasks.spawn_detached("overdue-proposals", expire_proposals(inner.clone()));
+        tasks.spawn_detached("watches", {
+            let (shared, stopped) = (inner.shared.clone(), inner.shutdown.clone());
+            async move { shared.hub.dispatch(stopped).await }
+        });
         tasks.spawn_detached("leases", expire_leases(inner.clone()));
         tasks.spawn_detached("contacts", contacts::keep(inner.clone()));
         tasks.spawn_detached("joining", join::promote(inner.clone()));
@@ -583,25 +594,12 @@ impl Inner {
         if committed > applied + MAX_APPLY_GAP { Err(StoreError::TooManyRequests) } else { Ok(()) }
     }
 
-    /// Renews a lease as the leader. A leader that was replaced must not renew: a quorum is asked first.
-    pub async fn renew_here(&self, id: LeaseId) -> Result<Option<i64>, StoreError> {
-        self.must_lead()?;
-        self.read_barrier().await?;
-        self.must_lead()?;
-        hit("beforeCheckpointInLeaseRenew");
-        let renewed = self.shared.leases.lock().renew(id, self.env.clock.monotonic());
-        if renewed.is_some() {
-            self.shared.counters.leases_renewed.increment(1);
-        }
-        Ok(renewed)
-    }
-
     pub fn lease_time_here(&self, id: LeaseId) -> Result<Option<LeaseTime>, StoreError> {
         self.must_lead()?;
         Ok(self.shared.leases.lock().time(id, self.env.clock.monotonic()))
     }
 
-    fn must_lead(&self) -> Result<(), StoreError> {
+    pub fn must_lead(&self) -> Result<(), StoreError> {
         if self.leadership.borrow().is_leader { Ok(()) } else { Err(StoreError::NotLeader) }
     }
 
@@ -772,6 +770,10 @@ fn write_error(
 }
 
 impl Store {
+    pub(crate) fn of(inner: Arc<Inner>) -> Self {
+        Self { inner }
+    }
+
     /// The newest state that this replica has applied.
     pub fn view(&self) -> Arc<View> {
         self.inner.shared.view.load_full()
@@ -806,6 +808,11 @@ impl Store {
     /// Watches a range of keys.
     pub fn watch(&self, request: WatchRequest) -> Watcher {
         Watcher::new(self.inner.shared.clone(), request, self.inner.shutdown.clone())
+    }
+
+    /// An empty set of watches.
+    pub fn watches(&self) -> WatchSet {
+        WatchSet::new(self.inner.shared.clone(), self.inner.shutdown.clone())
     }
 
     /// Who leads, as it changes.
@@ -887,14 +894,12 @@ impl Store {
     /// # Errors
     /// `NoLeader`, `Timeout`, `Stopped`.
     pub async fn lease_keep_alive(&self, id: LeaseId) -> Result<Option<i64>, StoreError> {
-        self.ask_leader(
-            || self.inner.renew_here(id),
-            |mut client| async move {
-                let answer = client.lease_keep_alive(peer::LeaseRequest { id }).await?.into_inner();
-                Ok(answer.found.then_some(answer.ttl))
-            },
-        )
-        .await
+        if self.inner.is_alone() {
+            return Ok(renewals::alone(&self.inner, id));
+        }
+        let (done, renewed) = oneshot::channel();
+        self.inner.renewals.send(Renewal { id, done }).await.map_err(|_| StoreError::Stopped)?;
+        renewed.await.map_err(|_| StoreError::Stopped)?
     }
 
     /// How long a lease still has, `None` for an unknown lease.
@@ -997,7 +1002,7 @@ impl Store {
     }
 
     /// Asks whoever leads, until there is an answer from one who does.
-    async fn ask_leader<T, Here, There>(
+    pub(crate) async fn ask_leader<T, Here, There>(
         &self,
         here: impl Fn() -> Here,
         there: impl Fn(Client) -> There,

@@ -10,7 +10,8 @@
 //!
 //! Reading order: `config.rs` (what it is built from), `handle.rs` (what callers do with it), `consensus.rs` (openraft's
 //! types and their bytes), `log.rs` and `state.rs` (openraft's storage over the traits in `storage.rs`), `peers.rs` and
-//! `server.rs` (both ends of the wire between members), `sessions.rs` (exactly once), `barrier.rs`, `watch.rs`, `leases.rs`, `leadership.rs`, `counters.rs`.
+//! `server.rs` (both ends of the wire between members), `sessions.rs` (exactly once), `barrier.rs`, `watch/`, `leases.rs`,
+//! `renewals.rs`, `leadership.rs`, `counters.rs`.
 
 mod barrier;
 mod config;
@@ -29,6 +30,7 @@ mod members;
 mod memory;
 mod peers;
 mod proposals;
+mod renewals;
 mod server;
 mod sessions;
 mod snapshot;
@@ -48,4 +50,7 @@ pub use leadership::Leadership;
 pub use leases::LeaseTime;
 pub use members::{ClusterId, Member, cluster_id, member_id};
 pub use memory::MemoryStorage;
-pub use watch::{WatchBatch, WatchError, WatchRequest, Watcher};
+pub use watch::{
+    Delivery, Ended, Member as WatchMember, SharedEvent, WatchBatch, WatchError, WatchRequest, WatchSet,
+    Watcher,
+};

@@ -24,6 +24,7 @@ use crate::failpoints::hit;
 use crate::handle::Inner;
 use crate::peers::{CLUSTER_HEADER, TO_HEADER};
 use crate::proposals;
+use crate::renewals;
 use crate::snapshot::Folder;
 
 /// Failed proposals that wait to be told to another member.
@@ -217,11 +218,13 @@ impl Peer for PeerService {
         Ok(Response::new(peer::ReadIndexResponse { index: linearizer.read_log_id().index() }))
     }
 
-    async fn lease_keep_alive(&self, request: Request<peer::LeaseRequest>) -> Answer<peer::LeaseResponse> {
-        let ttl = self.inner.renew_here(request.into_inner().id).await;
-        let ttl = ttl.map_err(|error| status_from_error(&error))?;
-        let (found, ttl) = (ttl.is_some(), ttl.unwrap_or_default());
-        Ok(Response::new(peer::LeaseResponse { found, granted_ttl: ttl, ttl }))
+    async fn lease_keep_alive(
+        &self,
+        request: Request<peer::LeaseKeepAliveRequest>,
+    ) -> Answer<peer::LeaseKeepAliveResponse> {
+        let ttls = renewals::here(&self.inner, &request.into_inner().ids).await;
+        let ttls = ttls.map_err(|error| status_from_error(&error))?;
+        Ok(Response::new(peer::LeaseKeepAliveResponse { ttls }))
     }
 
     async fn lease_time_to_live(&self, request: Request<peer::LeaseRequest>) -> Answer<peer::LeaseResponse> {

@@ -142,12 +142,17 @@ impl Outstanding {
     /// Tells those who wait that their proposals were applied here; those of others are nobody's business.
     pub fn complete(&self, applied: impl IntoIterator<Item = (Origin, Applied)>) {
         let own = applied.into_iter().filter(|(by, _)| by.member == self.member && by.boot == self.boot);
-        let mut state = self.state.lock();
-        for (origin, applied) in own {
-            let waiter = state.waiters.get_mut(&origin.number);
-            if let Some(tell) = waiter.and_then(|waiter| waiter.tell.take()) {
-                drop(tell.send(Told::Applied(applied)));
+        let mut told = Vec::new();
+        {
+            let mut state = self.state.lock();
+            for (origin, applied) in own {
+                let waiter = state.waiters.get_mut(&origin.number);
+                told.extend(waiter.and_then(|waiter| waiter.tell.take()).map(|tell| (tell, applied)));
             }
+        }
+        // Whoever is told drops his ticket at once, which needs the lock.
+        for (tell, applied) in told {
+            drop(tell.send(Told::Applied(applied)));
         }
     }
 

@@ -1,5 +1,6 @@
 //! Whole members over real sockets.
 
+use std::collections::HashMap;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
@@ -8,7 +9,9 @@ use bytes::Bytes;
 use env::{Env, Shutdown, TaskGroup};
 use mvcc::{Command, KeyRange, Op, PutRequest, Response, Txn};
 use store::storage::Storage;
-use store::{BuildError, MemoryStorage, RunError, Store, StoreConfig, StoreError, Timing, WatchRequest};
+use store::{
+    BuildError, MemoryStorage, RunError, Store, StoreConfig, StoreError, Timing, WatchRequest, WatchSet,
+};
 use tempfile::TempDir;
 use tokio::sync::oneshot;
 
@@ -228,6 +231,103 @@ async fn watchers_on_every_member_see_every_revision_once_and_in_order() {
         }
         assert_eq!(seen, (0..60).map(|index| index.to_string()).collect::<Vec<_>>());
     }
+}
+
+/// What a watch of a set was told: revisions and keys.
+type Seen = Vec<(i64, Bytes)>;
+
+/// Takes what there is for a set.
+fn take(set: &mut WatchSet, seen: &mut HashMap<i64, Seen>) {
+    loop {
+        let more = set.poll(|delivery| {
+            for member in delivery.members {
+                for event in member.wanted(delivery.events) {
+                    let place = seen.get_mut(&member.id).expect("a watch that was removed is told nothing");
+                    place.push((event.kv.mod_revision, event.kv.key.clone()));
+                }
+            }
+        });
+        if !more.expect("no watch ends") {
+            return;
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn each_watch_of_a_set_is_told_exactly_its_own_whenever_it_comes_and_however_slow_the_set_is() {
+    let cluster = Cluster::start(1).await;
+    let (store, rng) = (cluster.store(0), Env::seeded(5).rng);
+    let key = |number: u64| Bytes::from(format!("k{:02}", number % 40));
+    let mut set = store.watches();
+    let (mut ranges, mut seen) = (HashMap::new(), HashMap::new());
+    let mut all: Seen = Vec::new();
+    for round in 0..120 {
+        let id = i64::try_from(rng.below(12)).expect("small");
+        let range = match rng.below(3) {
+            0 => KeyRange::Key(key(rng.u64())),
+            1 => KeyRange::Interval { start: key(rng.u64()), end: key(rng.u64()) },
+            _ => KeyRange::From(key(rng.u64())),
+        };
+        let head = store.view().revision();
+        let start_revision = match rng.below(3) {
+            0 => 0,
+            1 => i64::try_from(rng.below(head.cast_unsigned())).expect("small") + 1,
+            _ => head + i64::try_from(rng.below(5)).expect("small"),
+        };
+        let start = set.add(id, WatchRequest { range: range.clone(), start_revision });
+        ranges.insert(id, (range, start));
+        seen.insert(id, Vec::new());
+        if rng.below(4) == 0 {
+            let id = i64::try_from(rng.below(12)).expect("small");
+            assert_eq!(set.remove(id), ranges.remove(&id).is_some());
+            seen.remove(&id);
+        }
+        // Now and then more than the ring holds.
+        let writes = if round % 40 == 39 { 400 } else { rng.below(4) };
+        for _ in 0..writes {
+            let mut keys: Vec<Bytes> = (0..40).map(key).filter(|_| rng.below(3) > 0).collect();
+            keys.truncate(if writes > 10 { 40 } else { 2 });
+            let ops =
+                keys.iter().map(|key| Op::Put(PutRequest { key: key.clone(), ..PutRequest::default() }));
+            let txn = Txn { success: ops.collect(), ..Txn::default() };
+            let revision = store.propose(Command::Txn(txn)).await.expect("propose").revision;
+            all.extend(keys.into_iter().map(|key| (revision, key)));
+        }
+        if rng.below(3) > 0 {
+            take(&mut set, &mut seen);
+        }
+    }
+    let head = store.view().revision();
+    eventually("everything is told", || {
+        take(&mut set, &mut seen);
+        (set.progress() >= head).then_some(())
+    })
+    .await;
+    assert!(!ranges.is_empty());
+    for (id, (range, start)) in ranges {
+        let wanted = all.iter().filter(|(revision, key)| *revision >= start && range.contains(key));
+        assert_eq!(seen[&id], wanted.cloned().collect::<Seen>(), "watch {id} of {range:?} from {start}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn who_watches_is_woken_by_what_concerns_him_only() {
+    let cluster = Cluster::start(1).await;
+    let store = cluster.store(0);
+    let mut set = store.watches();
+    set.add(7, WatchRequest { range: KeyRange::Key("mine".into()), start_revision: 0 });
+    for index in 0..50 {
+        store.propose(put("other", &index.to_string())).await.expect("propose");
+    }
+    let head = store.view().revision();
+    eventually("progress without a call", || (set.progress() >= head).then_some(())).await;
+    let woken = tokio::time::timeout(Duration::from_millis(20), set.changed()).await;
+    assert!(woken.is_err(), "woken for nothing");
+    store.propose(put("mine", "1")).await.expect("propose");
+    tokio::time::timeout(DEADLINE, set.changed()).await.expect("woken").expect("runs");
+    let mut seen = HashMap::from([(7, Vec::new())]);
+    take(&mut set, &mut seen);
+    assert_eq!(seen[&7], [(head + 1, Bytes::from("mine"))]);
 }
 
 #[tokio::test(flavor = "multi_thread")]
