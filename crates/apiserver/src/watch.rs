@@ -279,6 +279,11 @@ impl Stream {
     /// Writes one event of the store as this watcher sees it: what leaves the selection is deleted, what enters it is
     /// added.
     fn event(&mut self, event: &Event, out: &mut BytesMut) -> Result<(), Status> {
+        if event.prev.is_none() && event.prev_at.is_some() {
+            // Compacted meanwhile: whether the object was selected before cannot be told.
+            let text = format!("too old resource version: {}", event.kv.mod_revision - 1);
+            return Err(Status::expired(text));
+        }
         let before = event.prev.as_ref().filter(|kv| self.selection.matches(kv));
         let after = match event.kind {
             EventKind::Put => Some(&event.kv).filter(|kv| self.selection.matches(kv)),

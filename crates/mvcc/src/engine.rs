@@ -94,12 +94,7 @@ pub trait Engine: Send + Sync + 'static {
     ///
     /// # Errors
     /// When the engine cannot read.
-    fn get_sorted(
-        &self,
-        table: Table,
-        keys: &[&[u8]],
-        visit: &mut dyn FnMut(usize, Option<&[u8]>) -> ControlFlow<()>,
-    ) -> Result<(), EngineError> {
+    fn get_sorted(&self, table: Table, keys: &[&[u8]], visit: VisitValue<'_>) -> Result<(), EngineError> {
         for (number, key) in keys.iter().enumerate() {
             if visit(number, self.get(table, key)?.as_deref()).is_break() {
                 break;
@@ -132,6 +127,9 @@ pub trait Engine: Send + Sync + 'static {
     }
 }
 
+/// Sees a key's number and its value, if it is there.
+pub type VisitValue<'a> = &'a mut dyn FnMut(usize, Option<&[u8]>) -> ControlFlow<()>;
+
 /// Writes an index.
 pub type WriteIndex<'a> = &'a mut dyn FnMut(&mut dyn Write) -> io::Result<()>;
 
@@ -150,12 +148,7 @@ impl<E: Engine + ?Sized> Engine for Arc<E> {
         (**self).scan(table, from, to, visit)
     }
 
-    fn get_sorted(
-        &self,
-        table: Table,
-        keys: &[&[u8]],
-        visit: &mut dyn FnMut(usize, Option<&[u8]>) -> ControlFlow<()>,
-    ) -> Result<(), EngineError> {
+    fn get_sorted(&self, table: Table, keys: &[&[u8]], visit: VisitValue<'_>) -> Result<(), EngineError> {
         (**self).get_sorted(table, keys, visit)
     }
 

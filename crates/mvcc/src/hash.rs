@@ -5,12 +5,13 @@
 
 use bytes::{Bytes, BytesMut};
 
+use crate::range;
 use crate::record;
-use crate::types::{KeyRange, KeyValue, MvccError, RangeRequest, Revision};
+use crate::types::{KeyRange, KeyValue, MvccError, Revision};
 use crate::view::{View, check_revision};
 
 /// Keys that are read at a time.
-const PAGE_KEYS: i64 = 1_000;
+const PAGE_KEYS: usize = 1_000;
 
 /// What [`View::hash_kv`] found.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -34,11 +35,10 @@ impl View {
         let mut hash = crc32c::crc32c(&revision.to_be_bytes());
         let mut range = KeyRange::From(Bytes::new());
         loop {
-            let request = RangeRequest { revision, limit: PAGE_KEYS, ..RangeRequest::new(range) };
-            let page = self.range(&request)?;
-            hash = page.kvs.iter().fold(hash, add);
-            match page.kvs.last() {
-                Some(last) if page.more => range = request.range.behind(&last.key),
+            let page = range::page(&self.state, self.source(), &range, revision, PAGE_KEYS)?;
+            hash = page.iter().fold(hash, add);
+            match page.last() {
+                Some(last) if page.len() == PAGE_KEYS => range = range.behind(&last.key),
                 _ => break,
             }
         }

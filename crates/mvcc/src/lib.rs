@@ -45,7 +45,7 @@ pub use auth::{
 pub use codec::DecodeError;
 pub use dump::{Contents, StoredLease, StoredVersion, contents, versions};
 pub use encoded::EncodedRange;
-pub use engine::{Batch, Engine, EngineError, MemoryEngine, Table, WriteIndex};
+pub use engine::{Batch, Engine, EngineError, MemoryEngine, Table, VisitValue, WriteIndex};
 pub use hash::StateHash;
 pub use lease::{Lease, MAX_LEASE_TTL};
 pub use machine::{DEFAULT_CACHE_BYTES, Mvcc, SavedIndex, Saving, peek};

@@ -61,6 +61,19 @@ pub(crate) fn range(
     Ok(RangeResponse { kvs, more, ..answer })
 }
 
+/// Keys of a range as they were at `revision`, at most `limit`, without counting the others.
+pub(crate) fn page(
+    state: &State,
+    source: Source<'_>,
+    range: &KeyRange,
+    revision: Revision,
+    limit: usize,
+) -> Result<Vec<KeyValue>, MvccError> {
+    let past = (revision < state.revision).then_some(revision);
+    let request = RangeRequest::new(range.clone());
+    read(source, &find(state, source, &request, past, limit)?)
+}
+
 fn count(
     state: &State,
     source: Source<'_>,

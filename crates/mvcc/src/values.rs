@@ -67,11 +67,7 @@ impl Values {
     }
 
     /// Calls `visit` for each place with its number and its version, in any order; `None` for one that is deleted.
-    pub fn read(
-        &self,
-        places: &[Place],
-        visit: &mut dyn FnMut(usize, Option<Read<'_>>) -> Result<(), MvccError>,
-    ) -> Result<(), MvccError> {
+    pub fn read(&self, places: &[Place], visit: VisitRead<'_>) -> Result<(), MvccError> {
         let mut missing: Vec<(Place, usize)> = Vec::new();
         for (number, place) in places.iter().enumerate() {
             match self.cache.get(place) {
@@ -139,6 +135,9 @@ impl Values {
         }
     }
 }
+
+/// Sees the number of a place and the version there; none if it is deleted.
+type VisitRead<'a> = &'a mut dyn FnMut(usize, Option<Read<'_>>) -> Result<(), MvccError>;
 
 /// A version that was read.
 #[derive(Clone, Copy)]

@@ -6,7 +6,7 @@ use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 
 use bytes::Bytes;
-use mvcc::{Batch, Engine, EngineError, Table, WriteIndex};
+use mvcc::{Batch, Engine, EngineError, Table, VisitValue, WriteIndex};
 use rocksdb::checkpoint::Checkpoint;
 use rocksdb::{
     ColumnFamilyDescriptor, DB, FlushOptions, IteratorMode, ReadOptions, WriteBatch, WriteOptions,
@@ -23,7 +23,9 @@ const INDEX_BUFFER: usize = 256 << 10;
 const NEAR: usize = 8;
 /// So many keys in a row that lie near each other are read in one go.
 const RUN: usize = 4;
-/// Bytes that are read ahead of a scan.
+/// Reads of more keys than this go through many blocks.
+const LONG_READ: usize = 256;
+/// Bytes that are read ahead of a long read.
 const READ_AHEAD: usize = 256 << 10;
 
 pub(crate) struct RocksState {
@@ -59,12 +61,7 @@ impl RocksState {
         self.db.cf_handle(table.name()).expect("invariant: opened with this family")
     }
 
-    fn get_each(
-        &self,
-        table: Table,
-        keys: &[&[u8]],
-        visit: &mut dyn FnMut(usize, Option<&[u8]>) -> ControlFlow<()>,
-    ) -> Result<(), EngineError> {
+    fn get_each(&self, table: Table, keys: &[&[u8]], visit: VisitValue<'_>) -> Result<(), EngineError> {
         let family = self.family(table);
         for (number, key) in keys.iter().enumerate() {
             let value = self.db.get_pinned_cf(&family, key).map_err(engine_error)?;
@@ -120,19 +117,17 @@ impl Engine for RocksState {
         Ok(())
     }
 
-    fn get_sorted(
-        &self,
-        table: Table,
-        keys: &[&[u8]],
-        visit: &mut dyn FnMut(usize, Option<&[u8]>) -> ControlFlow<()>,
-    ) -> Result<(), EngineError> {
+    fn get_sorted(&self, table: Table, keys: &[&[u8]], visit: VisitValue<'_>) -> Result<(), EngineError> {
         if keys.len() < RUN {
             return self.get_each(table, keys, visit);
         }
         let family = self.family(table);
         let mut bounds = ReadOptions::default();
-        bounds.set_verify_checksums(true);
-        bounds.set_readahead_size(READ_AHEAD);
+        if keys.len() > LONG_READ {
+            // Others' blocks stay in the cache.
+            bounds.set_readahead_size(READ_AHEAD);
+            bounds.fill_cache(false);
+        }
         let mut found = self.db.raw_iterator_cf_opt(&family, bounds);
         for (number, key) in keys.iter().enumerate() {
             let mut steps = 0;
