@@ -37,6 +37,22 @@ pub(crate) fn router(context: Context, metrics: Metrics, gateway: Router) -> Rou
         .merge(gateway)
 }
 
+/// Health and metrics, for an address that nothing else is served on.
+pub(crate) fn metrics_router(context: Context, metrics: Metrics) -> Router {
+    let health = health::router(&context);
+    let collector = Collector::new(context.clone());
+    Router::new()
+        .route("/metrics", get(render))
+        .fallback(unknown)
+        .with_state(Endpoints { context, metrics, collector })
+        .merge(health)
+}
+
+/// No endpoint at all.
+pub(crate) fn nothing() -> Router {
+    Router::new().fallback(unknown)
+}
+
 /// What grpc-go answers for a service that is not there: UNIMPLEMENTED, in a response without a body.
 async fn unknown(request: Request) -> Response {
     let is_grpc = |value: &HeaderValue| value.as_bytes().starts_with(b"application/grpc");

@@ -1,4 +1,4 @@
-//! The etcd v3 API over a store handle: gRPC services and etcd's HTTP endpoints, on one port.
+//! The etcd v3 API over a store handle: gRPC services and etcd's HTTP endpoints, on one port or apart.
 //!
 //! Invariants:
 //! - every answer's header carries the revision at which it is true;
@@ -7,11 +7,13 @@
 //!
 //! Read `server.rs` (what is built from what), `convert.rs` (requests into the store's terms), then a service each:
 //! `kv.rs`, `watch/`, `lease.rs`, `cluster.rs`, `maintenance.rs`, `version.rs`, `auth/` (who asks, and may they?),
-//! `lock.rs` and `election.rs` (both over `queue.rs`); `http.rs` and `health.rs` have
-//! /metrics, /health and their like, `counters.rs` and `calls/` what is counted, `gateway.rs` the
+//! `lock.rs` and `election.rs` (both over `queue.rs`); `doors.rs` has the addresses, `access.rs` who may
+//! use pages, `discovery.rs` how first members find each other; `http.rs` and `health.rs` have /metrics,
+//! /health and their like, `counters.rs` and `calls/` what is counted, `gateway.rs` the
 //! calls as JSON, `proxy.rs` one address in front of a cluster; `snapshot/` writes etcd's own
 //! database file.
 
+mod access;
 mod auth;
 mod calls;
 mod cluster;
@@ -19,6 +21,8 @@ mod compactor;
 mod context;
 mod convert;
 mod counters;
+mod discovery;
+mod doors;
 mod election;
 mod error;
 mod front;
@@ -36,11 +40,13 @@ mod snapshot;
 mod version;
 mod watch;
 
+pub use access::Access;
 pub use auth::{AuthOptions, AuthOptionsError};
 pub use compactor::{Retention, auto_compact};
 pub use counters::METRICS;
-pub use proxy::ProxyConfig;
-pub use server::{BuildError, EtcdApi, EtcdApiConfig, Listen, RunError, ServingTls};
+pub use discovery::{Discovery, DiscoveryError};
+pub use proxy::{ProxyConfig, ServingTls};
+pub use server::{BuildError, EtcdApi, EtcdApiConfig, RunError};
 
 /// Steps at which a test may have a member end or wait, by etcd's names; see `env::failpoints`.
 pub const FAILPOINTS: &[&str] = &[

@@ -26,7 +26,7 @@ use tonic::transport::{Certificate, Channel, ClientTlsConfig, Endpoint, Identity
 use tower::ServiceExt as _;
 
 use crate::http::Metrics;
-use crate::server::{RunError, ServingTls};
+use crate::server::RunError;
 
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
 /// How long a member that could not be reached is left alone, in milliseconds.
@@ -34,6 +34,17 @@ const REST_MILLIS: u64 = 1000;
 const STOP_DEADLINE: Duration = Duration::from_secs(2);
 /// How long the health of the cluster may take to be told.
 const HEALTH_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// TLS towards clients, as PEM.
+#[derive(Clone)]
+pub struct ServingTls {
+    /// The certificate chain.
+    pub certificate: Vec<u8>,
+    /// Its key.
+    pub key: Vec<u8>,
+    /// Who may sign clients' certificates; without it clients need none.
+    pub client_ca: Option<Vec<u8>>,
+}
 
 /// A proxy to be.
 pub struct ProxyConfig {

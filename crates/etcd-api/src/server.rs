@@ -1,7 +1,7 @@
 //! The server: what it is built from and how it runs.
 
 use std::io;
-use std::net::{SocketAddr, TcpStream};
+use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
@@ -15,18 +15,20 @@ use protos::etcd::etcdserverpb::{
 use protos::etcd::v3electionpb::election_server::ElectionServer;
 use protos::etcd::v3lockpb::lock_server::LockServer;
 use store::Store;
-use tokio::net::TcpListener;
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::service::Routes;
-use tonic::transport::{Certificate, Identity, Server, ServerTlsConfig};
+use tonic::transport::Server;
 use tower::Layer as _;
+use transport::{Accepted, Address, Admission, Listener, SocketOptions, Tls, accepted, admitted};
 
+use crate::access::{self, Access};
 use crate::auth::{self, AuthOptions, AuthOptionsError, AuthService, Tokens};
 use crate::calls::{Calls, Counted};
 use crate::cluster::ClusterService;
 use crate::context::{Context, Limits};
 use crate::counters::Counters;
+use crate::doors::{self, Door, Traffic};
 use crate::election::ElectionService;
 use crate::front::KvFront;
 use crate::gateway;
@@ -45,32 +47,25 @@ const ACCEPTED: usize = 256;
 /// How long open streams may take to end at a stop.
 const STOP_DEADLINE: Duration = Duration::from_secs(2);
 
-/// TLS towards clients, as PEM.
-#[derive(Clone)]
-pub struct ServingTls {
-    /// The certificate chain.
-    pub certificate: Vec<u8>,
-    /// Its key.
-    pub key: Vec<u8>,
-    /// Who may sign clients' certificates; without it clients need none.
-    pub client_ca: Option<Vec<u8>>,
-}
-
-/// An address to serve clients on.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Listen {
-    /// Where.
-    pub address: SocketAddr,
-    /// Whether clients speak TLS there.
-    pub tls: bool,
-}
-
 /// An API server to be.
 pub struct EtcdApiConfig {
-    /// Where clients connect.
-    pub listen: Vec<Listen>,
-    /// TLS towards clients; plain text without.
-    pub tls: Option<ServingTls>,
+    /// Where clients connect (`--listen-client-urls`).
+    pub listen: Vec<Address>,
+    /// Where clients of the HTTP endpoints and the gateway connect; on `listen` there is gRPC alone then
+    /// (`--listen-client-http-urls`).
+    pub listen_http: Vec<Address>,
+    /// Where only health and metrics are served (`--listen-metrics-urls`).
+    pub listen_metrics: Vec<Address>,
+    /// TLS towards clients, for the addresses that want it.
+    pub tls: Option<Tls>,
+    /// How sockets are listened on.
+    pub sockets: SocketOptions,
+    /// Which pages and hosts may use the HTTP endpoints.
+    pub access: Access,
+    /// Whether the JSON gateway is served (`--enable-grpc-gateway`).
+    pub gateway: bool,
+    /// How often quiet connections are asked whether they live, and how long they have to answer.
+    pub keep_alive: Option<(Duration, Duration)>,
     /// Bytes that a request may have (`--max-request-bytes`).
     pub max_request_bytes: usize,
     /// Steps that a transaction may have (`--max-txn-ops`).
@@ -100,10 +95,16 @@ pub struct EtcdApiConfig {
 
 impl EtcdApiConfig {
     /// etcd's defaults.
-    pub fn new(listen: Vec<Listen>, metrics: http::Metrics) -> Self {
+    pub fn new(listen: Vec<Address>, metrics: http::Metrics) -> Self {
         Self {
             listen,
+            listen_http: Vec::new(),
+            listen_metrics: Vec::new(),
             tls: None,
+            sockets: SocketOptions::default(),
+            access: Access::default(),
+            gateway: true,
+            keep_alive: None,
             max_request_bytes: 3 << 19,
             max_txn_ops: mvcc::MAX_TXN_OPS,
             max_concurrent_streams: u32::MAX,
@@ -124,16 +125,9 @@ impl EtcdApiConfig {
     /// # Errors
     /// When one cannot be bound, or the keys of tokens cannot be read.
     pub async fn build(mut self, env: Env, store: Store) -> Result<EtcdApi, BuildError> {
-        let mut listeners = Vec::new();
-        for Listen { address, tls } in self.listen.iter().copied() {
-            if tls && self.tls.is_none() {
-                return Err(BuildError::NoCertificate(address));
-            }
-            let listener = TcpListener::bind(address).await;
-            listeners.push((listener.map_err(|cause| BuildError::Listen { address, cause })?, tls));
-        }
+        let doors = doors::open(&self).await?;
         let tokens = Arc::new(Tokens::new(std::mem::take(&mut self.auth))?);
-        Ok(EtcdApi { config: self, env, store, tokens, listeners })
+        Ok(EtcdApi { config: self, env, store, tokens, doors })
     }
 }
 
@@ -141,27 +135,28 @@ impl EtcdApiConfig {
 #[derive(Debug, thiserror::Error)]
 pub enum BuildError {
     /// An address is to be served with TLS, and there is no certificate.
-    #[error("cannot listen on TLS for {0}: KeyFile and CertFile are not presented")]
-    NoCertificate(SocketAddr),
+    #[error("TLS key/cert (--cert-file, --key-file) must be provided for client url {0} with HTTPS scheme")]
+    NoCertificate(Address),
+    /// The same, for an address of metrics.
+    #[error("client TLS key/cert (--cert-file, --key-file) must be provided for metrics secure url")]
+    NoMetricsCertificate,
+    /// An address is to be served in two ways.
+    #[error("cannot bind both --listen-client-urls and --listen-client-http-urls on the same url {0}")]
+    TwoUses(Address),
     /// `--auth-token` cannot be used.
     #[error(transparent)]
     Auth(#[from] AuthOptionsError),
     /// An address cannot be listened on.
-    #[error("cannot listen for clients on {address}: {cause}")]
-    Listen {
-        /// The address.
-        address: SocketAddr,
-        /// Why.
-        cause: io::Error,
-    },
+    #[error("{0}")]
+    Listen(io::Error),
 }
 
 /// Why serving ended.
 #[derive(Debug, thiserror::Error)]
 pub enum RunError {
-    /// The TLS files cannot be used.
+    /// An address failed.
     #[error("cannot serve clients: {0}")]
-    Tls(#[from] tonic::transport::Error),
+    Serve(#[from] tonic::transport::Error),
     /// The system gives no more threads.
     #[error("cannot serve clients: {0}")]
     Lane(#[from] io::Error),
@@ -176,16 +171,16 @@ pub struct EtcdApi {
     env: Env,
     store: Store,
     tokens: Arc<Tokens>,
-    listeners: Vec<(TcpListener, bool)>,
+    doors: Vec<Door>,
 }
 
 impl EtcdApi {
-    /// The addresses it is bound to.
+    /// The ports' addresses it is bound to.
     ///
     /// # Errors
     /// When a socket has none.
     pub fn addresses(&self) -> io::Result<Vec<SocketAddr>> {
-        self.listeners.iter().map(|(listener, _)| listener.local_addr()).collect()
+        self.doors.iter().filter_map(|door| door.listener.local_addr().transpose()).collect()
     }
 
     /// Serves until `shutdown`.
@@ -215,80 +210,105 @@ impl EtcdApi {
         let calls = Calls::new(store, clock, self.config.extensive_metrics, self.config.warn_unary);
         tasks.spawn_detached("auth-tokens", auth::keep(context.clone()));
         tasks.spawn_detached("cluster-version", version::keep(context.clone()));
-        let routes = routes(&context, &calls, (self.config.metrics, self.config.max_concurrent_streams));
-        let streams = self.config.max_concurrent_streams;
         let lanes = (0..self.config.lanes.max(1)).map(|number| Lane::start(&format!("clients-{number}")));
         let lanes = lanes.map(|lane| Ok(Arc::new(lane?))).collect::<io::Result<Vec<_>>>()?;
-        for (listener, tls) in self.listeners {
-            let tls = self.config.tls.as_ref().filter(|_| tls).map(server_tls);
-            let mut doors = Vec::new();
+        let pages = Pages {
+            metrics: self.config.metrics,
+            access: self.config.access,
+            gateway: self.config.gateway,
+            streams: self.config.max_concurrent_streams,
+        };
+        let settings =
+            Settings { streams: self.config.max_concurrent_streams, keep_alive: self.config.keep_alive };
+        for Door { listener, security, traffic } in self.doors {
+            let routes = routes(&context, &calls, &pages, traffic);
+            let admission = Admission { security, endpoint: "client" };
+            let mut lane_doors = Vec::new();
             for lane in &lanes {
                 let (door, connections) = mpsc::channel(ACCEPTED);
-                doors.push(door);
+                lane_doors.push(door);
                 let routes = (routes.clone(), calls.clone());
-                let serve = serve(connections, tls.clone(), routes, (streams, shutdown.clone()));
+                let serve = serve(connections, admission.clone(), routes, settings, shutdown.clone());
                 let lane = lane.clone();
                 tasks.spawn("clients", async move { lane.run(serve).await });
             }
-            tasks.spawn_detached("accept", accept(listener, doors, shutdown.clone()));
+            tasks.spawn_detached("accept", accept(listener, lane_doors, shutdown.clone()));
         }
         Ok(tasks.join(STOP_DEADLINE).await?)
     }
 }
 
 /// Gives connections to the lanes in turn.
-async fn accept(listener: TcpListener, doors: Vec<mpsc::Sender<TcpStream>>, shutdown: Shutdown) {
+async fn accept(listener: Listener, doors: Vec<mpsc::Sender<Accepted>>, shutdown: Shutdown) {
+    let mut connections = Box::pin(accepted(listener));
     for door in doors.iter().cycle() {
-        let accepted = tokio::select! {
-            accepted = listener.accept() => accepted,
+        let connection = tokio::select! {
+            connection = connections.next() => connection,
             () = shutdown.wait() => return,
         };
-        let connection = accepted.and_then(|(stream, _)| {
-            stream.set_nodelay(true)?;
-            stream.into_std()
-        });
         match connection {
-            Ok(connection) => drop(door.send(connection).await),
-            // Out of file descriptors, or a client that has gone already.
-            Err(error) => {
-                tracing::warn!(%error, "a connection could not be accepted");
-                tokio::task::yield_now().await;
-            }
+            Some(connection) => drop(door.send(connection).await),
+            None => return,
         }
     }
 }
 
+/// What holds for every connection.
+#[derive(Clone, Copy)]
+struct Settings {
+    streams: u32,
+    keep_alive: Option<(Duration, Duration)>,
+}
+
 /// Serves a lane's connections on one address.
 async fn serve(
-    connections: mpsc::Receiver<TcpStream>,
-    tls: Option<ServerTlsConfig>,
+    connections: mpsc::Receiver<Accepted>,
+    admission: Admission,
     (routes, calls): (Routes, Calls),
-    (streams, shutdown): (u32, Shutdown),
+    settings: Settings,
+    shutdown: Shutdown,
 ) -> Result<(), tonic::transport::Error> {
-    let mut server = Server::builder().accept_http1(true).max_concurrent_streams(streams).layer(calls);
-    if let Some(tls) = tls {
-        server = server.tls_config(tls)?;
-    }
-    let incoming = ReceiverStream::new(connections).map(tokio::net::TcpStream::from_std);
+    let (interval, timeout) = settings.keep_alive.unzip();
+    let mut server = Server::builder()
+        .accept_http1(true)
+        .max_concurrent_streams(settings.streams)
+        .http2_keepalive_interval(interval)
+        .http2_keepalive_timeout(timeout)
+        .layer(calls);
+    let incoming = admitted(ReceiverStream::new(connections), admission).map(Ok::<_, io::Error>);
     server
         .add_routes(routes)
-        .serve_with_incoming_shutdown(incoming, async move { shutdown.wait().await })
+        .serve_with_incoming_shutdown(Box::pin(incoming), async move { shutdown.wait().await })
         .await
 }
 
-fn server_tls(tls: &ServingTls) -> ServerTlsConfig {
-    let config = ServerTlsConfig::new().identity(Identity::from_pem(&tls.certificate, &tls.key));
-    match &tls.client_ca {
-        Some(ca) => config.client_ca_root(Certificate::from_pem(ca)),
-        None => config,
-    }
+/// What the HTTP endpoints are made of.
+struct Pages {
+    metrics: http::Metrics,
+    access: Access,
+    gateway: bool,
+    /// Calls that the gateway may have at a time.
+    streams: u32,
 }
 
-fn routes(context: &Context, calls: &Calls, (metrics, streams): (http::Metrics, u32)) -> Routes {
+fn routes(context: &Context, calls: &Calls, pages: &Pages, traffic: Traffic) -> Routes {
     let max = context.limits.max_request_bytes + MESSAGE_OVERHEAD;
-    let behind: Counted<Routes> = calls.layer(services(Routes::default(), context));
-    let gateway = gateway::router(&behind, max, streams);
-    services(Routes::from(http::router(context.clone(), metrics, gateway)), context)
+    if traffic == Traffic::Metrics {
+        return Routes::from(http::metrics_router(context.clone(), pages.metrics.clone()));
+    }
+    if traffic == Traffic::Grpc {
+        return services(Routes::from(http::nothing()), context);
+    }
+    let gateway = match pages.gateway {
+        true => {
+            let behind: Counted<Routes> = calls.layer(services(Routes::default(), context));
+            gateway::router(&behind, max, pages.streams)
+        }
+        false => axum::Router::new(),
+    };
+    let pages_router = http::router(context.clone(), pages.metrics.clone(), gateway);
+    let router = Routes::from(access::guard(pages_router, pages.access.clone()));
+    if traffic == Traffic::Http { router } else { services(router, context) }
 }
 
 fn services(mut routes: Routes, context: &Context) -> Routes {

@@ -29,6 +29,8 @@ pub enum OpenError {
 /// A data folder that this process has to itself.
 pub struct DataFolder {
     path: PathBuf,
+    /// Where the log is.
+    log: PathBuf,
     /// Held for as long as the folder is used; the system releases it when the process dies.
     _lock: File,
 }
@@ -48,7 +50,14 @@ impl DataFolder {
             Err(TryLockError::WouldBlock) => return Err(OpenError::InUse(path)),
             Err(TryLockError::Error(cause)) => return Err(failed(cause)),
         }
-        Ok(Self { path, _lock: lock })
+        Ok(Self { log: path.join("wal"), path, _lock: lock })
+    }
+
+    /// Keeps the log in a folder of its own, on another disk for instance. It belongs to this data folder alone, and the
+    /// one is of no use without the other.
+    pub fn with_log_at(mut self, log: impl Into<PathBuf>) -> Self {
+        self.log = log.into();
+        self
     }
 
     fn states(&self) -> PathBuf {
@@ -96,7 +105,7 @@ impl DataFolder {
 
 impl Storage for DataFolder {
     fn open_log(&self) -> io::Result<Arc<dyn LogEngine>> {
-        Ok(Arc::new(Wal::open(&self.path.join("wal"))?))
+        Ok(Arc::new(Wal::open(&self.log)?))
     }
 
     fn open_state(&self) -> io::Result<Arc<dyn StateEngine>> {

@@ -39,6 +39,14 @@ fn a_folder_that_cannot_be_made_is_named() {
 }
 
 #[test]
+fn the_log_may_be_elsewhere() {
+    let (temp, other) = (tempfile::tempdir().expect("folder"), tempfile::tempdir().expect("folder"));
+    let folder = DataFolder::open(temp.path()).expect("open").with_log_at(other.path().join("log"));
+    drop(folder.open_log().expect("log"));
+    assert!(other.path().join("log").exists() && !temp.path().join("wal").exists());
+}
+
+#[test]
 fn the_state_survives_a_clean_stop() {
     let temp = tempfile::tempdir().expect("folder");
     {

@@ -1,10 +1,11 @@
 //! What a store is built from.
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
 use openraft::SnapshotPolicy;
+use transport::{Address, Scheme, SocketOptions, Tls};
 
 use crate::error::BuildError;
 use crate::members::{self, ClusterId};
@@ -38,18 +39,6 @@ impl Timing {
     }
 }
 
-/// Mutual TLS between members, as PEM.
-#[derive(Clone)]
-pub struct PeerTls {
-    /// Certificates that may sign members' certificates. Without any, whoever answers is believed: the connections are
-    /// encrypted but not authenticated (etcd's `--peer-auto-tls`).
-    pub ca: Option<Vec<u8>>,
-    /// This member's certificate chain.
-    pub certificate: Vec<u8>,
-    /// Its key.
-    pub key: Vec<u8>,
-}
-
 /// A store to be.
 pub struct StoreConfig {
     /// This member's name in `initial_cluster`.
@@ -60,10 +49,18 @@ pub struct StoreConfig {
     pub initial_cluster: Vec<(String, String)>,
     /// Whether the cluster exists already and has this member's URLs (`--initial-cluster-state existing`).
     pub join: bool,
+    /// Whether a data folder that has a member is that member's, whatever the rest of this says, and a member that has
+    /// served may not begin with an empty one (as in etcd). Otherwise folder and configuration must agree.
+    pub trust_folder: bool,
+    /// Whether this member goes on as the only one of its cluster, with its data (`--force-new-cluster`).
+    pub force_new_cluster: bool,
+    /// Whether the log is made durable before anything is acknowledged. Without it a power failure loses what was
+    /// acknowledged (`--unsafe-no-fsync`).
+    pub durable: bool,
     /// Whether changes of members that could cost the quorum are refused (`--strict-reconfig-check`).
     pub strict_reconfig_check: bool,
     /// Where to listen for other members.
-    pub listen_peer: SocketAddr,
+    pub listen_peers: Vec<Address>,
     /// Past versions that are deleted at a time after a compaction (`--compaction-batch-limit`), and the pause between
     /// (`--compaction-sleep-interval`).
     pub compaction: (usize, Duration),
@@ -73,8 +70,12 @@ pub struct StoreConfig {
     pub version: String,
     /// What this member tells clients about where it serves them.
     pub advertise_client_urls: Vec<String>,
-    /// TLS between members; plain text without.
-    pub peer_tls: Option<PeerTls>,
+    /// TLS between members, for addresses that want it.
+    pub peer_tls: Option<Tls>,
+    /// The address that other members are called from; the system's choice without.
+    pub local_address: Option<IpAddr>,
+    /// How sockets are listened on.
+    pub sockets: SocketOptions,
     /// Times of the consensus.
     pub timing: Timing,
     /// Entries after which a snapshot is made (`--snapshot-count`).
@@ -88,20 +89,25 @@ pub struct StoreConfig {
 }
 
 impl StoreConfig {
-    /// A member with etcd's defaults.
+    /// A member with etcd's defaults, in plain text.
     pub fn new(name: impl Into<String>, listen_peer: SocketAddr) -> Self {
         Self {
             name: name.into(),
             cluster_token: "etcd-cluster".to_owned(),
             initial_cluster: Vec::new(),
             join: false,
+            trust_folder: false,
+            force_new_cluster: false,
+            durable: true,
             strict_reconfig_check: true,
-            listen_peer,
+            listen_peers: vec![Address { scheme: Scheme::Http, place: listen_peer.to_string() }],
             compaction: (1000, Duration::from_millis(10)),
             warn_apply: Duration::from_millis(100),
             version: "3.7.0".to_owned(),
             advertise_client_urls: Vec::new(),
             peer_tls: None,
+            local_address: None,
+            sockets: SocketOptions::default(),
             timing: Timing::default(),
             snapshot_count: 10_000,
             snapshot_catchup_entries: 5_000,
@@ -132,6 +138,12 @@ impl StoreConfig {
         Ok(Identity { me: *me, cluster, members: ids.into_iter().map(|(id, _, urls)| (id, urls)).collect() })
     }
 
+    /// Where the other members find this one.
+    pub(crate) fn own_urls(&self) -> Vec<String> {
+        let own = self.initial_cluster.iter().filter(|(name, _)| *name == self.name);
+        own.map(|(_, url)| url.clone()).collect()
+    }
+
     pub(crate) fn raft_config(&self) -> Result<Arc<openraft::Config>, BuildError> {
         let millis = |duration: Duration| u64::try_from(duration.as_millis()).unwrap_or(u64::MAX);
         let config = openraft::Config {
@@ -159,4 +171,11 @@ pub(crate) struct Identity {
     pub me: u64,
     pub cluster: ClusterId,
     pub members: Vec<(u64, Vec<String>)>,
+}
+
+impl Identity {
+    /// Whether both are the same member of the same cluster.
+    pub fn is(&self, other: &Self) -> bool {
+        (self.me, self.cluster) == (other.me, other.cluster)
+    }
 }

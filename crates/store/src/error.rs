@@ -84,7 +84,7 @@ pub enum BuildError {
         cause: std::io::Error,
     },
     /// The certificates for peers cannot be used.
-    #[error("cannot use the peer certificates: {0}")]
+    #[error("{0}")]
     Tls(String),
     /// openraft refused to start.
     #[error("consensus cannot start: {0}")]

@@ -13,12 +13,10 @@ use openraft::async_runtime::WatchReceiver as _;
 use openraft::errors::{ClientWriteError, RaftError};
 use openraft::{ChangeMembers, ServerState};
 use parking_lot::Mutex;
-use protos::peer::{self, join_server::JoinServer, peer_server::PeerServer};
-use tokio::net::TcpListener;
+use protos::peer;
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::Instant;
-use tonic::transport::server::TcpIncoming;
-use tonic::transport::{Certificate, ClientTlsConfig, Identity as TlsIdentity, Server, ServerTlsConfig};
+use transport::Dialer;
 
 use crate::barrier::{self, Waiter};
 use crate::config::{Identity, StoreConfig, Timing};
@@ -26,21 +24,22 @@ use crate::consensus::{self, Node, Proposal, Raft};
 use crate::contacts::{self, Contacts, Voting};
 use crate::copy::StateCopy;
 use crate::counters::{self, Kind};
+use crate::doors::{self, Doors};
 use crate::error::{BuildError, REMOVED, StoreError};
 use crate::failpoints::hit;
-use crate::join::{self, JoinService};
+use crate::forced;
+use crate::join;
 use crate::leadership::{self, Leadership};
 use crate::leases::LeaseTime;
 use crate::log::Log;
 use crate::members::{ClusterId, Member};
-use crate::peers::{CallerTls, Client, Lane, MAX_MESSAGE, Peers};
+use crate::peers::{Client, Lane, Peers};
 use crate::proposals::{self, Failure, Submission};
 use crate::renewals::{self, Renewal};
-use crate::server::{self, PeerService};
+use crate::server;
 use crate::sessions::{Outstanding, Told};
 use crate::state::{Core, Pace, Shared, StateMachine};
 use crate::storage::{LogBatch, LogEngine, LogMeta, Storage};
-use crate::unverified;
 use crate::upkeep;
 use crate::watch::{WatchRequest, WatchSet, Watcher};
 
@@ -49,6 +48,8 @@ use crate::watch::{WatchRequest, WatchSet, Watcher};
 const MAX_APPLY_GAP: u64 = 5000;
 /// Hundredths of the leader's log that a learner must have before it gets a vote (etcd's `readyPercentThreshold`).
 const IN_SYNC_PERCENT: u64 = 90;
+/// How long a learner that is to be promoted may take to be so far.
+const IN_SYNC_PATIENCE: Duration = Duration::from_millis(500);
 /// How often the leader looks for leases that are over.
 const LEASE_TICK: Duration = Duration::from_millis(250);
 /// How often proposals are looked for whose time is over.
@@ -59,8 +60,6 @@ const MAX_REVOKES: usize = 256;
 const REVOKE_RETRY: Duration = Duration::from_secs(3);
 /// How long a leader that stops waits for another one.
 const TRANSFER_TIMEOUT: Duration = Duration::from_secs(1);
-/// How long calls of peers that are in flight may take at a stop.
-const DRAIN: Duration = Duration::from_millis(200);
 /// Pause while no leader is known.
 const LEADER_POLL: Duration = Duration::from_millis(10);
 
@@ -95,8 +94,7 @@ pub struct Store {
 pub struct StoreServer {
     inner: Arc<Inner>,
     engine: Arc<dyn LogEngine>,
-    listener: TcpListener,
-    tls: Option<ServerTlsConfig>,
+    doors: Doors,
     attributes: MemberAttributes,
     version: String,
     barrier: mpsc::Receiver<Waiter>,
@@ -148,23 +146,26 @@ impl StoreConfig {
         env: Env,
         storage: Arc<dyn Storage>,
     ) -> Result<(Store, StoreServer), BuildError> {
-        let engine = storage.open_log().map_err(BuildError::Storage)?;
-        let (server_tls, caller_tls) = tls(&self)?;
-        let identity = match self.join {
-            true => join::identity(&self, &*engine, caller_tls.clone(), &env.clock).await?,
-            false => self.identity()?,
-        };
+        let mut engine = storage.open_log().map_err(BuildError::Storage)?;
+        if !self.durable {
+            engine = Arc::new(forced::Unsynced(engine));
+        }
+        let dialer = doors::dialer(&self);
+        let identity = self.who(&*engine, &dialer, &env.clock).await?;
         check_identity(&*engine, &identity)?;
         if engine.meta(LogMeta::Removed).map_err(BuildError::Storage)?.is_some() {
             return Err(BuildError::Removed);
         }
-        let listener = listen(&self).await?;
+        let doors = Doors::open(&self).await?;
+        if self.force_new_cluster {
+            forced::alone(&*engine, identity.me, self.own_urls()).map_err(BuildError::Storage)?;
+        }
         let pace = Pace::new(self.compaction, self.warn_apply);
         let state = open_state(&*engine, &storage, (&env, pace, self.cache_bytes), identity.me)
             .map_err(BuildError::Storage)?;
         let (shared, core) = (state.shared(), state.core());
         let log = Log::open(engine.clone(), env.clock.clone()).map_err(BuildError::Storage)?;
-        let peers = Peers::new(identity.cluster.0, caller_tls, env.clock.clone());
+        let peers = Peers::new(identity.cluster.0, dialer, env.clock.clone());
         let raft = Raft::build(identity.me, self.raft_config()?, peers.clone(), log, state)
             .await
             .map_err(|error| BuildError::Consensus(error.to_string()))?;
@@ -198,8 +199,7 @@ impl StoreConfig {
         let server = StoreServer {
             inner: inner.clone(),
             engine,
-            listener,
-            tls: server_tls,
+            doors,
             attributes: MemberAttributes {
                 id: identity.me,
                 name: self.name,
@@ -213,6 +213,31 @@ impl StoreConfig {
             first_members: nodes.collect(),
         };
         Ok((Store { inner }, server))
+    }
+}
+
+impl StoreConfig {
+    /// Who this member is: by its folder where that is to be trusted, or by the rest of the configuration.
+    async fn who(
+        &self,
+        engine: &dyn LogEngine,
+        dialer: &Dialer,
+        clock: &env::Clock,
+    ) -> Result<Identity, BuildError> {
+        let known = if self.trust_folder || self.join { join::known(engine)? } else { None };
+        match known {
+            Some(known) if self.join => Ok(known),
+            // A member that never got to write the first membership still needs it.
+            Some(known) => Ok(self.identity().ok().filter(|same| same.is(&known)).unwrap_or(known)),
+            None if self.join => join::identity(self, dialer.clone(), clock).await,
+            None => {
+                let identity = self.identity()?;
+                if self.trust_folder {
+                    join::refuse_second_start(self, &identity, dialer.clone(), clock).await?;
+                }
+                Ok(identity)
+            }
+        }
     }
 }
 
@@ -272,33 +297,13 @@ fn count_boot(engine: &dyn LogEngine) -> io::Result<u64> {
     Ok(last + 1)
 }
 
-async fn listen(config: &StoreConfig) -> Result<TcpListener, BuildError> {
-    let address = config.listen_peer;
-    TcpListener::bind(address)
-        .await
-        .map_err(|cause| BuildError::Listen { address: address.to_string(), cause })
-}
-
-fn tls(config: &StoreConfig) -> Result<(Option<ServerTlsConfig>, Option<CallerTls>), BuildError> {
-    let Some(tls) = &config.peer_tls else { return Ok((None, None)) };
-    let identity = TlsIdentity::from_pem(&tls.certificate, &tls.key);
-    let server = ServerTlsConfig::new().identity(identity.clone());
-    let Some(ca) = &tls.ca else {
-        let caller = unverified::connector().map_err(|error| BuildError::Tls(error.to_string()))?;
-        return Ok((Some(server), Some(CallerTls::Unverified(caller))));
-    };
-    let ca = Certificate::from_pem(ca);
-    let caller = ClientTlsConfig::new().identity(identity).ca_certificate(ca.clone());
-    Ok((Some(server.client_ca_root(ca)), Some(CallerTls::Verified(caller))))
-}
-
 impl StoreServer {
-    /// The address for peers.
+    /// The first address for peers.
     ///
     /// # Errors
     /// When the socket has none.
     pub fn peer_address(&self) -> io::Result<std::net::SocketAddr> {
-        self.listener.local_addr()
+        self.doors.address()
     }
 
     /// Runs until `shutdown`, then hands leadership over and stops.
@@ -308,7 +313,7 @@ impl StoreServer {
     pub async fn run(self, shutdown: Shutdown) -> Result<(), RunError> {
         let inner = self.inner.clone();
         let tasks = inner.tasks.clone();
-        serve_peers(&tasks, self.listener, self.tls, inner.clone())?;
+        self.doors.serve(&tasks, inner.clone());
         inner.raft.run();
         tasks.spawn_detached("read-barrier", barrier::run(inner.clone(), self.barrier));
         tasks.spawn_detached("renewals", renewals::run(inner.clone(), self.renewals));
@@ -350,45 +355,6 @@ impl StoreServer {
         tasks.join(inner.timing.election_max).await?;
         ended
     }
-}
-
-fn serve_peers(
-    tasks: &TaskGroup,
-    listener: TcpListener,
-    tls: Option<ServerTlsConfig>,
-    inner: Arc<Inner>,
-) -> Result<(), RunError> {
-    let (cluster, me, shutdown) = (inner.cluster.0, inner.me, inner.shutdown.clone());
-    let clock = inner.env.clock.clone();
-    let join = JoinServer::new(JoinService { inner: inner.clone() });
-    let service = PeerServer::new(PeerService { inner })
-        .max_decoding_message_size(MAX_MESSAGE)
-        .max_encoding_message_size(MAX_MESSAGE);
-    let service = tonic::service::interceptor::InterceptedService::new(service, move |request| {
-        server::check_identity(cluster, me, request)
-    });
-    let mut server = Server::builder();
-    if let Some(tls) = tls {
-        server = server.tls_config(tls).map_err(|error| RunError::Serve(error.to_string()))?;
-    }
-    let incoming = TcpIncoming::from(listener).with_nodelay(Some(true));
-    let stop = shutdown.clone();
-    let serve = server
-        .add_service(service)
-        .add_service(join)
-        .serve_with_incoming_shutdown(incoming, async move { stop.wait().await });
-    tasks.spawn("peers", async move {
-        // Calls in flight get a moment; a peer that keeps its end open does not hold up the stop.
-        let patience = async {
-            shutdown.wait().await;
-            clock.sleep(DRAIN).await;
-        };
-        tokio::select! {
-            served = serve => served,
-            () = patience => Ok(()),
-        }
-    });
-    Ok(())
 }
 
 /// Writes the first membership, once. Every first member writes the same, so none needs to be the first; one that
@@ -645,6 +611,18 @@ impl Inner {
         matched > 0 && matched * 100 >= metrics.last_log_index.unwrap_or(0) * IN_SYNC_PERCENT
     }
 
+    /// Gives a learner a moment to get in sync: what it has just said of itself is on its way to the leader.
+    async fn is_soon_in_sync(&self, id: u64) -> bool {
+        let deadline = self.env.clock.monotonic() + IN_SYNC_PATIENCE;
+        while !self.is_in_sync(id) {
+            if self.env.clock.monotonic() >= deadline {
+                return false;
+            }
+            self.env.clock.sleep(LEADER_POLL).await;
+        }
+        true
+    }
+
     /// Refuses what could cost the quorum.
     fn check_change(&self, change: peer::change_members_request::Change, id: u64) -> Result<(), StoreError> {
         use peer::change_members_request::Change;
@@ -705,7 +683,7 @@ impl Inner {
             Change::Promote if voter || joining => {
                 return Err(StoreError::Membership("can only promote a learner member".into()));
             }
-            Change::Promote if !self.is_in_sync(id) => {
+            Change::Promote if !self.is_soon_in_sync(id).await => {
                 return Err(StoreError::Membership(
                     "can only promote a learner member which is in sync with leader".into(),
                 ));

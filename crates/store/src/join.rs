@@ -11,13 +11,14 @@ use openraft::async_runtime::WatchReceiver as _;
 use protos::peer::join_client::JoinClient;
 use protos::peer::{self, join_server::Join};
 use tonic::{Request, Response, Status};
+use transport::Dialer;
 
 use crate::config::{Identity, StoreConfig};
 use crate::consensus;
 use crate::error::BuildError;
 use crate::handle::Inner;
 use crate::members::ClusterId;
-use crate::peers::{CallerTls, Peers};
+use crate::peers::Peers;
 use crate::storage::{LogEngine, LogMeta};
 
 /// How long one member may take to describe the cluster.
@@ -41,22 +42,23 @@ fn read(text: &str) -> Option<(u64, ClusterId)> {
     Some((id(me)?, ClusterId(id(cluster)?)))
 }
 
-/// Who a member that joins is: what its folder says, or else what the other members say of its URLs.
+/// Who the member is that a folder holds, if it holds one.
+pub(crate) fn known(engine: &dyn LogEngine) -> Result<Option<Identity>, BuildError> {
+    let text = engine.meta(LogMeta::Identity).map_err(BuildError::Storage)?;
+    let owner = text.and_then(|text| read(&String::from_utf8_lossy(&text)));
+    Ok(owner.map(|(me, cluster)| Identity { me, cluster, members: Vec::new() }))
+}
+
+/// Who a member that joins is: what the other members say of its URLs.
 pub(crate) async fn identity(
     config: &StoreConfig,
-    engine: &dyn LogEngine,
-    tls: Option<CallerTls>,
+    dialer: Dialer,
     clock: &Clock,
 ) -> Result<Identity, BuildError> {
-    let known = engine.meta(LogMeta::Identity).map_err(BuildError::Storage)?;
-    let known = known.and_then(|text| read(&String::from_utf8_lossy(&text)));
-    if let Some((me, cluster)) = known {
-        return Ok(Identity { me, cluster, members: Vec::new() });
-    }
     let (own, others): (Vec<_>, Vec<_>) =
         config.initial_cluster.iter().partition(|(name, _)| *name == config.name);
     let own: BTreeSet<&str> = own.iter().map(|(_, url)| url.as_str()).collect();
-    let described = describe(&others, &Peers::new(0, tls, clock.clone()), clock).await?;
+    let described = describe(&others, &Peers::new(0, dialer, clock.clone()), clock).await?;
     let count: BTreeSet<&str> = config.initial_cluster.iter().map(|(name, _)| name.as_str()).collect();
     if count.len() != described.members.len() {
         return Err(BuildError::Join("error validating peerURLs: member count is unequal".to_owned()));
@@ -73,6 +75,35 @@ pub(crate) async fn identity(
             Err(BuildError::Join(text))
         }
     }
+}
+
+/// Refuses a first start of a member that has served before: it has lost its log, and its votes with it. Members that do
+/// not answer are not waited for, as in etcd.
+pub(crate) async fn refuse_second_start(
+    config: &StoreConfig,
+    identity: &Identity,
+    dialer: Dialer,
+    clock: &Clock,
+) -> Result<(), BuildError> {
+    let others = config.initial_cluster.iter().filter(|(name, _)| *name != config.name);
+    let peers = Peers::new(0, dialer, clock.clone());
+    let ask = |(_, url): &(String, String)| {
+        let channel = peers.stranger(url);
+        async move {
+            let mut client = JoinClient::new(channel.ok()?);
+            let asked = client.describe(peer::DescribeRequest {});
+            Some(tokio::time::timeout(ASK_TIMEOUT, asked).await.ok()?.ok()?.into_inner())
+        }
+    };
+    let answers = futures::future::join_all(others.map(ask)).await;
+    let has_served = |answer: &peer::DescribeResponse| {
+        answer.cluster == identity.cluster.0 && answer.started.contains(&identity.me)
+    };
+    if answers.iter().flatten().any(has_served) {
+        let text = format!("member {:x} has already been bootstrapped", identity.me);
+        return Err(BuildError::Join(text));
+    }
+    Ok(())
 }
 
 async fn describe(
@@ -114,7 +145,10 @@ impl Join for JoinService {
         if members.is_empty() {
             return Err(Status::unavailable("this member has not heard of the others yet"));
         }
-        Ok(Response::new(peer::DescribeResponse { cluster: self.inner.cluster.0, members }))
+        let view = self.inner.shared.view.load_full();
+        let belongs = |id: &u64| members.iter().any(|member| member.id == *id);
+        let started = view.members().map(|member| member.id).filter(belongs).collect();
+        Ok(Response::new(peer::DescribeResponse { cluster: self.inner.cluster.0, members, started }))
     }
 }
 

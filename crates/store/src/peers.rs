@@ -23,15 +23,15 @@ use prost::Message as _;
 use protos::peer::{self, peer_client::PeerClient};
 use tonic::metadata::{Ascii, MetadataValue};
 use tonic::service::interceptor::InterceptedService;
-use tonic::transport::{Channel, ClientTlsConfig, Endpoint};
+use tonic::transport::Channel;
 use tonic::{Request, Status};
+use transport::Dialer;
 
 use crate::consensus::{self, Node, TypeConfig, Vote};
 use crate::counters::{Traffic, Transfer};
 use crate::error::REMOVED;
 use crate::failpoints::hit;
 use crate::snapshot::{Folder, Snap};
-use crate::unverified::Connector;
 
 /// Metadata that names the cluster.
 pub(crate) const CLUSTER_HEADER: &str = "trierarch-cluster";
@@ -41,7 +41,6 @@ pub(crate) const TO_HEADER: &str = "trierarch-to";
 pub(crate) const MAX_MESSAGE: usize = 64 << 20;
 /// Bytes of a snapshot sent at a time.
 const CHUNK: usize = 256 << 10;
-const CONNECT_TIMEOUT: Duration = Duration::from_secs(1);
 /// Pause before a member that did not answer is tried again.
 const RETRY: Duration = Duration::from_millis(100);
 
@@ -75,30 +74,21 @@ impl tonic::service::Interceptor for Stamp {
     }
 }
 
-/// How members are called with TLS.
-#[derive(Clone)]
-pub(crate) enum CallerTls {
-    /// Their certificates are checked, and ours shown.
-    Verified(ClientTlsConfig),
-    /// Whoever answers is believed.
-    Unverified(Connector),
-}
-
-type Channels = HashMap<(u64, Lane), (String, Channel)>;
+type Channels = HashMap<(u64, Lane), (Vec<String>, Channel)>;
 
 /// Connections to the other members, made when first needed and again when lost.
 #[derive(Clone)]
 pub(crate) struct Peers {
     cluster: u64,
-    tls: Option<CallerTls>,
+    dialer: Dialer,
     channels: Arc<Mutex<Channels>>,
     removed: Shutdown,
     clock: Clock,
 }
 
 impl Peers {
-    pub fn new(cluster: u64, tls: Option<CallerTls>, clock: Clock) -> Self {
-        Self { cluster, tls, channels: Arc::default(), removed: Shutdown::new(), clock }
+    pub fn new(cluster: u64, dialer: Dialer, clock: Clock) -> Self {
+        Self { cluster, dialer, channels: Arc::default(), removed: Shutdown::new(), clock }
     }
 
     /// Triggered once another member says that this one was removed.
@@ -107,8 +97,7 @@ impl Peers {
     }
 
     pub fn client(&self, id: u64, node: &Node, lane: Lane) -> io::Result<Client> {
-        let url = node.peer_urls.first().ok_or_else(|| io::Error::other("the member has no peer URL"))?;
-        let channel = self.channel(id, url, lane)?;
+        let channel = self.channel(id, &node.peer_urls, lane)?;
         let header = |id: u64| {
             MetadataValue::try_from(format!("{id:x}")).expect("invariant: hexadecimal digits are ASCII")
         };
@@ -119,7 +108,7 @@ impl Peers {
 
     /// A connection to a member of which only the URL is known.
     pub fn stranger(&self, url: &str) -> io::Result<Channel> {
-        self.connect(url)
+        self.connect(&[url.to_owned()])
     }
 
     fn connection(&self, target: u64, node: &Node, lane: Lane) -> Connection {
@@ -127,33 +116,20 @@ impl Peers {
         Connection { peers: self.clone(), target, node: node.clone(), lane, traffic }
     }
 
-    fn channel(&self, id: u64, url: &str, lane: Lane) -> io::Result<Channel> {
+    fn channel(&self, id: u64, urls: &[String], lane: Lane) -> io::Result<Channel> {
         let mut channels = self.channels.lock();
         if let Some((known, channel)) = channels.get(&(id, lane))
-            && known == url
+            && known == urls
         {
             return Ok(channel.clone());
         }
-        let channel = self.connect(url)?;
-        channels.insert((id, lane), (url.to_owned(), channel.clone()));
+        let channel = self.connect(urls)?;
+        channels.insert((id, lane), (urls.to_owned(), channel.clone()));
         Ok(channel)
     }
 
-    fn connect(&self, url: &str) -> io::Result<Channel> {
-        let endpoint = |url: &str| -> io::Result<Endpoint> {
-            let endpoint = Endpoint::from_shared(url.to_owned()).map_err(io::Error::other)?;
-            Ok(endpoint.connect_timeout(CONNECT_TIMEOUT).tcp_nodelay(true))
-        };
-        Ok(match self.tls.clone().filter(|_| url.starts_with("https")) {
-            None => endpoint(url)?.connect_lazy(),
-            Some(CallerTls::Verified(tls)) => {
-                endpoint(url)?.tls_config(tls).map_err(io::Error::other)?.connect_lazy()
-            }
-            // The connector does the TLS itself.
-            Some(CallerTls::Unverified(connector)) => {
-                endpoint(&url.replacen("https", "http", 1))?.connect_with_connector_lazy(connector)
-            }
-        })
+    fn connect(&self, urls: &[String]) -> io::Result<Channel> {
+        self.dialer.lazy(urls, |endpoint| endpoint.connect_timeout(2 * self.dialer.timeout))
     }
 }
 

@@ -601,6 +601,54 @@ async fn a_folder_is_not_given_to_another_member_or_cluster() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_trusted_folder_says_itself_whose_it_is() {
+    let mut cluster = Cluster::start(1).await;
+    cluster.leader().await;
+    cluster.store(0).propose(put("k", "v")).await.expect("propose");
+    cluster.stop_member(0).await;
+    let other = vec![("m0".to_owned(), "http://elsewhere:1".to_owned())];
+    let config = StoreConfig { trust_folder: true, initial_cluster: other, ..cluster.config(0) };
+    cluster.start_as(0, config).await;
+    cluster.leader().await;
+    assert_eq!(value(cluster.store(0), "k").as_deref(), Some(&b"v"[..]));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_member_that_has_served_may_not_begin_anew() {
+    let mut cluster = Cluster::start(3).await;
+    cluster.leader().await;
+    eventually("all names", || {
+        let named = |store: &Store| store.members().iter().all(|member| !member.name.is_empty());
+        cluster.running().all(named).then_some(())
+    })
+    .await;
+    cluster.stop_member(2).await;
+    let empty = Arc::new(MemoryStorage::new(cluster.folder.path().join("empty")));
+    let config = StoreConfig { trust_folder: true, ..cluster.config(2) };
+    let Err(error) = config.build(Env::real(), empty).await else { panic!("it votes again") };
+    assert!(error.to_string().ends_with("has already been bootstrapped"), "{error}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_member_that_is_forced_goes_on_alone_with_its_data() {
+    let mut cluster = Cluster::start(3).await;
+    cluster.leader().await;
+    cluster.store(0).propose(put("k", "v")).await.expect("propose");
+    for index in 0..3 {
+        cluster.stop_member(index).await;
+    }
+    for force_new_cluster in [true, false, true] {
+        cluster.start_as(0, StoreConfig { force_new_cluster, ..cluster.config(0) }).await;
+        cluster.leader().await;
+        let store = cluster.store(0).clone();
+        assert_eq!(store.members().len(), 1);
+        assert_eq!(value(&store, "k").as_deref(), Some(&b"v"[..]));
+        store.propose(put("more", "x")).await.expect("it is a quorum");
+        cluster.stop_member(0).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_port_in_use_is_named() {
     let cluster = Cluster::start(1).await;
     let storage = Arc::new(MemoryStorage::new(cluster.folder.path().join("other")));

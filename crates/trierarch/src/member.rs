@@ -1,30 +1,47 @@
 //! A member of the store with its etcd API: what `server` and `etcd` have in common.
 
-use std::net::{SocketAddr, ToSocketAddrs as _};
+use std::net::{IpAddr, SocketAddr, ToSocketAddrs as _};
+
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail};
 use env::{Env, Lane, TaskGroup};
-use etcd_api::{AuthOptions, EtcdApi, EtcdApiConfig, Listen, ServingTls};
+use etcd_api::{Access, AuthOptions, EtcdApi, EtcdApiConfig};
 use rocks::DataFolder;
 use store::storage::Storage;
-use store::{PeerTls, Store, StoreConfig, StoreServer, Timing};
+use store::{Store, StoreConfig, StoreServer, Timing};
+use transport::{Address, SocketOptions, Tls};
 
 /// A member to be.
 pub struct Config {
     pub name: String,
     pub data_dir: PathBuf,
+    /// Where the log is kept, if not in the data folder.
+    pub wal_dir: Option<PathBuf>,
     pub initial_cluster: Vec<(String, String)>,
     pub cluster_token: String,
     pub join: bool,
     pub strict_reconfig_check: bool,
-    pub listen_peer_url: String,
-    pub listen_client_urls: Vec<String>,
+    /// Whether a data folder that has a member is that member's, whatever the rest says, as in etcd.
+    pub trust_folder: bool,
+    /// Whether the member goes on as the only one of its cluster.
+    pub force_new_cluster: bool,
+    /// Whether the log is made durable.
+    pub durable: bool,
+    pub listen_peers: Vec<Address>,
+    pub listen_clients: Vec<Address>,
+    pub listen_http: Vec<Address>,
+    pub listen_metrics: Vec<Address>,
+    pub sockets: SocketOptions,
     pub advertise_client_urls: Vec<String>,
-    pub peer_tls: Option<PeerTls>,
-    pub client_tls: Option<ServingTls>,
+    pub local_address: Option<IpAddr>,
+    pub peer_tls: Option<Tls>,
+    pub client_tls: Option<Tls>,
+    pub access: Access,
+    pub gateway: bool,
+    pub keep_alive: Option<(Duration, Duration)>,
     pub timing: Timing,
     pub snapshot_count: u64,
     pub snapshot_catchup_entries: u64,
@@ -56,14 +73,19 @@ pub struct Member {
 impl Config {
     /// Opens the data folder and binds the addresses.
     pub async fn build(self, env: &Env, metrics: Arc<dyn Fn() -> String + Send + Sync>) -> Result<Member> {
-        let listen = self.listen_client_urls.iter().map(|url| listen(url)).collect::<Result<Vec<_>>>()?;
         let config = StoreConfig {
             cluster_token: self.cluster_token,
             join: self.join,
+            trust_folder: self.trust_folder,
+            force_new_cluster: self.force_new_cluster,
+            durable: self.durable,
             strict_reconfig_check: self.strict_reconfig_check,
             initial_cluster: self.initial_cluster,
             advertise_client_urls: self.advertise_client_urls,
+            listen_peers: self.listen_peers,
+            sockets: self.sockets,
             peer_tls: self.peer_tls,
+            local_address: self.local_address,
             timing: self.timing,
             version: etcd_api::ETCD_VERSION.to_owned(),
             warn_apply: self.warn_apply,
@@ -72,13 +94,19 @@ impl Config {
             snapshot_catchup_entries: self.snapshot_catchup_entries,
             max_request_bytes: self.max_request_bytes,
             cache_bytes: self.cache_bytes,
-            ..StoreConfig::new(self.name, address_of(&self.listen_peer_url)?)
+            ..StoreConfig::new(self.name, ([127, 0, 0, 1], 0).into())
         };
-        let folder = open_folder(&self.data_dir)?;
+        let folder = open_folder(&self.data_dir, self.wal_dir)?;
         let lane = Lane::start("raft").context("cannot start the consensus' thread")?;
         let (store, server) = lane.run(config.build(env.clone(), folder)).await?;
         let api = EtcdApiConfig {
+            listen_http: self.listen_http,
+            listen_metrics: self.listen_metrics,
             tls: self.client_tls,
+            sockets: self.sockets,
+            access: self.access,
+            gateway: self.gateway,
+            keep_alive: self.keep_alive,
             max_request_bytes: self.max_request_bytes,
             max_txn_ops: self.max_txn_ops,
             max_concurrent_streams: self.max_concurrent_streams,
@@ -90,7 +118,7 @@ impl Config {
             warn_unary: self.warn_unary,
             warn_apply: self.warn_apply,
             extensive_metrics: self.extensive_metrics,
-            ..EtcdApiConfig::new(listen, metrics)
+            ..EtcdApiConfig::new(self.listen_clients, metrics)
         };
         let api = api.build(env.clone(), store.clone()).await?;
         Ok(Member { store, server, lane, api })
@@ -107,8 +135,13 @@ impl Member {
     }
 }
 
-fn open_folder(data_dir: &Path) -> Result<Arc<dyn Storage>> {
-    let folder: Arc<dyn Storage> = Arc::new(DataFolder::open(data_dir)?);
+fn open_folder(data_dir: &Path, wal_dir: Option<PathBuf>) -> Result<Arc<dyn Storage>> {
+    let folder = DataFolder::open(data_dir)?;
+    let folder = match wal_dir {
+        Some(wal_dir) => folder.with_log_at(wal_dir),
+        None => folder,
+    };
+    let folder: Arc<dyn Storage> = Arc::new(folder);
     #[cfg(any(test, feature = "failpoints"))]
     let folder = crate::wal_mirror::Mirrored::over(folder, data_dir);
     Ok(folder)
@@ -128,9 +161,11 @@ pub fn parse_initial_cluster(text: &str) -> Result<Vec<(String, String)>> {
     Ok(members)
 }
 
-/// Where a URL says to serve clients, and whether with TLS.
-fn listen(url: &str) -> Result<Listen> {
-    Ok(Listen { address: address_of(url)?, tls: url.starts_with("https://") })
+#[cfg(feature = "kubernetes")]
+/// A URL to listen on; without a scheme it is plain text.
+pub fn listen_address(url: &str) -> Result<Address> {
+    let with_scheme = if url.contains("://") { url.to_owned() } else { format!("http://{url}") };
+    with_scheme.parse().with_context(|| format!("{url:?} is no address to listen on"))
 }
 
 /// The socket address of `scheme://host:port`.

@@ -21,6 +21,8 @@ use time::{Duration, OffsetDateTime};
 const AUTHORITY_VALIDITY: Duration = Duration::days(3650);
 /// How long any other certificate is valid: one year, as kubeadm's.
 const LEAF_VALIDITY: Duration = Duration::days(365);
+/// Certificates that nobody signed are valid for so many years at most: dates have four digits.
+const MAX_YEARS: i32 = 1000;
 /// Certificates are valid from a little before now, for machines whose clocks are behind.
 const CLOCK_SKEW: Duration = Duration::hours(1);
 /// The group that is above authorization.
@@ -123,10 +125,12 @@ fn leaf_params(leaf: &Leaf) -> Result<CertificateParams> {
     Ok(params)
 }
 
-/// Signs a new certificate with its own key.
-pub fn self_signed(leaf: &Leaf) -> Result<KeyedCertificate> {
+/// Signs a new certificate with its own key, valid for so many years.
+pub fn self_signed(leaf: &Leaf, years: u64) -> Result<KeyedCertificate> {
     let key = KeyPair::generate()?;
-    let certificate = leaf_params(leaf)?.self_signed(&key)?.pem();
+    let mut params = leaf_params(leaf)?;
+    set_validity(&mut params, LEAF_VALIDITY * i32::try_from(years).unwrap_or(i32::MAX).min(MAX_YEARS));
+    let certificate = params.self_signed(&key)?.pem();
     Ok(KeyedCertificate { certificate, key: key.serialize_pem() })
 }
 
@@ -165,7 +169,9 @@ fn distinguished_name(leaf: &Leaf) -> DistinguishedName {
     if let Some(organization) = &leaf.organization {
         name.push(DnType::OrganizationName, organization);
     }
-    name.push(DnType::CommonName, &leaf.common_name);
+    if !leaf.common_name.is_empty() {
+        name.push(DnType::CommonName, &leaf.common_name);
+    }
     name
 }
 
@@ -207,7 +213,8 @@ pub fn read(path: &Path) -> Result<String> {
     fs::read_to_string(path).with_context(|| format!("cannot read {}", path.display()))
 }
 
-fn write_public(path: &Path, text: &str) -> Result<()> {
+/// Writes a file that everybody may read.
+pub fn write_public(path: &Path, text: &str) -> Result<()> {
     write(path, text, 0o644)
 }
 

@@ -9,7 +9,8 @@ use apiserver::{ApiServer, ApiServerConfig, KubeletClient, ServerTls, ServiceAcc
 use clap::Args;
 use controllers::{ControllersConfig, Ipv4Range};
 use env::{Env, Shutdown, TaskGroup};
-use store::{PeerTls, Store, Timing};
+use store::{Store, Timing};
+use transport::{SocketOptions, Tls, TlsOptions};
 
 use crate::{leaders, logging, member, observe, signals};
 
@@ -141,10 +142,21 @@ fn store_config(options: &Options) -> Result<member::Config> {
         cluster_token: options.initial_cluster_token.clone(),
         join: false,
         strict_reconfig_check: true,
-        listen_peer_url: options.listen_peer_url.clone(),
+        wal_dir: None,
+        trust_folder: false,
+        force_new_cluster: false,
+        durable: true,
+        listen_peers: vec![member::listen_address(&options.listen_peer_url)?],
+        listen_clients: vec![member::listen_address(&options.listen_client_url)?],
+        listen_http: Vec::new(),
+        listen_metrics: Vec::new(),
+        sockets: SocketOptions::default(),
         advertise_client_urls: vec![options.listen_client_url.clone()],
-        listen_client_urls: vec![options.listen_client_url.clone()],
+        local_address: None,
         client_tls: None,
+        access: etcd_api::Access::default(),
+        gateway: true,
+        keep_alive: None,
         timing: Timing::default(),
         snapshot_count: 10_000,
         snapshot_catchup_entries: 5_000,
@@ -202,10 +214,13 @@ fn read(dir: &Path, file: &str) -> Result<Vec<u8>> {
     std::fs::read(&path).with_context(|| format!("cannot read {}", path.display()))
 }
 
-fn peer_tls(dir: &Path, name: &str) -> Result<PeerTls> {
-    Ok(PeerTls {
-        ca: Some(read(dir, "etcd/ca.crt")?),
-        certificate: read(dir, &format!("etcd/peer-{name}.crt"))?,
-        key: read(dir, &format!("etcd/peer-{name}.key"))?,
-    })
+/// The certificates between members, with the files' paths: they are read again when they change.
+fn peer_tls(dir: &Path, name: &str) -> Result<Tls> {
+    let options = TlsOptions {
+        certificate: Some(dir.join(format!("etcd/peer-{name}.crt"))),
+        key: Some(dir.join(format!("etcd/peer-{name}.key"))),
+        trusted_ca: Some(dir.join("etcd/ca.crt")),
+        ..TlsOptions::default()
+    };
+    Ok(Tls::new(options)?)
 }

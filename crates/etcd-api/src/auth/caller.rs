@@ -2,8 +2,8 @@
 
 use mvcc::{AuthError, Caller};
 use tonic::metadata::MetadataMap;
-use tonic::transport::server::{TcpConnectInfo, TlsConnectInfo};
 use tonic::{Extensions, Request, Status};
+use transport::Peer;
 
 use crate::context::Context;
 use crate::error::auth_status;
@@ -37,7 +37,7 @@ fn token(metadata: &MetadataMap) -> Option<String> {
 
 /// The name in the certificate that the client's connection was verified with.
 fn common_name(extensions: &Extensions) -> Option<String> {
-    let certificates = extensions.get::<TlsConnectInfo<TcpConnectInfo>>()?.peer_certs()?;
+    let certificates = extensions.get::<Peer>()?.certificates.as_ref()?;
     let (_, certificate) = x509_parser::parse_x509_certificate(certificates.first()?).ok()?;
     let name = certificate.subject().iter_common_name().next()?.as_str().ok()?;
     Some(name.to_owned())

@@ -21,9 +21,9 @@ use parking_lot::Mutex;
 use store::Store;
 use tokio::time::Instant;
 use tonic::body::Body;
-use tonic::transport::server::{TcpConnectInfo, TlsConnectInfo};
 use tonic::{Code, Status};
 use tower::{Layer, Service};
+use transport::Peer;
 
 use self::methods::{Methods, Versions};
 use self::tally::{Answering, Asking};
@@ -194,9 +194,7 @@ where
 }
 
 fn remote(extensions: &http::Extensions) -> Option<SocketAddr> {
-    let plain = extensions.get::<TcpConnectInfo>();
-    let tls = || extensions.get::<TlsConnectInfo<TcpConnectInfo>>().map(TlsConnectInfo::get_ref);
-    plain.or_else(tls)?.remote_addr()
+    extensions.get::<Peer>()?.address
 }
 
 /// The code that a body's trailers say.

@@ -9,7 +9,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use env::{Env, Shutdown, TaskGroup};
-use etcd_api::{EtcdApiConfig, Listen};
+use etcd_api::EtcdApiConfig;
 use etcd_client::{
     Client, Compare, CompareOp, DeleteOptions, GetOptions, PutOptions, SortOrder, SortTarget, Txn, TxnOp,
     WatchFilterType, WatchOptions,
@@ -49,16 +49,13 @@ async fn start() -> Server {
 async fn start_with(change: impl FnOnce(&mut EtcdApiConfig)) -> Server {
     let folder = tempfile::tempdir().expect("folder");
     let peer = env::ports::free_address();
-    let any = "127.0.0.1:0".parse().expect("address");
+    let any = "http://127.0.0.1:0".parse().expect("address");
     let mut config = StoreConfig::new("default", peer);
     config.initial_cluster = vec![("default".to_owned(), format!("http://{peer}"))];
     config.advertise_client_urls = vec!["http://client".to_owned()];
     let storage = Arc::new(MemoryStorage::new(folder.path()));
     let (store, server) = config.build(Env::real(), storage).await.expect("store");
-    let mut api = EtcdApiConfig::new(
-        vec![Listen { address: any, tls: false }],
-        Arc::new(|| "some_metric 1\n".to_owned()),
-    );
+    let mut api = EtcdApiConfig::new(vec![any], Arc::new(|| "some_metric 1\n".to_owned()));
     api.watch_progress_notify_interval = Duration::from_millis(200);
     change(&mut api);
     let api = api.build(Env::real(), store.clone()).await.expect("api");

@@ -2,15 +2,20 @@
 
 use serde_json::{Map, Value};
 
-use super::flags::{FLAGS, Flags, Kind};
+use super::flags::{Effect, FLAGS, Flag, Flags, Kind};
+use super::settings;
 use etcd_api::ETCD_VERSION;
 
 /// Tells what the member is started with.
-pub fn starting(flags: &Flags) {
+pub fn starting(flags: &Flags, initial_cluster: &[(String, String)]) {
     let mut said = Map::new();
-    for flag in FLAGS.iter().filter(|flag| !matches!(flag.name, "version" | "config-file")) {
+    for flag in FLAGS.iter().filter(|flag| !hidden(flag)) {
         said.insert(flag.name.to_owned(), value(flags, flag.name, flag.kind));
     }
+    let cluster: Vec<String> = initial_cluster.iter().map(|(name, url)| format!("{name}={url}")).collect();
+    said.insert("initial-cluster".to_owned(), cluster.join(",").into());
+    said.insert("v2-deprecation".to_owned(), "write-only".into());
+    said.insert("member-initialized".to_owned(), settings::is_initialized(flags).into());
     let said = Value::Object(said).to_string();
     tracing::info!(
         "etcd-version" = ETCD_VERSION,
@@ -29,6 +34,10 @@ pub fn starting(flags: &Flags) {
     }
 }
 
+fn hidden(flag: &Flag) -> bool {
+    flag.effect == Effect::Old || matches!(flag.name, "version" | "config-file")
+}
+
 fn value(flags: &Flags, name: &str, kind: Kind) -> Value {
     let text = flags.get(name);
     match kind {
@@ -37,23 +46,28 @@ fn value(flags: &Flags, name: &str, kind: Kind) -> Value {
         Kind::Urls => flags.list(name).into(),
         // The discovery's password is nobody's business.
         Kind::Text if name == "discovery-password" => "".into(),
-        Kind::Text | Kind::Duration => text.into(),
+        Kind::Text | Kind::Duration | Kind::Choice(_) | Kind::Gates | Kind::Ignored => text.into(),
     }
 }
 
 /// Tells that clients are served.
 pub fn serving(flags: &Flags) {
     tracing::info!("ready to serve client requests");
-    for url in flags.list("listen-client-urls") {
-        let (scheme, address) = url.split_once("://").unwrap_or(("http", &url));
-        if matches!(scheme, "https" | "unixs") {
-            tracing::info!(traffic = "grpc+http", address, "serving client traffic securely");
-        } else {
-            tracing::info!(
-                traffic = "grpc+http",
-                address,
-                "serving client traffic insecurely; this is strongly discouraged!"
-            );
+    let shared = flags.some("listen-client-http-urls").is_none();
+    for (name, traffic) in [
+        ("listen-client-urls", if shared { "grpc+http" } else { "grpc" }),
+        ("listen-client-http-urls", "http"),
+    ] {
+        for address in flags.addresses(name) {
+            if address.is_secure() {
+                tracing::info!(traffic, address = address.place, "serving client traffic securely");
+            } else {
+                tracing::info!(
+                    traffic,
+                    address = address.place,
+                    "serving client traffic insecurely; this is strongly discouraged!"
+                );
+            }
         }
     }
 }

@@ -5,6 +5,7 @@
 use std::collections::BTreeMap;
 
 use api_types::time;
+use transport::Address;
 
 /// What a flag takes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -21,6 +22,12 @@ pub enum Kind {
     Duration,
     /// URLs with commas between them.
     Urls,
+    /// One of these.
+    Choice(&'static [&'static str]),
+    /// Names of gates, each with `=true` or `=false`.
+    Gates,
+    /// Nothing that is looked at: the flag is known from older versions.
+    Ignored,
 }
 
 /// What a flag does here.
@@ -32,6 +39,8 @@ pub enum Effect {
     Moot,
     /// Not built yet: another value than the default is refused.
     Missing,
+    /// Known from older versions, without effect in etcd too. Not shown.
+    Old,
 }
 
 /// A row of the table.
@@ -54,11 +63,11 @@ const fn flag(name: &'static str, kind: Kind, default: &'static str, effect: Eff
 /// The flags of etcd 3.7 (`embed/config.go`).
 pub const FLAGS: &[Flag] = &[
     flag("data-dir", Kind::Text, "", Effect::Works),
-    flag("wal-dir", Kind::Text, "", Effect::Missing),
+    flag("wal-dir", Kind::Text, "", Effect::Works),
     flag("listen-peer-urls", Kind::Urls, "http://localhost:2380", Effect::Works),
     flag("listen-client-urls", Kind::Urls, "http://localhost:2379", Effect::Works),
-    flag("listen-client-http-urls", Kind::Urls, "", Effect::Missing),
-    flag("listen-metrics-urls", Kind::Urls, "", Effect::Missing),
+    flag("listen-client-http-urls", Kind::Urls, "", Effect::Works),
+    flag("listen-metrics-urls", Kind::Urls, "", Effect::Works),
     flag("max-snapshots", Kind::Unsigned, "5", Effect::Moot),
     flag("max-wals", Kind::Unsigned, "5", Effect::Moot),
     flag("name", Kind::Text, "default", Effect::Works),
@@ -74,61 +83,61 @@ pub const FLAGS: &[Flag] = &[
     flag("max-txn-ops", Kind::Unsigned, "128", Effect::Works),
     flag("max-request-bytes", Kind::Unsigned, "1572864", Effect::Works),
     flag("grpc-keepalive-min-time", Kind::Duration, "5s", Effect::Moot),
-    flag("grpc-keepalive-interval", Kind::Duration, "2h0m0s", Effect::Moot),
-    flag("grpc-keepalive-timeout", Kind::Duration, "20s", Effect::Moot),
-    flag("socket-reuse-port", Kind::Bool, "false", Effect::Missing),
-    flag("socket-reuse-address", Kind::Bool, "false", Effect::Moot),
+    flag("grpc-keepalive-interval", Kind::Duration, "2h0m0s", Effect::Works),
+    flag("grpc-keepalive-timeout", Kind::Duration, "20s", Effect::Works),
+    flag("socket-reuse-port", Kind::Bool, "false", Effect::Works),
+    flag("socket-reuse-address", Kind::Bool, "false", Effect::Works),
     flag("max-concurrent-streams", Kind::Unsigned, "4294967295", Effect::Works),
     flag("raft-read-timeout", Kind::Duration, "5s", Effect::Moot),
     flag("raft-write-timeout", Kind::Duration, "5s", Effect::Moot),
     flag("initial-advertise-peer-urls", Kind::Urls, "http://localhost:2380", Effect::Works),
     flag("advertise-client-urls", Kind::Urls, "http://localhost:2379", Effect::Works),
-    flag("discovery-endpoints", Kind::Text, "", Effect::Missing),
-    flag("discovery-token", Kind::Text, "", Effect::Missing),
-    flag("discovery-dial-timeout", Kind::Duration, "2s", Effect::Moot),
-    flag("discovery-request-timeout", Kind::Duration, "5s", Effect::Moot),
-    flag("discovery-keepalive-time", Kind::Duration, "2s", Effect::Moot),
-    flag("discovery-keepalive-timeout", Kind::Duration, "6s", Effect::Moot),
-    flag("discovery-insecure-transport", Kind::Bool, "true", Effect::Moot),
-    flag("discovery-insecure-skip-tls-verify", Kind::Bool, "false", Effect::Moot),
-    flag("discovery-cert", Kind::Text, "", Effect::Moot),
-    flag("discovery-key", Kind::Text, "", Effect::Moot),
-    flag("discovery-cacert", Kind::Text, "", Effect::Moot),
-    flag("discovery-user", Kind::Text, "", Effect::Moot),
-    flag("discovery-password", Kind::Text, "", Effect::Moot),
-    flag("discovery-srv", Kind::Text, "", Effect::Missing),
-    flag("discovery-srv-name", Kind::Text, "", Effect::Missing),
+    flag("discovery-endpoints", Kind::Text, "", Effect::Works),
+    flag("discovery-token", Kind::Text, "", Effect::Works),
+    flag("discovery-dial-timeout", Kind::Duration, "2s", Effect::Works),
+    flag("discovery-request-timeout", Kind::Duration, "5s", Effect::Works),
+    flag("discovery-keepalive-time", Kind::Duration, "2s", Effect::Works),
+    flag("discovery-keepalive-timeout", Kind::Duration, "6s", Effect::Works),
+    flag("discovery-insecure-transport", Kind::Bool, "true", Effect::Works),
+    flag("discovery-insecure-skip-tls-verify", Kind::Bool, "false", Effect::Works),
+    flag("discovery-cert", Kind::Text, "", Effect::Works),
+    flag("discovery-key", Kind::Text, "", Effect::Works),
+    flag("discovery-cacert", Kind::Text, "", Effect::Works),
+    flag("discovery-user", Kind::Text, "", Effect::Works),
+    flag("discovery-password", Kind::Text, "", Effect::Works),
+    flag("discovery-srv", Kind::Text, "", Effect::Works),
+    flag("discovery-srv-name", Kind::Text, "", Effect::Works),
     flag("initial-cluster", Kind::Text, "", Effect::Works),
     flag("initial-cluster-token", Kind::Text, "etcd-cluster", Effect::Works),
-    flag("initial-cluster-state", Kind::Text, "new", Effect::Works),
+    flag("initial-cluster-state", Kind::Choice(&["new", "existing"]), "new", Effect::Works),
     flag("strict-reconfig-check", Kind::Bool, "true", Effect::Works),
     flag("pre-vote", Kind::Bool, "true", Effect::Moot),
     flag("cert-file", Kind::Text, "", Effect::Works),
     flag("key-file", Kind::Text, "", Effect::Works),
-    flag("client-cert-file", Kind::Text, "", Effect::Moot),
-    flag("client-key-file", Kind::Text, "", Effect::Moot),
+    flag("client-cert-file", Kind::Text, "", Effect::Works),
+    flag("client-key-file", Kind::Text, "", Effect::Works),
     flag("client-cert-auth", Kind::Bool, "false", Effect::Works),
-    flag("client-crl-file", Kind::Text, "", Effect::Missing),
-    flag("client-cert-allowed-hostname", Kind::Text, "", Effect::Missing),
+    flag("client-crl-file", Kind::Text, "", Effect::Works),
+    flag("client-cert-allowed-hostname", Kind::Text, "", Effect::Works),
     flag("trusted-ca-file", Kind::Text, "", Effect::Works),
     flag("auto-tls", Kind::Bool, "false", Effect::Works),
     flag("peer-cert-file", Kind::Text, "", Effect::Works),
     flag("peer-key-file", Kind::Text, "", Effect::Works),
-    flag("peer-client-cert-file", Kind::Text, "", Effect::Missing),
-    flag("peer-client-key-file", Kind::Text, "", Effect::Missing),
+    flag("peer-client-cert-file", Kind::Text, "", Effect::Works),
+    flag("peer-client-key-file", Kind::Text, "", Effect::Works),
     flag("peer-client-cert-auth", Kind::Bool, "false", Effect::Works),
     flag("peer-trusted-ca-file", Kind::Text, "", Effect::Works),
     flag("peer-auto-tls", Kind::Bool, "false", Effect::Works),
-    flag("self-signed-cert-validity", Kind::Unsigned, "1", Effect::Moot),
-    flag("peer-crl-file", Kind::Text, "", Effect::Missing),
-    flag("peer-cert-allowed-cn", Kind::Text, "", Effect::Missing),
-    flag("peer-cert-allowed-hostname", Kind::Text, "", Effect::Missing),
-    flag("peer-skip-client-san-verification", Kind::Bool, "false", Effect::Moot),
-    flag("cipher-suites", Kind::Text, "", Effect::Missing),
+    flag("self-signed-cert-validity", Kind::Unsigned, "1", Effect::Works),
+    flag("peer-crl-file", Kind::Text, "", Effect::Works),
+    flag("peer-cert-allowed-cn", Kind::Text, "", Effect::Works),
+    flag("peer-cert-allowed-hostname", Kind::Text, "", Effect::Works),
+    flag("peer-skip-client-san-verification", Kind::Bool, "false", Effect::Works),
+    flag("cipher-suites", Kind::Text, "", Effect::Works),
     flag("tls-min-version", Kind::Text, "TLS1.2", Effect::Works),
-    flag("tls-max-version", Kind::Text, "", Effect::Missing),
-    flag("cors", Kind::Text, "*", Effect::Moot),
-    flag("host-whitelist", Kind::Text, "*", Effect::Moot),
+    flag("tls-max-version", Kind::Text, "", Effect::Works),
+    flag("cors", Kind::Text, "*", Effect::Works),
+    flag("host-whitelist", Kind::Text, "*", Effect::Works),
     flag("logger", Kind::Text, "zap", Effect::Works),
     flag("log-outputs", Kind::Text, "default", Effect::Works),
     flag("log-level", Kind::Text, "info", Effect::Works),
@@ -137,7 +146,7 @@ pub const FLAGS: &[Flag] = &[
     flag("log-rotation-config-json", Kind::Text, "{\"maxsize\": 100}", Effect::Works),
     flag("auto-compaction-retention", Kind::Text, "0", Effect::Works),
     flag("auto-compaction-mode", Kind::Text, "periodic", Effect::Works),
-    flag("enable-pprof", Kind::Bool, "false", Effect::Missing),
+    flag("enable-pprof", Kind::Bool, "false", Effect::Moot),
     flag("metrics", Kind::Text, "basic", Effect::Works),
     flag("enable-distributed-tracing", Kind::Bool, "false", Effect::Missing),
     flag("distributed-tracing-address", Kind::Text, "localhost:4317", Effect::Moot),
@@ -147,7 +156,7 @@ pub const FLAGS: &[Flag] = &[
     flag("auth-token", Kind::Text, "simple", Effect::Works),
     flag("bcrypt-cost", Kind::Unsigned, "10", Effect::Works),
     flag("auth-token-ttl", Kind::Unsigned, "300", Effect::Works),
-    flag("enable-grpc-gateway", Kind::Bool, "true", Effect::Moot),
+    flag("enable-grpc-gateway", Kind::Bool, "true", Effect::Works),
     flag("corrupt-check-time", Kind::Duration, "0s", Effect::Missing),
     flag("compact-hash-check-time", Kind::Duration, "1m0s", Effect::Moot),
     flag("compaction-batch-limit", Kind::Signed, "1000", Effect::Works),
@@ -159,11 +168,53 @@ pub const FLAGS: &[Flag] = &[
     flag("memory-mlock", Kind::Bool, "false", Effect::Missing),
     flag("bootstrap-defrag-threshold-megabytes", Kind::Unsigned, "0", Effect::Moot),
     flag("max-learners", Kind::Signed, "1", Effect::Moot),
-    flag("unsafe-no-fsync", Kind::Bool, "false", Effect::Missing),
-    flag("force-new-cluster", Kind::Bool, "false", Effect::Missing),
-    flag("feature-gates", Kind::Text, "", Effect::Moot),
+    flag("unsafe-no-fsync", Kind::Bool, "false", Effect::Works),
+    flag("force-new-cluster", Kind::Bool, "false", Effect::Works),
+    flag("feature-gates", Kind::Gates, "", Effect::Works),
     flag("config-file", Kind::Text, "", Effect::Works),
     flag("version", Kind::Bool, "false", Effect::Works),
+    flag("discovery-fallback", Kind::Choice(&["exit", "proxy"]), "exit", Effect::Old),
+    flag("v2-deprecation", Kind::Choice(V2_STAGES), "write-only", Effect::Old),
+    flag("cluster-active-size", Kind::Ignored, "", Effect::Old),
+    flag("cluster-remove-delay", Kind::Ignored, "", Effect::Old),
+    flag("cluster-sync-interval", Kind::Ignored, "", Effect::Old),
+    flag("config", Kind::Ignored, "", Effect::Old),
+    flag("force", Kind::Ignored, "", Effect::Old),
+    flag("max-result-buffer", Kind::Ignored, "", Effect::Old),
+    flag("max-retry-attempts", Kind::Ignored, "", Effect::Old),
+    flag("peer-heartbeat-interval", Kind::Ignored, "", Effect::Old),
+    flag("peer-election-timeout", Kind::Ignored, "", Effect::Old),
+    flag("retry-interval", Kind::Ignored, "", Effect::Old),
+    flag("snapshot", Kind::Ignored, "", Effect::Old),
+    flag("v", Kind::Ignored, "", Effect::Old),
+    flag("vv", Kind::Ignored, "", Effect::Old),
+];
+
+/// Stages of the end of etcd's second version. None of them means anything here; etcd 3.7 ignores the choice too.
+const V2_STAGES: &[&str] = &["write-only", "write-only-skip-check", "write-only-drop-data", "gone"];
+
+/// Flags whose use earns a warning, and the warning.
+pub const DEPRECATED: &[(&str, &str)] = &[
+    ("max-snapshots", "--max-snapshots is deprecated in 3.6 and will be decommissioned in 3.8."),
+    (
+        "v2-deprecation",
+        "--v2-deprecation is deprecated and scheduled for removal in v3.8. The default value is enforced, ignoring user input.",
+    ),
+];
+
+/// etcd's feature gates, with what they are by default.
+pub const GATES: &[(&str, bool)] = &[
+    ("AllAlpha", false),
+    ("AllBeta", false),
+    ("CompactHashCheck", false),
+    ("FastLeaseKeepAlive", true),
+    ("InitialCorruptCheck", false),
+    ("LeaseCheckpoint", false),
+    ("LeaseCheckpointPersist", false),
+    ("PriorityRequest", false),
+    ("SetMemberLocalAddr", false),
+    ("StopGRPCServiceOnDefrag", false),
+    ("TxnModeWriteWithSharedBuffer", true),
 ];
 
 /// Why flags cannot be used.
@@ -179,15 +230,17 @@ pub enum FlagError {
     #[error("flag needs an argument: -{0}")]
     NoValue(String),
     /// A word that is no flag.
-    #[error("'{0}' is not a valid flag")]
+    #[error("{0:?} is not a valid flag")]
     NotAFlag(String),
     /// The value is not of the flag's kind.
-    #[error("invalid value {value:?} for flag -{name}: parse error")]
+    #[error("invalid value {value:?} for flag -{name}: {cause}")]
     Value {
         /// Whose.
         name: &'static str,
         /// The value.
         value: String,
+        /// Why not.
+        cause: String,
     },
     /// The file cannot be read.
     #[error("error loading config file: {0}")]
@@ -205,14 +258,41 @@ fn find(name: &str) -> Option<&'static Flag> {
 }
 
 fn checked(flag: &'static Flag, value: String) -> Result<String, FlagError> {
+    let number = |good: bool| if good { Ok(()) } else { Err("parse error".to_owned()) };
     let good = match flag.kind {
-        Kind::Bool => boolean(&value).is_some(),
-        Kind::Text | Kind::Urls => true,
-        Kind::Unsigned => value.parse::<u64>().is_ok(),
-        Kind::Signed => value.parse::<i64>().is_ok(),
-        Kind::Duration => time::parse_duration(&value).is_some(),
+        Kind::Bool => number(boolean(&value).is_some()),
+        Kind::Text | Kind::Ignored => Ok(()),
+        Kind::Urls => urls(&value),
+        Kind::Unsigned => number(value.parse::<u64>().is_ok()),
+        Kind::Signed => number(value.parse::<i64>().is_ok()),
+        Kind::Duration => number(time::parse_duration(&value).is_some()),
+        Kind::Choice(choices) if choices.contains(&value.as_str()) => Ok(()),
+        Kind::Choice(_) => Err(format!("invalid value {value:?}")),
+        Kind::Gates => gates(&value).map(drop),
     };
-    if good { Ok(value) } else { Err(FlagError::Value { name: flag.name, value }) }
+    match good {
+        Ok(()) => Ok(value),
+        Err(cause) => Err(FlagError::Value { name: flag.name, value, cause }),
+    }
+}
+
+fn urls(text: &str) -> Result<(), String> {
+    let parts = text.split(',').map(str::trim).filter(|part| !part.is_empty());
+    parts.map(str::parse::<Address>).try_for_each(|url| url.map(drop)).map_err(|error| error.to_string())
+}
+
+fn gates(text: &str) -> Result<Vec<(&'static str, bool)>, String> {
+    let mut set = Vec::new();
+    for part in text.split(',').map(str::trim).filter(|part| !part.is_empty()) {
+        let (name, value) = part.split_once('=').ok_or_else(|| format!("missing bool value for {part}"))?;
+        let known = GATES.iter().find(|(known, _)| *known == name.trim());
+        let (name, _) = known.ok_or_else(|| format!("unrecognized feature gate: {}", name.trim()))?;
+        let value = boolean(value.trim()).ok_or_else(|| {
+            format!("invalid value of {name}={value}, err: parsing {value:?}: invalid syntax")
+        })?;
+        set.push((*name, value));
+    }
+    Ok(set)
 }
 
 /// Go's `strconv.ParseBool`.
@@ -245,7 +325,7 @@ impl Flags {
             let flag = find(name).ok_or_else(|| FlagError::Undefined(name.to_owned()))?;
             let value = match (value, flag.kind) {
                 (Some(value), _) => value.to_owned(),
-                (None, Kind::Bool) => "true".to_owned(),
+                (None, Kind::Bool | Kind::Ignored) => "true".to_owned(),
                 (None, _) => words.next().cloned().ok_or_else(|| FlagError::NoValue(name.to_owned()))?,
             };
             flags.values.insert(flag.name, checked(flag, value)?);
@@ -289,6 +369,12 @@ impl Flags {
             let prefix = match key.as_str() {
                 "client-transport-security" => "",
                 "peer-transport-security" => "peer-",
+                "socket-options" => "socket-",
+                // A nested file of discovery, as etcd's decoder takes it.
+                "discovery-config" => {
+                    flags.set_discovery(value)?;
+                    continue;
+                }
                 _ => {
                     flags.set_yaml(key, value)?;
                     continue;
@@ -298,6 +384,9 @@ impl Flags {
                 // The two sides name some of their flags each in its own way.
                 let name = match (prefix, key.as_str()) {
                     ("peer-", "client-cert-auth") => "peer-client-cert-auth".to_owned(),
+                    ("peer-", "skip-client-san-verification") => {
+                        "peer-skip-client-san-verification".to_owned()
+                    }
                     ("peer-", "allowed-cn") => "peer-cert-allowed-cn".to_owned(),
                     ("peer-", "allowed-hostname") => "peer-cert-allowed-hostname".to_owned(),
                     ("", "allowed-hostname") => "client-cert-allowed-hostname".to_owned(),
@@ -309,8 +398,31 @@ impl Flags {
         Ok(flags)
     }
 
+    /// `discovery-config`: a token, and how its cluster is called.
+    fn set_discovery(&mut self, value: &serde_json::Value) -> Result<(), FlagError> {
+        let client = &value["client"];
+        let parts = [
+            ("discovery-token", &value["token"]),
+            ("discovery-endpoints", &client["endpoints"]),
+            ("discovery-dial-timeout", &client["dial-timeout"]),
+            ("discovery-request-timeout", &client["request-timeout"]),
+            ("discovery-keepalive-time", &client["keepalive-time"]),
+            ("discovery-keepalive-timeout", &client["keepalive-timeout"]),
+            ("discovery-insecure-transport", &client["secure"]["insecure-transport"]),
+            ("discovery-insecure-skip-tls-verify", &client["secure"]["insecure-skip-tls-verify"]),
+            ("discovery-cert", &client["secure"]["cert"]),
+            ("discovery-key", &client["secure"]["key"]),
+            ("discovery-cacert", &client["secure"]["cacert"]),
+            ("discovery-user", &client["auth"]["username"]),
+            ("discovery-password", &client["auth"]["password"]),
+        ];
+        parts.into_iter().try_for_each(|(name, value)| self.set_yaml(name, value))
+    }
+
     fn set_yaml(&mut self, name: &str, value: &serde_json::Value) -> Result<(), FlagError> {
-        let Some(flag) = find(name) else { return Ok(()) };
+        // Files of etcd's users hold keys of flags that are long gone.
+        let known = find(name).filter(|flag| flag.effect != Effect::Old || flag.name == "v2-deprecation");
+        let Some(flag) = known else { return Ok(()) };
         let text = match value {
             serde_json::Value::Null => return Ok(()),
             serde_json::Value::String(text) => text.clone(),
@@ -336,6 +448,23 @@ impl Flags {
             .filter(|flag| self.values.get(flag.name).is_some_and(|value| *value != flag.default))
             .map(|flag| flag.name)
             .collect()
+    }
+
+    /// Whether a flag was set, to whatever.
+    pub fn is_set(&self, name: &str) -> bool {
+        self.values.contains_key(name)
+    }
+
+    /// Whether a feature gate is open.
+    pub fn gate(&self, name: &str) -> bool {
+        let set = gates(self.get("feature-gates")).unwrap_or_default();
+        let default = GATES.iter().find(|(known, _)| *known == name).is_some_and(|(_, open)| *open);
+        set.iter().rev().find(|(known, _)| *known == name).map_or(default, |(_, open)| *open)
+    }
+
+    /// URLs.
+    pub fn addresses(&self, name: &str) -> Vec<Address> {
+        self.list(name).iter().filter_map(|url| url.parse().ok()).collect()
     }
 
     /// A flag's value, or its default.
@@ -404,12 +533,32 @@ mod tests {
         let fails = |words: &[&str]| parse(words).expect_err("refused").to_string();
         assert_eq!(fails(&["--nme=a"]), "flag provided but not defined: -nme");
         assert_eq!(fails(&["--name"]), "flag needs an argument: -name");
-        assert_eq!(fails(&["name"]), "'name' is not a valid flag");
+        assert_eq!(fails(&["name"]), "\"name\" is not a valid flag");
+        assert_eq!(
+            fails(&["--v2-deprecation=not-yet"]),
+            "invalid value \"not-yet\" for flag -v2-deprecation: invalid value \"not-yet\""
+        );
+        assert_eq!(
+            fails(&["--feature-gates=Nonsense=true"]),
+            "invalid value \"Nonsense=true\" for flag -feature-gates: unrecognized feature gate: Nonsense"
+        );
+        assert_eq!(
+            fails(&["--listen-client-urls=h:1"]),
+            "invalid value \"h:1\" for flag -listen-client-urls: URL scheme must be http, https, unix, or unixs: h:1"
+        );
         assert_eq!(
             fails(&["--snapshot-count=x"]),
             "invalid value \"x\" for flag -snapshot-count: parse error"
         );
         assert_eq!(parse(&["-h"]), Err(FlagError::Help));
+    }
+
+    #[test]
+    fn gates_are_open_by_default_or_by_choice() {
+        let flags =
+            parse(&["--feature-gates=SetMemberLocalAddr=true,FastLeaseKeepAlive=false"]).expect("flags");
+        assert!(flags.gate("SetMemberLocalAddr") && flags.gate("TxnModeWriteWithSharedBuffer"));
+        assert!(!flags.gate("FastLeaseKeepAlive") && !flags.gate("LeaseCheckpoint"));
     }
 
     #[test]
@@ -438,11 +587,8 @@ mod tests {
     #[test]
     fn what_is_not_built_is_refused_unless_it_is_the_default() {
         assert!(
-            parse(&["--force-new-cluster=false", "--quota-backend-bytes=0"])
-                .expect("flags")
-                .missing()
-                .is_empty()
+            parse(&["--memory-mlock=false", "--quota-backend-bytes=0"]).expect("flags").missing().is_empty()
         );
-        assert_eq!(parse(&["--force-new-cluster"]).expect("flags").missing(), ["force-new-cluster"]);
+        assert_eq!(parse(&["--memory-mlock"]).expect("flags").missing(), ["memory-mlock"]);
     }
 }

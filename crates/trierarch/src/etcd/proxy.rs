@@ -109,7 +109,7 @@ fn config(words: &Words) -> Result<ProxyConfig> {
             Some((certificate, key)) => {
                 Some(ServingTls { certificate, key, client_ca: read("trusted-ca-file")? })
             }
-            None if words.get("auto-tls") == "true" => Some(auto_tls(words.get("listen-addr"))?),
+            None if words.get("auto-tls") == "true" => Some(auto_tls(words)?),
             None => None,
         },
         endpoints: endpoints.map(str::to_owned).collect(),
@@ -121,14 +121,17 @@ fn config(words: &Words) -> Result<ProxyConfig> {
     })
 }
 
-fn auto_tls(listen: &str) -> Result<ServingTls> {
+fn auto_tls(words: &Words) -> Result<ServingTls> {
+    let listen = words.get("listen-addr");
     let host = listen.rsplit_once(':').map_or(listen, |(host, _)| host).to_owned();
-    let KeyedCertificate { certificate, key } = pki::self_signed(&Leaf {
+    let leaf = Leaf {
         common_name: "etcd".to_owned(),
         organization: Some("etcd".to_owned()),
         hosts: vec![host],
         usage: Usage::Both,
-    })?;
+    };
+    let years = words.get("self-signed-cert-validity").parse().unwrap_or(1);
+    let KeyedCertificate { certificate, key } = pki::self_signed(&leaf, years)?;
     Ok(ServingTls { certificate: certificate.into(), key: key.into(), client_ca: None })
 }
 

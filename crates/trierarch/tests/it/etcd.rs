@@ -83,11 +83,15 @@ fn history_goes_by_itself() {
 #[test]
 fn https_without_a_certificate_is_refused() {
     let mut command = program();
-    command.args(["etcd", "--listen-client-urls", "https://127.0.0.1:0", "--data-dir"]);
+    let url = "https://127.0.0.1:0";
+    command.args(["etcd", "--listen-client-urls", url, "--advertise-client-urls", url, "--data-dir"]);
     command.arg(tempfile::tempdir().expect("folder").path().join("data"));
     command.args(["--listen-peer-urls", "http://127.0.0.1:0"]);
     let (good, text) = outcome(&mut command);
-    assert!(!good && text.contains("KeyFile and CertFile are not presented"), "{text}");
+    assert!(
+        !good && text.contains("must be provided for client url https://127.0.0.1:0 with HTTPS"),
+        "{text}"
+    );
 }
 
 #[test]
@@ -98,6 +102,115 @@ fn flags_that_are_unknown_or_not_built_are_refused() {
     };
     let (unknown, text) = code("--no-such-flag");
     assert!(unknown == Some(2) && text.contains("flag provided but not defined: -no-such-flag"), "{text}");
-    let (missing, text) = code("--unsafe-no-fsync");
-    assert!(missing == Some(1) && text.contains("--unsafe-no-fsync=true is not implemented"), "{text}");
+    let (missing, text) = code("--memory-mlock");
+    assert!(missing == Some(1) && text.contains("--memory-mlock=true is not implemented"), "{text}");
+}
+
+/// A process that ends with its test.
+struct Member(Child);
+
+impl Drop for Member {
+    fn drop(&mut self) {
+        drop(self.0.kill());
+        drop(self.0.wait());
+    }
+}
+
+/// The body of an answer in plain HTTP.
+fn get(port: u16, path: &str) -> Option<String> {
+    use std::io::{Read as _, Write as _};
+    let mut stream = std::net::TcpStream::connect(("127.0.0.1", port)).ok()?;
+    write!(stream, "GET {path} HTTP/1.1\r\nHost: h\r\nConnection: close\r\n\r\n").ok()?;
+    let mut text = String::new();
+    stream.read_to_string(&mut text).ok()?;
+    text.starts_with("HTTP/1.1 200").then_some(text)
+}
+
+#[test]
+fn the_flags_of_kubeadm_start_a_member() {
+    let folder = tempfile::tempdir().expect("folder");
+    let pki = folder.path().join("pki");
+    let args = ["pki", "--dir", pki.to_str().expect("a path"), "--master", "m0=127.0.0.1"];
+    let (good, text) = outcome(program().args(args));
+    assert!(good, "{text}");
+    let file = |name: &str| pki.join("etcd").join(name).display().to_string();
+    let (client, peer, metrics) = (env::ports::free(), env::ports::free(), env::ports::free());
+    let (client_url, peer_url) = (format!("https://127.0.0.1:{client}"), format!("https://127.0.0.1:{peer}"));
+    let mut flags = vec![
+        "--name=m0".to_owned(),
+        format!("--data-dir={}", folder.path().join("data").display()),
+        format!("--listen-client-urls={client_url}"),
+        format!("--advertise-client-urls={client_url}"),
+        format!("--listen-peer-urls={peer_url}"),
+        format!("--initial-advertise-peer-urls={peer_url}"),
+        format!("--initial-cluster=m0={peer_url}"),
+        format!("--listen-metrics-urls=http://127.0.0.1:{metrics}"),
+        "--client-cert-auth=true".to_owned(),
+        "--peer-client-cert-auth=true".to_owned(),
+        "--snapshot-count=10000".to_owned(),
+        "--feature-gates=InitialCorruptCheck=true".to_owned(),
+        "--watch-progress-notify-interval=5s".to_owned(),
+    ];
+    for prefix in ["", "peer-"] {
+        flags.push(format!("--{prefix}cert-file={}", file("peer-m0.crt")));
+        flags.push(format!("--{prefix}key-file={}", file("peer-m0.key")));
+        flags.push(format!("--{prefix}trusted-ca-file={}", file("ca.crt")));
+    }
+    let mut command = program();
+    let command = command.arg("etcd").args(flags).stdout(Stdio::null()).stderr(Stdio::null());
+    let _member = Member(command.spawn().expect("start"));
+    for path in ["/livez", "/readyz", "/metrics"] {
+        eventually("the metrics URL answers", || get(metrics, path));
+    }
+    assert_eq!(get(metrics, "/v3/kv/range"), None, "only health and metrics are there");
+    let certificates = [
+        format!("--cacert={}", file("ca.crt")),
+        format!("--cert={}", file("peer-m0.crt")),
+        format!("--key={}", file("peer-m0.key")),
+    ];
+    let mut etcdctl = Command::new("etcdctl");
+    etcdctl.env("ETCDCTL_API", "3").args(["--endpoints", &client_url]).args(certificates);
+    let (good, text) = outcome(etcdctl.args(["put", "k", "v"]));
+    assert!(good, "{text}");
+    assert_eq!(get(client, "/version"), None, "plain text is refused");
+}
+
+#[test]
+fn members_find_each_other_through_another_cluster() {
+    let service = Members::start(1, "http", "http", &[]);
+    let ask = |arguments: &[&str]| service.etcdctl("http", arguments);
+    eventually("the service serves", || ask(&["endpoint", "health"]).0.then_some(()));
+    let endpoints = format!("--discovery-endpoints=http://127.0.0.1:{}", service.clients[0]);
+    let folder = tempfile::tempdir().expect("folder");
+    let member = |number: usize| {
+        let (client, peer) = (env::ports::free(), env::ports::free());
+        let (client_url, peer_url) =
+            (format!("http://127.0.0.1:{client}"), format!("http://127.0.0.1:{peer}"));
+        let mut command = program();
+        command.args([
+            "etcd",
+            "--name",
+            &format!("m{number}"),
+            "--discovery-token=t",
+            &endpoints,
+            "--data-dir",
+        ]);
+        command.arg(folder.path().join(format!("m{number}")));
+        command.args(["--listen-client-urls", &client_url, "--advertise-client-urls", &client_url]);
+        command.args(["--listen-peer-urls", &peer_url, "--initial-advertise-peer-urls", &peer_url]);
+        (command, client)
+    };
+    let (good, text) = outcome(&mut member(9).0);
+    assert!(!good && text.contains("discovery: size key not found"), "{text}");
+    assert!(ask(&["put", "/_etcd/registry/t/_config/size", "2"]).0);
+    let start = |number: usize| {
+        let (mut command, client) = member(number);
+        (Member(command.stdout(Stdio::null()).stderr(Stdio::null()).spawn().expect("start")), client)
+    };
+    let members = [start(0), start(1)];
+    for (_, client) in &members {
+        eventually("both serve", || get(*client, "/health"));
+    }
+    let (good, text) = outcome(&mut member(2).0);
+    assert!(!good && text.contains("discovery: cluster is full"), "{text}");
 }

@@ -1,0 +1,32 @@
+//! How members and clients are listened to and called: addresses, sockets, TLS with files that may change while they
+//! are used.
+//!
+//! Invariants:
+//! - there is one TLS stack (rustls) and one place that decides whose certificate is believed (`verify.rs`), for
+//!   clients and for members;
+//! - certificates, keys, authorities and revocation lists are looked at again with every connection; files that cannot
+//!   be used leave the ones before in use;
+//! - what is refused is refused with the words that Go's library and etcd use, for those who read logs.
+//!
+//! Read `address.rs`, `socket.rs`, `options.rs`, `tls.rs`, `verify.rs`, `accept.rs`, `dial.rs`.
+
+mod accept;
+mod address;
+mod dial;
+mod names;
+mod options;
+mod resolve;
+mod socket;
+#[cfg(test)]
+mod tests;
+mod tls;
+mod verify;
+mod words;
+
+pub use accept::{Admission, Security, accepted, admitted};
+pub use address::{Address, AddressError, Scheme};
+pub use dial::Dialer;
+pub use options::{CipherSuiteError, TlsOptions, TlsVersions, VersionError, cipher_suites};
+pub use resolve::{Service, ServiceError, services};
+pub use socket::{Accepted, Connection, Listener, Peer, SocketOptions};
+pub use tls::{Tls, TlsError};
