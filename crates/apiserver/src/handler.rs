@@ -133,6 +133,8 @@ impl Api {
         if crate::authn::is_public(&call.info.path) {
             return Ok(());
         }
+        // What this replica holds is not to be shown while it is known to be wrong.
+        self.storage.store.check_sound().map_err(|error| crate::storage::store_failure(&error))?;
         let ask = Ask::of(&call.info, &call.query);
         match self.authorizer.allows(&self.storage.view(), &call.user, &ask) {
             true => Ok(()),

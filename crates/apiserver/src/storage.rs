@@ -264,7 +264,11 @@ pub(crate) fn store_failure(error: &StoreError) -> Status {
     match error {
         StoreError::TooLarge => Status::request_entity_too_large(format_args!("etcdserver: {error}")),
         StoreError::TooManyRequests => Status::too_many(format!("etcdserver: {error}"), 1),
-        StoreError::NoLeader | StoreError::NotLeader | StoreError::Timeout | StoreError::Stopped => {
+        StoreError::NoLeader
+        | StoreError::NotLeader
+        | StoreError::Timeout
+        | StoreError::Stopped
+        | StoreError::Corrupt => {
             let mut status = Status::service_unavailable(format!("etcdserver: {error}"));
             status.details.get_or_insert_default().retry_after_seconds = 1;
             status

@@ -19,6 +19,7 @@ pub(crate) fn status(error: StoreError) -> Status {
         StoreError::TooLarge => Code::InvalidArgument,
         StoreError::TooManyRequests => Code::ResourceExhausted,
         StoreError::MemberNotFound => Code::NotFound,
+        StoreError::Corrupt => Code::DataLoss,
     };
     Status::new(code, format!("etcdserver: {error}"))
 }

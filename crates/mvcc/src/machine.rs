@@ -158,6 +158,11 @@ impl<E: Engine> Mvcc<E> {
         (self.state.applied_index, self.state.applied_term)
     }
 
+    /// The rolling hash of all changes so far: equal on replicas that applied the same.
+    pub fn state_hash(&self) -> u32 {
+        self.state.hash
+    }
+
     /// What the caller last handed to [`Self::commit`].
     pub fn caller_meta(&self) -> Option<Bytes> {
         self.caller_meta.clone()
@@ -237,7 +242,9 @@ impl<E: Engine> Mvcc<E> {
                 | Command::LeaseGrant { .. }
                 | Command::LeaseRevoke { .. }
         );
-        if client && raised(AlarmKind::Corrupt) {
+        // A member that is known to be wrong fences itself; without a majority nobody knows which one is.
+        let nobody_knows = Alarm { member: 0, kind: AlarmKind::Corrupt };
+        if client && self.state.alarms.contains(&nobody_knows) {
             return Some(MvccError::Corrupt);
         }
         let grows = match command {

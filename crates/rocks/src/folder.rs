@@ -78,6 +78,16 @@ impl DataFolder {
         }
     }
 
+    /// The largest number that a state has or is to have.
+    fn last_state(&self) -> io::Result<u64> {
+        let mut last = self.current().unwrap_or(1);
+        for entry in fs::read_dir(self.states())? {
+            let number = entry?.file_name().to_str().and_then(|name| name.parse().ok());
+            last = last.max(number.unwrap_or(0));
+        }
+        Ok(last)
+    }
+
     fn set_current(&self, number: u64) -> io::Result<()> {
         let new = self.path.join("STATE.new");
         let mut file = File::create(&new)?;
@@ -120,7 +130,9 @@ impl Storage for DataFolder {
     }
 
     fn replace_state(&self, checkpoint: &Path) -> io::Result<Arc<dyn StateEngine>> {
-        let next = self.current()? + 1;
+        fs::create_dir_all(self.states())?;
+        // Whatever was there may be damaged, this note of it too.
+        let next = self.last_state()? + 1;
         let folder = self.state_folder(next);
         if folder.exists() {
             fs::remove_dir_all(&folder)?;

@@ -102,7 +102,7 @@ pub(crate) fn node_to_wire(id: u64, node: &Node) -> peer::Node {
     peer::Node { id, peer_urls: node.peer_urls.clone(), joining: node.joining }
 }
 
-fn node_from_wire(node: peer::Node) -> Node {
+pub(crate) fn node_from_wire(node: peer::Node) -> Node {
     Node { peer_urls: node.peer_urls, joining: node.joining }
 }
 

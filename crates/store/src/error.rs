@@ -45,6 +45,9 @@ pub enum StoreError {
     /// No such member.
     #[error("member not found")]
     MemberNotFound,
+    /// This member's state is wrong: it answers nobody until it has another's.
+    #[error("corrupt cluster")]
+    Corrupt,
     /// The chosen member cannot lead.
     #[error("bad leader transferee")]
     BadTransferee,

@@ -24,6 +24,7 @@ pub const FAILPOINTS: &[&str] = &[
     "beforeStartDBTxn",
     "beforeApplyOneEntryNormal",
     "beforeApplyOneConfChange",
+    "applyLosesOneEntry",
     "afterStartDBTxn",
     "commitBeforePreCommitHook",
     "commitAfterPreCommitHook",

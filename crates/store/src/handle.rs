@@ -28,6 +28,8 @@ use crate::doors::{self, Doors};
 use crate::error::{BuildError, REMOVED, StoreError};
 use crate::failpoints::hit;
 use crate::forced;
+use crate::integrity::repair::{self, Repair};
+use crate::integrity::{self, Wrong};
 use crate::join;
 use crate::leadership::{self, Leadership};
 use crate::leases::LeaseTime;
@@ -102,6 +104,8 @@ pub struct StoreServer {
     proposals: mpsc::Receiver<Submission>,
     leadership: watch::Sender<Leadership>,
     first_members: BTreeMap<u64, Node>,
+    /// Whether the state was just replaced by another member's.
+    repaired: bool,
 }
 
 /// Why a running store ended.
@@ -116,6 +120,12 @@ pub enum RunError {
     /// Another member removed this one.
     #[error("{REMOVED}")]
     Removed,
+    /// The state is wrong; it is replaced when the member is started again.
+    #[error("{0}; it takes another member's when it is started again")]
+    Repair(String),
+    /// The state is wrong, and this member is alone.
+    #[error("{0}; there is no other member whose state could be taken")]
+    Damaged(String),
     /// A task failed.
     #[error(transparent)]
     Task(#[from] env::TaskFailure),
@@ -160,12 +170,10 @@ impl StoreConfig {
         if self.force_new_cluster {
             forced::alone(&*engine, identity.me, self.own_urls()).map_err(BuildError::Storage)?;
         }
-        let pace = Pace::new(self.compaction, self.warn_apply);
-        let state = open_state(&*engine, &storage, (&env, pace, self.cache_bytes), identity.me)
-            .map_err(BuildError::Storage)?;
+        let peers = Peers::new(identity.cluster.0, dialer, env.clock.clone());
+        let (state, repaired) = self.open_state(&*engine, &storage, &env, &identity, &peers).await?;
         let (shared, core) = (state.shared(), state.core());
         let log = Log::open(engine.clone(), env.clock.clone()).map_err(BuildError::Storage)?;
-        let peers = Peers::new(identity.cluster.0, dialer, env.clock.clone());
         let raft = Raft::build(identity.me, self.raft_config()?, peers.clone(), log, state)
             .await
             .map_err(|error| BuildError::Consensus(error.to_string()))?;
@@ -211,8 +219,47 @@ impl StoreConfig {
             proposals: submitted,
             leadership,
             first_members: nodes.collect(),
+            repaired,
         };
         Ok((Store { inner }, server))
+    }
+
+    /// Opens the state; one that is wrong is replaced by another member's first. Whether it was.
+    async fn open_state(
+        &self,
+        engine: &dyn LogEngine,
+        storage: &Arc<dyn Storage>,
+        env: &Env,
+        identity: &Identity,
+        peers: &Peers,
+    ) -> Result<(StateMachine, bool), BuildError> {
+        let noted = repair::noted(engine).map_err(BuildError::Storage)?;
+        let first_boot = engine.meta(LogMeta::Boot).map_err(BuildError::Storage)?.is_none();
+        let boot = count_boot(engine).map_err(BuildError::Storage)?;
+        let pace = || Pace::new(self.compaction, self.warn_apply);
+        let outstanding = || Outstanding::new(identity.me, boot);
+        let open = || open_state(storage, (env, pace(), self.cache_bytes), outstanding(), first_boot);
+        let opened = match &noted {
+            Some(repair) => Err(io::Error::other(repair.why.clone())),
+            None => open(),
+        };
+        let error = match opened {
+            Ok(state) => return Ok((state, false)),
+            Err(error) => error,
+        };
+        let mut others = BTreeMap::new();
+        if noted.is_some() || integrity::is_damage(&error) && !first_boot {
+            others = repair::others(engine, noted.as_ref(), identity).map_err(BuildError::Storage)?;
+            if others.is_empty() {
+                others = join::others(self, identity.me, peers, &env.clock).await;
+            }
+        }
+        if others.is_empty() {
+            return Err(BuildError::Storage(error));
+        }
+        let repair = Repair { engine, storage, peers, clock: &env.clock, others };
+        repair.run(&error.to_string()).await?;
+        Ok((open().map_err(BuildError::Storage)?, true))
     }
 }
 
@@ -264,16 +311,14 @@ fn note_removal(engine: &dyn LogEngine) -> io::Result<()> {
     engine.sync()
 }
 
-/// Opens the state of member `me`. A folder that has a state and was never booted has lost its log, and its votes with
-/// it: it could vote twice.
+/// Opens the state. A folder that has a state and was never booted has lost its log, and its votes with it: it could vote
+/// twice.
 fn open_state(
-    engine: &dyn LogEngine,
     storage: &Arc<dyn Storage>,
     (env, pace, cache_bytes): (&Env, Pace, u64),
-    me: u64,
+    outstanding: Outstanding,
+    first_boot: bool,
 ) -> io::Result<StateMachine> {
-    let first_boot = engine.meta(LogMeta::Boot)?.is_none();
-    let outstanding = Outstanding::new(me, count_boot(engine)?);
     let state = StateMachine::open(storage.clone(), env.clone(), outstanding, (pace, cache_bytes))?;
     if first_boot && *state.shared().applied.borrow() > 0 {
         return Err(consensus::damaged("the data folder", "it holds a state and no log"));
@@ -334,17 +379,27 @@ impl StoreServer {
         let upkeep = (inner.core.clone(), inner.shared.clone(), inner.raft.clone(), inner.shutdown.clone());
         tasks.spawn("upkeep", upkeep::run(upkeep.0, upkeep.1, upkeep.2, upkeep.3));
         tasks.spawn_detached("publish", publish_attributes(inner.clone(), self.attributes, self.version));
+        tasks.spawn_detached("integrity", integrity::watch::run(inner.clone()));
+        if self.repaired {
+            tasks.spawn_detached("all-clear", integrity::watch::all_clear(inner.clone()));
+        }
         begin(&inner, self.first_members).await?;
         let ended = tokio::select! {
             () = shutdown.wait() => Ok(()),
             () = inner.shutdown.wait() => Ok(()),
             error = failure(&inner) => Err(error),
             () = inner.peers.removed().wait() => Err(RunError::Removed),
+            _ = inner.shared.fence.wait() => Ok(()),
+        };
+        // Whatever else ended, a state that is wrong is the reason.
+        let ended = match inner.shared.fence.wrong() {
+            Some(wrong) => Err(fenced(&inner, &*self.engine, wrong).await),
+            None => ended,
         };
         if let Err(RunError::Removed) = &ended {
             note_removal(&*self.engine).map_err(|error| RunError::Consensus(error.to_string()))?;
         }
-        if ended.is_ok() {
+        if matches!(&ended, Ok(()) | Err(RunError::Repair(_))) {
             hand_over(&inner).await;
         }
         inner.shutdown.trigger();
@@ -372,6 +427,24 @@ async fn begin(inner: &Inner, members: BTreeMap<u64, Node>) -> Result<(), RunErr
         Ok(()) | Err(RaftError::APIError(openraft::errors::InitializeError::NotAllowed(_))) => Ok(()),
         Err(error) => Err(failed(error.to_string())),
     }
+}
+
+/// What a member does whose fence was raised: it notes that its state is to be replaced, and tells the others.
+async fn fenced(inner: &Inner, engine: &dyn LogEngine, wrong: &Wrong) -> RunError {
+    let others: BTreeMap<u64, Node> = {
+        let metrics = inner.raft.metrics();
+        let metrics = metrics.borrow_watched();
+        let nodes = metrics.membership_config.membership().nodes();
+        nodes.filter(|(id, _)| **id != inner.me).map(|(id, node)| (*id, node.clone())).collect()
+    };
+    if others.is_empty() {
+        return RunError::Damaged(wrong.to_string());
+    }
+    if let Err(error) = repair::note(engine, &wrong.to_string(), &others) {
+        return RunError::Consensus(error.to_string());
+    }
+    integrity::watch::alarm(inner, inner.me, mvcc::AlarmAction::Activate).await;
+    RunError::Repair(wrong.to_string())
 }
 
 /// Waits for what a store cannot live with.
@@ -482,6 +555,14 @@ async fn expire_leases(inner: Arc<Inner>) {
 }
 
 impl Inner {
+    pub fn leads(&self) -> bool {
+        self.leadership.borrow().is_leader
+    }
+
+    pub fn check_sound(&self) -> Result<(), StoreError> {
+        if self.shared.fence.wrong().is_some() { Err(StoreError::Corrupt) } else { Ok(()) }
+    }
+
     pub fn leader(&self) -> Option<u64> {
         self.raft.metrics().borrow_watched().current_leader
     }
@@ -566,7 +647,8 @@ impl Inner {
     }
 
     pub fn must_lead(&self) -> Result<(), StoreError> {
-        if self.leadership.borrow().is_leader { Ok(()) } else { Err(StoreError::NotLeader) }
+        self.check_sound()?;
+        if self.leads() { Ok(()) } else { Err(StoreError::NotLeader) }
     }
 
     /// Whether this member leads alone, and shows everything that members before it have acknowledged. Then nobody can
@@ -582,12 +664,14 @@ impl Inner {
     }
 
     pub async fn read_barrier(&self) -> Result<(), StoreError> {
+        self.check_sound()?;
         if self.is_alone() {
             return Ok(());
         }
         let (done, passed) = oneshot::channel();
         self.barrier.send(done).await.map_err(|_| StoreError::Stopped)?;
-        passed.await.map_err(|_| StoreError::Stopped)?
+        passed.await.map_err(|_| StoreError::Stopped)??;
+        self.check_sound()
     }
 
     fn voting(&self) -> Voting {
@@ -772,7 +856,18 @@ impl Store {
     /// `NoLeader`, `TooLarge`, `TooManyRequests`: it has no effect. `Timeout`, `Stopped`: whether it has is not known.
     /// What the state machine refuses is in the answer.
     pub async fn propose(&self, command: Command) -> Result<Applied, StoreError> {
-        self.inner.propose(command).await
+        self.inner.check_sound()?;
+        let applied = self.inner.propose(command).await?;
+        self.inner.check_sound()?;
+        Ok(applied)
+    }
+
+    /// Whether [`Self::view`] may be shown to anyone.
+    ///
+    /// # Errors
+    /// `Corrupt` when this member's state is wrong.
+    pub fn check_sound(&self) -> Result<(), StoreError> {
+        self.inner.check_sound()
     }
 
     /// A copy of the state as it is now, of which every version can be read. Blocks while it is made.

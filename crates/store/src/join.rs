@@ -1,7 +1,7 @@
 //! Joining a cluster that exists (etcd's `--initial-cluster-state existing`): who the new member is there, and how it
 //! comes to vote.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -14,7 +14,7 @@ use tonic::{Request, Response, Status};
 use transport::Dialer;
 
 use crate::config::{Identity, StoreConfig};
-use crate::consensus;
+use crate::consensus::{self, Node};
 use crate::error::BuildError;
 use crate::handle::Inner;
 use crate::members::ClusterId;
@@ -126,6 +126,22 @@ async fn describe(
     }
     let text = "cannot fetch cluster info from peer urls: could not retrieve cluster information from the given URLs";
     Err(BuildError::Join(text.to_owned()))
+}
+
+/// The other members, as those say it that this member's command line names.
+pub(crate) async fn others(
+    config: &StoreConfig,
+    me: u64,
+    peers: &Peers,
+    clock: &Clock,
+) -> BTreeMap<u64, Node> {
+    let named: Vec<_> = config.initial_cluster.iter().filter(|(name, _)| *name != config.name).collect();
+    let described = match named.is_empty() {
+        true => Vec::new(),
+        false => describe(&named, peers, clock).await.map(|answer| answer.members).unwrap_or_default(),
+    };
+    let nodes = described.into_iter().map(|node| (node.id, consensus::node_from_wire(node)));
+    nodes.filter(|(id, _)| *id != me).collect()
 }
 
 /// Describes the cluster to whoever wants to join it.

@@ -137,6 +137,9 @@ async fn refuses(node: &Node) -> bool {
 }
 
 async fn stand(inner: &Inner, lost: Leadership) {
+    if inner.check_sound().is_err() {
+        return;
+    }
     let rank = inner.rank_among_followers(lost.leader);
     inner.env.clock.sleep(RANK_DELAY * rank).await;
     let (vote, leader) = {

@@ -11,7 +11,7 @@
 //! Reading order: `config.rs` (what it is built from), `handle.rs` (what callers do with it), `consensus.rs` (openraft's
 //! types and their bytes), `log.rs` and `state.rs` (openraft's storage over the traits in `storage.rs`), `peers.rs` and
 //! `server.rs` (both ends of the wire between members), `sessions.rs` (exactly once), `barrier.rs`, `watch/`, `leases.rs`,
-//! `renewals.rs`, `leadership.rs`, `counters.rs`.
+//! `renewals.rs`, `leadership.rs`, `counters.rs`, `integrity/` (a state that is wrong).
 
 mod barrier;
 mod config;
@@ -24,6 +24,7 @@ mod error;
 mod failpoints;
 mod forced;
 mod handle;
+mod integrity;
 mod join;
 mod leadership;
 mod leases;

@@ -345,7 +345,7 @@ impl NetSnapshot<TypeConfig> for Connection {
     }
 }
 
-async fn snapshot_head(vote: Vote, snapshot: &Snap) -> io::Result<peer::SnapshotHead> {
+pub(crate) async fn snapshot_head(vote: Vote, snapshot: &Snap) -> io::Result<peer::SnapshotHead> {
     let folder = snapshot.snapshot.clone();
     let files = tokio::task::spawn_blocking(move || -> io::Result<Vec<peer::SnapshotFile>> {
         let sums = folder.files()?.into_iter().map(|(name, size)| {
@@ -377,7 +377,7 @@ fn checksum(path: &std::path::Path) -> io::Result<u32> {
 
 /// The head, then the files' bytes one after the other. A file that cannot be read ends the stream early, which the
 /// receiver notices by the sizes.
-fn snapshot_chunks(
+pub(crate) fn snapshot_chunks(
     head: peer::SnapshotHead,
     folder: Folder,
 ) -> impl Stream<Item = peer::SnapshotChunk> + Send {

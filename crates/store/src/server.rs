@@ -1,6 +1,5 @@
 //! The answering end of the wire between members.
 
-use std::collections::VecDeque;
 use std::io;
 use std::sync::Arc;
 
@@ -12,7 +11,6 @@ use openraft::raft::{
 };
 use openraft::storage::{Snapshot, SnapshotMeta};
 use protos::peer::{self, peer_server::Peer};
-use tokio::io::AsyncWriteExt as _;
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status, Streaming};
@@ -22,10 +20,9 @@ use crate::counters::{Traffic, Transfer};
 use crate::error::{REMOVED, StoreError};
 use crate::failpoints::hit;
 use crate::handle::Inner;
-use crate::peers::{CLUSTER_HEADER, TO_HEADER};
-use crate::proposals;
-use crate::renewals;
-use crate::snapshot::Folder;
+use crate::integrity::Wrong;
+use crate::peers::{self, CLUSTER_HEADER, TO_HEADER};
+use crate::{proposals, renewals, snapshot};
 
 /// Failed proposals that wait to be told to another member.
 const ANSWERS: usize = 256;
@@ -72,7 +69,7 @@ pub(crate) fn status_from_error(error: &StoreError) -> Status {
             Status::invalid_argument(text)
         }
         StoreError::Timeout | StoreError::LeaderLost => Status::deadline_exceeded(text),
-        StoreError::Stopped => Status::unavailable(text),
+        StoreError::Stopped | StoreError::Corrupt => Status::unavailable(text),
         StoreError::NotEnoughStarted => Status::data_loss(text),
         StoreError::Unhealthy => Status::aborted(text),
     }
@@ -115,6 +112,7 @@ impl PeerService {
 impl Peer for PeerService {
     type AppendStream = BoxStream<'static, Result<peer::AppendResponse, Status>>;
     type ProposeStream = ReceiverStream<Result<peer::ProposeResponse, Status>>;
+    type FetchStateStream = BoxStream<'static, Result<peer::SnapshotChunk, Status>>;
     type AliveStream = BoxStream<'static, Result<peer::AliveResponse, Status>>;
 
     async fn append(&self, request: Request<Streaming<peer::AppendRequest>>) -> Answer<Self::AppendStream> {
@@ -180,15 +178,14 @@ impl Peer for PeerService {
         request: Request<Streaming<peer::SnapshotChunk>>,
     ) -> Answer<peer::SnapshotResponse> {
         let mut chunks = request.into_inner();
-        let Some(peer::SnapshotChunk { part: Some(peer::snapshot_chunk::Part::Head(head)) }) =
-            chunks.message().await?
-        else {
-            return Err(Status::invalid_argument("a snapshot begins with its head"));
-        };
+        let head = snapshot::head_of(&mut chunks).await?;
         let vote = consensus::required_vote(head.vote).map_err(invalid)?;
         let from = head.vote.as_ref().map_or(0, |vote| vote.node);
         let (transfer, start) = (Transfer::from(from), self.inner.env.clock.monotonic());
-        let folder = self.receive(&head, chunks).await?;
+        let fsync = self.inner.shared.counters.snapshot_fsync.clone();
+        let synced = |took| fsync.record(took);
+        let clock = &self.inner.env.clock;
+        let (folder, head) = snapshot::receive(&*self.inner.storage, head, chunks, (clock, &synced)).await?;
         let took = self.inner.env.clock.monotonic() - start;
         self.inner.shared.counters.snapshot_saved.record(took);
         transfer.done(took);
@@ -245,6 +242,39 @@ impl Peer for PeerService {
         Ok(Response::new(peer::ChangeMembersResponse { index }))
     }
 
+    async fn state_hashes(
+        &self,
+        request: Request<peer::StateHashesRequest>,
+    ) -> Answer<peer::StateHashesResponse> {
+        let marks = self.inner.shared.marks.lock().after(request.into_inner().after);
+        let hashes = marks.into_iter().map(|mark| peer::StateHash { index: mark.index, hash: mark.hash });
+        Ok(Response::new(peer::StateHashesResponse { hashes: hashes.collect() }))
+    }
+
+    async fn diverged(&self, request: Request<peer::StateHash>) -> Answer<peer::DivergedResponse> {
+        let peer::StateHash { index, hash } = request.into_inner();
+        let noted = self.inner.shared.marks.lock().at(index);
+        if noted.is_some_and(|noted| noted != hash) {
+            self.inner.shared.fence.raise(Wrong::Diverged { index });
+        }
+        Ok(Response::new(peer::DivergedResponse {}))
+    }
+
+    async fn fetch_state(&self, request: Request<peer::FetchStateRequest>) -> Answer<Self::FetchStateStream> {
+        let peer::FetchStateRequest { any, .. } = request.into_inner();
+        let inner = &self.inner;
+        if inner.shared.fence.wrong().is_some() || !(any || inner.leads()) {
+            return Err(status_from_error(&StoreError::NotLeader));
+        }
+        let (storage, shared) = (inner.storage.clone(), inner.shared.clone());
+        let copied = tokio::task::spawn_blocking(move || snapshot::copy(&*storage, &shared)).await;
+        let copied = copied.map_err(io::Error::other).and_then(|copied| copied);
+        let failed = |error: io::Error| Status::internal(format!("cannot copy the state: {error}"));
+        let copied = copied.map_err(failed)?;
+        let head = peers::snapshot_head(consensus::Vote::new(0, inner.me), &copied).await.map_err(failed)?;
+        Ok(Response::new(Box::pin(peers::snapshot_chunks(head, copied.snapshot).map(Ok))))
+    }
+
     async fn alive(&self, _: Request<peer::AliveRequest>) -> Answer<Self::AliveStream> {
         let inner = self.inner.clone();
         let beats = futures::stream::unfold(inner, |inner| async move {
@@ -257,60 +287,11 @@ impl Peer for PeerService {
     }
 }
 
-impl PeerService {
-    async fn receive(
-        &self,
-        head: &peer::SnapshotHead,
-        mut chunks: Streaming<peer::SnapshotChunk>,
-    ) -> Result<Folder, Status> {
-        let failed = |error: io::Error| Status::internal(format!("cannot receive a snapshot: {error}"));
-        let from = head.vote.as_ref().map_or(0, |vote| vote.node);
-        let index = head.last.as_ref().map_or(0, |last| last.index);
-        let folder = Folder::receive(&*self.inner.storage, from, index).map_err(failed)?;
-        let mut left: VecDeque<bytes::Bytes> = VecDeque::new();
-        for file in &head.files {
-            if file.name.contains(['/', '\\']) || file.name.starts_with('.') {
-                return Err(Status::invalid_argument("a snapshot's file has a path"));
-            }
-            let mut out = tokio::fs::File::create(folder.path().join(&file.name)).await.map_err(failed)?;
-            let (mut missing, mut sum) = (file.size, 0);
-            while missing > 0 {
-                let mut data = match left.pop_front() {
-                    Some(data) => data,
-                    None => next_data(&mut chunks).await?,
-                };
-                let take = usize::try_from(missing).unwrap_or(usize::MAX).min(data.len());
-                let here = data.split_to(take);
-                if !data.is_empty() {
-                    left.push_front(data);
-                }
-                sum = crc32c::crc32c_append(sum, &here);
-                missing -= here.len() as u64;
-                out.write_all(&here).await.map_err(failed)?;
-            }
-            if sum != file.crc32c {
-                return Err(Status::data_loss(format!("{} was damaged on its way", file.name)));
-            }
-            let start = self.inner.env.clock.monotonic();
-            out.sync_all().await.map_err(failed)?;
-            self.inner.shared.counters.snapshot_fsync.record(self.inner.env.clock.monotonic() - start);
-        }
-        Ok(folder)
-    }
-}
-
 /// Counts what a leader sent; one stream is always of the same leader.
 fn count_received(traffic: &mut Option<Traffic>, request: &peer::AppendRequest) {
     use prost::Message as _;
     let from = request.vote.as_ref().map_or(0, |vote| vote.node);
     traffic.get_or_insert_with(|| Traffic::with(from)).received.increment(request.encoded_len() as u64);
-}
-
-async fn next_data(chunks: &mut Streaming<peer::SnapshotChunk>) -> Result<bytes::Bytes, Status> {
-    match chunks.message().await? {
-        Some(peer::SnapshotChunk { part: Some(peer::snapshot_chunk::Part::Data(data)) }) => Ok(data),
-        _ => Err(Status::invalid_argument("the snapshot ends early")),
-    }
 }
 
 fn append_request_from_wire(request: peer::AppendRequest) -> io::Result<AppendEntriesRequest<TypeConfig>> {

@@ -1,22 +1,31 @@
 //! Snapshots as folders of files: made from a checkpoint, kept until the next one is there and nobody reads this one
 //! any more, sent file by file.
 
+use std::collections::VecDeque;
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
 
+use bytes::Bytes;
 use env::Clock;
 use openraft::storage::{RaftSnapshotBuilder, Snapshot, SnapshotMeta};
 use openraft::type_config::alias as of;
 use parking_lot::Mutex;
+use protos::peer::{self, snapshot_chunk::Part};
+use tokio::io::AsyncWriteExt as _;
+use tonic::{Status, Streaming};
 
 use crate::consensus::{self, TypeConfig};
 use crate::failpoints::hit;
+use crate::integrity::is_damage;
+use crate::state::Shared;
 use crate::storage::{StateEngine, Storage};
 
 pub(crate) type Meta = of::SnapshotMetaOf<TypeConfig>;
+pub(crate) type Chunks = Streaming<peer::SnapshotChunk>;
 pub(crate) type Snap = of::SnapshotOf<TypeConfig, Folder>;
 
 /// The folder of one snapshot. One that was received and did not become the state, or that another took the place of,
@@ -96,7 +105,17 @@ impl Shelf {
         complete.sort();
         let last = complete.pop();
         complete.iter().try_for_each(fs::remove_dir_all)?;
-        let found = last.map(|path| read(&*storage, path)).transpose()?;
+        let found = match last.map(|path| read(&*storage, path.clone()).map_err(|error| (path, error))) {
+            // Another one is made when it is needed; the state is not made from it.
+            Some(Err((path, error))) if is_damage(&error) => {
+                tracing::warn!(%error, "a damaged snapshot is discarded");
+                fs::remove_dir_all(&path)?;
+                None
+            }
+            Some(Err((_, error))) => return Err(error),
+            Some(Ok(found)) => Some(found),
+            None => None,
+        };
         Ok(Self { storage, current: Arc::new(Mutex::new(found)), clock })
     }
 
@@ -193,6 +212,79 @@ impl RaftSnapshotBuilder<TypeConfig> for Builder {
         let built = tokio::task::spawn_blocking(move || shelf.build(&*engine)).await;
         built.map_err(io::Error::other)?
     }
+}
+
+/// The head of a snapshot that another member sends.
+pub(crate) async fn head_of(chunks: &mut Chunks) -> Result<peer::SnapshotHead, Status> {
+    match chunks.message().await? {
+        Some(peer::SnapshotChunk { part: Some(Part::Head(head)) }) => Ok(head),
+        _ => Err(Status::invalid_argument("a snapshot begins with its head")),
+    }
+}
+
+/// Writes what another member sends into a new folder, and checks it against the sums in the head. `synced` is told how long
+/// each file took to be durable.
+pub(crate) async fn receive(
+    storage: &dyn Storage,
+    head: peer::SnapshotHead,
+    mut chunks: Chunks,
+    (clock, synced): (&Clock, &(dyn Fn(Duration) + Sync)),
+) -> Result<(Folder, peer::SnapshotHead), Status> {
+    let failed = |error: io::Error| Status::internal(format!("cannot receive a snapshot: {error}"));
+    let from = head.vote.as_ref().map_or(0, |vote| vote.node);
+    let index = head.last.as_ref().map_or(0, |last| last.index);
+    let folder = Folder::receive(storage, from, index).map_err(failed)?;
+    let mut left: VecDeque<Bytes> = VecDeque::new();
+    for file in &head.files {
+        if file.name.contains(['/', '\\']) || file.name.starts_with('.') {
+            return Err(Status::invalid_argument("a snapshot's file has a path"));
+        }
+        let mut out = tokio::fs::File::create(folder.path().join(&file.name)).await.map_err(failed)?;
+        let (mut missing, mut sum) = (file.size, 0);
+        while missing > 0 {
+            let mut data = match left.pop_front() {
+                Some(data) => data,
+                None => next_data(&mut chunks).await?,
+            };
+            let take = usize::try_from(missing).unwrap_or(usize::MAX).min(data.len());
+            let here = data.split_to(take);
+            if !data.is_empty() {
+                left.push_front(data);
+            }
+            sum = crc32c::crc32c_append(sum, &here);
+            missing -= here.len() as u64;
+            out.write_all(&here).await.map_err(failed)?;
+        }
+        if sum != file.crc32c {
+            return Err(Status::data_loss(format!("{} was damaged on its way", file.name)));
+        }
+        let start = clock.monotonic();
+        out.sync_all().await.map_err(failed)?;
+        synced(clock.monotonic() - start);
+    }
+    Ok((folder, head))
+}
+
+async fn next_data(chunks: &mut Chunks) -> Result<Bytes, Status> {
+    match chunks.message().await? {
+        Some(peer::SnapshotChunk { part: Some(Part::Data(data)) }) => Ok(data),
+        _ => Err(Status::invalid_argument("the snapshot ends early")),
+    }
+}
+
+/// A copy of the state as it is now, gone with its last handle. Blocks.
+pub(crate) fn copy(storage: &dyn Storage, shared: &Shared) -> io::Result<Snap> {
+    let path = copy_folder(storage, shared.env.rng.u64())?;
+    let engine = shared.engine.lock().clone();
+    let folder = Folder(Arc::new(Inner { path, temporary: AtomicBool::new(true) }));
+    engine.checkpoint(folder.path())?;
+    Ok(Snapshot { meta: read_meta(storage, folder.path())?, snapshot: folder })
+}
+
+/// Removes all snapshots, whole or not.
+pub(crate) fn forget(storage: &dyn Storage) -> io::Result<()> {
+    let kept = entries(&storage.snapshots())?.into_iter().filter(|path| !is_named(path, RECEIVING));
+    kept.into_iter().try_for_each(fs::remove_dir_all)
 }
 
 /// Where a copy of the state may be made.

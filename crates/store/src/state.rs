@@ -20,6 +20,7 @@ use tokio::sync::{Notify, watch};
 use crate::consensus::{self, Beside, Entry, LogId, StoredMembership, TypeConfig};
 use crate::counters::Counters;
 use crate::failpoints::hit;
+use crate::integrity::{Fence, Guarded, Mark, Marks};
 use crate::leases::LeaseClock;
 use crate::sessions::{Origin, Outstanding};
 use crate::snapshot::{Builder, Folder, Meta, Shelf, Snap};
@@ -54,6 +55,9 @@ pub(crate) struct Shared {
     pub engine: Mutex<Arc<dyn StateEngine>>,
     /// Told when there is something to do for [`crate::upkeep`].
     pub upkeep: Notify,
+    /// What this member noted of its state, for the others to compare.
+    pub marks: Mutex<Marks>,
+    pub fence: Arc<Fence>,
 }
 
 /// The single writer, and what it needs for its work. Whoever holds it sees no half of a batch.
@@ -147,7 +151,8 @@ impl StateMachine {
         (pace, cache_bytes): (Pace, u64),
     ) -> io::Result<Self> {
         let shelf = Shelf::open(storage.clone(), env.clock.clone())?;
-        let engine = storage.open_state()?;
+        let fence = Arc::new(Fence::default());
+        let engine = Guarded::over(storage.open_state()?, fence.clone());
         let mvcc = Mvcc::open_with(engine.clone(), cache_bytes).map_err(io::Error::other)?;
         let beside = consensus::decode_beside(mvcc.caller_meta())?;
         let view = mvcc.view();
@@ -165,6 +170,8 @@ impl StateMachine {
             writing: AtomicBool::new(false),
             engine: Mutex::new(engine.clone()),
             upkeep: Notify::new(),
+            marks: Mutex::default(),
+            fence,
         };
         let shared = Arc::new(shared);
         let core = Core {
@@ -261,6 +268,9 @@ impl Core {
             // A copy of a proposal that was applied before.
             EntryPayload::Normal(_) => self.mvcc.skip(index, term),
         }
+        if Marks::wants(index) {
+            self.shared.marks.lock().note(Mark { index, hash: self.mvcc.state_hash() });
+        }
         Ok(())
     }
 
@@ -275,6 +285,12 @@ impl Core {
                 return Ok(Applied { revision, response, events: Vec::new() });
             }
         };
+        if hit("applyLosesOneEntry").is_some() {
+            // As a bug would: a test shows that the member is found out.
+            self.mvcc.skip(index, term);
+            let revision = self.mvcc.view().revision();
+            return Ok(Applied { revision, response: Ok(Response::None), events: Vec::new() });
+        }
         let clock = &self.shared.env.clock;
         let start = clock.monotonic();
         let applied = self.mvcc.apply(index, term, &command).map_err(io::Error::other)?;
@@ -416,7 +432,9 @@ impl RaftStateMachine<TypeConfig> for StateMachine {
         // What is behind the new state is of no use any more, and at a restart would not reach up to the log.
         self.shelf.clear();
         hit("applyBeforeOpenSnapshot");
+        self.shared.marks.lock().clear();
         let engine = self.storage.replace_state(snapshot.path())?;
+        let engine = Guarded::over(engine, self.shared.fence.clone());
         hit("applyAfterOpenSnapshot");
         let mut core = self.core.lock();
         let view = core.replace(engine.clone())?;

@@ -23,6 +23,8 @@ pub enum LogMeta {
     Boot,
     /// There once the member was removed from its cluster, for good.
     Removed,
+    /// There, and not empty, while the state is not to be used; see `integrity/repair.rs`.
+    Repair,
 }
 
 /// Changes to the log that are made together.

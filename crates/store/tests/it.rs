@@ -1,5 +1,8 @@
 //! Whole members over real sockets.
 
+#[path = "it/historic.rs"]
+mod historic;
+
 use std::collections::HashMap;
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -7,7 +10,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use env::{Env, Shutdown, TaskGroup};
-use mvcc::{Command, KeyRange, Op, PutRequest, Response, Txn};
+use mvcc::{Batch, Command, Engine as _, KeyRange, Op, PutRequest, Response, Table, Txn};
 use store::storage::Storage;
 use store::{
     BuildError, MemoryStorage, RunError, Store, StoreConfig, StoreError, Timing, WatchRequest, WatchSet,
@@ -669,4 +672,100 @@ async fn a_request_is_bounded_on_both_sides() {
 fn timing_is_that_of_etcd_for_requests() {
     let timing = Timing { election_max: Duration::from_secs(1), ..Timing::default() };
     assert_eq!(timing.request_timeout(), Duration::from_secs(7));
+}
+
+/// Makes the state of a member that does not run differ from the others'.
+fn diverge(storage: &dyn Storage) {
+    let engine = storage.open_state().expect("state");
+    let (mut batch, key) = (Batch::default(), b"state-hash");
+    let mut hash = engine.get(Table::Meta, key).expect("read").expect("a hash").to_vec();
+    hash[7] ^= 1;
+    batch.put(Table::Meta, key.as_slice(), hash);
+    engine.write(&batch).expect("write");
+}
+
+impl Cluster {
+    async fn ended(&mut self, index: usize) -> RunError {
+        let member = self.members[index].take().expect("running");
+        let ended = tokio::time::timeout(DEADLINE, member.ended).await.expect("in time");
+        assert!(member.store.check_sound().is_err(), "it answers nobody");
+        assert_eq!(member.store.propose(put("k", "lost")).await, Err(StoreError::Corrupt));
+        assert_eq!(member.store.read_barrier().await, Err(StoreError::Corrupt));
+        ended.expect("a result").expect_err("it does not go on")
+    }
+
+    async fn write(&self, at: usize, count: usize) {
+        for number in 0..count {
+            self.store(at).propose(put("k", &number.to_string())).await.expect("propose");
+        }
+    }
+
+    async fn agree(&self) {
+        eventually("all hold the same, and no alarm", || {
+            let views: Vec<_> = self.running().map(Store::view).collect();
+            let same = |view: &Arc<mvcc::View>| {
+                view.state_hash() == views[0].state_hash() && view.revision() == views[0].revision()
+            };
+            (views.iter().all(same) && views.iter().all(|view| view.alarms().next().is_none())).then_some(())
+        })
+        .await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_member_whose_state_differs_is_found_out_and_takes_another_ones() {
+    let mut cluster = Cluster::start(3).await;
+    let leader = cluster.leader().await;
+    cluster.write(leader, 20).await;
+    let odd = (leader + 1) % 3;
+    cluster.stop_member(odd).await;
+    diverge(&*cluster.storages[odd]);
+    cluster.start_member(odd).await;
+    cluster.write(leader, 40).await;
+    let ended = cluster.ended(odd).await;
+    assert!(matches!(&ended, RunError::Repair(why) if why.contains("majority")), "{ended}");
+    let alarms: Vec<_> = cluster.store(leader).view().alarms().collect();
+    assert_eq!(alarms.len(), 1, "{alarms:?}");
+    cluster.write(leader, 1).await;
+    cluster.start_member(odd).await;
+    cluster.agree().await;
+    cluster.write(odd, 40).await;
+    cluster.agree().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_leader_whose_state_differs_from_the_others_is_the_one_that_is_wrong() {
+    let mut cluster = Cluster::start(3).await;
+    let first = cluster.leader().await;
+    cluster.write(first, 20).await;
+    let odd = (first + 1) % 3;
+    cluster.stop_member(odd).await;
+    diverge(&*cluster.storages[odd]);
+    cluster.start_member(odd).await;
+    let id = cluster.store(odd).member_id();
+    cluster.store(odd).read_barrier().await.expect("level");
+    cluster.store(first).transfer_leadership(id).await.expect("handed over");
+    cluster.write(first, 40).await;
+    let ended = cluster.ended(odd).await;
+    assert!(matches!(ended, RunError::Repair(_)), "{ended}");
+    cluster.write(first, 1).await;
+    cluster.start_member(odd).await;
+    cluster.agree().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn of_two_members_that_differ_nobody_knows_which_is_wrong() {
+    let mut cluster = Cluster::start(2).await;
+    let leader = cluster.leader().await;
+    cluster.write(leader, 20).await;
+    let other = 1 - leader;
+    cluster.stop_member(other).await;
+    diverge(&*cluster.storages[other]);
+    cluster.start_member(other).await;
+    cluster.write(other, 40).await;
+    let store = cluster.store(other).clone();
+    let alarm = eventually("an alarm", || store.view().alarms().next()).await;
+    assert_eq!(alarm, mvcc::Alarm { member: 0, kind: mvcc::AlarmKind::Corrupt });
+    let refused = store.propose(put("k", "v")).await.expect("an answer");
+    assert_eq!(refused.response, Err(mvcc::MvccError::Corrupt));
 }

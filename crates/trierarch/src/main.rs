@@ -13,6 +13,7 @@ mod logging;
 mod member;
 mod observe;
 mod pki;
+mod restart;
 mod rotate;
 #[cfg(feature = "kubernetes")]
 mod server;
@@ -76,6 +77,10 @@ fn main() -> ExitCode {
         Ok(code) => code,
         Err(error) => {
             eprintln!("error: {error:#}");
+            if restart::is_asked() {
+                eprintln!("starting again");
+                eprintln!("error: cannot start again: {}", restart::now());
+            }
             ExitCode::FAILURE
         }
     }

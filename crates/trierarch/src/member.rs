@@ -11,8 +11,10 @@ use env::{Env, Lane, TaskGroup};
 use etcd_api::{Access, AuthOptions, EtcdApi, EtcdApiConfig};
 use rocks::DataFolder;
 use store::storage::Storage;
-use store::{Store, StoreConfig, StoreServer, Timing};
+use store::{RunError, Store, StoreConfig, StoreServer, Timing};
 use transport::{Address, SocketOptions, Tls};
+
+use crate::restart;
 
 /// A member to be.
 pub struct Config {
@@ -131,7 +133,13 @@ impl Member {
         // The store outlives the API by a moment, so that requests in flight are answered.
         tasks.spawn("etcd-api", self.api.run(tasks.shutdown().clone()));
         let (lane, stop) = (self.lane, tasks.shutdown().clone());
-        tasks.spawn("store", async move { lane.run(self.server.run(stop)).await });
+        tasks.spawn("store", async move {
+            let ended = lane.run(self.server.run(stop)).await;
+            if matches!(ended, Err(RunError::Repair(_))) {
+                restart::ask();
+            }
+            ended
+        });
     }
 }
 

@@ -35,13 +35,14 @@ pub(crate) struct Read {
     pub size: usize,
 }
 
-const KEYS: [(LogMeta, u8); 6] = [
+const KEYS: [(LogMeta, u8); 7] = [
     (LogMeta::Vote, 1),
     (LogMeta::Committed, 2),
     (LogMeta::Purged, 3),
     (LogMeta::Identity, 4),
     (LogMeta::Boot, 5),
     (LogMeta::Removed, 6),
+    (LogMeta::Repair, 7),
 ];
 
 fn key_number(key: LogMeta) -> u8 {

@@ -73,6 +73,30 @@ async fn users_reach_the_keys_that_their_roles_permit() {
     assert_eq!(told(bob.get("a1", None).await.expect_err("nothing")), denied());
 }
 
+/// CVE-2026-33413 of etcd: what operators ask was answered to whoever asked.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_operators_ask_is_answered_to_operators() {
+    use etcd_client::{AlarmAction, AlarmType};
+    let (server, _) = guarded(None).await;
+    let empty = (tonic::Code::InvalidArgument, "etcdserver: user name is empty".to_owned());
+    let nobody = Client::connect([server.address.to_string()], None).await.expect("connect");
+    let alice = as_user(&server, "alice").await;
+    for (mut client, refusal) in [(nobody, empty), (alice, denied())] {
+        let raise = client.alarm(AlarmAction::Activate, AlarmType::Nospace, None).await;
+        assert_eq!(told(raise.expect_err("an alarm")), refusal);
+        assert_eq!(told(client.defragment().await.expect_err("defragment")), refusal);
+        assert_eq!(told(client.hash().await.expect_err("hash")), refusal);
+        assert_eq!(told(client.hash_kv(0).await.expect_err("hash of keys")), refusal);
+        assert_eq!(told(client.move_leader(1).await.expect_err("move")), refusal);
+        assert_eq!(told(client.member_add(["http://x:1"], None).await.expect_err("add")), refusal);
+        let copied = match client.snapshot().await {
+            Ok(mut stream) => stream.message().await.map(drop),
+            Err(error) => Err(error),
+        };
+        assert_eq!(told(copied.expect_err("a snapshot")), refusal);
+    }
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn who_shows_nothing_or_something_wrong_is_told_so() {
     let (server, mut root) = guarded(None).await;

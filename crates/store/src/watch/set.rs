@@ -260,6 +260,10 @@ impl WatchSet {
             }
             self.level = false;
         }
+        if self.shared.fence.wrong().is_some() {
+            // What is in the ring may be wrong; whoever waits is told that it is over.
+            return Ok(false);
+        }
         if !self.level {
             self.read_level(&mut deliver);
         }
@@ -402,12 +406,16 @@ impl WatchSet {
     /// # Errors
     /// `Stopped`.
     pub async fn changed(&self) -> Result<(), WatchError> {
+        if self.shared.fence.wrong().is_some() {
+            return Err(WatchError::Stopped);
+        }
         if self.has_more() {
             return Ok(());
         }
         tokio::select! {
             () = self.seat.called() => Ok(()),
             () = self.stopped.wait() => Err(WatchError::Stopped),
+            _ = self.shared.fence.wait() => Err(WatchError::Stopped),
         }
     }
 }

@@ -1,0 +1,65 @@
+//! The state's engine, watched: damage that a read or a write meets raises the fence.
+
+use std::io;
+use std::ops::ControlFlow;
+use std::path::Path;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use mvcc::{Batch, Engine, EngineError, Table};
+
+use super::{Fence, Wrong, says_damage};
+use crate::storage::StateEngine;
+
+/// An engine whose errors are heeded.
+pub(crate) struct Guarded {
+    engine: Arc<dyn StateEngine>,
+    fence: Arc<Fence>,
+}
+
+impl Guarded {
+    pub fn over(engine: Arc<dyn StateEngine>, fence: Arc<Fence>) -> Arc<dyn StateEngine> {
+        Arc::new(Self { engine, fence })
+    }
+
+    fn heed<T>(&self, done: Result<T, EngineError>) -> Result<T, EngineError> {
+        if let Err(EngineError(why)) = &done
+            && says_damage(why)
+        {
+            self.fence.raise(Wrong::Damaged(why.clone()));
+        }
+        done
+    }
+}
+
+impl Engine for Guarded {
+    fn get(&self, table: Table, key: &[u8]) -> Result<Option<Bytes>, EngineError> {
+        self.heed(self.engine.get(table, key))
+    }
+
+    fn scan(
+        &self,
+        table: Table,
+        from: &[u8],
+        to: Option<&[u8]>,
+        visit: &mut dyn FnMut(&[u8], Bytes) -> ControlFlow<()>,
+    ) -> Result<(), EngineError> {
+        self.heed(self.engine.scan(table, from, to, visit))
+    }
+
+    fn write(&self, batch: &Batch) -> Result<(), EngineError> {
+        self.heed(self.engine.write(batch))
+    }
+}
+
+impl StateEngine for Guarded {
+    fn checkpoint(&self, into: &Path) -> io::Result<()> {
+        let done = self.engine.checkpoint(into);
+        if let Err(error) = &done
+            && super::is_damage(error)
+        {
+            self.fence.raise(Wrong::Damaged(error.to_string()));
+        }
+        done
+    }
+}
