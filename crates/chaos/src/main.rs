@@ -5,6 +5,7 @@ use std::process::ExitCode;
 
 use anyhow::{Result, bail};
 use chaos::Network;
+use chaos::etcd::Outage;
 use clap::{Parser, Subcommand};
 use env::Env;
 
@@ -44,12 +45,24 @@ enum Command {
         #[arg(required = true)]
         paths: Vec<PathBuf>,
     },
+    /// Measure for how long nothing can be written when something happens to the leader of three members
+    Outages {
+        /// The `trierarch` program
+        #[arg(long)]
+        binary: PathBuf,
+        /// Runs of each
+        #[arg(long, default_value_t = 20)]
+        runs: usize,
+        /// What happens (killed, stopped, frozen, cut-off, deaf, mute, slow-disk); everything if nothing is named
+        outages: Vec<String>,
+    },
 }
 
 /// What is to be played.
 enum Scenarios {
     Kubernetes(Vec<chaos::Scenario>),
     Members(Vec<chaos::etcd::Scenario>, u64),
+    Outages(Vec<Outage>, usize),
 }
 
 fn main() -> ExitCode {
@@ -90,6 +103,11 @@ fn read(command: Command) -> Result<(PathBuf, Scenarios)> {
             scenarios.iter_mut().for_each(|scenario| scenario.runs = runs.unwrap_or(scenario.runs));
             Ok((binary, Scenarios::Members(scenarios, seed)))
         }
+        Command::Outages { binary, runs, outages } => {
+            let named = outages.iter().map(|name| Outage::named(name)).collect::<Result<Vec<_>>>()?;
+            let outages = if named.is_empty() { Outage::ALL.to_vec() } else { named };
+            Ok((binary, Scenarios::Outages(outages, runs.max(1))))
+        }
     }
 }
 
@@ -104,6 +122,19 @@ async fn all(binary: &Path, network: &Network, scenarios: &Scenarios) -> bool {
         });
     };
     match scenarios {
+        Scenarios::Outages(outages, runs) => {
+            println!("| leader | n | median ms | min ms | max ms |\n|---|---:|---:|---:|---:|");
+            for &outage in outages {
+                let measured = chaos::etcd::measure(&env, binary, network, outage, *runs).await;
+                let measured = measured.map(|took| {
+                    let millis = |at: usize| took[at].as_millis();
+                    let (median, most) = (millis(runs / 2), millis(runs - 1));
+                    println!("| {outage:?} | {runs} | {median} | {} | {most} |", millis(0));
+                    true
+                });
+                told(&format!("{outage:?}"), "how long nothing can be written", measured);
+            }
+        }
         Scenarios::Kubernetes(scenarios) => {
             for one in scenarios {
                 told(&one.name, &one.about, chaos::play(&env, binary, network, one).await);

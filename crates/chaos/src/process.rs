@@ -64,6 +64,14 @@ impl Process {
         Ok(kill(Pid::from_raw(i32::try_from(child.id())?), signal)?)
     }
 
+    /// Its process id.
+    ///
+    /// # Errors
+    /// It does not run.
+    pub fn id(&self) -> Result<u32> {
+        self.child.as_ref().map(Child::id).with_context(|| format!("{} does not run", self.name))
+    }
+
     /// Whether it was started and not killed by us.
     pub fn is_started(&self) -> bool {
         self.child.is_some()

@@ -102,6 +102,7 @@ impl Lease for LeaseService {
         request: Request<pb::LeaseLeasesRequest>,
     ) -> Result<Response<pb::LeaseLeasesResponse>, Status> {
         let caller = self.0.check_known(&request).await?;
+        self.0.store.read_barrier().await.map_err(status)?;
         let view = self.0.store.view();
         view.leases().try_for_each(|lease| check_read(&view, &caller, lease.id))?;
         let leases = view.leases().map(|lease| pb::LeaseStatus { id: lease.id }).collect();

@@ -222,7 +222,7 @@ impl EtcdApi {
             Settings { streams: self.config.max_concurrent_streams, keep_alive: self.config.keep_alive };
         for Door { listener, security, traffic } in self.doors {
             let routes = routes(&context, &calls, &pages, traffic);
-            let admission = Admission { security, endpoint: "client" };
+            let admission = Admission { security, endpoint: "client", protocol: None };
             let mut lane_doors = Vec::new();
             for lane in &lanes {
                 let (door, connections) = mpsc::channel(ACCEPTED);

@@ -67,8 +67,14 @@ impl Command {
                 out.put_u8(4);
                 put_int(out, *id);
             }
-            Self::LeaseCheckpoint { remaining } => {
+            Self::LeaseExpire { id, term } => {
+                out.put_u8(14);
+                put_int(out, *id);
+                put_uint(out, *term);
+            }
+            Self::LeaseCheckpoint { term, remaining } => {
                 out.put_u8(5);
+                put_uint(out, *term);
                 put_list(out, remaining, |out, (id, seconds)| {
                     put_int(out, *id);
                     put_int(out, *seconds);
@@ -143,7 +149,9 @@ impl Command {
             3 => Self::LeaseGrant { id: reader.int()?, ttl: reader.int()? },
             4 => Self::LeaseRevoke { id: reader.int()? },
             5 => {
-                Self::LeaseCheckpoint { remaining: reader.list(|reader| Ok((reader.int()?, reader.int()?)))? }
+                let term = reader.uint()?;
+                let remaining = reader.list(|reader| Ok((reader.int()?, reader.int()?)))?;
+                Self::LeaseCheckpoint { term, remaining }
             }
             6 => reader.alarm()?,
             7 => Self::MemberAttributes(reader.member()?),
@@ -152,6 +160,7 @@ impl Command {
             12 => Self::MemberVersion { id: reader.uint()?, version: reader.text()? },
             13 => Self::Downgrade { target: Some(reader.text()?).filter(|target| !target.is_empty()) },
             11 => Self::Auth(auth::take_command(reader)?),
+            14 => Self::LeaseExpire { id: reader.int()?, term: reader.uint()? },
             other => return Err(unknown("command", other)),
         })
     }
@@ -573,7 +582,8 @@ mod tests {
             4 => auth_command().prop_map(Command::Auth),
             1 => any::<i64>().prop_map(|revision| Command::Compact { revision }),
             1 => any::<(i64, i64)>().prop_map(|(id, ttl)| Command::LeaseGrant { id, ttl }),
-            1 => lists.prop_map(|remaining| Command::LeaseCheckpoint { remaining }),
+            1 => (any::<u64>(), lists).prop_map(|(term, remaining)| Command::LeaseCheckpoint { term, remaining }),
+            1 => any::<(i64, u64)>().prop_map(|(id, term)| Command::LeaseExpire { id, term }),
             1 => (any::<u64>(), ".*").prop_map(|(id, version)| Command::MemberVersion { id, version }),
             1 => proptest::option::of(".+").prop_map(|target| Command::Downgrade { target }),
             1 => (any::<u64>(), ".*", ".*").prop_map(|(id, name, url)| {

@@ -241,6 +241,7 @@ impl<E: Engine> Mvcc<E> {
                 | Command::Compact { .. }
                 | Command::LeaseGrant { .. }
                 | Command::LeaseRevoke { .. }
+                | Command::LeaseExpire { .. }
         );
         // A member that is known to be wrong fences itself; without a majority nobody knows which one is.
         let nobody_knows = Alarm { member: 0, kind: AlarmKind::Corrupt };
@@ -262,10 +263,14 @@ impl<E: Engine> Mvcc<E> {
             Command::Compact { revision } => self.compact(*revision),
             Command::LeaseGrant { id, ttl } => self.lease_grant(*id, *ttl),
             Command::LeaseRevoke { id } => self.lease_revoke(*id, events),
-            Command::LeaseCheckpoint { remaining } => {
+            Command::LeaseExpire { id, term } if *term == self.state.applied_term => {
+                self.lease_revoke(*id, events)
+            }
+            Command::LeaseCheckpoint { term, remaining } if *term == self.state.applied_term => {
                 remaining.iter().for_each(|&(id, seconds)| self.lease_checkpoint(id, seconds));
                 Ok(Response::None)
             }
+            Command::LeaseExpire { .. } | Command::LeaseCheckpoint { .. } => Ok(Response::None),
             Command::Alarm { action, alarm } => Ok(self.alarm(*action, *alarm)),
             Command::MemberAttributes(member) => {
                 self.state.members.insert(member.id, Arc::new(member.clone()));

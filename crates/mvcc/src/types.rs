@@ -483,8 +483,19 @@ pub enum Command {
         /// Which.
         id: LeaseId,
     },
-    /// Remembers how long leases still have, so that a new leader does not start them anew.
+    /// Ends a lease whose time is over, as the leader of a term sees it: in any other term nothing happens, since
+    /// whoever leads then may have renewed it.
+    LeaseExpire {
+        /// Which.
+        id: LeaseId,
+        /// The term.
+        term: u64,
+    },
+    /// Remembers how long leases still have, so that a new leader does not start them anew. It, too, holds only in the
+    /// term of the leader that knows.
     LeaseCheckpoint {
+        /// The term.
+        term: u64,
         /// Lease and seconds left.
         remaining: Vec<(LeaseId, i64)>,
     },

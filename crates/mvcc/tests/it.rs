@@ -10,6 +10,9 @@ use mvcc::{
 };
 use proptest::prelude::*;
 
+/// The term in which everything is applied.
+const TERM: u64 = 1;
+
 struct Machine {
     mvcc: Mvcc<MemoryEngine>,
     engine: MemoryEngine,
@@ -24,7 +27,7 @@ impl Machine {
 
     fn apply(&mut self, command: Command) -> (Result<Response, MvccError>, Vec<Event>) {
         self.index += 1;
-        let applied = self.mvcc.apply(self.index, 1, &command).expect("the engine");
+        let applied = self.mvcc.apply(self.index, TERM, &command).expect("the engine");
         self.mvcc.commit(None).expect("commit");
         (applied.response, applied.events)
     }
@@ -211,6 +214,20 @@ fn a_lease_takes_its_keys_along_in_one_revision() {
     assert_eq!(events.len(), 1);
     assert_eq!((events[0].kind, events[0].kv.key.as_ref()), (EventKind::Delete, b"a".as_ref()));
     assert_eq!(machine.apply(Command::LeaseRevoke { id: 7 }).0, Err(MvccError::LeaseNotFound));
+    assert!(machine.reopened().lease(7).is_none());
+}
+
+/// What a leader says of leases holds in its own term: whoever leads later may have renewed them.
+#[test]
+fn a_lease_ends_only_in_the_term_of_the_leader_that_ended_it() {
+    let mut machine = Machine::new();
+    machine.apply(Command::LeaseGrant { id: 7, ttl: 60 }).0.expect("grant");
+    machine.apply(Command::LeaseExpire { id: 7, term: TERM - 1 }).0.expect("nothing");
+    machine.apply(Command::LeaseCheckpoint { term: TERM - 1, remaining: vec![(7, 9)] }).0.expect("nothing");
+    assert_eq!(machine.reopened().lease(7).expect("a lease").remaining, 0);
+    machine.apply(Command::LeaseCheckpoint { term: TERM, remaining: vec![(7, 9)] }).0.expect("checkpoint");
+    assert_eq!(machine.reopened().lease(7).expect("a lease").remaining, 9);
+    machine.apply(Command::LeaseExpire { id: 7, term: TERM }).0.expect("the end");
     assert!(machine.reopened().lease(7).is_none());
 }
 

@@ -71,7 +71,7 @@ async fn ask(inner: &Arc<Inner>, deadline: Instant) -> Result<u64, StoreError> {
     }
     let mut client = inner.peer(leader, Lane::Forward)?;
     let asked = client.read_index(protos::peer::ReadIndexRequest {});
-    let answer =
-        tokio::time::timeout(inner.timing.election_max, asked).await.map_err(|_| StoreError::Timeout)?;
+    let asked = tokio::time::timeout(inner.timing.election_max, asked);
+    let answer = inner.while_led_by(leader, asked).await?.map_err(|_| StoreError::Timeout)?;
     answer.map(|answer| answer.into_inner().index).map_err(|status| error_from_status(&status))
 }

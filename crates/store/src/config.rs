@@ -82,6 +82,8 @@ pub struct StoreConfig {
     pub snapshot_count: u64,
     /// Entries kept behind a snapshot for slow followers (`--snapshot-catchup-entries`).
     pub snapshot_catchup_entries: u64,
+    /// Whether a new leader knows how long leases had (etcd's feature `LeaseCheckpoint`).
+    pub lease_checkpoints: bool,
     /// Bytes that a request may have (`--max-request-bytes`).
     pub max_request_bytes: usize,
     /// Bytes of values that are kept in memory; others are read from disk.
@@ -111,6 +113,7 @@ impl StoreConfig {
             timing: Timing::default(),
             snapshot_count: 10_000,
             snapshot_catchup_entries: 5_000,
+            lease_checkpoints: true,
             max_request_bytes: 3 << 19,
             cache_bytes: mvcc::DEFAULT_CACHE_BYTES,
         }

@@ -179,7 +179,7 @@ impl Kind {
             Command::Txn(_) => Self::Txn,
             Command::Compact { .. } => Self::Compaction,
             Command::LeaseGrant { .. } => Self::LeaseGrant,
-            Command::LeaseRevoke { .. } => Self::LeaseRevoke,
+            Command::LeaseRevoke { .. } | Command::LeaseExpire { .. } => Self::LeaseRevoke,
             Command::LeaseCheckpoint { .. } => Self::LeaseCheckpoint,
             Command::Alarm { .. } => Self::Alarm,
             Command::MemberAttributes(_) | Command::MemberForget { .. } | Command::MemberVersion { .. } => {
@@ -275,7 +275,7 @@ impl Counters {
                 self.leases_granted.increment(1);
                 self.lease_ttl.record(*ttl as f64);
             }
-            (Command::LeaseRevoke { .. }, Ok(_)) => {
+            (Command::LeaseRevoke { .. } | Command::LeaseExpire { .. }, Ok(_)) => {
                 self.leases_revoked.increment(1);
                 self.deletes.increment(applied.events.len() as u64);
             }

@@ -5,18 +5,22 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use env::TaskGroup;
+use env::{Lane, TaskGroup};
+use futures::future::join_all;
 use futures::stream::{self, StreamExt as _};
 use protos::peer::{join_server::JoinServer, peer_server::PeerServer};
+use tokio::sync::mpsc;
+use tokio_stream::wrappers::ReceiverStream;
 use tonic::service::interceptor::InterceptedService;
 use tonic::transport::Server;
-use transport::{Address, Admission, Dialer, Listener, Security, Tls, accepted, admitted};
+use transport::{Address, Admission, Dialer, Listener, Security, Tls, admitted};
 
 use crate::config::StoreConfig;
 use crate::error::BuildError;
 use crate::handle::Inner;
 use crate::join::JoinService;
 use crate::peers::MAX_MESSAGE;
+use crate::pulse::{self, Door};
 use crate::server::{self, PeerService};
 
 /// How long connecting to a member may take, and the handshake too.
@@ -28,8 +32,11 @@ pub(crate) fn dialer(config: &StoreConfig) -> Dialer {
     Dialer { tls: config.peer_tls.clone(), local: config.local_address, timeout: CONNECT_TIMEOUT }
 }
 
-/// The addresses for peers, bound.
-pub(crate) struct Doors(Vec<(Listener, Security)>);
+/// The addresses for peers, bound, and how members are called.
+pub(crate) struct Doors {
+    listeners: Vec<(Listener, Security)>,
+    dialer: Dialer,
+}
 
 impl Doors {
     pub async fn open(config: &StoreConfig) -> Result<Self, BuildError> {
@@ -40,30 +47,43 @@ impl Doors {
             let failed = |cause| BuildError::Listen { address: address.place.clone(), cause };
             doors.push((listener.map_err(failed)?, security));
         }
-        Ok(Self(doors))
+        Ok(Self { listeners: doors, dialer: dialer(config) })
     }
 
     /// The first one's address.
     pub fn address(&self) -> io::Result<SocketAddr> {
-        let (first, _) = self.0.first().ok_or(io::ErrorKind::AddrNotAvailable)?;
+        let (first, _) = self.listeners.first().ok_or(io::ErrorKind::AddrNotAvailable)?;
         first.local_addr()?.ok_or_else(|| io::ErrorKind::Unsupported.into())
     }
 
-    /// Serves until the store stops.
-    pub fn serve(self, tasks: &TaskGroup, inner: Arc<Inner>) {
+    /// Serves until the store stops. Connections are taken on the pulse's thread, which keeps its own.
+    ///
+    /// # Errors
+    /// The system gives no more threads.
+    pub fn serve(self, tasks: &TaskGroup, inner: Arc<Inner>) -> io::Result<()> {
+        let lane = Lane::start("pulse")?;
         let (cluster, me, shutdown) = (inner.cluster.0, inner.me, inner.shutdown.clone());
-        let clock = inner.env.clock.clone();
+        let (clock, beating) = (inner.env.clock.clone(), inner.clone());
         let join = JoinServer::new(JoinService { inner: inner.clone() });
         let service = PeerServer::new(PeerService { inner })
             .max_decoding_message_size(MAX_MESSAGE)
             .max_encoding_message_size(MAX_MESSAGE);
         let service =
             InterceptedService::new(service, move |request| server::check_identity(cluster, me, request));
-        let doors = self.0.into_iter().map(|(listener, security)| {
+        let (mut doors, mut connections) = (Vec::new(), Vec::new());
+        for (listener, security) in self.listeners {
             tracing::info!(address = listener.place(), "serving peer traffic");
-            admitted(accepted(listener), Admission { security, endpoint: "peer" }).boxed()
+            let (others, waiting) = mpsc::channel(pulse::DOOR);
+            let admission = Admission { security: security.clone(), endpoint: "peer", protocol: None };
+            connections.push(admitted(ReceiverStream::new(waiting), admission).boxed());
+            doors.push(pulse::serve_door(beating.clone(), Door { listener, security, others }));
+        }
+        let beats = pulse::run(beating, self.dialer);
+        tasks.spawn_detached("pulse", async move {
+            lane.run(async move { tokio::join!(join_all(doors), beats) }).await;
+            drop(lane);
         });
-        let incoming = stream::select_all(doors).map(Ok::<_, io::Error>);
+        let incoming = stream::select_all(connections).map(Ok::<_, io::Error>);
         let stop = shutdown.clone();
         let serve = Server::builder()
             .add_service(service)
@@ -80,6 +100,7 @@ impl Doors {
                 () = patience => Ok(()),
             }
         });
+        Ok(())
     }
 }
 

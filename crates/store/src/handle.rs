@@ -24,6 +24,7 @@ use crate::consensus::{self, Node, Proposal, Raft};
 use crate::contacts::{self, Contacts, Voting};
 use crate::copy::StateCopy;
 use crate::counters::{self, Kind};
+use crate::disk::Disk;
 use crate::doors::{self, Doors};
 use crate::error::{BuildError, REMOVED, StoreError};
 use crate::failpoints::hit;
@@ -33,11 +34,13 @@ use crate::integrity::{self, Wrong};
 use crate::join;
 use crate::leadership::{self, Leadership};
 use crate::leases::LeaseTime;
+use crate::lessor;
 use crate::log::Log;
 use crate::members::{ClusterId, Member};
 use crate::peers::{Client, Lane, Peers};
 use crate::proposals::{self, Failure, Submission};
-use crate::renewals::{self, Renewal};
+use crate::pulse::Pulse;
+use crate::renewals::{self, Asked};
 use crate::server;
 use crate::sessions::{Outstanding, Told};
 use crate::state::{Core, Pace, Shared, StateMachine};
@@ -50,16 +53,12 @@ use crate::watch::{WatchRequest, WatchSet, Watcher};
 const MAX_APPLY_GAP: u64 = 5000;
 /// Hundredths of the leader's log that a learner must have before it gets a vote (etcd's `readyPercentThreshold`).
 const IN_SYNC_PERCENT: u64 = 90;
+/// Pause before the member's addresses are told again.
+const PUBLISH_RETRY: Duration = Duration::from_millis(250);
 /// How long a learner that is to be promoted may take to be so far.
 const IN_SYNC_PATIENCE: Duration = Duration::from_millis(500);
-/// How often the leader looks for leases that are over.
-const LEASE_TICK: Duration = Duration::from_millis(250);
 /// How often proposals are looked for whose time is over.
 const PROPOSAL_TICK: Duration = Duration::from_millis(100);
-/// Leases revoked in one tick, at most.
-const MAX_REVOKES: usize = 256;
-/// Pause before the end of a lease is proposed again.
-const REVOKE_RETRY: Duration = Duration::from_secs(3);
 /// How long a leader that stops waits for another one.
 const TRANSFER_TIMEOUT: Duration = Duration::from_secs(1);
 /// Pause while no leader is known.
@@ -77,10 +76,13 @@ pub(crate) struct Inner {
     pub timing: Timing,
     pub shutdown: Shutdown,
     pub contacts: Contacts,
+    pub pulse: Pulse,
+    pub disk: Arc<Disk>,
     strict_reconfig_check: bool,
     max_request_bytes: usize,
+    pub lease_checkpoints: bool,
     barrier: mpsc::Sender<Waiter>,
-    renewals: mpsc::Sender<Renewal>,
+    renewals: mpsc::Sender<Asked>,
     proposals: mpsc::Sender<Submission>,
     pub tasks: TaskGroup,
     leadership: watch::Receiver<Leadership>,
@@ -100,7 +102,7 @@ pub struct StoreServer {
     attributes: MemberAttributes,
     version: String,
     barrier: mpsc::Receiver<Waiter>,
-    renewals: mpsc::Receiver<Renewal>,
+    renewals: mpsc::Receiver<Asked>,
     proposals: mpsc::Receiver<Submission>,
     leadership: watch::Sender<Leadership>,
     first_members: BTreeMap<u64, Node>,
@@ -173,7 +175,8 @@ impl StoreConfig {
         let peers = Peers::new(identity.cluster.0, dialer, env.clock.clone());
         let (state, repaired) = self.open_state(&*engine, &storage, &env, &identity, &peers).await?;
         let (shared, core) = (state.shared(), state.core());
-        let log = Log::open(engine.clone(), env.clock.clone()).map_err(BuildError::Storage)?;
+        let disk = Arc::new(Disk::new(env.clock.clone()));
+        let log = Log::open(engine.clone(), env.clock.clone(), disk.clone()).map_err(BuildError::Storage)?;
         let raft = Raft::build(identity.me, self.raft_config()?, peers.clone(), log, state)
             .await
             .map_err(|error| BuildError::Consensus(error.to_string()))?;
@@ -195,8 +198,11 @@ impl StoreConfig {
             tasks: TaskGroup::new("store", shutdown.clone()),
             shutdown,
             contacts: Contacts::default(),
+            pulse: Pulse::new(identity.me, &self.timing, disk.clone()),
+            disk,
             strict_reconfig_check: self.strict_reconfig_check,
             max_request_bytes: self.max_request_bytes,
+            lease_checkpoints: self.lease_checkpoints,
             barrier,
             renewals,
             proposals,
@@ -358,7 +364,7 @@ impl StoreServer {
     pub async fn run(self, shutdown: Shutdown) -> Result<(), RunError> {
         let inner = self.inner.clone();
         let tasks = inner.tasks.clone();
-        self.doors.serve(&tasks, inner.clone());
+        self.doors.serve(&tasks, inner.clone()).map_err(|error| RunError::Serve(error.to_string()))?;
         inner.raft.run();
         tasks.spawn_detached("read-barrier", barrier::run(inner.clone(), self.barrier));
         tasks.spawn_detached("renewals", renewals::run(inner.clone(), self.renewals));
@@ -367,13 +373,15 @@ impl StoreServer {
             "leader-process",
             leadership::watch_leader(inner.clone(), inner.leadership.clone()),
         );
+        tasks.spawn_detached("leader-pulse", leadership::watch_pulse(inner.clone()));
+        tasks.spawn_detached("leader-disk", leadership::leave_slow_disk(inner.clone()));
         tasks.spawn_detached("proposals", proposals::run(inner.clone(), self.proposals));
         tasks.spawn_detached("overdue-proposals", expire_proposals(inner.clone()));
         tasks.spawn_detached("watches", {
             let (shared, stopped) = (inner.shared.clone(), inner.shutdown.clone());
             async move { shared.hub.dispatch(stopped).await }
         });
-        tasks.spawn_detached("leases", expire_leases(inner.clone()));
+        tasks.spawn_detached("leases", lessor::keep(inner.clone()));
         tasks.spawn_detached("contacts", contacts::keep(inner.clone()));
         tasks.spawn_detached("joining", join::promote(inner.clone()));
         let upkeep = (inner.core.clone(), inner.shared.clone(), inner.raft.clone(), inner.shutdown.clone());
@@ -522,33 +530,8 @@ async fn publish_attributes(inner: Arc<Inner>, attributes: MemberAttributes, ver
         if let Err(error) = told {
             tracing::debug!(%error, "cannot publish the member's addresses yet");
             tokio::select! {
-                () = inner.env.clock.sleep(LEASE_TICK) => {}
+                () = inner.env.clock.sleep(PUBLISH_RETRY) => {}
                 () = inner.shutdown.wait() => return,
-            }
-        }
-    }
-}
-
-async fn expire_leases(inner: Arc<Inner>) {
-    loop {
-        tokio::select! {
-            () = inner.env.clock.sleep(LEASE_TICK) => {}
-            () = inner.shutdown.wait() => return,
-        }
-        if !inner.leadership.borrow().is_leader {
-            continue;
-        }
-        let over = inner.shared.leases.lock().expired(inner.env.clock.monotonic(), MAX_REVOKES, REVOKE_RETRY);
-        if !over.is_empty() {
-            inner.shared.counters.leases_expired.increment(over.len() as u64);
-        }
-        let revokes = over.into_iter().map(|id| {
-            hit("leaseBeforeRevoke");
-            inner.propose(Command::LeaseRevoke { id })
-        });
-        for result in futures::future::join_all(revokes).await {
-            if let Err(error) = result {
-                tracing::debug!(%error, "a lease that is over could not be revoked yet");
             }
         }
     }
@@ -582,6 +565,26 @@ impl Inner {
         let metrics = metrics.borrow_watched();
         let voters = metrics.membership_config.membership().voter_ids();
         u32::try_from(voters.filter(|&id| id < self.me && Some(id) != leader).count()).unwrap_or(u32::MAX)
+    }
+
+    /// Waits for another member's answer for as long as that one leads.
+    pub async fn while_led_by<T>(
+        &self,
+        leader: u64,
+        asked: impl Future<Output = T>,
+    ) -> Result<T, StoreError> {
+        let mut changes = self.raft.server_metrics();
+        let deposed = async {
+            while changes.borrow_watched().current_leader.is_none_or(|now| now == leader) {
+                if changes.changed().await.is_err() {
+                    return;
+                }
+            }
+        };
+        tokio::select! {
+            answer = asked => Ok(answer),
+            () = deposed => Err(StoreError::NoLeader),
+        }
     }
 
     pub async fn wait_for_leader(&self) {
@@ -641,14 +644,13 @@ impl Inner {
         if committed > applied + MAX_APPLY_GAP { Err(StoreError::TooManyRequests) } else { Ok(()) }
     }
 
-    pub fn lease_time_here(&self, id: LeaseId) -> Result<Option<LeaseTime>, StoreError> {
-        self.must_lead()?;
-        Ok(self.shared.leases.lock().time(id, self.env.clock.monotonic()))
-    }
-
-    pub fn must_lead(&self) -> Result<(), StoreError> {
+    /// The term that this member leads. It has taken over whatever a leader keeps by itself, and was in touch with a
+    /// quorum of late.
+    pub fn must_lead(&self) -> Result<u64, StoreError> {
         self.check_sound()?;
-        if self.leads() { Ok(()) } else { Err(StoreError::NotLeader) }
+        let (took_over, now) = (*self.leadership.borrow(), leadership::read(self));
+        let leads = took_over.is_leader && now.is_leader && took_over.term == now.term;
+        if leads { Ok(now.term) } else { Err(StoreError::NotLeader) }
     }
 
     /// Whether this member leads alone, and shows everything that members before it have acknowledged. Then nobody can
@@ -782,6 +784,15 @@ impl Inner {
     }
 }
 
+/// When a question to a leader may be asked again.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Again {
+    /// Whatever became of it.
+    Always,
+    /// If it surely was not heard.
+    IfNotHeard,
+}
+
 /// The sending of one proposal.
 struct Attempts<'a> {
     inner: &'a Inner,
@@ -895,7 +906,7 @@ impl Store {
 
     /// Whether this member leads, as far as it knows.
     pub fn is_leader(&self) -> bool {
-        self.inner.leadership.borrow().is_leader
+        leadership::read(&self.inner).is_leader
     }
 
     /// This member's id.
@@ -935,11 +946,12 @@ impl Store {
 
     /// What this member knows of itself.
     pub fn status(&self) -> Status {
+        let leader = leadership::read(&self.inner).leader;
         let metrics = self.inner.raft.metrics();
         let metrics = metrics.borrow_watched();
         let voters: BTreeSet<u64> = metrics.membership_config.membership().voter_ids().collect();
         Status {
-            leader: metrics.current_leader.unwrap_or(0),
+            leader: leader.unwrap_or(0),
             term: metrics.current_term,
             committed_index: metrics.local_committed.map_or(0, |id| id.index),
             applied_index: *self.inner.shared.applied.borrow(),
@@ -968,10 +980,10 @@ impl Store {
     /// `NoLeader`, `Timeout`, `Stopped`.
     pub async fn lease_keep_alive(&self, id: LeaseId) -> Result<Option<i64>, StoreError> {
         if self.inner.is_alone() {
-            return Ok(renewals::alone(&self.inner, id));
+            return renewals::alone(&self.inner, id).await;
         }
         let (done, renewed) = oneshot::channel();
-        self.inner.renewals.send(Renewal { id, done }).await.map_err(|_| StoreError::Stopped)?;
+        self.inner.renewals.send(Asked { id, done }).await.map_err(|_| StoreError::Stopped)?;
         renewed.await.map_err(|_| StoreError::Stopped)?
     }
 
@@ -981,6 +993,7 @@ impl Store {
     /// `NoLeader`, `Timeout`, `Stopped`.
     pub async fn lease_time_to_live(&self, id: LeaseId) -> Result<Option<LeaseTime>, StoreError> {
         self.ask_leader(
+            Again::Always,
             || async { self.inner.lease_time_here(id) },
             |mut client| async move {
                 let answer = client.lease_time_to_live(peer::LeaseRequest { id }).await?.into_inner();
@@ -1060,6 +1073,7 @@ impl Store {
         let there = request.clone();
         let index = self
             .ask_leader(
+                Again::IfNotHeard,
                 || self.inner.change_members_here(request.clone()),
                 |mut client| {
                     let request = there.clone();
@@ -1077,6 +1091,7 @@ impl Store {
     /// Asks whoever leads, until there is an answer from one who does.
     pub(crate) async fn ask_leader<T, Here, There>(
         &self,
+        again: Again,
         here: impl Fn() -> Here,
         there: impl Fn(Client) -> There,
     ) -> Result<T, StoreError>
@@ -1089,15 +1104,21 @@ impl Store {
             let result = match inner.leader() {
                 Some(leader) if leader == inner.me => here().await,
                 Some(leader) => {
-                    match tokio::time::timeout_at(deadline, there(inner.peer(leader, Lane::Forward)?)).await {
-                        Ok(answer) => answer.map_err(|status| server::error_from_status(&status)),
-                        Err(_) => Err(StoreError::Timeout),
+                    let asked = tokio::time::timeout_at(deadline, there(inner.peer(leader, Lane::Forward)?));
+                    let answer = match again {
+                        Again::Always => inner.while_led_by(leader, asked).await,
+                        Again::IfNotHeard => Ok(asked.await),
+                    };
+                    match answer {
+                        Ok(Ok(answer)) => answer.map_err(|status| server::error_from_status(&status)),
+                        Ok(Err(_)) => Err(StoreError::Timeout),
+                        Err(lost) => Err(lost),
                     }
                 }
                 None => Err(StoreError::NoLeader),
             };
-            let again = matches!(result, Err(StoreError::NoLeader | StoreError::NotLeader));
-            if !again || inner.shutdown.is_triggered() || inner.env.clock.monotonic() >= deadline {
+            let lost = matches!(result, Err(StoreError::NoLeader | StoreError::NotLeader));
+            if !lost || inner.shutdown.is_triggered() || inner.env.clock.monotonic() >= deadline {
                 return result;
             }
             inner.wait_for_leader().await;

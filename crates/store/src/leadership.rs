@@ -10,8 +10,10 @@ use tokio::net::TcpStream;
 use tokio::sync::watch;
 
 use crate::consensus::{Node, TypeConfig};
+use crate::disk;
 use crate::handle::Inner;
 use crate::peers::Lane;
+use crate::pulse::Verdict;
 
 /// How often the age of the last quorum is looked at.
 const CHECK_INTERVAL: Duration = Duration::from_millis(50);
@@ -19,6 +21,14 @@ const CHECK_INTERVAL: Duration = Duration::from_millis(50);
 const RANK_DELAY: Duration = Duration::from_millis(60);
 /// Pause before a leader that cannot be reached is looked for again.
 const RETRY: Duration = Duration::from_millis(100);
+/// How often a leader looks at its disk.
+const DISK_INTERVAL: Duration = Duration::from_millis(50);
+/// Another disk must be so many times quicker to be worth an election.
+const QUICKER: u32 = 4;
+/// Entries that a member may lack to be handed the leadership.
+const MAX_LAG: u64 = 5_000;
+/// Pause after an attempt to hand over. When all disks are slow in turn, leadership does not move more often.
+const HAND_OVER_PAUSE: Duration = Duration::from_secs(5);
 
 /// Who leads, as this member knows it.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -27,7 +37,7 @@ pub struct Leadership {
     pub term: u64,
     /// Who leads it, if anyone is known to.
     pub leader: Option<u64>,
-    /// Whether this member leads and heard a quorum within the last election timeout.
+    /// Whether this member leads and is in touch with a quorum.
     pub is_leader: bool,
 }
 
@@ -35,17 +45,18 @@ pub struct Leadership {
 pub(crate) async fn follow(inner: Arc<Inner>, leadership: watch::Sender<Leadership>) {
     let mut changes = inner.raft.server_metrics();
     let mut metrics = inner.raft.metrics();
-    let mut led = false;
+    let mut verdict = inner.pulse.verdict();
+    let mut led = None;
     let mut last_leader = None;
     let leads = metrics::gauge!("etcd_server_is_leader");
     loop {
         let now = read(&inner);
-        if now.is_leader && !led {
-            // Whoever takes over gives every lease its full time: nobody knows when it was last renewed.
+        if now.is_leader && led != Some(now.term) {
+            // Whoever takes over does not know when leases were last renewed.
             let view = inner.shared.view.load_full();
             inner.shared.leases.lock().reset(&view, inner.env.clock.monotonic());
         }
-        led = now.is_leader;
+        led = now.is_leader.then_some(now.term).or(led);
         if now.leader.is_some() && now.leader != last_leader {
             last_leader = now.leader;
             inner.shared.counters.leader_changes.increment(1);
@@ -70,6 +81,7 @@ pub(crate) async fn follow(inner: Arc<Inner>, leadership: watch::Sender<Leadersh
         tokio::select! {
             changed = changes.changed() => if changed.is_err() { break },
             changed = metrics.changed(), if unheard => if changed.is_err() { break },
+            changed = verdict.changed() => if changed.is_err() { break },
             () = inner.env.clock.sleep(CHECK_INTERVAL) => {}
             () = inner.shutdown.wait() => break,
         }
@@ -77,23 +89,26 @@ pub(crate) async fn follow(inner: Arc<Inner>, leadership: watch::Sender<Leadersh
     leadership.send_modify(|current| (current.leader, current.is_leader) = (None, false));
 }
 
-fn read(inner: &Inner) -> Leadership {
+/// Who leads, as it is now: nothing of it is from before this process was last stopped or this member cut off.
+pub(crate) fn read(inner: &Inner) -> Leadership {
     let metrics = inner.raft.metrics();
     let metrics = metrics.borrow_watched();
     let alone = metrics.membership_config.membership().voter_ids().count() == 1;
     let heard =
         metrics.last_quorum_acked.as_ref().is_some_and(|acked| acked.elapsed() < inner.timing.election_max);
     let leads = metrics.state == ServerState::Leader && metrics.current_leader == Some(inner.me);
-    Leadership {
-        term: metrics.current_term,
-        leader: metrics.current_leader,
-        is_leader: leads && (alone || heard),
-    }
+    let is_leader = leads && (alone || (heard && inner.pulse.now() != Verdict::Deserted));
+    let known = |leader: &u64| match *leader == inner.me {
+        // A new leader has not heard the others yet: nobody else leads its term.
+        true => is_leader || metrics.last_quorum_acked.is_none(),
+        false => inner.pulse.silence_of(*leader, inner.env.clock.monotonic()) <= inner.timing.election_max,
+    };
+    Leadership { term: metrics.current_term, leader: metrics.current_leader.filter(known), is_leader }
 }
 
 /// Watches the leader's process: an open call that ends, and an address that refuses, mean that it is gone. Then this
 /// member stands at once instead of waiting for the silence to last. Elections are safe whenever they are held; a
-/// leader that is merely slow or cut off refuses nothing, and is given the usual time.
+/// leader that is merely slow or cut off refuses nothing, and is left to the pulse ([`watch_pulse`]).
 pub(crate) async fn watch_leader(inner: Arc<Inner>, mut leadership: watch::Receiver<Leadership>) {
     loop {
         let current = *leadership.borrow_and_update();
@@ -104,8 +119,34 @@ pub(crate) async fn watch_leader(inner: Arc<Inner>, mut leadership: watch::Recei
             }
         };
         tokio::select! {
-            () = lost => stand(&inner, current).await,
+            () = lost => {
+                let rank = inner.rank_among_followers(current.leader);
+                let lost = Lost { leader: current.leader, term: current.term };
+                stand(&inner, lost, rank, "the leader's process is gone").await;
+            }
             changed = leadership.changed() => if changed.is_err() { break },
+            () = inner.shutdown.wait() => break,
+        }
+    }
+}
+
+/// Stands when a quorum is out of touch with the leader.
+pub(crate) async fn watch_pulse(inner: Arc<Inner>) {
+    let mut verdicts = inner.pulse.verdict();
+    loop {
+        let verdict = *verdicts.borrow_and_update();
+        let stands = async {
+            match verdict {
+                Verdict::Lost { leader, term, rank } => {
+                    let lost = Lost { leader: Some(leader), term };
+                    stand(&inner, lost, rank, "a quorum is out of touch with the leader").await;
+                }
+                _ => std::future::pending().await,
+            }
+        };
+        tokio::select! {
+            () = stands => {}
+            changed = verdicts.changed() => if changed.is_err() { break },
             () = inner.shutdown.wait() => break,
         }
     }
@@ -136,11 +177,17 @@ async fn refuses(node: &Node) -> bool {
     matches!(TcpStream::connect(address).await, Err(error) if error.kind() == std::io::ErrorKind::ConnectionRefused)
 }
 
-async fn stand(inner: &Inner, lost: Leadership) {
+/// A leader that is to be succeeded.
+struct Lost {
+    leader: Option<u64>,
+    term: u64,
+}
+
+/// Stands after those who come before this member, unless one of them was elected meanwhile.
+async fn stand(inner: &Inner, lost: Lost, rank: u32, why: &str) {
     if inner.check_sound().is_err() {
         return;
     }
-    let rank = inner.rank_among_followers(lost.leader);
     inner.env.clock.sleep(RANK_DELAY * rank).await;
     let (vote, leader) = {
         let metrics = inner.raft.metrics();
@@ -150,10 +197,7 @@ async fn stand(inner: &Inner, lost: Leadership) {
     if leader != lost.leader || vote.leader_id.term != lost.term {
         return;
     }
-    tracing::info!(
-        leader = lost.leader.map(|id| format!("{id:x}")),
-        "the leader's process is gone, standing for election"
-    );
+    tracing::info!(leader = lost.leader.map(|id| format!("{id:x}")), "{why}, standing for election");
     let request = TransferLeaderRequest::<TypeConfig>::new(vote, inner.me, None);
     match inner.raft.handle_transfer_leader(request).await {
         Ok(Ok(())) => {}
@@ -161,4 +205,42 @@ async fn stand(inner: &Inner, lost: Leadership) {
         Err(stopped) => tracing::debug!(%stopped, "not standing"),
     }
     inner.env.clock.sleep(RETRY).await;
+}
+
+/// A leader whose disk is slow makes everybody wait: it hands over to a member whose disk is not.
+pub(crate) async fn leave_slow_disk(inner: Arc<Inner>) {
+    loop {
+        tokio::select! {
+            () = inner.env.clock.sleep(DISK_INTERVAL) => {}
+            () = inner.shutdown.wait() => return,
+        }
+        let latency = inner.disk.least();
+        if latency < disk::SLOW || !read(&inner).is_leader {
+            continue;
+        }
+        let Some(to) = quicker(&inner, latency) else { continue };
+        tracing::warn!(sync = ?latency, to = format!("{to:x}"), "the disk is slow, handing the leadership over");
+        if inner.raft.trigger().transfer_leader(to).await.is_err() {
+            return;
+        }
+        tokio::select! {
+            () = inner.env.clock.sleep(HAND_OVER_PAUSE) => {}
+            () = inner.shutdown.wait() => return,
+        }
+    }
+}
+
+/// A voter that is in touch, has most of the log, and a disk that is far quicker than this one's.
+fn quicker(inner: &Inner, latency: Duration) -> Option<u64> {
+    let now = inner.env.clock.monotonic();
+    let metrics = inner.raft.metrics();
+    let metrics = metrics.borrow_watched();
+    let last = metrics.last_log_index?;
+    let voters = metrics.membership_config.membership().voter_ids().filter(|id| *id != inner.me);
+    let matched = |id: &u64| metrics.replication.as_ref()?.get(id)?.as_ref().map(|id| id.index);
+    let fit = voters.filter_map(|id| {
+        let (theirs, matched) = (inner.pulse.sync_of(id, now)?, matched(&id)?);
+        (theirs * QUICKER <= latency && matched + MAX_LAG >= last).then_some((theirs, id))
+    });
+    fit.min().map(|(_, id)| id)
 }

@@ -11,7 +11,8 @@
 //! Reading order: `config.rs` (what it is built from), `handle.rs` (what callers do with it), `consensus.rs` (openraft's
 //! types and their bytes), `log.rs` and `state.rs` (openraft's storage over the traits in `storage.rs`), `peers.rs` and
 //! `server.rs` (both ends of the wire between members), `sessions.rs` (exactly once), `barrier.rs`, `watch/`, `leases.rs`,
-//! `renewals.rs`, `leadership.rs`, `counters.rs`, `integrity/` (a state that is wrong).
+//! `renewals.rs`, `lessor.rs`, `pulse/` (who is in touch with whom), `disk.rs`, `leadership.rs`, `counters.rs`,
+//! `integrity/` (a state that is wrong).
 
 mod barrier;
 mod config;
@@ -19,6 +20,7 @@ mod consensus;
 mod contacts;
 mod copy;
 mod counters;
+mod disk;
 mod doors;
 mod error;
 mod failpoints;
@@ -28,11 +30,13 @@ mod integrity;
 mod join;
 mod leadership;
 mod leases;
+mod lessor;
 mod log;
 mod members;
 mod memory;
 mod peers;
 mod proposals;
+mod pulse;
 mod renewals;
 mod server;
 mod sessions;

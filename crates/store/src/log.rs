@@ -14,6 +14,7 @@ use parking_lot::RwLock;
 use tokio::sync::{mpsc, oneshot};
 
 use crate::consensus::{self, Entry, LogId, TypeConfig, Vote};
+use crate::disk::Disk;
 use crate::failpoints::hit;
 use crate::storage::{LogBatch, LogEngine, LogMeta};
 
@@ -104,7 +105,7 @@ pub(crate) struct Log {
 
 impl Log {
     /// Takes the log up where it was left, and starts the thread that syncs it; the thread ends with the last clone.
-    pub fn open(engine: Arc<dyn LogEngine>, clock: Clock) -> io::Result<Self> {
+    pub fn open(engine: Arc<dyn LogEngine>, clock: Clock, disk: Arc<Disk>) -> io::Result<Self> {
         let vote = engine.meta(LogMeta::Vote)?.map(consensus::decode_vote).transpose()?;
         let inner = Inner {
             clock: clock.clone(),
@@ -117,7 +118,7 @@ impl Log {
         let (flushes, requests) = mpsc::channel(FLUSH_QUEUE);
         std::thread::Builder::new()
             .name("raft-log-sync".into())
-            .spawn(move || sync_loop(&*engine, &clock, requests))?;
+            .spawn(move || sync_loop(&*engine, &disk, requests))?;
         Ok(Self { inner: Arc::new(inner), flushes })
     }
 
@@ -149,18 +150,15 @@ impl Log {
 }
 
 /// Syncs once for everything that arrived during the sync before.
-fn sync_loop(engine: &dyn LogEngine, clock: &Clock, mut requests: mpsc::Receiver<Flush>) {
-    let (fsyncs, syncs, appends) = (
-        metrics::histogram!("etcd_disk_wal_fsync_duration_seconds"),
+fn sync_loop(engine: &dyn LogEngine, disk: &Disk, mut requests: mpsc::Receiver<Flush>) {
+    let (syncs, appends) = (
         metrics::counter!("trierarch_log_syncs_total"),
         metrics::counter!("trierarch_log_synced_appends_total"),
     );
     let mut group = Vec::new();
     while requests.blocking_recv_many(&mut group, FLUSH_QUEUE) > 0 {
         hit("logBeforeSync");
-        let start = clock.monotonic();
-        let result = engine.sync();
-        fsyncs.record(clock.monotonic() - start);
+        let result = disk.time(|| engine.sync());
         hit("raftAfterSave");
         syncs.increment(1);
         appends.increment(group.len() as u64);

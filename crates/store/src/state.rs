@@ -299,16 +299,23 @@ impl Core {
         if took > self.pace.warn_apply {
             self.shared.counters.tell_slow(&command, took, self.pace.warn_apply);
         }
-        self.note_lease(command.plain(), &applied);
+        self.note_lease(command.plain(), term, &applied);
         self.compacts |= matches!(command.plain(), Command::Compact { .. });
         Ok(applied)
     }
 
-    fn note_lease(&self, command: &Command, applied: &Applied) {
+    fn note_lease(&self, command: &Command, in_term: u64, applied: &Applied) {
         let now = self.shared.env.clock.monotonic();
         match (command, &applied.response) {
             (_, Ok(Response::LeaseGranted { id, ttl })) => self.shared.leases.lock().granted(*id, *ttl, now),
             (Command::LeaseRevoke { id }, Ok(_)) => self.shared.leases.lock().revoked(*id),
+            (Command::LeaseExpire { id, term }, Ok(_)) if *term == in_term => {
+                self.shared.leases.lock().revoked(*id);
+            }
+            (Command::LeaseCheckpoint { term, remaining }, Ok(_)) if *term == in_term => {
+                let mut leases = self.shared.leases.lock();
+                remaining.iter().filter(|(_, left)| *left > 0).for_each(|(id, _)| leases.checkpointed(*id));
+            }
             _ => {}
         }
     }

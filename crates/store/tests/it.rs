@@ -480,6 +480,54 @@ async fn a_lease_ends_with_its_keys_unless_it_is_renewed() {
     assert!(time.granted_ttl == 100 && (98..=100).contains(&time.ttl), "{time:?}");
 }
 
+/// Half of its time is over when the leadership moves; after it was renewed it has all of it, whoever leads.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_leader_that_takes_over_gives_leases_the_time_that_they_had() {
+    let cluster = Cluster::start(3).await;
+    let hand_over = async || {
+        let leader = cluster.leader().await;
+        let next = cluster.store((leader + 1) % 3);
+        cluster.store(leader).transfer_leadership(next.member_id()).await.expect("transfer");
+        assert_eq!(cluster.leader().await, (leader + 1) % 3);
+        next
+    };
+    let leader = cluster.store(cluster.leader().await);
+    leader.propose(Command::LeaseGrant { id: 1, ttl: 6 }).await.expect("grant").response.expect("granted");
+    let remembered = || leader.view().lease(1).map(|lease| lease.remaining).filter(|left| *left > 0);
+    assert_eq!(eventually("a checkpoint", remembered).await, 3);
+    let next = hand_over().await;
+    let time = next.lease_time_to_live(1).await.expect("time").expect("known");
+    assert!(time.granted_ttl == 6 && time.ttl <= 3, "{time:?}");
+    assert_eq!(next.lease_keep_alive(1).await, Ok(Some(6)));
+    let next = hand_over().await;
+    let time = next.lease_time_to_live(1).await.expect("time").expect("known");
+    assert!((4..=6).contains(&time.ttl), "{time:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_learner_reads_and_watches_like_any_member() {
+    let mut cluster = Cluster::start(1).await;
+    cluster.leader().await;
+    cluster.grow();
+    let url = format!("http://{}", cluster.addresses[1]);
+    cluster.store(0).member_add(vec![url], true, 77).await.expect("add");
+    cluster.start_as(1, cluster.joining(1)).await;
+    let learner = cluster.store(1).clone();
+    let mut watcher = learner.watch(WatchRequest { range: KeyRange::all(), start_revision: 2 });
+    for number in 0..5 {
+        let text = number.to_string();
+        cluster.store(0).propose(put("k", &text)).await.expect("put");
+        learner.read_barrier().await.expect("barrier");
+        assert_eq!(value(&learner, "k"), Some(text.into()), "what was acknowledged elsewhere");
+    }
+    learner.propose(put("through", "it")).await.expect("put");
+    cluster.store(0).read_barrier().await.expect("barrier");
+    assert_eq!(value(cluster.store(0), "through"), Some("it".into()));
+    assert!(learner.status().is_learner);
+    let batch = tokio::time::timeout(DEADLINE, watcher.next()).await.expect("in time").expect("events");
+    assert!(!batch.events.is_empty());
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn members_can_be_led_by_whom_the_operator_likes() {
     let cluster = Cluster::start(3).await;

@@ -40,6 +40,8 @@ pub struct Admission {
     pub security: Security,
     /// What the address is for, in logs: `client` or `peer`.
     pub endpoint: &'static str,
+    /// What is spoken within TLS, by ALPN; HTTP without.
+    pub protocol: Option<&'static [u8]>,
 }
 
 /// Why a connection was not admitted.
@@ -76,7 +78,7 @@ pub fn admitted(
 }
 
 /// Makes an accepted connection ready. One that is refused is logged with etcd's words and is gone.
-pub(crate) async fn admit(accepted: Accepted, admission: Arc<Admission>) -> Option<Connection> {
+pub async fn admit(accepted: Accepted, admission: Arc<Admission>) -> Option<Connection> {
     let socket = match Socket::adopt(accepted) {
         Ok(socket) => socket,
         Err(error) => {
@@ -86,7 +88,7 @@ pub(crate) async fn admit(accepted: Accepted, admission: Arc<Admission>) -> Opti
     };
     let remote = socket.remote();
     let place = remote.map_or_else(|| "@".to_owned(), |address| address.to_string());
-    let ready = tokio::time::timeout(HANDSHAKE_TIMEOUT, prepare(socket, &admission.security));
+    let ready = tokio::time::timeout(HANDSHAKE_TIMEOUT, prepare(socket, &admission));
     let late = || Refusal { error: "i/o timeout".to_owned(), server_name: String::new(), names: None };
     match ready.await.unwrap_or_else(|_| Err(late())) {
         Ok(connection) => Some(connection),
@@ -115,8 +117,8 @@ pub(crate) async fn admit(accepted: Accepted, admission: Arc<Admission>) -> Opti
     }
 }
 
-async fn prepare(socket: Socket, security: &Security) -> Result<Connection, Refusal> {
-    let tls = match security {
+async fn prepare(socket: Socket, admission: &Admission) -> Result<Connection, Refusal> {
+    let tls = match &admission.security {
         Security::Plain => return Ok(Connection::Plain(Bare(socket))),
         Security::Tls(tls) => tls,
         Security::Either(tls) => match socket.first_byte().await {
@@ -124,16 +126,23 @@ async fn prepare(socket: Socket, security: &Security) -> Result<Connection, Refu
             _ => return Ok(Connection::Plain(Bare(socket))),
         },
     };
-    handshake(socket, tls).await
+    handshake(socket, tls, admission.protocol).await
 }
 
-async fn handshake(socket: Socket, tls: &Tls) -> Result<Connection, Refusal> {
+async fn handshake(
+    socket: Socket,
+    tls: &Tls,
+    protocol: Option<&'static [u8]>,
+) -> Result<Connection, Refusal> {
     let configs = tls.current();
     let remote = socket.remote();
     let refuse = |error: String| Refusal { error, server_name: String::new(), names: None };
-    let Some(server) = configs.server else {
+    let Some(mut server) = configs.server else {
         return Err(refuse("KeyFile and CertFile are not presented".to_owned()));
     };
+    if let Some(protocol) = protocol {
+        Arc::make_mut(&mut server).alpn_protocols = vec![protocol.to_vec()];
+    }
     let stream = TlsAcceptor::from(server).accept(Bare(socket)).await;
     let stream = stream.map_err(|error| refuse(words::failure(&error)))?;
     let (_, session) = stream.get_ref();

@@ -46,6 +46,15 @@ impl Dialer {
         Ok(set(endpoint).connect_with_connector_lazy(connector))
     }
 
+    /// Connects to whoever is found at one of the URLs, to speak `protocol`, which is named by ALPN with TLS.
+    ///
+    /// # Errors
+    /// As [`Self::lazy`]; nobody can be reached, or whoever answers is not believed.
+    pub async fn open(&self, urls: &[String], protocol: &'static [u8]) -> io::Result<Connection> {
+        let connector = Connector { protocol: Some(protocol), ..self.connector(urls)? };
+        connector.connect().await.map(|(connection, _)| connection)
+    }
+
     pub(crate) fn connector(&self, urls: &[String]) -> io::Result<Connector> {
         let read = |url: &String| url.parse::<Address>().map_err(io::Error::other);
         let addresses = urls.iter().map(read).collect::<io::Result<Vec<_>>>()?;
@@ -63,6 +72,7 @@ impl Dialer {
             tls: self.tls.clone(),
             local: self.local,
             timeout: self.timeout,
+            protocol: None,
             told: Arc::default(),
         })
     }
@@ -78,6 +88,7 @@ pub(crate) struct Connector {
     tls: Option<Tls>,
     local: Option<IpAddr>,
     timeout: Duration,
+    protocol: Option<&'static [u8]>,
     told: Arc<Told>,
 }
 
@@ -151,7 +162,11 @@ impl Connector {
             false => address.host().to_owned(),
         });
         let name = ServerName::try_from(name).map_err(io::Error::other)?;
-        let connecting = TlsConnector::from(tls.current().client).connect(name, bare);
+        let mut client = tls.current().client;
+        if let Some(protocol) = self.protocol {
+            Arc::make_mut(&mut client).alpn_protocols = vec![protocol.to_vec()];
+        }
+        let connecting = TlsConnector::from(client).connect(name, bare);
         let stream = tokio::time::timeout(self.timeout, connecting).await.unwrap_or_else(|_| Err(late()))?;
         Ok(Connection::Tls(Box::new(stream.into())))
     }

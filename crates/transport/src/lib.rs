@@ -15,6 +15,7 @@ mod address;
 mod dial;
 mod names;
 mod options;
+mod protocol;
 mod resolve;
 mod socket;
 #[cfg(test)]
@@ -23,7 +24,7 @@ mod tls;
 mod verify;
 mod words;
 
-pub use accept::{Admission, Security, accepted, admitted};
+pub use accept::{Admission, Security, accepted, admit, admitted};
 pub use address::{Address, AddressError, Scheme};
 pub use dial::Dialer;
 pub use options::{CipherSuiteError, TlsOptions, TlsVersions, VersionError, cipher_suites};

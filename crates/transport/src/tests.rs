@@ -114,7 +114,7 @@ async fn meet(server: Security, client: Option<Tls>) -> Result<Connection, Strin
     let scheme = if secure { "https" } else { "http" };
     let dialer = Dialer { tls: client, local: None, timeout: Duration::from_secs(5) };
     let connector = dialer.connector(&[format!("{scheme}://127.0.0.1:{port}")]).expect("a connector");
-    let admission = Arc::new(Admission { security: server, endpoint: "test" });
+    let admission = Arc::new(Admission { security: server, endpoint: "test", protocol: None });
     let answering = async {
         let mut connection = admit(listener.accept().await.expect("accepted"), admission).await?;
         connection.write_all(b"x").await.ok()?;

@@ -177,7 +177,7 @@ fn request(command: &Command) -> Option<Request> {
         Command::LeaseGrant { id, ttl } => {
             Some(Request { grant: Some(pb::LeaseGrantRequest { ttl: *ttl, id: *id }), ..none })
         }
-        Command::LeaseRevoke { id } => {
+        Command::LeaseRevoke { id } | Command::LeaseExpire { id, .. } => {
             Some(Request { revoke: Some(pb::LeaseRevokeRequest { id: *id }), ..none })
         }
         _ => None,

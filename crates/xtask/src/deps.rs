@@ -9,7 +9,7 @@ use std::process::Command;
 const ALLOWED: &[(&str, &[&str])] = &[
     ("env", &[]),
     ("protos", &[]),
-    ("transport", &[]),
+    ("transport", &["env"]),
     ("api-types", &[]),
     ("mvcc", &[]),
     ("api-rules", &["api-types"]),

@@ -6,6 +6,7 @@ use anyhow::{Context as _, Result, bail};
 use env::Env;
 use nix::sys::signal::Signal;
 
+use super::disk::TamperedDisk;
 use super::failpoint;
 use super::members::{Members, PATIENCE};
 use super::scenario::Fault;
@@ -36,6 +37,16 @@ pub async fn play(env: &Env, members: &mut Members<'_>, fault: &Fault, lasts: Du
         Fault::ReplaceFollower => {
             members.replace(follower).await?;
             members.serves(follower).await
+        }
+        Fault::SlowDiskLeader => slow_disk(env, members, &[leader], lasts).await,
+        Fault::SlowDiskAll => {
+            let all: Vec<usize> = (0..members.size()).collect();
+            slow_disk(env, members, &all, lasts).await
+        }
+        Fault::FailingDiskLeader => failing_disk(env, members, leader, lasts).await,
+        Fault::Nothing => {
+            env.clock.sleep(lasts).await;
+            Ok(())
         }
         Fault::Failpoint(point, term) => failpoint::play(env, members, leader, (point, term), lasts).await,
     }
@@ -68,6 +79,32 @@ async fn pause(env: &Env, members: &mut Members<'_>, index: usize, lasts: Durati
     members.member(index).signal(Signal::SIGSTOP)?;
     env.clock.sleep(lasts).await;
     members.member(index).signal(Signal::SIGCONT)
+}
+
+/// How much longer a sync takes.
+const SLOW: Duration = Duration::from_millis(200);
+/// How long a member may take to end that cannot write any more.
+const END: Duration = Duration::from_secs(10);
+
+async fn slow_disk(env: &Env, members: &mut Members<'_>, who: &[usize], lasts: Duration) -> Result<()> {
+    let slowed = who.iter().map(|&index| TamperedDisk::slow(members.member(index).id()?, SLOW));
+    let slowed = slowed.collect::<Result<Vec<_>>>()?;
+    env.clock.sleep(lasts).await;
+    drop(slowed);
+    Ok(())
+}
+
+async fn failing_disk(env: &Env, members: &mut Members<'_>, index: usize, lasts: Duration) -> Result<()> {
+    let failing = TamperedDisk::failing(members.member(index).id()?)?;
+    let ended = until(env, END, async || match members.member(index).has_ended() {
+        true => Ok(()),
+        false => bail!("member {index} goes on although its syncs fail"),
+    });
+    ended.await?;
+    drop(failing);
+    env.clock.sleep(lasts).await;
+    members.member(index).kill()?;
+    members.member(index).start()
 }
 
 async fn cut(env: &Env, members: &mut Members<'_>, index: usize, cut: Cut, lasts: Duration) -> Result<()> {

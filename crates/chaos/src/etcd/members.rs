@@ -149,6 +149,15 @@ impl<'a> Members<'a> {
         .await
     }
 
+    /// The member that leads, and its term.
+    ///
+    /// # Errors
+    /// None does for a minute.
+    pub async fn leadership(&self) -> Result<(usize, u64)> {
+        let leader = self.leader().await?;
+        Ok((leader, self.status(leader).await?.1.raft_term))
+    }
+
     async fn channel(&self, index: usize) -> Result<Channel> {
         wire::connect(&self.endpoint(index)).await.with_context(|| format!("member {index} does not listen"))
     }

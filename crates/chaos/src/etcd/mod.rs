@@ -1,12 +1,15 @@
 //! `trierarch etcd` members without Kubernetes, under faults, judged by what their clients saw.
 //!
 //! Read `scenario.rs`, `members.rs` (processes), `traffic.rs` and `generator.rs` (clients), `watcher.rs`, `wire.rs`
-//! (requests and answers as etcd sends them), `fault.rs`, `failpoint.rs`, `play.rs` (all of it in order).
+//! (requests and answers as etcd sends them), `fault.rs`, `failpoint.rs`, `disk.rs`, `play.rs` (all of it in order). `outage.rs` only
+//! measures.
 
+mod disk;
 mod failpoint;
 mod fault;
 mod generator;
 mod members;
+mod outage;
 mod play;
 mod scenario;
 mod traffic;
@@ -14,5 +17,7 @@ mod watcher;
 mod wire;
 
 pub use failpoint::needs_others;
+pub use members::Members;
+pub use outage::{Outage, measure};
 pub use play::play;
 pub use scenario::{Fault, Scenario, load};

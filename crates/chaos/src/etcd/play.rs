@@ -2,6 +2,9 @@
 
 use std::fs;
 use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread::JoinHandle;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail};
@@ -82,6 +85,8 @@ async fn run_on(
     seed: u64,
 ) -> Result<(History, Vec<String>)> {
     let pause = Duration::from_millis(scenario.pause_ms);
+    let _busy = Busy::start(scenario.busy);
+    let begun = members.leadership().await?;
     let traffic = Traffic::start(env, members.endpoints(), scenario.clients, pause, seed).await?;
     let between = Duration::from_millis(scenario.between_ms);
     for round in 0..scenario.rounds {
@@ -103,7 +108,43 @@ async fn run_on(
         _ => Ok(()),
     })
     .await?;
-    traffic.finish(env).await
+    let (history, mut wrong) = traffic.finish(env).await?;
+    let ended = members.leadership().await?;
+    if scenario.steady && begun != ended {
+        wrong.push(format!("leader and term were {begun:?} and are {ended:?}, though nothing was wrong"));
+    }
+    Ok((history, wrong))
+}
+
+/// Threads that keep processors busy until this is dropped.
+struct Busy {
+    stop: Arc<AtomicBool>,
+    threads: Vec<JoinHandle<()>>,
+}
+
+impl Busy {
+    fn start(count: usize) -> Self {
+        let stop = Arc::new(AtomicBool::new(false));
+        let spin = |_| {
+            let stop = stop.clone();
+            std::thread::spawn(move || {
+                while !stop.load(Ordering::Relaxed) {
+                    std::hint::spin_loop();
+                }
+            })
+        };
+        let threads = (0..count).map(spin).collect();
+        Self { stop, threads }
+    }
+}
+
+impl Drop for Busy {
+    fn drop(&mut self) {
+        self.stop.store(true, Ordering::Relaxed);
+        for thread in self.threads.drain(..) {
+            drop(thread.join());
+        }
+    }
 }
 
 /// Writes a history, a line for each operation and each watcher.

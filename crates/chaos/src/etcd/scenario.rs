@@ -29,6 +29,12 @@ pub struct Scenario {
     pub rounds: usize,
     /// These, in turn.
     pub faults: Vec<Fault>,
+    /// Threads that do nothing but keep the processors busy.
+    #[serde(default)]
+    pub busy: usize,
+    /// Whether the leader must be the same from start to end.
+    #[serde(default)]
+    pub steady: bool,
     /// How long each lasts.
     pub lasts_ms: u64,
     /// From the end of one to the next.
@@ -61,6 +67,14 @@ pub enum Fault {
     MoveLeader,
     /// A member is killed and removed; a new one with an empty folder takes its place.
     ReplaceFollower,
+    /// Syncs of the leader's log take 200 ms. Needs strace.
+    SlowDiskLeader,
+    /// The same with all members.
+    SlowDiskAll,
+    /// Syncs of the leader's log fail: it must end, and is started again. Needs strace.
+    FailingDiskLeader,
+    /// Nothing goes wrong: the machine is busy, and the leader must stay.
+    Nothing,
     /// A member ends at a failpoint and is started again; the first string is the point, the second what happens there.
     /// The program must be built with failpoints.
     Failpoint(String, String),
@@ -94,7 +108,14 @@ impl Scenario {
         if ![1, 3, 5].contains(&self.members) || self.runs == 0 || self.clients == 0 {
             bail!("members is 1, 3 or 5, and there is at least one client and one run");
         }
-        let alone = [&Fault::KillLeader, &Fault::KillAll, &Fault::PauseLeader];
+        let alone = [
+            &Fault::KillLeader,
+            &Fault::KillAll,
+            &Fault::PauseLeader,
+            &Fault::SlowDiskAll,
+            &Fault::FailingDiskLeader,
+            &Fault::Nothing,
+        ];
         let lonely = |fault: &&Fault| !alone.contains(fault) && !matches!(fault, Fault::Failpoint(..));
         match self.faults.iter().find(lonely) {
             Some(fault) if self.members == 1 => bail!("{fault:?} needs more than one member"),
