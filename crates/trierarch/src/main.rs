@@ -73,17 +73,16 @@ fn main() -> ExitCode {
         arguments.first().and_then(|name| Path::new(name).file_name()).is_some_and(|name| name == "etcd");
     let command =
         if called_etcd { Command::Etcd { flags: arguments[1..].to_vec() } } else { Cli::parse().command };
-    match run(command) {
-        Ok(code) => code,
-        Err(error) => {
-            eprintln!("error: {error:#}");
-            if restart::is_asked() {
-                eprintln!("starting again");
-                eprintln!("error: cannot start again: {}", restart::now());
-            }
-            ExitCode::FAILURE
-        }
+    let code = run(command).unwrap_or_else(|error| {
+        eprintln!("error: {error:#}");
+        ExitCode::FAILURE
+    });
+    // Whoever ran has told why it ended.
+    if restart::is_asked() {
+        eprintln!("starting again");
+        eprintln!("error: cannot start again: {}", restart::now());
     }
+    code
 }
 
 fn run(command: Command) -> Result<ExitCode> {

@@ -6,5 +6,6 @@ mod cluster;
 mod containers;
 mod etcd;
 mod failpoints;
+mod integrity;
 mod linearizable;
 mod simulated;
