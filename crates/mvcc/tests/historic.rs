@@ -259,7 +259,7 @@ fn what_a_lease_still_has_is_remembered_until_its_end() {
     let mut machine = Machine::new();
     machine.must([Command::LeaseGrant { id: 7, ttl: 300 }]);
     for left in [200, 100] {
-        machine.must([Command::LeaseCheckpoint { remaining: vec![(7, left)] }]);
+        machine.must([Command::LeaseCheckpoint { term: 1, remaining: vec![(7, left)] }]);
         let view = machine.crashed().view();
         assert_eq!(view.lease(7).map(|lease| (lease.ttl, lease.remaining)), Some((300, left)));
     }
