@@ -219,6 +219,38 @@ pub(crate) fn permission(permission: &Permission) -> authpb::Permission {
     }
 }
 
+/// What a grant says, in our words.
+pub(crate) fn permission_of(given: authpb::Permission) -> Permission {
+    let access = match given.perm_type() {
+        authpb::permission::Type::Read => Access::Read,
+        authpb::permission::Type::Write => Access::Write,
+        authpb::permission::Type::Readwrite => Access::ReadWrite,
+    };
+    Permission { access, key: given.key, range_end: given.range_end }
+}
+
+/// A key as the store has it.
+pub(crate) fn kv_of(kv: mvccpb::KeyValue) -> KeyValue {
+    KeyValue {
+        key: kv.key,
+        value: kv.value,
+        create_revision: kv.create_revision,
+        mod_revision: kv.mod_revision,
+        version: kv.version,
+        lease: kv.lease,
+    }
+}
+
+/// An alarm as the store has it; `None` for one that says nothing.
+pub(crate) fn alarm_of(alarm: &pb::AlarmMember) -> Option<Alarm> {
+    let kind = match alarm.alarm() {
+        pb::AlarmType::None => return None,
+        pb::AlarmType::Nospace => AlarmKind::NoSpace,
+        pb::AlarmType::Corrupt => AlarmKind::Corrupt,
+    };
+    Some(Alarm { member: alarm.member_id, kind })
+}
+
 pub(crate) fn event(event: &Event, with_prev: bool) -> mvccpb::Event {
     let kind = match event.kind {
         EventKind::Put => mvccpb::event::EventType::Put,

@@ -10,8 +10,8 @@
 //! `lock.rs` and `election.rs` (both over `queue.rs`); `doors.rs` has the addresses, `access.rs` who may
 //! use pages, `discovery.rs` how first members find each other; `http.rs` and `health.rs` have /metrics,
 //! /health and their like, `counters.rs` and `calls/` what is counted, `gateway.rs` the
-//! calls as JSON, `proxy.rs` one address in front of a cluster; `snapshot/` writes etcd's own
-//! database file.
+//! calls as JSON, `proxy.rs` one address in front of a cluster; `files/` writes and reads
+//! etcd's own files.
 
 mod access;
 mod auth;
@@ -25,6 +25,7 @@ mod discovery;
 mod doors;
 mod election;
 mod error;
+pub mod files;
 mod front;
 mod gateway;
 mod health;
@@ -36,7 +37,6 @@ mod maintenance;
 mod proxy;
 mod queue;
 mod server;
-mod snapshot;
 mod version;
 mod watch;
 

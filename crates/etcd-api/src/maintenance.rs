@@ -12,7 +12,7 @@ use crate::ETCD_VERSION;
 use crate::context::Context;
 use crate::convert;
 use crate::error::{mvcc_status, status};
-use crate::snapshot;
+use crate::files;
 use crate::version;
 
 /// How often a hash is begun again because a compaction came between.
@@ -194,10 +194,10 @@ impl Maintenance for MaintenanceService {
         request: Request<pb::SnapshotRequest>,
     ) -> Result<Response<Self::SnapshotStream>, Status> {
         self.0.check_admin(&request).await?;
-        let (out, responses) = mpsc::channel(snapshot::QUEUE);
+        let (out, responses) = mpsc::channel(files::QUEUE);
         let (store, scratch) = (self.0.store.clone(), self.0.scratch.clone());
         let making = tokio::task::spawn_blocking(move || match store.copy_state() {
-            Ok(copy) => snapshot::send(&copy, &store.members(), &scratch, &out),
+            Ok(copy) => files::send(&copy, &store.members(), &scratch, &out),
             Err(error) => {
                 drop(out.blocking_send(Err(Status::internal(format!("cannot copy the state: {error}")))));
             }

@@ -10,7 +10,7 @@ use tonic::Status;
 
 use crate::ETCD_VERSION;
 use crate::context::Context;
-use crate::snapshot::STORAGE_VERSION;
+use crate::files::STORAGE_VERSION;
 
 /// How often the leader looks, and every member whether its storage follows.
 const LOOK: Duration = Duration::from_millis(250);

@@ -17,7 +17,8 @@
 //! Read `types.rs` (requests and answers), `tree/` (the index), `record.rs` (versions as bytes), `values.rs` (where they
 //! are read from), `view.rs`, `range.rs` and `encoded.rs` (reading), `txn.rs` (writing), `lease.rs`, `auth/` (who may
 //! what), `machine.rs` (commands one by one), `sweep.rs` (deleting what was compacted), `saved.rs` and `replay.rs`
-//! (opening), `codec.rs` (commands as bytes), `engine.rs`, `dump.rs` (all of it, for copies).
+//! (opening), `codec.rs` (commands as bytes), `engine.rs`, `dump.rs` (all of it, for copies),
+//! `load.rs` (all of it, from copies).
 
 mod auth;
 mod codec;
@@ -26,6 +27,7 @@ mod encoded;
 mod engine;
 mod hash;
 mod lease;
+mod load;
 mod machine;
 mod range;
 mod record;
@@ -48,6 +50,7 @@ pub use encoded::EncodedRange;
 pub use engine::{Batch, Engine, EngineError, MemoryEngine, Table, VisitValue, WriteIndex};
 pub use hash::StateHash;
 pub use lease::{Lease, MAX_LEASE_TTL};
+pub use load::Loader;
 pub use machine::{DEFAULT_CACHE_BYTES, Mvcc, SavedIndex, Saving, peek};
 pub use sweep::{SweepStep, Swept};
 pub use types::{

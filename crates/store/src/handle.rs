@@ -36,7 +36,7 @@ use crate::leadership::{self, Leadership};
 use crate::leases::LeaseTime;
 use crate::lessor;
 use crate::log::Log;
-use crate::members::{ClusterId, Member};
+use crate::members::{self, ClusterId, Member};
 use crate::peers::{Client, Lane, Peers};
 use crate::proposals::{self, Failure, Submission};
 use crate::pulse::Pulse;
@@ -277,7 +277,8 @@ impl StoreConfig {
         dialer: &Dialer,
         clock: &env::Clock,
     ) -> Result<Identity, BuildError> {
-        let known = if self.trust_folder || self.join { join::known(engine)? } else { None };
+        let trusted = self.trust_folder || self.join || join::is_seeded(engine)?;
+        let known = if trusted { join::known(engine)? } else { None };
         match known {
             Some(known) if self.join => Ok(known),
             // A member that never got to write the first membership still needs it.
@@ -298,7 +299,9 @@ impl StoreConfig {
 fn check_identity(engine: &dyn LogEngine, identity: &Identity) -> Result<(), BuildError> {
     let expected = join::spell(identity.me, identity.cluster);
     match engine.meta(LogMeta::Identity).map_err(BuildError::Storage)? {
-        Some(found) if found != expected.as_bytes() => {
+        Some(found)
+            if join::read(&String::from_utf8_lossy(&found)) != Some((identity.me, identity.cluster)) =>
+        {
             Err(BuildError::Identity { found: String::from_utf8_lossy(&found).into_owned(), expected })
         }
         Some(_) => Ok(()),
@@ -926,22 +929,7 @@ impl Store {
 
     /// All members by id, as this replica knows them.
     pub fn members(&self) -> Vec<Member> {
-        let stored = self.inner.shared.membership.load_full();
-        let view = self.view();
-        let voters: BTreeSet<u64> = stored.membership().voter_ids().collect();
-        let nodes = stored.membership().nodes();
-        nodes
-            .map(|(id, node)| {
-                let known = view.members().find(|known| known.id == *id);
-                Member {
-                    id: *id,
-                    name: known.map(|known| known.name.clone()).unwrap_or_default(),
-                    peer_urls: node.peer_urls.clone(),
-                    client_urls: known.map(|known| known.client_urls.clone()).unwrap_or_default(),
-                    is_learner: !voters.contains(id) && !node.joining,
-                }
-            })
-            .collect()
+        members::list(&self.inner.shared.membership.load_full(), &self.view())
     }
 
     /// What this member knows of itself.

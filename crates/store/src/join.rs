@@ -36,7 +36,23 @@ pub(crate) fn spell(me: u64, cluster: ClusterId) -> String {
     format!("member {me:x} of cluster {cluster}")
 }
 
-fn read(text: &str) -> Option<(u64, ClusterId)> {
+/// Behind the owner of a folder that began with a state from elsewhere.
+const SEEDED: &str = ", seeded";
+
+/// The owner of a folder that began with a state from elsewhere: who it is, is decided by that state alone.
+pub(crate) fn spell_seeded(me: u64, cluster: ClusterId) -> String {
+    format!("{}{SEEDED}", spell(me, cluster))
+}
+
+/// Whether a folder began with a state from elsewhere; then the flags of a first start say nothing.
+pub(crate) fn is_seeded(engine: &dyn LogEngine) -> Result<bool, BuildError> {
+    let known = engine.meta(LogMeta::Identity).map_err(BuildError::Storage)?;
+    Ok(known.is_some_and(|text| text.ends_with(SEEDED.as_bytes())))
+}
+
+/// Member and cluster as [`spell`] and [`spell_seeded`] write them.
+pub(crate) fn read(text: &str) -> Option<(u64, ClusterId)> {
+    let text = text.strip_suffix(SEEDED).unwrap_or(text);
     let (me, cluster) = text.strip_prefix("member ")?.split_once(" of cluster ")?;
     let id = |text| u64::from_str_radix(text, 16).ok();
     Some((id(me)?, ClusterId(id(cluster)?)))

@@ -12,7 +12,7 @@
 //! types and their bytes), `log.rs` and `state.rs` (openraft's storage over the traits in `storage.rs`), `peers.rs` and
 //! `server.rs` (both ends of the wire between members), `sessions.rs` (exactly once), `barrier.rs`, `watch/`, `leases.rs`,
 //! `renewals.rs`, `lessor.rs`, `pulse/` (who is in touch with whom), `disk.rs`, `leadership.rs`, `counters.rs`,
-//! `integrity/` (a state that is wrong).
+//! `integrity/` (a state that is wrong), `seed.rs` (folders that begin with a state from elsewhere).
 
 mod barrier;
 mod config;
@@ -38,6 +38,7 @@ mod peers;
 mod proposals;
 mod pulse;
 mod renewals;
+mod seed;
 mod server;
 mod sessions;
 mod snapshot;
@@ -56,6 +57,7 @@ pub use leadership::Leadership;
 pub use leases::LeaseTime;
 pub use members::{ClusterId, Member, cluster_id, member_id};
 pub use memory::MemoryStorage;
+pub use seed::{Seed, SeedEntry, StateLoader, Stopped};
 pub use watch::{
     Delivery, Ended, Member as WatchMember, SharedEvent, WatchBatch, WatchError, WatchRequest, WatchSet,
     Watcher,

@@ -1,8 +1,12 @@
 //! Members and the ids that etcd gives them.
 
+use std::collections::BTreeSet;
 use std::fmt;
 
+use mvcc::View;
 use sha1::{Digest as _, Sha1};
+
+use crate::consensus::StoredMembership;
 
 /// The id of a cluster.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -50,6 +54,23 @@ pub fn cluster_id(members: &[u64]) -> ClusterId {
     let mut hash = Sha1::new();
     sorted.iter().for_each(|id| hash.update(id.to_be_bytes()));
     ClusterId(first_eight(&hash.finalize()))
+}
+
+/// All members: who they are from the raft configuration, what they tell of themselves from the state.
+pub(crate) fn list(stored: &StoredMembership, view: &View) -> Vec<Member> {
+    let voters: BTreeSet<u64> = stored.membership().voter_ids().collect();
+    let nodes = stored.membership().nodes();
+    let member = |(id, node): (&u64, &crate::consensus::Node)| {
+        let known = view.members().find(|known| known.id == *id);
+        Member {
+            id: *id,
+            name: known.map(|known| known.name.clone()).unwrap_or_default(),
+            peer_urls: node.peer_urls.clone(),
+            client_urls: known.map(|known| known.client_urls.clone()).unwrap_or_default(),
+            is_learner: !voters.contains(id) && !node.joining,
+        }
+    };
+    nodes.map(member).collect()
 }
 
 fn first_eight(hash: &[u8]) -> u64 {

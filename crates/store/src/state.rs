@@ -245,6 +245,23 @@ impl Core {
         self.publish(pending)
     }
 
+    /// Whether nothing was ever applied.
+    pub fn is_new(&self) -> bool {
+        self.mvcc.applied() == (0, 0)
+    }
+
+    /// Applies entries of a log whose member does not run.
+    pub fn replay(&mut self, entries: Vec<Entry>) -> io::Result<()> {
+        for batch in entries.chunks(MAX_BATCH) {
+            let mut pending = Pending::default();
+            for entry in batch {
+                self.apply_entry(entry.clone(), &mut pending)?;
+            }
+            self.publish(pending)?;
+        }
+        Ok(())
+    }
+
     fn apply_entry(&mut self, entry: Entry, pending: &mut Pending) -> io::Result<()> {
         let id = entry.log_id;
         let (index, term) = (id.index, consensus::term_of(&id));

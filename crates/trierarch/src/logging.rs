@@ -32,7 +32,6 @@ pub struct LogOptions {
 }
 
 /// Starts logging to standard error. A second call changes nothing.
-#[cfg(feature = "kubernetes")]
 pub fn start(options: &LogOptions) {
     let filter = EnvFilter::new(&options.log_filter);
     let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);

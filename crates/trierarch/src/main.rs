@@ -18,6 +18,7 @@ mod rotate;
 #[cfg(feature = "kubernetes")]
 mod server;
 mod signals;
+mod tools;
 #[cfg(feature = "kubernetes")]
 mod up;
 #[cfg(any(test, feature = "failpoints"))]
@@ -52,6 +53,18 @@ enum Command {
     Agent(Box<agent::AgentOptions>),
     /// Write the keys and certificates of a cluster
     Pki(credentials::PkiOptions),
+    /// Save, look at and restore snapshots
+    #[command(subcommand)]
+    Snapshot(tools::SnapshotCommand),
+    /// Make a data folder of what etcd holds: a snapshot, a stopped etcd's folder, a running etcd
+    Import(Box<tools::ImportOptions>),
+    /// Make an etcd snapshot of what a running or stopped member holds
+    Export(Box<tools::ExportOptions>),
+    /// Take and look after backups
+    #[command(subcommand)]
+    Backup(tools::BackupCommand),
+    /// Restore a backup as it was at a revision or a time
+    Restore(Box<tools::RestoreOptions>),
     /// Bring up a whole cluster on this machine
     #[cfg(feature = "kubernetes")]
     Up(up::UpOptions),
@@ -96,6 +109,11 @@ fn run(command: Command) -> Result<ExitCode> {
         #[cfg(feature = "kubernetes")]
         Command::Agent(options) => many_threads()?.block_on(agent::run(env, *options))?,
         Command::Pki(options) => credentials::run(options)?,
+        Command::Snapshot(command) => many_threads()?.block_on(tools::snapshot(command))?,
+        Command::Import(options) => many_threads()?.block_on(tools::import(*options))?,
+        Command::Export(options) => many_threads()?.block_on(tools::export(env, *options))?,
+        Command::Backup(command) => many_threads()?.block_on(tools::backup(env, command))?,
+        Command::Restore(options) => many_threads()?.block_on(tools::restore(env, *options))?,
         #[cfg(feature = "kubernetes")]
         Command::Up(options) => many_threads()?.block_on(up::up(env, options))?,
         #[cfg(feature = "kubernetes")]

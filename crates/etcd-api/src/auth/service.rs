@@ -5,7 +5,6 @@ use base64::engine::general_purpose::STANDARD;
 use bytes::Bytes;
 use mvcc::{Access, AuthCommand, AuthError, Caller, Command, Permission, ROOT};
 use protos::etcd::authpb;
-use protos::etcd::authpb::permission::Type;
 use protos::etcd::etcdserverpb as pb;
 use protos::etcd::etcdserverpb::auth_server::Auth;
 use tonic::{Request, Response, Status};
@@ -57,16 +56,6 @@ impl AuthService {
         tracing::warn!(user = name, "invalid authentication was requested");
         Err(auth_status(AuthError::Failed))
     }
-}
-
-/// What a grant says, in our words.
-fn permission(given: authpb::Permission) -> Permission {
-    let access = match given.perm_type() {
-        Type::Read => Access::Read,
-        Type::Write => Access::Write,
-        Type::Readwrite => Access::ReadWrite,
-    };
-    Permission { access, key: given.key, range_end: given.range_end }
 }
 
 /// What the role `root` permits: everything.
@@ -259,7 +248,7 @@ impl Auth for AuthService {
         let caller = self.0.caller(&request).await?;
         let pb::AuthRoleGrantPermissionRequest { name: role, perm } = request.into_inner();
         let given = perm.ok_or_else(|| auth_status(AuthError::PermissionNotGiven))?;
-        let command = AuthCommand::RoleGrantPermission { role, permission: permission(given) };
+        let command = AuthCommand::RoleGrantPermission { role, permission: convert::permission_of(given) };
         let header = self.change(caller, command).await?;
         Ok(Response::new(pb::AuthRoleGrantPermissionResponse { header }))
     }

@@ -32,10 +32,11 @@ fn wal_dir(flags: &Flags) -> Option<PathBuf> {
     flags.some("wal-dir").map(PathBuf::from)
 }
 
-/// Whether the data folder has a member already.
+/// Whether the data folder has a member already, of ours or of etcd.
 pub fn is_initialized(flags: &Flags) -> bool {
     let log = wal_dir(flags).unwrap_or_else(|| data_dir(flags).join("wal"));
-    std::fs::read_dir(log).is_ok_and(|mut files| files.next().is_some())
+    let logs = [log, data_dir(flags).join("member/wal")];
+    logs.iter().any(|log| std::fs::read_dir(log).is_ok_and(|mut files| files.next().is_some()))
 }
 
 /// Refuses what cannot work, before anything is opened.

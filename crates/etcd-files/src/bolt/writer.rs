@@ -1,53 +1,76 @@
-//! Writes bbolt's file format, which etcd's snapshots are, in one pass: keys arrive in order, pages are written as they
-//! fill, and in memory are only the first keys of pages.
-//!
-//! The format is bbolt's version 2 (`go.etcd.io/bbolt`, `internal/common`): two meta pages, then pages of leaf and branch
-//! elements. All numbers are little-endian.
+//! Writes a file in one pass: keys arrive in order, pages are written as they fill, and in memory is one page for each
+//! level of the tree.
 
 use std::io::{self, Seek, SeekFrom, Write};
 use std::mem;
 
+use super::{BRANCH, BUCKET, ELEMENT, FREELIST, LEAF, MAGIC, META, PAGE_HEADER, VERSION, fnv1a};
+
 /// Bytes of a page.
 const PAGE: usize = 4096;
-const PAGE_HEADER: usize = 16;
-/// Bytes of what stands for a key in a page, before the keys themselves.
-const ELEMENT: usize = 16;
-const BRANCH: u16 = 0x01;
-const LEAF: u16 = 0x02;
-const META: u16 = 0x04;
-const FREELIST: u16 = 0x10;
-/// Marks an element of the root page that is a bucket.
-const BUCKET: u32 = 0x01;
-const MAGIC: u32 = 0xED0C_DAED;
-const VERSION: u32 = 2;
 
 /// A file to be.
-pub(super) struct Writer<W> {
+pub struct Writer<W> {
     out: W,
     /// The number of the next page.
     next: u64,
     buckets: Vec<(Vec<u8>, u64)>,
 }
 
-/// Elements that are to become a page.
+/// Elements that are to become a leaf.
 #[derive(Default)]
-struct Page {
-    elements: Vec<(u32, Vec<u8>, Vec<u8>)>,
+struct Leaf {
+    /// Flags, length of the key, length of the value.
+    elements: Vec<(u32, usize, usize)>,
+    data: Vec<u8>,
+}
+
+impl Leaf {
+    fn fits(&self, bytes: usize) -> bool {
+        let elements = ELEMENT * (self.elements.len() + 1);
+        self.elements.is_empty() || PAGE_HEADER + elements + self.data.len() + bytes <= PAGE
+    }
+
+    fn push(&mut self, flags: u32, key: &[u8], value: &[u8]) {
+        self.elements.push((flags, key.len(), value.len()));
+        self.data.extend_from_slice(key);
+        self.data.extend_from_slice(value);
+    }
+
+    fn first_key(&self) -> &[u8] {
+        self.elements.first().map_or(&[], |(_, key, _)| &self.data[..*key])
+    }
+
+    fn clear(&mut self) {
+        self.elements.clear();
+        self.data.clear();
+    }
+}
+
+/// Pages that are to become the children of one.
+#[derive(Default)]
+struct Branch {
+    children: Vec<(Vec<u8>, u64)>,
     bytes: usize,
 }
 
-impl Page {
-    fn fits(&self, bytes: usize) -> bool {
-        self.elements.is_empty() || PAGE_HEADER + self.bytes + ELEMENT + bytes <= PAGE
+impl Branch {
+    /// A branch of one child would be no step towards the root.
+    fn is_full(&self, key: &[u8]) -> bool {
+        self.children.len() >= 2 && PAGE_HEADER + self.bytes + ELEMENT + key.len() > PAGE
     }
 
-    fn push(&mut self, flags: u32, key: Vec<u8>, value: Vec<u8>) {
-        self.bytes += ELEMENT + key.len() + value.len();
-        self.elements.push((flags, key, value));
+    fn push(&mut self, key: Vec<u8>, page: u64) {
+        self.bytes += ELEMENT + key.len();
+        self.children.push((key, page));
     }
 }
 
 impl<W: Write + Seek> Writer<W> {
+    /// Begins a file at the beginning of `out`.
+    ///
+    /// # Errors
+    /// When it cannot be written. The same for what follows.
     pub fn new(mut out: W) -> io::Result<Self> {
         // The meta pages are written last.
         out.write_all(&[0; 2 * PAGE])?;
@@ -56,17 +79,20 @@ impl<W: Write + Seek> Writer<W> {
 
     /// Begins a bucket; the one before has ended. Buckets come in the order of their names.
     pub fn bucket(&mut self, name: &str) -> Bucket<'_, W> {
-        Bucket { name: name.as_bytes().to_vec(), writer: self, page: Page::default(), children: Vec::new() }
+        Bucket { name: name.as_bytes().to_vec(), writer: self, leaf: Leaf::default(), levels: Vec::new() }
     }
 
     /// Writes what holds the buckets together; the size of the file.
+    ///
+    /// # Errors
+    /// As above.
     pub fn finish(mut self) -> io::Result<u64> {
-        let mut page = Page::default();
+        let mut leaf = Leaf::default();
         for (name, root) in mem::take(&mut self.buckets) {
             let value = [root.to_le_bytes(), 0u64.to_le_bytes()].concat();
-            page.push(BUCKET, name, value);
+            leaf.push(BUCKET, &name, &value);
         }
-        let root = self.leaf(page)?;
+        let root = self.leaf(&leaf)?;
         let freelist = self.next;
         self.page(FREELIST, 0, &[])?;
         for id in 0..2 {
@@ -80,33 +106,33 @@ impl<W: Write + Seek> Writer<W> {
     }
 
     /// Writes a page, or as many as its body takes; its number.
-    fn page(&mut self, flags: u16, count: usize, body: &[u8]) -> io::Result<u64> {
+    fn page(&mut self, flags: u16, count: usize, body: &[&[u8]]) -> io::Result<u64> {
+        const ZEROS: [u8; PAGE] = [0; PAGE];
         let id = self.next;
-        let pages = (PAGE_HEADER + body.len()).div_ceil(PAGE);
+        let bytes = PAGE_HEADER + body.iter().map(|part| part.len()).sum::<usize>();
+        let pages = bytes.div_ceil(PAGE);
         let too_many = |_| io::Error::other("a page is too large for the file's format");
         let count = u16::try_from(count).map_err(too_many)?;
         let overflow = u32::try_from(pages - 1).map_err(too_many)?;
         self.out.write_all(&header(id, flags, count, overflow))?;
-        self.out.write_all(body)?;
-        self.out.write_all(&vec![0; pages * PAGE - PAGE_HEADER - body.len()])?;
+        body.iter().try_for_each(|part| self.out.write_all(part))?;
+        self.out.write_all(&ZEROS[..pages * PAGE - bytes])?;
         self.next += pages as u64;
         Ok(id)
     }
 
-    fn leaf(&mut self, page: Page) -> io::Result<u64> {
-        let count = page.elements.len();
-        let (mut heads, mut data) = (Vec::with_capacity(count * ELEMENT), Vec::with_capacity(page.bytes));
-        for (number, (flags, key, value)) in page.elements.iter().enumerate() {
+    fn leaf(&mut self, leaf: &Leaf) -> io::Result<u64> {
+        let count = leaf.elements.len();
+        let (mut heads, mut before) = (Vec::with_capacity(count * ELEMENT), 0);
+        for (number, (flags, key, value)) in leaf.elements.iter().enumerate() {
             // Counted from the element itself.
-            let position = (count - number) * ELEMENT + data.len();
-            for part in [*flags, position as u32, key.len() as u32, value.len() as u32] {
+            let position = (count - number) * ELEMENT + before;
+            for part in [*flags, position as u32, *key as u32, *value as u32] {
                 heads.extend_from_slice(&part.to_le_bytes());
             }
-            data.extend_from_slice(key);
-            data.extend_from_slice(value);
+            before += key + value;
         }
-        heads.extend_from_slice(&data);
-        self.page(LEAF, count, &heads)
+        self.page(LEAF, count, &[&heads, &leaf.data])
     }
 
     fn branch(&mut self, children: &[(Vec<u8>, u64)]) -> io::Result<u64> {
@@ -119,67 +145,87 @@ impl<W: Write + Seek> Writer<W> {
             heads.extend_from_slice(&child.to_le_bytes());
             data.extend_from_slice(key);
         }
-        heads.extend_from_slice(&data);
-        self.page(BRANCH, count, &heads)
+        self.page(BRANCH, count, &[&heads, &data])
     }
 
-    /// Writes branch pages until one holds all; its number.
-    fn tree(&mut self, mut children: Vec<(Vec<u8>, u64)>) -> io::Result<u64> {
-        while children.len() > 1 {
-            let mut parents = Vec::new();
-            let mut rest = children.as_slice();
-            while !rest.is_empty() {
-                let mut bytes = PAGE_HEADER;
-                let fits = |(key, _): &&(Vec<u8>, u64)| {
-                    bytes += ELEMENT + key.len();
-                    bytes <= PAGE
-                };
-                // A branch of one child would be no step towards the root.
-                let count = rest.iter().take_while(fits).count().max(2).min(rest.len());
-                let (page, behind) = rest.split_at(count);
-                parents.push((page[0].0.clone(), self.branch(page)?));
-                rest = behind;
+    /// Hangs a page into the lowest level; a level that is full becomes a page of the level above.
+    fn add_child(&mut self, levels: &mut Vec<Branch>, key: Vec<u8>, page: u64) -> io::Result<()> {
+        let (mut key, mut page) = (key, page);
+        for level in 0.. {
+            if level == levels.len() {
+                levels.push(Branch::default());
             }
-            children = parents;
+            if !levels[level].is_full(&key) {
+                levels[level].push(key, page);
+                break;
+            }
+            let full = mem::take(&mut levels[level]);
+            levels[level].push(key, page);
+            page = self.branch(&full.children)?;
+            key = full.children.into_iter().next().map(|(key, _)| key).unwrap_or_default();
         }
-        Ok(children.first().map_or(0, |(_, page)| *page))
+        Ok(())
+    }
+
+    /// Ends all levels; the root's number.
+    fn close(&mut self, mut levels: Vec<Branch>) -> io::Result<u64> {
+        let mut level = 0;
+        loop {
+            let last = level + 1 == levels.len();
+            let mut children = mem::take(&mut levels[level].children);
+            if last && children.len() == 1 {
+                return Ok(children[0].1);
+            }
+            let page = self.branch(&children)?;
+            let key = mem::take(&mut children[0].0);
+            if last {
+                return Ok(page);
+            }
+            level += 1;
+            levels[level].push(key, page);
+        }
     }
 }
 
 /// A bucket that is being written.
-pub(super) struct Bucket<'a, W> {
+pub struct Bucket<'a, W> {
     name: Vec<u8>,
     writer: &'a mut Writer<W>,
-    page: Page,
-    /// First keys of leaf pages.
-    children: Vec<(Vec<u8>, u64)>,
+    leaf: Leaf,
+    levels: Vec<Branch>,
 }
 
 impl<W: Write + Seek> Bucket<'_, W> {
     /// Adds a key behind all others.
-    pub fn put(&mut self, key: Vec<u8>, value: Vec<u8>) -> io::Result<()> {
-        if !self.page.fits(key.len() + value.len()) {
-            self.write_page()?;
+    ///
+    /// # Errors
+    /// When it cannot be written.
+    pub fn put(&mut self, key: &[u8], value: &[u8]) -> io::Result<()> {
+        if !self.leaf.fits(key.len() + value.len()) {
+            self.write_leaf()?;
         }
-        self.page.push(0, key, value);
+        self.leaf.push(0, key, value);
         Ok(())
     }
 
+    /// Ends the bucket.
+    ///
+    /// # Errors
+    /// When it cannot be written.
     pub fn close(mut self) -> io::Result<()> {
-        if !self.page.elements.is_empty() || self.children.is_empty() {
-            self.write_page()?;
+        if !self.leaf.elements.is_empty() || self.levels.is_empty() {
+            self.write_leaf()?;
         }
-        let root = self.writer.tree(mem::take(&mut self.children))?;
+        let root = self.writer.close(mem::take(&mut self.levels))?;
         self.writer.buckets.push((mem::take(&mut self.name), root));
         Ok(())
     }
 
-    fn write_page(&mut self) -> io::Result<()> {
-        let page = mem::take(&mut self.page);
-        let first = page.elements.first().map(|(_, key, _)| key.clone()).unwrap_or_default();
-        let id = self.writer.leaf(page)?;
-        self.children.push((first, id));
-        Ok(())
+    fn write_leaf(&mut self) -> io::Result<()> {
+        let id = self.writer.leaf(&self.leaf)?;
+        let first = self.leaf.first_key().to_vec();
+        self.leaf.clear();
+        self.writer.add_child(&mut self.levels, first, id)
     }
 }
 
@@ -205,11 +251,6 @@ fn meta(root: u64, freelist: u64, pages: u64, transaction: u64) -> Vec<u8> {
     meta
 }
 
-fn fnv1a(bytes: &[u8]) -> u64 {
-    let step = |sum: u64, byte: &u8| (sum ^ u64::from(*byte)).wrapping_mul(0x0100_0000_01b3);
-    bytes.iter().fold(0xcbf2_9ce4_8422_2325, step)
-}
-
 #[cfg(test)]
 mod tests {
     use std::io::Cursor;
@@ -232,7 +273,7 @@ mod tests {
         let mut bucket = writer.bucket("many");
         for number in 0..10_000u32 {
             let value = vec![b'v'; if number % 1000 == 0 { 3 * PAGE } else { 50 }];
-            bucket.put(number.to_be_bytes().to_vec(), value).expect("write");
+            bucket.put(&number.to_be_bytes(), &value).expect("write");
         }
         bucket.close().expect("write");
         let size = writer.finish().expect("write");

@@ -1,0 +1,128 @@
+//! Entries of etcd's log as commands of the store.
+
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+use bytes::Bytes;
+use etcd_files::{InternalRequest, RequestHeader};
+use mvcc::{Alarm, AlarmAction, AlarmKind, AuthCommand, Caller, Command, MemberAttributes, Op, Txn};
+use protos::etcd::etcdserverpb as pb;
+
+use crate::convert;
+
+/// What a request in an entry of `term` says; `None` for one that changes nothing.
+pub(super) fn command(request: InternalRequest, term: u64) -> Result<Option<Command>, String> {
+    let header = request.header.clone().unwrap_or_default();
+    let command = match keys(&request).transpose().or_else(|| others(&request, term).transpose()) {
+        Some(command) => command?,
+        None => match auth(request)? {
+            Some(command) => Command::Auth(command),
+            None => return Ok(None),
+        },
+    };
+    Ok(Some(on_behalf(header, command)))
+}
+
+fn on_behalf(header: RequestHeader, command: Command) -> Command {
+    match header.username.is_empty() {
+        true => command,
+        false => command.by(Caller { user: header.username, revision: header.auth_revision }),
+    }
+}
+
+fn keys(request: &InternalRequest) -> Result<Option<Command>, String> {
+    let said = |status: tonic::Status| status.message().to_owned();
+    let txn = if let Some(put) = &request.put {
+        Txn::of(Op::Put(convert::put(put.clone()).map_err(said)?))
+    } else if let Some(delete) = &request.delete_range {
+        Txn::of(Op::Delete(convert::delete(delete.clone()).map_err(said)?))
+    } else if let Some(txn) = &request.txn {
+        convert::txn(txn.clone(), usize::MAX).map_err(said)?
+    } else if let Some(compaction) = &request.compaction {
+        return Ok(Some(Command::Compact { revision: compaction.revision }));
+    } else {
+        return Ok(None);
+    };
+    Ok(Some(Command::Txn(txn)))
+}
+
+fn others(request: &InternalRequest, term: u64) -> Result<Option<Command>, String> {
+    if let Some(grant) = &request.lease_grant {
+        return Ok(Some(Command::LeaseGrant { id: grant.id, ttl: grant.ttl }));
+    }
+    if let Some(revoke) = &request.lease_revoke {
+        return Ok(Some(Command::LeaseRevoke { id: revoke.id }));
+    }
+    if let Some(checkpoint) = &request.lease_checkpoint {
+        let checkpoints = checkpoint.checkpoints.iter();
+        let remaining = checkpoints.map(|lease| (lease.id, lease.remaining_ttl)).collect();
+        return Ok(Some(Command::LeaseCheckpoint { term, remaining }));
+    }
+    if let Some(alarm) = &request.alarm {
+        return Ok(alarm_command(alarm));
+    }
+    if let Some(set) = &request.cluster_version_set {
+        return Ok(Some(Command::ClusterVersion { version: set.version.clone() }));
+    }
+    let Some(set) = &request.member_attributes_set else { return Ok(None) };
+    let attributes = set.attributes.clone().unwrap_or_default();
+    let (name, client_urls) = (attributes.name, attributes.client_urls);
+    Ok(Some(Command::MemberAttributes(MemberAttributes { id: set.member, name, client_urls })))
+}
+
+fn alarm_command(request: &pb::AlarmRequest) -> Option<Command> {
+    use pb::alarm_request::AlarmAction as Wire;
+    let action = match request.action() {
+        Wire::Get => return None,
+        Wire::Activate => AlarmAction::Activate,
+        Wire::Deactivate => AlarmAction::Deactivate,
+    };
+    let kind = match request.alarm() {
+        pb::AlarmType::None => return None,
+        pb::AlarmType::Nospace => AlarmKind::NoSpace,
+        pb::AlarmType::Corrupt => AlarmKind::Corrupt,
+    };
+    Some(Command::Alarm { action, alarm: Alarm { member: request.member_id, kind } })
+}
+
+fn auth(request: InternalRequest) -> Result<Option<AuthCommand>, String> {
+    Ok(Some(if request.auth_enable.is_some() {
+        AuthCommand::Enable
+    } else if request.auth_disable.is_some() {
+        AuthCommand::Disable
+    } else if let Some(pb::AuthUserAddRequest { name, password, options, hashed_password }) = request.user_add
+    {
+        let no_password = options.is_some_and(|options| options.no_password);
+        let password = if no_password { Bytes::new() } else { hash(&password, &hashed_password)? };
+        AuthCommand::UserAdd { name, password, no_password }
+    } else if let Some(request) = request.user_delete {
+        AuthCommand::UserDelete { name: request.name }
+    } else if let Some(pb::AuthUserChangePasswordRequest { name, password, hashed_password }) =
+        request.user_change_password
+    {
+        AuthCommand::UserChangePassword { name, password: hash(&password, &hashed_password)? }
+    } else if let Some(request) = request.user_grant_role {
+        AuthCommand::UserGrantRole { user: request.user, role: request.role }
+    } else if let Some(request) = request.user_revoke_role {
+        AuthCommand::UserRevokeRole { user: request.name, role: request.role }
+    } else if let Some(request) = request.role_add {
+        AuthCommand::RoleAdd { name: request.name }
+    } else if let Some(request) = request.role_delete {
+        AuthCommand::RoleDelete { name: request.role }
+    } else if let Some(request) = request.role_grant_permission {
+        let given = request.perm.ok_or("a grant without a permission")?;
+        AuthCommand::RoleGrantPermission { role: request.name, permission: convert::permission_of(given) }
+    } else if let Some(request) = request.role_revoke_permission {
+        let (role, key, range_end) = (request.role, request.key, request.range_end);
+        AuthCommand::RoleRevokePermission { role, key, range_end }
+    } else {
+        return Ok(None);
+    }))
+}
+
+/// etcd before 3.5 hashed a password when it applied it, each member for itself.
+fn hash(password: &str, hashed: &str) -> Result<Bytes, String> {
+    if hashed.is_empty() && !password.is_empty() {
+        return Err("it sets a password that etcd had not hashed yet".to_owned());
+    }
+    STANDARD.decode(hashed).map(Bytes::from).map_err(|error| error.to_string())
+}

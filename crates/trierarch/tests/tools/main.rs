@@ -1,0 +1,8 @@
+//! Moving in, moving out and backups as their users do them: the program that is shipped, etcd's own tools,
+//! and etcd itself.
+
+mod backups;
+mod folders;
+mod member;
+mod s3;
+mod snapshots;
