@@ -1,6 +1,6 @@
 //! An API server over a store of one member in memory, and agents of it.
 
-use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr};
 use std::path::Path;
 use std::sync::{Arc, LazyLock};
 use std::time::Duration;
