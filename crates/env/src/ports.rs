@@ -1,10 +1,11 @@
 //! Ports for tests and local clusters: free, and nobody else's for as long as this process lives.
 //!
 //! A member that is down between two starts does not listen, so that a port that is merely free may be taken by another
-//! test before it comes back. Whoever wants a port therefore claims it: the claim is a socket with the same port on an
-//! address of the loopback that nothing else uses, which only one process can have, and which goes when that ends.
+//! test before it comes back. Whoever wants a port therefore claims it: the claim is a UDP socket with the same number on
+//! an address of the loopback that nothing else uses, which only one process can have, and which goes when that ends. (A
+//! TCP socket would do, but for whoever listens on all addresses.)
 
-use std::net::{Ipv4Addr, SocketAddr, TcpListener};
+use std::net::{Ipv4Addr, SocketAddr, TcpListener, UdpSocket};
 use std::ops::Range;
 use std::sync::atomic::{AtomicU16, Ordering};
 
@@ -18,11 +19,11 @@ const STRIDE: u32 = 110;
 const CLAIMS: Ipv4Addr = Ipv4Addr::new(127, 94, 0, 1);
 
 /// This process' claims; they are never given up.
-static CLAIMED: Mutex<Vec<TcpListener>> = Mutex::new(Vec::new());
+static CLAIMED: Mutex<Vec<UdpSocket>> = Mutex::new(Vec::new());
 
 /// Claims a port, if nobody has claimed it and nothing listens on it.
 pub fn claim(port: u16) -> bool {
-    let Ok(claim) = TcpListener::bind((CLAIMS, port)) else { return false };
+    let Ok(claim) = UdpSocket::bind((CLAIMS, port)) else { return false };
     if TcpListener::bind((Ipv4Addr::LOCALHOST, port)).is_err() {
         return false;
     }
@@ -66,6 +67,7 @@ mod tests {
         assert_ne!(one, other);
         for _ in 0..2 {
             TcpListener::bind((Ipv4Addr::LOCALHOST, one)).expect("it is free");
+            TcpListener::bind((Ipv4Addr::UNSPECIFIED, one)).expect("it is free on all addresses");
             assert!(!claim(one), "it is claimed although nothing listens on it");
         }
     }
