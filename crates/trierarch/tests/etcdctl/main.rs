@@ -16,12 +16,10 @@ fn etcdctls() -> Vec<PathBuf> {
     [PathBuf::from("etcdctl")].into_iter().chain(newest.filter(|path| path.exists())).collect()
 }
 
-/// Not part of every run yet: what 3.4 prints is not known to be right for all of it.
+/// Not part of any run yet: `endpoint status` of 3.4 names the host with its scheme, which is refused (docs/status.md).
 #[test]
+#[ignore = "etcdctl 3.4 is not answered in all of it yet"]
 fn etcdctl_is_answered_as_etcd_answers_it() {
-    if std::env::var_os("TRIERARCH_ETCDCTL_COMMANDS").is_none() {
-        return;
-    }
     let members = Members::start(3);
     for etcdctl in etcdctls() {
         let cli = members.cli(&etcdctl);
@@ -42,9 +40,6 @@ fn etcdctl_is_answered_as_etcd_answers_it() {
 #[test]
 #[ignore = "takes a minute"]
 fn etcdctl_checks_pass() {
-    if std::env::var_os("TRIERARCH_ETCDCTL_COMMANDS").is_none() {
-        return;
-    }
     let members = Members::start(1);
     for etcdctl in etcdctls() {
         commands::checks(&members.cli(&etcdctl));
