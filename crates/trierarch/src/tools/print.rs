@@ -72,10 +72,13 @@ pub fn human_bytes(bytes: u64) -> String {
     }
     // In tenths, rounded half up.
     let tenths = (u128::from(bytes) * 10 + scale / 2) / scale;
-    match tenths < 100 {
-        true => format!("{}.{} {}", tenths / 10, tenths % 10, UNITS[unit]),
-        false => format!("{} {}", (tenths + 5) / 10, UNITS[unit]),
+    let (whole, rest) = (tenths / 10, tenths % 10);
+    if tenths < 100 {
+        return format!("{whole}.{rest} {}", UNITS[unit]);
     }
+    // Go rounds a half to the even neighbour.
+    let up = rest > 5 || (rest == 5 && whole % 2 == 1);
+    format!("{} {}", whole + u128::from(up), UNITS[unit])
 }
 
 #[cfg(test)]
