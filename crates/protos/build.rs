@@ -6,8 +6,9 @@ use std::path::Path;
 use prost::Message as _;
 
 fn main() -> Result<(), Box<dyn Error>> {
-    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../proto");
-    println!("cargo:rerun-if-changed={}", root.display());
+    // Where the script runs, not where it was compiled: a target folder may have moved.
+    let root = Path::new(&std::env::var("CARGO_MANIFEST_DIR")?).join("../../proto");
+    println!("cargo:rerun-if-changed=../../proto");
     peer(&root)?;
     etcd(&root)?;
     cri(&root)

@@ -7,6 +7,7 @@ use std::time::Duration;
 use openraft::SnapshotPolicy;
 use transport::{Address, Scheme, SocketOptions, Tls};
 
+use crate::contacts::HEALTH_INTERVAL;
 use crate::error::BuildError;
 use crate::members::{self, ClusterId};
 
@@ -59,6 +60,8 @@ pub struct StoreConfig {
     pub durable: bool,
     /// Whether changes of members that could cost the quorum are refused (`--strict-reconfig-check`).
     pub strict_reconfig_check: bool,
+    /// How long members must have been in touch before that check counts them as healthy.
+    pub health_interval: Duration,
     /// Where to listen for other members.
     pub listen_peers: Vec<Address>,
     /// Past versions that are deleted at a time after a compaction (`--compaction-batch-limit`), and the pause between
@@ -102,6 +105,7 @@ impl StoreConfig {
             force_new_cluster: false,
             durable: true,
             strict_reconfig_check: true,
+            health_interval: HEALTH_INTERVAL,
             listen_peers: vec![Address { scheme: Scheme::Http, place: listen_peer.to_string() }],
             compaction: (1000, Duration::from_millis(10)),
             warn_apply: Duration::from_millis(100),

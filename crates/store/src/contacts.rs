@@ -15,16 +15,20 @@ use crate::handle::Inner;
 use crate::peers::Lane;
 use crate::server::ALIVE_INTERVAL;
 
-/// How long members must have been in touch before they count as healthy. etcd's `HealthInterval` is 5 s; its members
-/// are in touch before they say that they serve, and whoever waits those 5 s from then on is to be let in here as well.
-const HEALTH_INTERVAL: Duration = Duration::from_millis(4_500);
+/// How long members must have been in touch before they count as healthy, unless configured. etcd's `HealthInterval` is
+/// 5 s; its members are in touch before they say that they serve, and whoever waits those 5 s from then on is to be let
+/// in here as well.
+pub(crate) const HEALTH_INTERVAL: Duration = Duration::from_millis(4_500);
 /// Pause before a member that cannot be reached is tried again, and between looks at who the members are.
 const PAUSE: Duration = Duration::from_millis(100);
 const STOP: Duration = Duration::from_secs(1);
 
 /// When the present contact with each member began.
-#[derive(Debug, Default)]
-pub(crate) struct Contacts(Mutex<BTreeMap<u64, Instant>>);
+#[derive(Debug)]
+pub(crate) struct Contacts {
+    since: Mutex<BTreeMap<u64, Instant>>,
+    health_interval: Duration,
+}
 
 /// Keeps a contact with every other member.
 pub(crate) async fn keep(inner: Arc<Inner>) {
@@ -63,7 +67,7 @@ async fn follow(inner: Arc<Inner>, id: u64, stop: Shutdown) {
             () = contact(&inner, id) => {}
             () = stop.wait() => {}
         }
-        inner.contacts.0.lock().remove(&id);
+        inner.contacts.since.lock().remove(&id);
         tokio::select! {
             () = inner.env.clock.sleep(PAUSE) => {}
             () = stop.wait() => {}
@@ -75,7 +79,7 @@ async fn follow(inner: Arc<Inner>, id: u64, stop: Shutdown) {
 async fn contact(inner: &Inner, id: u64) {
     let Ok(mut client) = inner.peer(id, Lane::Control) else { return };
     let Ok(answer) = client.alive(peer::AliveRequest { from: inner.me }).await else { return };
-    inner.contacts.0.lock().insert(id, inner.env.clock.monotonic());
+    inner.contacts.since.lock().insert(id, inner.env.clock.monotonic());
     let mut beats = answer.into_inner();
     while let Ok(Ok(Some(_))) = tokio::time::timeout(3 * ALIVE_INTERVAL, beats.message()).await {}
 }
@@ -89,14 +93,19 @@ pub(crate) struct Voting {
 }
 
 impl Contacts {
+    /// None yet. Members in touch for longer than `health_interval` count as healthy.
+    pub fn new(health_interval: Duration) -> Self {
+        Self { since: Mutex::default(), health_interval }
+    }
+
     /// Those that this member is in touch with.
     pub fn reached(&self) -> BTreeSet<u64> {
-        self.0.lock().keys().copied().collect()
+        self.since.lock().keys().copied().collect()
     }
 
     fn lasting(&self, voting: &Voting, me: u64, now: Instant) -> usize {
-        let contacts = self.0.lock();
-        let lasts = |id: &&u64| contacts.get(id).is_some_and(|since| now - *since > HEALTH_INTERVAL);
+        let contacts = self.since.lock();
+        let lasts = |id: &&u64| contacts.get(id).is_some_and(|since| now - *since > self.health_interval);
         voting.members.iter().filter(|id| **id == me || lasts(id)).count()
     }
 
@@ -127,7 +136,7 @@ impl Contacts {
         if left.intersection(&voting.started).count() < quorum(left.len()) {
             return Err(StoreError::NotEnoughStarted);
         }
-        if id != me && !self.0.lock().contains_key(&id) {
+        if id != me && !self.since.lock().contains_key(&id) {
             return Ok(());
         }
         let needed = 1 + (voting.members.len() - 1) / 2;
@@ -148,7 +157,8 @@ mod tests {
 
     fn contacts(now: Instant, seconds: &[(u64, u64)]) -> Contacts {
         let since = |age: u64| now.checked_sub(Duration::from_secs(age)).expect("the clock is older");
-        Contacts(Mutex::new(seconds.iter().map(|(id, age)| (*id, since(*age))).collect()))
+        let since = seconds.iter().map(|(id, age)| (*id, since(*age))).collect();
+        Contacts { since: Mutex::new(since), health_interval: HEALTH_INTERVAL }
     }
 
     fn voting(members: &[u64], started: &[u64]) -> Voting {

@@ -197,7 +197,7 @@ impl StoreConfig {
             timing: self.timing,
             tasks: TaskGroup::new("store", shutdown.clone()),
             shutdown,
-            contacts: Contacts::default(),
+            contacts: Contacts::new(self.health_interval),
             pulse: Pulse::new(identity.me, &self.timing, disk.clone()),
             disk,
             strict_reconfig_check: self.strict_reconfig_check,

@@ -610,12 +610,16 @@ async fn members_that_have_only_just_met_are_not_changed() {
         cluster.stop_member(index).await;
     }
     for index in 0..3 {
-        let config = StoreConfig { strict_reconfig_check: true, ..cluster.config(index) };
+        let health_interval = Duration::from_secs(3600);
+        let config = StoreConfig { strict_reconfig_check: true, health_interval, ..cluster.config(index) };
         cluster.start_as(index, config).await;
     }
     let leader = cluster.leader().await;
     let named = || cluster.store(leader).members().iter().all(|member| !member.name.is_empty()).then_some(());
     eventually("all have said who they are", named).await;
+    // Any of them may have to decide, should another one lead by then.
+    let met = || cluster.running().all(|store| store.reached_members().len() == 2).then_some(());
+    eventually("all have met", met).await;
     let id = cluster.store(1).member_id();
     assert_eq!(cluster.store(0).member_remove(id).await, Err(StoreError::Unhealthy));
     let url = "http://127.0.0.1:1".to_owned();
