@@ -66,7 +66,7 @@ impl Batch {
 #[error("storage engine: {0}")]
 pub struct EngineError(pub String);
 
-/// An ordered store. Reads see whole batches.
+/// An ordered store. Reads see whole batches. No method has a default: an engine around another one hands on every one.
 ///
 /// A write need not be durable when it returns: the raft log is what makes commands durable, and a batch that is lost
 /// is applied again. But batches must be lost from the end only, never out of the middle.
@@ -94,14 +94,7 @@ pub trait Engine: Send + Sync + 'static {
     ///
     /// # Errors
     /// When the engine cannot read.
-    fn get_sorted(&self, table: Table, keys: &[&[u8]], visit: VisitValue<'_>) -> Result<(), EngineError> {
-        for (number, key) in keys.iter().enumerate() {
-            if visit(number, self.get(table, key)?.as_deref()).is_break() {
-                break;
-            }
-        }
-        Ok(())
-    }
+    fn get_sorted(&self, table: Table, keys: &[&[u8]], visit: VisitValue<'_>) -> Result<(), EngineError>;
 
     /// Makes all changes of a batch.
     ///
@@ -114,17 +107,13 @@ pub trait Engine: Send + Sync + 'static {
     ///
     /// # Errors
     /// When it cannot be written.
-    fn save_index(&self, _write: WriteIndex<'_>) -> Result<(), EngineError> {
-        Ok(())
-    }
+    fn save_index(&self, write: WriteIndex<'_>) -> Result<(), EngineError>;
 
     /// What [`Self::save_index`] last kept.
     ///
     /// # Errors
     /// When it cannot be read.
-    fn load_index(&self) -> Result<Option<Box<dyn Read + '_>>, EngineError> {
-        Ok(None)
-    }
+    fn load_index(&self) -> Result<Option<Box<dyn Read + '_>>, EngineError>;
 }
 
 /// Sees a key's number and its value, if it is there.
@@ -211,6 +200,15 @@ impl Engine for MemoryEngine {
         for ((found, key), value) in tables.range((start, Bound::Unbounded)) {
             let behind = *found != table || to.is_some_and(|to| key.as_ref() >= to);
             if behind || visit(key, value.clone()).is_break() {
+                break;
+            }
+        }
+        Ok(())
+    }
+
+    fn get_sorted(&self, table: Table, keys: &[&[u8]], visit: VisitValue<'_>) -> Result<(), EngineError> {
+        for (number, key) in keys.iter().enumerate() {
+            if visit(number, self.get(table, key)?.as_deref()).is_break() {
                 break;
             }
         }

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use bytes::Bytes;
-use mvcc::{Batch, Engine, EngineError, MemoryEngine, Table, WriteIndex};
+use mvcc::{Batch, Engine, EngineError, MemoryEngine, Table, VisitValue, WriteIndex};
 use parking_lot::Mutex;
 
 use crate::storage::{LogBatch, LogEngine, LogMeta, StateEngine, Storage};
@@ -108,6 +108,10 @@ impl Engine for MemoryState {
         visit: &mut dyn FnMut(&[u8], Bytes) -> ControlFlow<()>,
     ) -> Result<(), EngineError> {
         self.0.scan(table, from, to, visit)
+    }
+
+    fn get_sorted(&self, table: Table, keys: &[&[u8]], visit: VisitValue<'_>) -> Result<(), EngineError> {
+        self.0.get_sorted(table, keys, visit)
     }
 
     fn write(&self, batch: &Batch) -> Result<(), EngineError> {

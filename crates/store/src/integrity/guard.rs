@@ -6,7 +6,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use bytes::Bytes;
-use mvcc::{Batch, Engine, EngineError, Table};
+use mvcc::{Batch, Engine, EngineError, Table, VisitValue, WriteIndex};
 
 use super::{Fence, Wrong, says_damage};
 use crate::storage::StateEngine;
@@ -47,8 +47,21 @@ impl Engine for Guarded {
         self.heed(self.engine.scan(table, from, to, visit))
     }
 
+    fn get_sorted(&self, table: Table, keys: &[&[u8]], visit: VisitValue<'_>) -> Result<(), EngineError> {
+        self.heed(self.engine.get_sorted(table, keys, visit))
+    }
+
     fn write(&self, batch: &Batch) -> Result<(), EngineError> {
         self.heed(self.engine.write(batch))
+    }
+
+    fn save_index(&self, write: WriteIndex<'_>) -> Result<(), EngineError> {
+        self.heed(self.engine.save_index(write))
+    }
+
+    /// A saved index that is damaged is no damage of the state, which is opened without it.
+    fn load_index(&self) -> Result<Option<Box<dyn io::Read + '_>>, EngineError> {
+        self.engine.load_index()
     }
 }
 
@@ -61,5 +74,26 @@ impl StateEngine for Guarded {
             self.fence.raise(Wrong::Damaged(error.to_string()));
         }
         done
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::memory::MemoryStorage;
+    use crate::storage::Storage as _;
+
+    #[test]
+    fn a_saved_index_comes_through() {
+        let folder = tempfile::tempdir().expect("folder");
+        let state = MemoryStorage::new(folder.path()).open_state().expect("state");
+        let guarded = Guarded::over(state.clone(), Arc::new(Fence::default()));
+        guarded.save_index(&mut |out| out.write_all(b"an index")).expect("save");
+        for engine in [&guarded, &state] {
+            let mut kept = Vec::new();
+            let mut saved = engine.load_index().expect("load").expect("an index");
+            saved.read_to_end(&mut kept).expect("read");
+            assert_eq!(kept, b"an index");
+        }
     }
 }
