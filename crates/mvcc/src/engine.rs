@@ -100,7 +100,7 @@ pub trait Engine: Send + Sync + 'static {
     ///
     /// # Errors
     /// When the engine cannot write; then none is made.
-    fn write(&self, batch: &Batch) -> Result<(), EngineError>;
+    fn write(&self, batch: Batch) -> Result<(), EngineError>;
 
     /// Makes durable what was written so far, then keeps beside it what `write` writes, in place of what was kept
     /// before. An engine that keeps nothing needs to do nothing.
@@ -141,7 +141,7 @@ impl<E: Engine + ?Sized> Engine for Arc<E> {
         (**self).get_sorted(table, keys, visit)
     }
 
-    fn write(&self, batch: &Batch) -> Result<(), EngineError> {
+    fn write(&self, batch: Batch) -> Result<(), EngineError> {
         (**self).write(batch)
     }
 
@@ -215,7 +215,7 @@ impl Engine for MemoryEngine {
         Ok(())
     }
 
-    fn write(&self, batch: &Batch) -> Result<(), EngineError> {
+    fn write(&self, batch: Batch) -> Result<(), EngineError> {
         let mut tables = self.tables.write();
         for (table, key, value) in batch.changes() {
             match value {

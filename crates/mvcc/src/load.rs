@@ -61,7 +61,7 @@ impl<'a, E: Engine + ?Sized> Loader<'a, E> {
             return Ok(());
         }
         self.bytes = 0;
-        self.engine.write(&std::mem::take(&mut self.batch))
+        self.engine.write(std::mem::take(&mut self.batch))
     }
 
     /// Writes what there is beside keys, and `caller_meta` for the caller.
@@ -91,7 +91,7 @@ impl<'a, E: Engine + ?Sized> Loader<'a, E> {
         }
         contents.auth.write_all(batch);
         batch.put(Table::Meta, meta::CALLER, caller_meta);
-        self.engine.write(&self.batch)
+        self.engine.write(self.batch)
     }
 }
 

@@ -88,9 +88,9 @@ impl<E: Engine> Mvcc<E> {
         let replayed = replay::fill(&*engine, &mut state, swept)?;
         attach_leases(&mut state);
         Ok(Self {
-            state,
             caller_meta: engine.get(Table::Meta, meta::CALLER)?,
-            values: Arc::new(Values::new(engine.clone(), cache_bytes)),
+            values: Arc::new(Values::new(engine.clone(), cache_bytes, state.compact_revision)),
+            state,
             engine,
             batch: Batch::default(),
             fresh: Fresh::default(),
@@ -142,8 +142,7 @@ impl<E: Engine> Mvcc<E> {
         self.batch.put(Table::Meta, meta::STATE_HASH, record::encode_i64s([self.state.hash.into()]));
         let sizes = [self.state.live_bytes.cast_signed(), self.state.past_bytes.cast_signed()];
         self.batch.put(Table::Meta, meta::SIZES, numbers(sizes));
-        self.engine.write(&self.batch)?;
-        self.batch = Batch::default();
+        self.engine.write(std::mem::take(&mut self.batch))?;
         self.fresh.clear();
         Ok(())
     }
@@ -333,6 +332,7 @@ impl<E: Engine> Mvcc<E> {
             return Err(MvccError::FutureRevision);
         }
         self.state.compact_revision = revision;
+        self.values.note_compaction(revision);
         self.older.push(Arc::downgrade(&std::mem::take(&mut self.epoch)));
         self.batch.put(Table::Meta, meta::COMPACTED, record::encode_i64s([revision]));
         Ok(Response::None)

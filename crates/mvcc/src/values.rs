@@ -3,13 +3,14 @@
 
 use std::ops::ControlFlow;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicI64, Ordering};
 
 use bytes::Bytes;
 use quick_cache::Weighter;
 use quick_cache::sync::Cache;
 
 use crate::engine::{Engine, EngineError, Table};
-use crate::record::{self, Version, meta};
+use crate::record::{self, Version};
 use crate::tree::{Entry, Place};
 use crate::types::{MvccError, Revision};
 
@@ -33,12 +34,15 @@ impl Weighter<Place, Bytes> for Size {
 pub(crate) struct Values {
     engine: Arc<dyn Engine>,
     cache: Cache<Place, Bytes, Size>,
+    /// The newest compaction, which may be newer than a view's.
+    compacted: AtomicI64,
 }
 
 impl Values {
-    pub fn new(engine: Arc<dyn Engine>, cache_bytes: u64) -> Self {
+    pub fn new(engine: Arc<dyn Engine>, cache_bytes: u64, compacted: Revision) -> Self {
         let items = usize::try_from(cache_bytes / TYPICAL).unwrap_or(usize::MAX).clamp(64, 1 << 20);
-        Self { engine, cache: Cache::with_weighter(items, cache_bytes, Size) }
+        let cache = Cache::with_weighter(items, cache_bytes, Size);
+        Self { engine, cache, compacted: AtomicI64::new(compacted) }
     }
 
     pub fn engine(&self) -> &dyn Engine {
@@ -114,24 +118,21 @@ impl Values {
         versions(&*self.engine, from, visit)
     }
 
-    /// The compaction that the engine knows of, which may be newer than a view's.
-    pub fn compact_revision(&self) -> Result<Revision, EngineError> {
-        let Some(bytes) = self.engine.get(Table::Meta, meta::COMPACTED)? else { return Ok(0) };
-        let [revision] = record::decode_i64s("the compaction", &bytes)?;
-        Ok(revision)
+    /// The newest compaction, which may be newer than a view's: it is noted before anything is deleted by it.
+    pub fn compact_revision(&self) -> Revision {
+        self.compacted.load(Ordering::Acquire)
+    }
+
+    pub fn note_compaction(&self, revision: Revision) {
+        self.compacted.store(revision, Ordering::Release);
     }
 
     /// Why a version that the index knows is not there: it was compacted after the view was taken, or the engine is
     /// damaged.
     pub fn gone(&self, place: Place) -> MvccError {
         match self.compact_revision() {
-            Ok(compact_revision) if compact_revision > place.main => {
-                MvccError::Compacted { compact_revision }
-            }
-            Ok(_) => {
-                MvccError::from(EngineError(format!("revision {}.{} is missing", place.main, place.sub)))
-            }
-            Err(error) => error.into(),
+            compact_revision if compact_revision > place.main => MvccError::Compacted { compact_revision },
+            _ => MvccError::from(EngineError(format!("revision {}.{} is missing", place.main, place.sub))),
         }
     }
 }

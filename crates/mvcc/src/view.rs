@@ -216,8 +216,8 @@ impl View {
             }
             ControlFlow::Continue(())
         })?;
-        // A compaction may have swept what was being read: it is announced in the engine before anything goes.
-        let compact_revision = self.values.compact_revision()?;
+        // A compaction may have swept what was being read: it is noted before anything goes.
+        let compact_revision = self.values.compact_revision();
         if from < compact_revision {
             return Err(MvccError::Compacted { compact_revision });
         }
@@ -230,7 +230,7 @@ impl View {
     /// `Compacted` when it is gone: at the compacted revision and before; `Engine` when it cannot be read.
     pub fn fill_prev(&self, event: &mut Event) -> Result<(), MvccError> {
         let (None, Some((main, sub))) = (&event.prev, event.prev_at) else { return Ok(()) };
-        let compact_revision = self.values.compact_revision()?.max(self.state.compact_revision);
+        let compact_revision = self.values.compact_revision().max(self.state.compact_revision);
         if event.kv.mod_revision <= compact_revision {
             return Err(MvccError::Compacted { compact_revision });
         }

@@ -480,7 +480,7 @@ fn state_of(mut rest: &[u8]) -> MemoryEngine {
         batch.put(table, Bytes::copy_from_slice(key), Bytes::copy_from_slice(value));
         rest = more;
     }
-    engine.write(&batch).expect("memory");
+    engine.write(batch).expect("memory");
     engine
 }
 

@@ -170,7 +170,7 @@ impl Engine for RocksState {
         }
     }
 
-    fn write(&self, batch: &Batch) -> Result<(), EngineError> {
+    fn write(&self, batch: Batch) -> Result<(), EngineError> {
         let mut writes = WriteBatch::default();
         let families = Table::ALL.map(|table| self.family(table));
         for (table, key, value) in batch.changes() {

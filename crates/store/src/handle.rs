@@ -3,7 +3,6 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -418,6 +417,7 @@ impl StoreServer {
         if ended.is_ok() && inner.core.lock().mvcc().is_index_outdated() {
             upkeep::save_index(&inner.core).await;
         }
+        upkeep::settle(&inner.shared).await;
         tasks.join(inner.timing.election_max).await?;
         ended
     }
@@ -959,7 +959,7 @@ impl Store {
 
     /// Whether a write to the engine has begun and is not over. It takes less than a moment, unless the disk hangs.
     pub fn is_writing(&self) -> bool {
-        self.inner.shared.writing.load(Ordering::Relaxed)
+        self.inner.shared.engine.lock().is_writing()
     }
 
     /// Renews a lease, wherever the leader is: its time to live in seconds, `None` for an unknown lease.

@@ -15,6 +15,7 @@
 //! `integrity/` (a state that is wrong), `seed.rs` (folders that begin with a state from elsewhere).
 
 mod barrier;
+mod behind;
 mod config;
 mod consensus;
 mod contacts;

@@ -114,7 +114,7 @@ impl Engine for MemoryState {
         self.0.get_sorted(table, keys, visit)
     }
 
-    fn write(&self, batch: &Batch) -> Result<(), EngineError> {
+    fn write(&self, batch: Batch) -> Result<(), EngineError> {
         self.0.write(batch)
     }
 
@@ -164,6 +164,6 @@ fn load(folder: &Path) -> io::Result<MemoryState> {
         batch.put(table, key, value);
     }
     let state = MemoryState::default();
-    state.0.write(&batch).map_err(io::Error::other)?;
+    state.0.write(batch).map_err(io::Error::other)?;
     Ok(state)
 }

@@ -1,10 +1,9 @@
-//! openraft's state machine over `mvcc`: applies entries in batches, writes each batch to the engine once, publishes
+//! openraft's state machine over `mvcc`: applies entries in batches, hands each batch to the engine once, publishes
 //! the view, then hands events to watchers and answers to those who wait, in this order.
 
 use std::collections::VecDeque;
 use std::io;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
@@ -17,6 +16,7 @@ use openraft::storage::{ApplyResponder, EntryResponder, RaftStateMachine};
 use parking_lot::Mutex;
 use tokio::sync::{Notify, watch};
 
+use crate::behind::Behind;
 use crate::consensus::{self, Beside, Entry, LogId, StoredMembership, TypeConfig};
 use crate::counters::Counters;
 use crate::failpoints::hit;
@@ -24,7 +24,7 @@ use crate::integrity::{Fence, Guarded, Mark, Marks};
 use crate::leases::LeaseClock;
 use crate::sessions::{Origin, Outstanding};
 use crate::snapshot::{Builder, Folder, Meta, Shelf, Snap};
-use crate::storage::{StateEngine, Storage};
+use crate::storage::Storage;
 use crate::watch::Hub;
 
 /// Entries that are written to the engine together, at most.
@@ -49,10 +49,8 @@ pub(crate) struct Shared {
     pub outstanding: Outstanding,
     pub env: Env,
     pub counters: Counters,
-    /// Whether a batch is on its way to the engine and not shown yet.
-    pub writing: AtomicBool,
     /// What the state machine writes to; another one after a snapshot was received.
-    pub engine: Mutex<Arc<dyn StateEngine>>,
+    pub engine: Mutex<Arc<Behind>>,
     /// Told when there is something to do for [`crate::upkeep`].
     pub upkeep: Notify,
     /// What this member noted of its state, for the others to compare.
@@ -62,7 +60,7 @@ pub(crate) struct Shared {
 
 /// The single writer, and what it needs for its work. Whoever holds it sees no half of a batch.
 pub(crate) struct Core {
-    mvcc: Mvcc<Arc<dyn StateEngine>>,
+    mvcc: Mvcc<Arc<Behind>>,
     beside: Beside,
     beside_changed: bool,
     /// Whether a compaction waits to be written.
@@ -122,7 +120,7 @@ impl LogSize {
 /// What openraft drives.
 pub(crate) struct StateMachine {
     core: Arc<Mutex<Core>>,
-    engine: Arc<dyn StateEngine>,
+    engine: Arc<Behind>,
     storage: Arc<dyn Storage>,
     shelf: Shelf,
     shared: Arc<Shared>,
@@ -152,7 +150,9 @@ impl StateMachine {
     ) -> io::Result<Self> {
         let shelf = Shelf::open(storage.clone(), env.clock.clone())?;
         let fence = Arc::new(Fence::default());
+        let counters = Counters::new();
         let engine = Guarded::over(storage.open_state()?, fence.clone());
+        let engine = Behind::over(engine, env.clock.clone(), counters.commit.clone())?;
         let mvcc = Mvcc::open_with(engine.clone(), cache_bytes).map_err(io::Error::other)?;
         let beside = consensus::decode_beside(mvcc.caller_meta())?;
         let view = mvcc.view();
@@ -166,8 +166,7 @@ impl StateMachine {
             leases: Mutex::new(leases),
             outstanding,
             env,
-            counters: Counters::new(),
-            writing: AtomicBool::new(false),
+            counters,
             engine: Mutex::new(engine.clone()),
             upkeep: Notify::new(),
             marks: Mutex::default(),
@@ -231,7 +230,7 @@ impl Core {
         self.pace
     }
 
-    pub fn mvcc(&mut self) -> &mut Mvcc<Arc<dyn StateEngine>> {
+    pub fn mvcc(&mut self) -> &mut Mvcc<Arc<Behind>> {
         &mut self.mvcc
     }
 
@@ -339,7 +338,6 @@ impl Core {
 
     /// Writes what was applied, shows it, and answers.
     fn publish(&mut self, mut pending: Pending) -> io::Result<()> {
-        self.shared.writing.store(true, Ordering::Relaxed);
         hit("afterStartDBTxn");
         hit("commitBeforePreCommitHook");
         let beside = std::mem::take(&mut self.beside_changed).then(|| consensus::encode_beside(&self.beside));
@@ -356,7 +354,6 @@ impl Core {
             pending.events.iter_mut().try_for_each(|event| fill_prev(&view, event))?;
         }
         self.shared.view.store(Arc::new(view));
-        self.shared.writing.store(false, Ordering::Relaxed);
         self.shared.hub.publish(pending.events, revision);
         self.shared.applied.send_replace(index);
         hit("afterWritebackBuf");
@@ -370,22 +367,19 @@ impl Core {
         Ok(())
     }
 
-    /// Writes what was applied to the engine, in one batch.
+    /// Hands what was applied to the engine, in one batch.
     fn commit(&mut self, beside: Option<Bytes>) -> io::Result<()> {
         let compacts = std::mem::take(&mut self.compacts);
         compacts.then(|| hit("compactBeforeCommitScheduledCompact"));
         hit("beforeCommit");
-        let clock = &self.shared.env.clock;
-        let start = clock.monotonic();
         self.mvcc.commit(beside).map_err(io::Error::other)?;
-        self.shared.counters.commit.record(clock.monotonic() - start);
         hit("afterCommit");
         compacts.then(|| hit("compactAfterCommitScheduledCompact"));
         Ok(())
     }
 
     /// Begins anew with a state that takes the place of this one.
-    fn replace(&mut self, engine: Arc<dyn StateEngine>) -> io::Result<View> {
+    fn replace(&mut self, engine: Arc<Behind>) -> io::Result<View> {
         self.mvcc = Mvcc::open_with(engine, self.cache_bytes).map_err(io::Error::other)?;
         self.replaced += 1;
         self.beside = consensus::decode_beside(self.mvcc.caller_meta())?;
@@ -459,6 +453,8 @@ impl RaftStateMachine<TypeConfig> for StateMachine {
         self.shared.marks.lock().clear();
         let engine = self.storage.replace_state(snapshot.path())?;
         let engine = Guarded::over(engine, self.shared.fence.clone());
+        let took = self.shared.counters.commit.clone();
+        let engine = Behind::over(engine, self.shared.env.clock.clone(), took)?;
         hit("applyAfterOpenSnapshot");
         let mut core = self.core.lock();
         let view = core.replace(engine.clone())?;

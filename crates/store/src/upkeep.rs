@@ -67,6 +67,14 @@ pub(crate) async fn save_index(core: &Arc<Mutex<Core>>) {
     }
 }
 
+/// Waits until the engine has everything. What it cannot take is applied again at the next start.
+pub(crate) async fn settle(shared: &Shared) {
+    let engine = shared.engine.lock().clone();
+    if let Err(error) = blocking(move || engine.drain().map_err(io::Error::other)).await {
+        tracing::warn!(%error, "the state was not written to its end; the log will be played again");
+    }
+}
+
 async fn sweep(core: &Arc<Mutex<Core>>, shared: &Shared, stopped: &Shutdown) -> io::Result<()> {
     let clock = &shared.env.clock;
     let deadline = clock.monotonic() + READ_PATIENCE;

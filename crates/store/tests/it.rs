@@ -733,7 +733,7 @@ fn diverge(storage: &dyn Storage) {
     let mut hash = engine.get(Table::Meta, key).expect("read").expect("a hash").to_vec();
     hash[7] ^= 1;
     batch.put(Table::Meta, key.as_slice(), hash);
-    engine.write(&batch).expect("write");
+    engine.write(batch).expect("write");
 }
 
 impl Cluster {

@@ -51,7 +51,7 @@ impl Engine for Guarded {
         self.heed(self.engine.get_sorted(table, keys, visit))
     }
 
-    fn write(&self, batch: &Batch) -> Result<(), EngineError> {
+    fn write(&self, batch: Batch) -> Result<(), EngineError> {
         self.heed(self.engine.write(batch))
     }
 
