@@ -4,6 +4,12 @@ use rocksdb::{BlockBasedOptions, Cache, DBCompressionType, Options};
 
 /// Bytes of blocks that the database caches.
 const BLOCK_CACHE: usize = 16 << 20;
+/// Bytes of a block before it is compressed.
+const BLOCK: usize = 16 << 10;
+/// RocksDB's default, which other compressions than Zstd heed.
+const WINDOW_BITS: i32 = -14;
+/// The quickest level of Zstd.
+const ZSTD_LEVEL: i32 = 1;
 /// Bytes of a memtable of the state. It bounds how much of the log is played again after a crash.
 const STATE_WRITE_BUFFER: usize = 16 << 20;
 /// Files of the database's own log that are kept.
@@ -14,10 +20,12 @@ fn common() -> Options {
     options.create_if_missing(true);
     options.create_missing_column_families(true);
     options.set_keep_log_file_num(KEPT_INFO_LOGS);
-    options.set_compression_type(DBCompressionType::Lz4);
-    options.set_bottommost_compression_type(DBCompressionType::Zstd);
+    // The same on every level, so that files of newer revisions, which overlap with none, move down as they are.
+    options.set_compression_type(DBCompressionType::Zstd);
+    options.set_compression_options(WINDOW_BITS, ZSTD_LEVEL, 0, 0);
     options.set_max_background_jobs(2);
     let mut table = BlockBasedOptions::default();
+    table.set_block_size(BLOCK);
     table.set_block_cache(&Cache::new_lru_cache(BLOCK_CACHE));
     table.set_bloom_filter(10.0, false);
     options.set_block_based_table_factory(&table);
