@@ -1,5 +1,6 @@
 //! A cluster of `trierarch etcd` members as processes.
 
+use std::fs;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -40,7 +41,8 @@ struct Member {
 }
 
 impl<'a> Members<'a> {
-    /// Starts members; returns when all serve.
+    /// Starts members; returns when all serve. In `flags`, `{name}` stands for the member's name: m0g0, m1g0 and so on
+    /// at first. Peers speak TLS where the flags give them certificates.
     ///
     /// # Errors
     /// They cannot be started.
@@ -61,7 +63,8 @@ impl<'a> Members<'a> {
             folder,
             members: Vec::new(),
         };
-        let named: Vec<String> = places.iter().enumerate().map(|(n, place)| peer(n, 0, place)).collect();
+        let named: Vec<String> =
+            places.iter().enumerate().map(|(n, place)| members.peer(n, 0, place)).collect();
         for (index, place) in places.into_iter().enumerate() {
             let process = members.process(index, 0, &place, &named, "new");
             members.members.push(Member { place, process, generation: 0, cut: false });
@@ -208,13 +211,17 @@ impl<'a> Members<'a> {
     pub async fn replace(&mut self, index: usize) -> Result<()> {
         self.members[index].process.kill()?;
         let (helper, old) = ((index + 1) % self.size(), name(index, self.members[index].generation));
-        let url = peer_url(&self.members[index].place);
+        let url = self.peer_url(&self.members[index].place);
         until(&self.env, PATIENCE, async || self.change_members(helper, &old, &url).await)
             .await
             .with_context(|| format!("{old} cannot be replaced"))?;
         self.members[index].generation += 1;
-        let named: Vec<String> =
-            self.members.iter().enumerate().map(|(n, one)| peer(n, one.generation, &one.place)).collect();
+        let named: Vec<String> = self
+            .members
+            .iter()
+            .enumerate()
+            .map(|(n, one)| self.peer(n, one.generation, &one.place))
+            .collect();
         let Member { place, generation, .. } = &self.members[index];
         self.members[index].process = self.process(index, *generation, place, &named, "existing");
         self.members[index].process.start()
@@ -332,6 +339,22 @@ impl<'a> Members<'a> {
         self.folder.path()
     }
 
+    /// Everything that the member in this place has said.
+    pub fn log(&self, index: usize) -> String {
+        let name = name(index, self.members[index].generation);
+        fs::read_to_string(self.folder.path().join(format!("{name}.log"))).unwrap_or_default()
+    }
+
+    fn peer_url(&self, place: &MasterPlace) -> String {
+        let secure = ["--peer-auto-tls", "--peer-cert-file"];
+        let secure = self.flags.iter().any(|flag| secure.iter().any(|one| flag.starts_with(one)));
+        format!("http{}://{}:{}", if secure { "s" } else { "" }, place.address, place.peer_port)
+    }
+
+    fn peer(&self, index: usize, generation: u32, place: &MasterPlace) -> String {
+        format!("{}={}", name(index, generation), self.peer_url(place))
+    }
+
     fn process(
         &self,
         index: usize,
@@ -342,7 +365,7 @@ impl<'a> Members<'a> {
     ) -> Process {
         let (name, dir) = (name(index, generation), self.folder.path());
         let client = format!("http://{}:{}", place.address, place.client_port);
-        let peer = peer_url(place);
+        let peer = self.peer_url(place);
         // `env` becomes the program, so that the process is the program's.
         let failpoints = format!("GOFAIL_HTTP={}:{}", place.address, place.api_port);
         let program = self.binary.display().to_string();
@@ -357,7 +380,7 @@ impl<'a> Members<'a> {
             format!("--initial-cluster={}", named.join(",")),
             format!("--initial-cluster-state={state}"),
         ]);
-        argv.extend(self.flags.iter().cloned());
+        argv.extend(self.flags.iter().map(|flag| flag.replace("{name}", &name)));
         let log = dir.join(format!("{name}.log"));
         Process::new(name, argv, place.namespace.clone(), log)
     }
@@ -376,12 +399,4 @@ impl Drop for Members<'_> {
 
 fn name(index: usize, generation: u32) -> String {
     format!("m{index}g{generation}")
-}
-
-fn peer_url(place: &MasterPlace) -> String {
-    format!("http://{}:{}", place.address, place.peer_port)
-}
-
-fn peer(index: usize, generation: u32, place: &MasterPlace) -> String {
-    format!("{}={}", name(index, generation), peer_url(place))
 }

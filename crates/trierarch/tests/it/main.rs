@@ -7,5 +7,4 @@ mod containers;
 mod etcd;
 mod failpoints;
 mod integrity;
-mod linearizable;
 mod simulated;
