@@ -12,9 +12,9 @@ use protos::etcd::etcdserverpb::kv_client::KvClient;
 use protos::etcd::etcdserverpb::lease_client::LeaseClient;
 use protos::etcd::etcdserverpb::maintenance_client::MaintenanceClient;
 use tempfile::TempDir;
-use tonic::transport::Channel;
 
-use super::wire;
+use super::rights;
+use super::wire::{self, Connection, Token};
 use crate::network::{Cut, MasterPlace, Network};
 use crate::poll::until;
 use crate::process::Process;
@@ -30,6 +30,7 @@ pub struct Members<'a> {
     flags: Vec<String>,
     folder: TempDir,
     members: Vec<Member>,
+    token: Token,
 }
 
 struct Member {
@@ -62,6 +63,7 @@ impl<'a> Members<'a> {
             flags: flags.to_owned(),
             folder,
             members: Vec::new(),
+            token: Token::default(),
         };
         let named: Vec<String> =
             places.iter().enumerate().map(|(n, place)| members.peer(n, 0, place)).collect();
@@ -161,8 +163,24 @@ impl<'a> Members<'a> {
         Ok((leader, self.status(leader).await?.1.raft_term))
     }
 
-    async fn channel(&self, index: usize) -> Result<Channel> {
-        wire::connect(&self.endpoint(index)).await.with_context(|| format!("member {index} does not listen"))
+    async fn channel(&self, index: usize) -> Result<Connection> {
+        let connected = wire::connect(&self.endpoint(index), &self.token).await;
+        connected.with_context(|| format!("member {index} does not listen"))
+    }
+
+    /// From now on everybody must say who they are, and who uses this says that it is root.
+    ///
+    /// # Errors
+    /// The members do not agree to that.
+    pub async fn demand_passwords(&mut self) -> Result<()> {
+        rights::enable(&self.env, &self.endpoint(0)).await?;
+        self.token = rights::token(&self.env, &self.endpoint(0), rights::ROOT).await?;
+        Ok(())
+    }
+
+    /// Who asks here.
+    pub fn token(&self) -> &Token {
+        &self.token
     }
 
     async fn status(&self, index: usize) -> Result<(u64, pb::StatusResponse)> {

@@ -1,7 +1,7 @@
 //! `trierarch etcd` members without Kubernetes, under faults, judged by what their clients saw.
 //!
 //! Read `scenario.rs`, `members.rs` (processes), `traffic.rs` and `generator.rs` (clients), `watcher.rs`, `wire.rs`
-//! (requests and answers as etcd sends them), `fault.rs`, `failpoint.rs`, `disk.rs`, `play.rs` (all of it in order). `outage.rs` only
+//! (requests and answers as etcd sends them), `sessions.rs` and `rights.rs` (clients with leases, locks and passwords), `fault.rs`, `failpoint.rs`, `disk.rs`, `play.rs` (all of it in order). `outage.rs` only
 //! measures.
 
 mod disk;
@@ -11,7 +11,9 @@ mod generator;
 mod members;
 mod outage;
 mod play;
+mod rights;
 mod scenario;
+mod sessions;
 mod traffic;
 mod watcher;
 mod wire;

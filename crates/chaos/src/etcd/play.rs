@@ -65,9 +65,13 @@ async fn run_once(
     let took = env.clock.monotonic() - begun;
     let lost = history.operations.iter().filter(|operation| operation.answer.is_none()).count();
     println!(
-        "seed {seed}: {} operations, {lost} without an answer, {} watchers; judged in {} ms",
+        "seed {seed}: {} operations, {lost} without an answer, {} watchers; {} leases, {} holds of a lock, {} attempts at \
+         a right; judged in {} ms",
         history.operations.len(),
         history.streams.len(),
+        history.sessions.len(),
+        history.holds.len(),
+        history.attempts.len(),
         took.as_millis()
     );
     if !wrong.is_empty() {
@@ -84,10 +88,12 @@ async fn run_on(
     scenario: &Scenario,
     seed: u64,
 ) -> Result<(History, Vec<String>)> {
-    let pause = Duration::from_millis(scenario.pause_ms);
     let _busy = Busy::start(scenario.busy);
     let begun = members.leadership().await?;
-    let traffic = Traffic::start(env, members.endpoints(), scenario.clients, pause, seed).await?;
+    if scenario.users > 0 {
+        members.demand_passwords().await?;
+    }
+    let traffic = Traffic::start(env, members.endpoints(), members.token(), scenario, seed).await?;
     let between = Duration::from_millis(scenario.between_ms);
     for round in 0..scenario.rounds {
         env.clock.sleep(between).await;
@@ -147,7 +153,7 @@ impl Drop for Busy {
     }
 }
 
-/// Writes a history, a line for each operation and each watcher.
+/// Writes a history, a line for each operation, each watcher, and whatever else was recorded.
 fn write(file: &Path, history: &History) -> Result<()> {
     let mut lines = Vec::new();
     for operation in &history.operations {
@@ -155,6 +161,15 @@ fn write(file: &Path, history: &History) -> Result<()> {
     }
     for stream in &history.streams {
         lines.push(serde_json::to_string(stream)?);
+    }
+    for session in &history.sessions {
+        lines.push(serde_json::to_string(session)?);
+    }
+    for hold in &history.holds {
+        lines.push(serde_json::to_string(hold)?);
+    }
+    for attempt in &history.attempts {
+        lines.push(serde_json::to_string(attempt)?);
     }
     fs::write(file, lines.join("\n") + "\n").with_context(|| format!("cannot write {}", file.display()))
 }

@@ -18,6 +18,15 @@ pub struct Scenario {
     pub members: usize,
     /// How many clients; each begins at a member of its own.
     pub clients: usize,
+    /// How many of them besides keep leases alive, for a while.
+    #[serde(default)]
+    pub keepers: usize,
+    /// How many contend for a lock.
+    #[serde(default)]
+    pub lockers: usize,
+    /// How many make use of a right that is taken and given again and again; with any of them everybody has a password.
+    #[serde(default)]
+    pub users: usize,
     /// How often it is played.
     pub runs: u32,
     /// Further arguments of each member.

@@ -7,18 +7,21 @@ use anyhow::{Context as _, Result, anyhow};
 use env::{Env, Shutdown, TaskGroup};
 use parking_lot::Mutex;
 use tokio::time::Instant;
+use tonic::Status;
 
 use super::generator::{END, FROM, Generator, transaction};
-use super::watcher;
-use super::wire;
-use crate::history::{History, Keys, Operation, Request, Response, Step, Stream};
+use super::scenario::Scenario;
+use super::watcher::{self, Place};
+use super::wire::{self, Connection, Token};
+use super::{rights, sessions};
+use crate::history::{Attempt, History, Hold, Keys, Operation, Request, Response, Session, Step, Stream};
 use crate::load::RETRY;
 use crate::poll::until;
 
 /// How long an answer may take; then it counts as lost.
-const ANSWER_TIMEOUT: Duration = Duration::from_millis(1500);
+pub const ANSWER_TIMEOUT: Duration = Duration::from_millis(1500);
 /// How long the last write may take, and watchers to see it.
-const DRAIN: Duration = Duration::from_secs(60);
+pub const DRAIN: Duration = Duration::from_secs(60);
 /// The key of the last write: every watcher watches it.
 const LAST_KEY: &str = "k/~";
 
@@ -28,28 +31,40 @@ pub struct Recorder {
     env: Env,
     begun: Instant,
     operations: Arc<Mutex<Vec<Operation>>>,
+    /// Of clients with leases.
+    pub sessions: Arc<Mutex<Vec<Session>>>,
+    /// Of clients with locks.
+    pub holds: Arc<Mutex<Vec<Hold>>>,
+    /// Of clients with rights.
+    pub attempts: Arc<Mutex<Vec<Attempt>>>,
+}
+
+/// A duration as it is recorded.
+pub fn nanos(duration: Duration) -> u64 {
+    u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX)
 }
 
 impl Recorder {
     /// Nothing yet.
     pub fn new(env: Env) -> Self {
         let begun = env.clock.monotonic();
-        Self { env, begun, operations: Arc::default() }
+        Self {
+            env,
+            begun,
+            operations: Arc::default(),
+            sessions: Arc::default(),
+            holds: Arc::default(),
+            attempts: Arc::default(),
+        }
     }
 
     /// Nanoseconds since the beginning.
-    fn now(&self) -> u64 {
-        let since = self.env.clock.monotonic().saturating_duration_since(self.begun);
-        u64::try_from(since.as_nanos()).unwrap_or(u64::MAX)
+    pub fn now(&self) -> u64 {
+        nanos(self.env.clock.monotonic().saturating_duration_since(self.begun))
     }
 
     /// Sends a request and records it; the answer, or `None` when it is lost.
-    pub async fn ask(
-        &self,
-        client: usize,
-        channel: &tonic::transport::Channel,
-        request: Request,
-    ) -> Option<Response> {
+    pub async fn ask(&self, client: usize, channel: &Connection, request: Request) -> Option<Response> {
         let call = self.now();
         let answer = tokio::time::timeout(ANSWER_TIMEOUT, wire::send(channel, &request)).await;
         let response = answer.ok().and_then(Result::ok);
@@ -63,6 +78,7 @@ impl Recorder {
 pub struct Traffic {
     recorder: Recorder,
     endpoints: Vec<String>,
+    token: Token,
     clients: usize,
     first_revision: i64,
     streams: Vec<Arc<Mutex<Stream>>>,
@@ -78,15 +94,19 @@ impl Traffic {
     pub async fn start(
         env: &Env,
         endpoints: Vec<String>,
-        clients: usize,
-        pause: Duration,
+        token: &Token,
+        scenario: &Scenario,
         seed: u64,
     ) -> Result<Self> {
+        if scenario.users > 0 {
+            rights::prepare(env, &endpoints[0], token).await?;
+        }
         let mut traffic = Self {
             recorder: Recorder::new(env.clone()),
-            first_revision: first_revision(env, &endpoints[0]).await?,
+            first_revision: first_revision(env, &endpoints[0], token).await?,
             endpoints,
-            clients,
+            token: token.clone(),
+            clients: scenario.clients,
             streams: Vec::new(),
             asking: TaskGroup::new("clients", Shutdown::new()),
             watching: TaskGroup::new("watchers", Shutdown::new()),
@@ -94,27 +114,63 @@ impl Traffic {
         for member in 0..traffic.endpoints.len() {
             traffic.watch(env, member, Keys::range(FROM, END), true);
             traffic.watch(env, member, Keys::range("k/5", END), false);
+            if scenario.keepers + scenario.lockers + scenario.users > 0 {
+                traffic.watch(env, member, Keys::range(sessions::FROM, sessions::END), false);
+            }
         }
-        for number in 0..clients {
+        let pause = Duration::from_millis(scenario.pause_ms);
+        for number in 0..scenario.clients {
             let client = Client {
                 number,
                 generator: Generator::new(number, seed),
                 endpoints: traffic.endpoints.clone(),
+                token: traffic.token.clone(),
                 recorder: traffic.recorder.clone(),
                 pause,
             };
             let stop = traffic.asking.shutdown().clone();
             traffic.asking.spawn_detached(format!("client-{number}"), client.run(stop));
         }
+        traffic.start_others(scenario, seed);
         Ok(traffic)
+    }
+
+    /// Starts clients that do one thing only; their numbers follow those of the others.
+    fn start_others(&self, scenario: &Scenario, seed: u64) {
+        let stop = || self.asking.shutdown().clone();
+        let mut number = scenario.clients;
+        let mut caller = |token: &Token| {
+            number += 1;
+            Caller::new(&self.recorder, &self.endpoints, token, number)
+        };
+        for keeper in 0..scenario.keepers {
+            let keeping = sessions::keep(caller(&self.token), seed, stop());
+            self.asking.spawn_detached(format!("keeper-{keeper}"), keeping);
+        }
+        for locker in 0..scenario.lockers {
+            let locking = sessions::lock(caller(&self.token), seed, stop());
+            self.asking.spawn_detached(format!("locker-{locker}"), locking);
+        }
+        for user in 0..scenario.users {
+            let using = rights::make_use(caller(&Token::default()), stop());
+            self.asking.spawn_detached(format!("user-{user}"), using);
+        }
+        if scenario.users > 0 {
+            let giving = rights::give_and_take(caller(&self.token), seed, stop());
+            self.asking.spawn_detached("rights", giving);
+        }
     }
 
     fn watch(&mut self, env: &Env, member: usize, keys: Keys, previous: bool) {
         let name = format!("watcher of {}..{} at member {member}", keys.from, keys.end);
-        let stream = Arc::new(Mutex::new(Stream { name: name.clone(), keys, previous, items: Vec::new() }));
+        let others = keys.from == sessions::FROM;
+        let (items, seen) = (Vec::new(), Vec::new());
+        let stream = Stream { name: name.clone(), keys, previous, others, items, seen };
+        let stream = Arc::new(Mutex::new(stream));
         let stop = self.watching.shutdown().clone();
-        let (from, endpoint) = (self.first_revision + 1, self.endpoints[member].clone());
-        let watch = watcher::watch(env.clone(), endpoint, stream.clone(), from, stop);
+        let (endpoint, token) = (self.endpoints[member].clone(), self.token.clone());
+        let place = Place { env: env.clone(), endpoint, token, begun: self.recorder.begun };
+        let watch = watcher::watch(place, stream.clone(), self.first_revision + 1, stop);
         self.watching.spawn_detached(name, watch);
         self.streams.push(stream);
     }
@@ -132,6 +188,9 @@ impl Traffic {
     pub async fn finish(self, env: &Env) -> Result<(History, Vec<String>)> {
         self.asking.shutdown().trigger();
         self.asking.clone().join(DRAIN).await?;
+        let mut wrong = Vec::new();
+        let leases_end = sessions::all_end(env, &self.endpoints, &self.token).await;
+        wrong.extend(leases_end.err().map(|why| why.to_string()));
         let mut attempts = 0;
         let last = until(env, DRAIN, async || {
             attempts += 1;
@@ -144,7 +203,7 @@ impl Traffic {
         })
         .await
         .context("no member takes a write at the end")?;
-        let mut wrong = Vec::new();
+        let last_of_others = sessions::last(env, &self.endpoints, &self.token).await?;
         for member in 0..self.endpoints.len() {
             let everything =
                 || Request::Range { keys: Keys::range(FROM, END), revision: 0, serializable: false };
@@ -153,18 +212,25 @@ impl Traffic {
                 .extend(read.err().map(|why| format!("member {member} does not answer at the end: {why:#}")));
         }
         for stream in &self.streams {
+            let last = if stream.lock().others { last_of_others } else { last };
             let seen = until(env, DRAIN, async || watcher::has_seen(&stream.lock(), last)).await;
             wrong.extend(seen.err().map(|why| why.to_string()));
         }
         self.watching.shutdown().trigger();
         self.watching.clone().join(DRAIN).await?;
-        let operations = std::mem::take(&mut *self.recorder.operations.lock());
-        let streams = self.streams.iter().map(|stream| stream.lock().clone()).collect();
-        Ok((History { first_revision: self.first_revision, operations, streams }, wrong))
+        let history = History {
+            first_revision: self.first_revision,
+            operations: std::mem::take(&mut *self.recorder.operations.lock()),
+            streams: self.streams.iter().map(|stream| stream.lock().clone()).collect(),
+            sessions: std::mem::take(&mut *self.recorder.sessions.lock()),
+            holds: std::mem::take(&mut *self.recorder.holds.lock()),
+            attempts: std::mem::take(&mut *self.recorder.attempts.lock()),
+        };
+        Ok((history, wrong))
     }
 
     async fn ask_at(&self, member: usize, request: Request) -> Result<Response> {
-        let channel = wire::connect(&self.endpoints[member]).await.context("no connection")?;
+        let channel = wire::connect(&self.endpoints[member], &self.token).await.context("no connection")?;
         self.recorder.ask(self.clients, &channel, request).await.context("the answer was lost")
     }
 }
@@ -177,10 +243,10 @@ impl Drop for Traffic {
     }
 }
 
-async fn first_revision(env: &Env, endpoint: &str) -> Result<i64> {
+async fn first_revision(env: &Env, endpoint: &str, token: &Token) -> Result<i64> {
     let everything = Request::Range { keys: Keys::range(FROM, END), revision: 0, serializable: false };
     until(env, DRAIN, async || {
-        let channel = wire::connect(endpoint).await.context("no connection")?;
+        let channel = wire::connect(endpoint, token).await.context("no connection")?;
         match wire::send(&channel, &everything).await? {
             Response::Range { revision, kvs } if kvs.is_empty() => Ok(revision),
             other => Err(anyhow!("the store is not empty: {other:?}")),
@@ -189,10 +255,64 @@ async fn first_revision(env: &Env, endpoint: &str) -> Result<i64> {
     .await
 }
 
+/// A client that goes on at the next member when an answer is lost.
+pub struct Caller {
+    /// Where what it sees is recorded.
+    pub recorder: Recorder,
+    /// Its number.
+    pub number: usize,
+    endpoints: Vec<String>,
+    token: Token,
+    at: usize,
+    connection: Option<Connection>,
+}
+
+impl Caller {
+    /// It begins at the member that its number says.
+    pub fn new(recorder: &Recorder, endpoints: &[String], token: &Token, number: usize) -> Self {
+        let (recorder, endpoints, token) = (recorder.clone(), endpoints.to_vec(), token.clone());
+        Self { recorder, number, endpoints, token, at: number, connection: None }
+    }
+
+    /// Asks as somebody else from now on.
+    pub fn become_user(&mut self, token: Token) {
+        (self.token, self.connection) = (token, None);
+    }
+
+    /// Waits.
+    pub async fn pause(&self, time: Duration) {
+        self.recorder.env.clock.sleep(time).await;
+    }
+
+    /// Asks one thing. The call's time comes with the answer; `None` when it was lost.
+    pub async fn ask<T>(
+        &mut self,
+        question: impl AsyncFnOnce(Connection) -> Result<T, Status>,
+    ) -> (u64, Option<Result<T, Status>>) {
+        let endpoint = &self.endpoints[self.at % self.endpoints.len()];
+        if self.connection.is_none() {
+            self.connection = wire::connect(endpoint, &self.token).await;
+        }
+        let call = self.recorder.now();
+        let Some(connection) = self.connection.clone() else {
+            self.at += 1;
+            self.pause(RETRY).await;
+            return (call, None);
+        };
+        let answer = tokio::time::timeout(ANSWER_TIMEOUT, question(connection)).await.ok();
+        let answer = answer.filter(|answer| answer.as_ref().err().is_none_or(wire::is_refusal));
+        if answer.is_none() {
+            (self.connection, self.at) = (None, self.at + 1);
+        }
+        (call, answer)
+    }
+}
+
 struct Client {
     number: usize,
     generator: Generator,
     endpoints: Vec<String>,
+    token: Token,
     recorder: Recorder,
     pause: Duration,
 }
@@ -204,7 +324,8 @@ impl Client {
         let mut channel = None;
         while !stop.is_triggered() {
             let Some(connected) = &channel else {
-                channel = wire::connect(&self.endpoints[member % self.endpoints.len()]).await;
+                let endpoint = &self.endpoints[member % self.endpoints.len()];
+                channel = wire::connect(endpoint, &self.token).await;
                 if channel.is_none() {
                     member += 1;
                     self.recorder.env.clock.sleep(RETRY).await;

@@ -9,9 +9,11 @@ use parking_lot::Mutex;
 use protos::etcd::etcdserverpb::WatchResponse;
 use protos::etcd::etcdserverpb::watch_client::WatchClient;
 use tokio::sync::mpsc;
+use tokio::time::Instant;
 use tokio_stream::wrappers::ReceiverStream;
 
-use super::wire;
+use super::traffic::nanos;
+use super::wire::{self, Token};
 use crate::history::{Item, Stream};
 use crate::load::RETRY;
 
@@ -20,21 +22,31 @@ const PROGRESS_INTERVAL: Duration = Duration::from_millis(300);
 /// Requests on their way to the member.
 const REQUESTS: usize = 4;
 
+/// Where and since when a watcher watches, and as whom.
+pub struct Place {
+    pub env: Env,
+    pub endpoint: String,
+    pub token: Token,
+    /// The zero of all times.
+    pub begun: Instant,
+}
+
 /// Watches until told to stop.
-pub async fn watch(env: Env, endpoint: String, stream: Arc<Mutex<Stream>>, from: i64, stop: Shutdown) {
+pub async fn watch(place: Place, stream: Arc<Mutex<Stream>>, from: i64, stop: Shutdown) {
     let mut next = from;
     while !stop.is_triggered() {
         tokio::select! {
-            _ = follow(&env, &endpoint, &stream, &mut next) => {}
+            _ = follow(&place, &stream, &mut next) => {}
             () = stop.wait() => return,
         }
-        env.clock.sleep(RETRY).await;
+        place.env.clock.sleep(RETRY).await;
     }
 }
 
 /// Follows one stream to its end.
-async fn follow(env: &Env, endpoint: &str, stream: &Mutex<Stream>, next: &mut i64) -> Option<()> {
-    let mut client = WatchClient::new(wire::connect(endpoint).await?);
+async fn follow(place: &Place, stream: &Mutex<Stream>, next: &mut i64) -> Option<()> {
+    let clock = &place.env.clock;
+    let mut client = WatchClient::new(wire::connect(&place.endpoint, &place.token).await?);
     let (requests, receiver) = mpsc::channel(REQUESTS);
     let create = {
         let stream = stream.lock();
@@ -43,21 +55,25 @@ async fn follow(env: &Env, endpoint: &str, stream: &Mutex<Stream>, next: &mut i6
     requests.send(create).await.ok()?;
     let mut answers = client.watch(ReceiverStream::new(receiver)).await.ok()?.into_inner();
     stream.lock().items.push(Item::Opened { from: *next });
-    let mut ask_again = env.clock.monotonic() + PROGRESS_INTERVAL;
+    let mut ask_again = clock.monotonic() + PROGRESS_INTERVAL;
     loop {
         tokio::select! {
-            answer = answers.message() => take(&mut stream.lock().items, answer.ok()??, next)?,
-            () = env.clock.sleep_until(ask_again) => {
+            answer = answers.message() => {
+                let at = nanos(clock.monotonic().saturating_duration_since(place.begun));
+                take(&mut stream.lock(), answer.ok()??, at, next)?;
+            }
+            () = clock.sleep_until(ask_again) => {
                 // Before the stream is full, or it is asked next time.
                 drop(requests.try_send(wire::progress()));
-                ask_again = env.clock.monotonic() + PROGRESS_INTERVAL;
+                ask_again = clock.monotonic() + PROGRESS_INTERVAL;
             }
         }
     }
 }
 
 /// Records a message; `None` when it ends the watch.
-fn take(items: &mut Vec<Item>, message: WatchResponse, next: &mut i64) -> Option<()> {
+fn take(stream: &mut Stream, message: WatchResponse, at: u64, next: &mut i64) -> Option<()> {
+    let items = &mut stream.items;
     let revision = message.header.map_or(0, |header| header.revision);
     if message.canceled {
         if message.compact_revision > 0 {
@@ -77,6 +93,7 @@ fn take(items: &mut Vec<Item>, message: WatchResponse, next: &mut i64) -> Option
     let changes: Vec<_> = message.events.into_iter().map(wire::change).collect();
     *next = changes.last().map_or(*next, |change| change.revision + 1);
     items.push(Item::Changes { revision, changes });
+    stream.seen.push((at, *next - 1));
     Some(())
 }
 

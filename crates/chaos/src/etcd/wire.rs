@@ -7,8 +7,11 @@ use protos::etcd::etcdserverpb as pb;
 use protos::etcd::etcdserverpb::kv_client::KvClient;
 use protos::etcd::etcdserverpb::lease_client::LeaseClient;
 use protos::etcd::mvccpb;
-use tonic::Status;
+use tonic::metadata::{Ascii, MetadataValue};
+use tonic::service::Interceptor;
+use tonic::service::interceptor::InterceptedService;
 use tonic::transport::{Channel, Endpoint};
+use tonic::{Request as Call, Status};
 
 use crate::history::{Change, Compare, Keys, Kv, Outcome, Refusal, Request, Response, Step};
 
@@ -17,21 +20,51 @@ const CONNECT_TIMEOUT: Duration = Duration::from_millis(500);
 /// Seconds that a lease lives: longer than any run.
 const LEASE_TTL: i64 = 3600;
 
+/// Who asks: nobody in particular, or the user whose token it is.
+#[derive(Clone, Debug, Default)]
+pub struct Token(Option<MetadataValue<Ascii>>);
+
+impl Token {
+    /// As a member gave it.
+    pub fn new(text: &str) -> Self {
+        Self(text.parse().ok())
+    }
+}
+
+impl Interceptor for Token {
+    fn call(&mut self, mut call: Call<()>) -> Result<Call<()>, Status> {
+        if let Some(token) = &self.0 {
+            call.metadata_mut().insert("authorization", token.clone());
+        }
+        Ok(call)
+    }
+}
+
+/// A connection on which one user asks.
+pub type Connection = InterceptedService<Channel, Token>;
+
 /// A connection to a member, if it can be had now.
-pub async fn connect(endpoint: &str) -> Option<Channel> {
+pub async fn connect(endpoint: &str, token: &Token) -> Option<Connection> {
     let endpoint = Endpoint::from_shared(endpoint.to_owned()).ok()?;
-    endpoint.connect_timeout(CONNECT_TIMEOUT).connect().await.ok()
+    let channel = endpoint.connect_timeout(CONNECT_TIMEOUT).connect().await.ok()?;
+    Some(InterceptedService::new(channel, token.clone()))
 }
 
 /// Sends a request.
 ///
 /// # Errors
 /// What is no answer of the store: the request may have been done or not.
-pub async fn send(channel: &Channel, request: &Request) -> Result<Response, Status> {
+pub async fn send(channel: &Connection, request: &Request) -> Result<Response, Status> {
     match answer(channel, request).await {
         Err(status) => refusal(&status).map(Response::Refused).ok_or(status),
         answered => answered,
     }
+}
+
+/// Whether the store itself says that it did not do it.
+pub fn is_refusal(status: &Status) -> bool {
+    let texts = ["permission denied", "is not granted to the", "invalid auth token", "session is expired"];
+    refusal(status).is_some() || texts.iter().any(|text| status.message().contains(text))
 }
 
 fn refusal(status: &Status) -> Option<Refusal> {
@@ -44,7 +77,7 @@ fn refusal(status: &Status) -> Option<Refusal> {
     refusals.into_iter().find(|(text, _)| status.message().contains(text)).map(|(_, refusal)| refusal)
 }
 
-async fn answer(channel: &Channel, request: &Request) -> Result<Response, Status> {
+async fn answer(channel: &Connection, request: &Request) -> Result<Response, Status> {
     let (mut kv, mut leases) = (KvClient::new(channel.clone()), LeaseClient::new(channel.clone()));
     match request {
         Request::Range { keys, revision, serializable } => {
@@ -66,12 +99,13 @@ async fn answer(channel: &Channel, request: &Request) -> Result<Response, Status
             kv.compact(pb::CompactionRequest { revision: *revision, physical: false }).await?;
             Ok(Response::Done)
         }
+        Request::Others { .. } => Err(Status::unimplemented("no client asks for that")),
     }
 }
 
 /// A put or a delete alone goes the way of its own that clients use.
 async fn txn(
-    kv: &mut KvClient<Channel>,
+    kv: &mut KvClient<Connection>,
     compares: &[Compare],
     then: &[Step],
     otherwise: &[Step],
@@ -109,7 +143,7 @@ fn text(bytes: &[u8]) -> String {
     String::from_utf8_lossy(bytes).into_owned()
 }
 
-fn bytes(text: &str) -> Bytes {
+pub fn bytes(text: &str) -> Bytes {
     Bytes::copy_from_slice(text.as_bytes())
 }
 

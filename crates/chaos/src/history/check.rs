@@ -1,11 +1,12 @@
 //! A whole history's judgement (pure).
 
 use super::model::{Etcd, Pins, State};
+use super::others::others;
 use super::past::Past;
 use super::register::{self, undecided};
 use super::search::{Span, Verdict, search};
 use super::types::{History, Operation, Request};
-use super::watch;
+use super::{leases, locks, rights, watch};
 
 /// Steps of the model that one search may take: some minutes at worst.
 const STEP_BOUND: u64 = 5_000_000;
@@ -17,12 +18,17 @@ pub fn check(history: &History) -> Vec<String> {
 
 /// [`check`] with another bound.
 pub fn check_within(history: &History, bound: u64) -> Vec<String> {
-    let wrong = register::check(history, bound);
+    let mut wrong = register::check(history, bound);
+    let others = others(history);
+    wrong.extend(leases::check(history));
+    wrong.extend(locks::check(history, &others));
+    wrong.extend(rights::check(history, bound));
     if !wrong.is_empty() {
         return wrong;
     }
-    let operations: Vec<&Operation> =
+    let mut operations: Vec<&Operation> =
         history.operations.iter().filter(|one| is_ordered(history, one)).collect();
+    operations.extend(&others.operations);
     let end = |operation: &Operation| operation.answer.as_ref().map(|(end, _)| *end);
     let spans: Vec<Span> = operations.iter().map(|one| Span { call: one.call, end: end(one) }).collect();
     let model = Etcd { operations, pins: Pins::new(history) };

@@ -119,6 +119,11 @@ pub fn apply(state: &State, request: &Request) -> Applied {
             applied.state.compacted = *revision;
             applied
         }
+        // The keys are left out of the state: no recorded request touches them.
+        Request::Others { revision, changes } => {
+            let state = State { revision: *revision, ..state.clone() };
+            Applied { state, response: Response::Done, changes: changes.clone() }
+        }
     }
 }
 
@@ -197,13 +202,7 @@ impl Pins {
                 }
             }
         }
-        for operation in &history.operations {
-            if let Some((_, Response::Txn { revision, outcomes, .. })) = &operation.answer
-                && outcomes.iter().any(is_change)
-            {
-                pins.claimed.insert(*revision);
-            }
-        }
+        pins.claimed.extend(history.operations.iter().filter_map(made));
         let last = pins.told.keys().max().copied().unwrap_or(0);
         let all = history.first_revision + 1..=last;
         pins.complete = last > 0 && all.into_iter().all(|revision| pins.told.contains_key(&revision));
@@ -237,6 +236,16 @@ impl Pins {
             }
             None => May::Anytime,
         }
+    }
+}
+
+/// The revision that a request is known to have made.
+pub fn made(operation: &Operation) -> Option<i64> {
+    match &operation.answer {
+        Some((_, Response::Txn { revision, outcomes, .. })) if outcomes.iter().any(is_change) => {
+            Some(*revision)
+        }
+        _ => None,
     }
 }
 
@@ -280,6 +289,9 @@ impl Model for Etcd<'_> {
 
     fn step(&self, state: &State, operation: usize) -> Option<State> {
         let Operation { request, answer, .. } = self.operations[operation];
+        if matches!(request, Request::Others { revision, .. } if *revision != state.revision + 1) {
+            return None;
+        }
         let Some((_, seen)) = answer else { return self.lost(state, request) };
         if let Response::Txn { revision, .. } | Response::Range { revision, .. } = seen
             && *revision != state.revision

@@ -39,7 +39,9 @@ impl Told {
     }
 
     fn watch(mut self, items: Vec<Item>) -> Self {
-        let stream = Stream { name: "watcher".to_owned(), keys: all(), previous: true, items };
+        let name = "watcher".to_owned();
+        let (others, seen) = (false, Vec::new());
+        let stream = Stream { name, keys: all(), previous: true, others, items, seen };
         self.0.streams.push(stream);
         self
     }
@@ -331,4 +333,120 @@ fn a_long_history_of_many_clients_is_ordered() {
     let mut wrong = Counter((0..5000).collect());
     wrong.0.swap(2000, 3000);
     assert!(matches!(search(&wrong, 0, &spans, 10_000_000), Verdict::Refused { .. }));
+}
+
+/// A watcher of what others wrote, who was told of each change at once.
+fn watched(changes: &[(u64, Change)]) -> Stream {
+    let item = |(_, change): &(u64, Change)| Item::Changes {
+        revision: change.revision,
+        changes: vec![change.clone()],
+    };
+    Stream {
+        name: "watcher of others".to_owned(),
+        keys: Keys::range("x/", "x0"),
+        previous: false,
+        others: true,
+        items: changes.iter().map(item).collect(),
+        seen: changes.iter().map(|(at, change)| (*at, change.revision)).collect(),
+    }
+}
+
+fn came(revision: i64, key: &str) -> Change {
+    changed(revision, kv(key, "x", revision, revision, 1), None)
+}
+
+fn went(revision: i64, key: &str) -> Change {
+    Change { revision, key: key.to_owned(), now: None, before: None }
+}
+
+#[test]
+fn what_others_wrote_takes_revisions_of_its_own() {
+    let a = kv("a", "1", 3, 3, 1);
+    let told = |changes: &[(u64, Change)]| {
+        let mut told = Told::new().put(0, 1, "a", "1", 3, None).get(6, 7, 4, std::slice::from_ref(&a));
+        told.0.streams.push(watched(changes));
+        told
+    };
+    told(&[(1, came(2, "x/a")), (5, went(4, "x/a"))]).good();
+    // Nobody was told of revision 2: somebody made it.
+    told(&[(5, went(4, "x/a"))]).good();
+    // It was there only after the read that shows it was answered.
+    let mut late = told(&[(1, came(2, "x/a")), (5, went(4, "x/a"))]);
+    late = late.get(8, 9, 3, std::slice::from_ref(&a));
+    late.bad("no order explains");
+    // Watchers were told of different things.
+    let mut differ = told(&[(1, came(2, "x/a")), (5, went(4, "x/a"))]);
+    differ.0.streams.push(watched(&[(1, came(2, "x/b")), (5, went(4, "x/a"))]));
+    differ.bad("x/b=x (version 1) came where revision 2, x/a=x");
+}
+
+#[test]
+fn a_lease_that_ends_before_its_time_is_refused_unless_somebody_ended_it() {
+    let session = |given: &[(u64, u64)], revoked, gone| {
+        let (key, given) = ("x/kept/1".to_owned(), given.to_vec());
+        let session = Session { lease: 1, key, given, revoked, gone };
+        let mut told = Told::new();
+        told.0.streams.push(watched(&[(5, came(2, "x/kept/1")), (30, went(3, "x/kept/1"))]));
+        told.0.sessions.push(session);
+        told
+    };
+    session(&[(0, 20), (9, 20)], None, Some(31)).good();
+    session(&[(0, 20), (11, 20)], None, None).bad("its key was deleted");
+    session(&[(0, 20), (11, 20)], Some(29), None).good();
+    session(&[(0, 20), (11, 20)], Some(31), None).bad("its key was deleted");
+    let mut gone = session(&[(0, 20)], None, Some(19));
+    gone.0.streams.clear();
+    gone.bad("it was gone");
+}
+
+#[test]
+fn a_lock_has_one_holder_at_each_revision_and_at_each_moment() {
+    let hold = |client, key: &str, since, revision, until| {
+        let key = key.to_owned();
+        Hold { client, key, since, revision, until, fenced: Vec::new() }
+    };
+    let lease = |lease, key: &str| {
+        let key = key.to_owned();
+        Session { lease, key, given: vec![(0, 100)], revoked: Some(40), gone: None }
+    };
+    let told = |holds: &[Hold]| {
+        let mut told = Told::new();
+        let queue = [came(2, "x/lock/1"), came(3, "x/lock/2"), went(4, "x/lock/1"), went(5, "x/lock/2")];
+        told.0.streams.push(watched(&queue.map(|change| (10 * change.revision.cast_unsigned(), change))));
+        told.0.sessions.extend([lease(1, "x/lock/1"), lease(2, "x/lock/2")]);
+        told.0.holds.extend_from_slice(holds);
+        told
+    };
+    let (first, second) = (hold(1, "x/lock/1", 20, 2, Some(40)), hold(2, "x/lock/2", 41, 4, None));
+    told(&[first.clone(), second.clone()]).good();
+    told(&[hold(2, "x/lock/2", 41, 3, None)])
+        .bad("at revision 3 the first in the queue is Some(\"x/lock/1\")");
+    told(&[Hold { fenced: vec![2, 4], ..first.clone() }]).bad("at revision 4");
+    told(&[Hold { until: None, ..first }, second]).bad("two held one lock at the same time");
+}
+
+#[test]
+fn a_right_that_was_taken_is_not_used_and_one_that_was_given_not_refused() {
+    let told = |attempts: &[(u64, Act, Option<(u64, bool)>)]| {
+        let mut told = Told::new();
+        let attempt = |(call, act, answer): &(u64, Act, Option<(u64, bool)>)| Attempt {
+            client: 1,
+            call: *call,
+            act: *act,
+            answer: *answer,
+        };
+        told.0.attempts.extend(attempts.iter().map(attempt));
+        told
+    };
+    let set = |condition, to| Act::Set { condition, to };
+    let taken = (0, set(1, false), Some((1, true)));
+    told(&[taken, (2, Act::Use, Some((3, false)))]).good();
+    told(&[taken, (2, Act::Use, Some((3, true)))]).bad("no order explains what was permitted");
+    told(&[taken, (0, Act::Use, Some((3, true)))]).good();
+    told(&[(2, Act::Use, Some((3, false)))]).bad("no order explains what was permitted");
+    // What was lost may have been done, and what is refused was done already.
+    let lost = (0, set(0, false), None);
+    told(&[lost, (2, Act::Use, Some((3, true))), (4, Act::Use, Some((5, false)))]).good();
+    told(&[lost, (2, set(0, false), Some((3, false))), (4, Act::Use, Some((5, true)))])
+        .bad("no order explains what was permitted");
 }

@@ -113,6 +113,13 @@ pub enum Request {
         /// The revision.
         revision: i64,
     },
+    /// What somebody did whose requests are not recorded, as watchers tell (`others.rs`); no client asks for it.
+    Others {
+        /// The revision that it made.
+        revision: i64,
+        /// What it changed: none of the keys that recorded requests touch.
+        changes: Vec<Change>,
+    },
 }
 
 /// What a step of a transaction answered.
@@ -244,8 +251,12 @@ pub struct Stream {
     pub keys: Keys,
     /// Whether it asked for what was there before.
     pub previous: bool,
+    /// Whether its keys are those of clients whose requests are not recorded.
+    pub others: bool,
     /// What it was told.
     pub items: Vec<Item>,
+    /// When it was told of changes, and up to which revision.
+    pub seen: Vec<(u64, i64)>,
 }
 
 /// Everything that was recorded of a store that began empty.
@@ -257,4 +268,77 @@ pub struct History {
     pub operations: Vec<Operation>,
     /// All watchers.
     pub streams: Vec<Stream>,
+    /// Leases that were kept alive for a while.
+    pub sessions: Vec<Session>,
+    /// Locks that were held, with the keys of [`Session`]s.
+    pub holds: Vec<Hold>,
+    /// Rights that were given, taken, and made use of.
+    pub attempts: Vec<Attempt>,
+}
+
+/// A lease that was granted, with a key attached to it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Session {
+    /// Its number.
+    pub lease: i64,
+    /// The only key that is attached to it.
+    pub key: String,
+    /// Calls of the grant and of renewals that were answered, each with the nanoseconds that it gave.
+    pub given: Vec<(u64, u64)>,
+    /// When its end was asked for by name, whatever became of that.
+    pub revoked: Option<u64>,
+    /// When it was answered that there is no such lease.
+    pub gone: Option<u64>,
+}
+
+impl Session {
+    /// It may not end by itself before.
+    pub fn lasts_until(&self) -> u64 {
+        self.given.iter().map(|(call, ttl)| call + ttl).max().unwrap_or(0)
+    }
+}
+
+/// A lock that was answered to be held.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Hold {
+    /// Who holds it.
+    pub client: usize,
+    /// The key in the queue of those who want it; a [`Session`]'s.
+    pub key: String,
+    /// When it was answered.
+    pub since: u64,
+    /// The revision of the answer.
+    pub revision: i64,
+    /// When it was given back; `None` when it was left to the lease.
+    pub until: Option<u64>,
+    /// Revisions of writes that were made on condition that the key is there.
+    pub fenced: Vec<i64>,
+}
+
+/// What is done about a right. There are two conditions for having it: a permission of a role, and the role of a user.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+pub enum Act {
+    /// A condition is made true, or not.
+    Set {
+        /// The first or the second.
+        condition: usize,
+        /// What it becomes.
+        to: bool,
+    },
+    /// The right is made use of.
+    Use,
+}
+
+/// A request about a right.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Attempt {
+    /// Who asked.
+    pub client: usize,
+    /// When.
+    pub call: u64,
+    /// What.
+    pub act: Act,
+    /// When it was answered, and whether it was done: a condition that was so already is not set, and who has no right
+    /// is refused. `None` when that is not known.
+    pub answer: Option<(u64, bool)>,
 }

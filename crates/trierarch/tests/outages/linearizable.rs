@@ -42,6 +42,12 @@ fn watchers_and_reads_hold_while_members_are_replaced_and_caught_up() {
 }
 
 #[test]
+fn leases_locks_and_rights_hold_whoever_is_killed() {
+    let faults = [Fault::KillLeader, Fault::PauseLeader, Fault::MoveLeader, Fault::KillAll];
+    assert!(play(&Network::loopback(), &scenario("sessions", &faults), 5).expect("played"));
+}
+
+#[test]
 #[ignore = "needs root and nftables: make test-all"]
 fn a_leader_that_is_cut_off_shows_nothing_old() {
     let faults = [Fault::CutLeader, Fault::DeafLeader, Fault::MuteLeader];
