@@ -19,7 +19,7 @@ use transport::Dialer;
 
 use crate::barrier::{self, Waiter};
 use crate::config::{Identity, StoreConfig, Timing};
-use crate::consensus::{self, Node, Proposal, Raft};
+use crate::consensus::{self, Node, Proposal, Raft, StoredMembership};
 use crate::contacts::{self, Contacts, Voting};
 use crate::copy::StateCopy;
 use crate::counters::{self, Kind};
@@ -679,10 +679,14 @@ impl Inner {
         self.check_sound()
     }
 
-    fn voting(&self) -> Voting {
-        let metrics = self.raft.metrics();
-        let metrics = metrics.borrow_watched();
-        let membership = metrics.membership_config.membership();
+    /// The members as this leader decided last. The metrics tell of it later than whoever asked is answered.
+    async fn decided(&self) -> Result<StoredMembership, StoreError> {
+        let decided = self.raft.with_raft_state(|state| state.membership_state.effective().as_ref().clone());
+        decided.await.map_err(|_| StoreError::Stopped)
+    }
+
+    fn voting(&self, decided: &StoredMembership) -> Voting {
+        let membership = decided.membership();
         let joining = membership.nodes().filter(|(_, node)| node.joining).map(|(id, _)| *id);
         let started = self.shared.view.load();
         Voting {
@@ -713,12 +717,17 @@ impl Inner {
     }
 
     /// Refuses what could cost the quorum.
-    fn check_change(&self, change: peer::change_members_request::Change, id: u64) -> Result<(), StoreError> {
+    fn check_change(
+        &self,
+        decided: &StoredMembership,
+        change: peer::change_members_request::Change,
+        id: u64,
+    ) -> Result<(), StoreError> {
         use peer::change_members_request::Change;
         if !self.strict_reconfig_check {
             return Ok(());
         }
-        let (voting, now) = (self.voting(), self.env.clock.monotonic());
+        let (voting, now) = (self.voting(decided), self.env.clock.monotonic());
         match change {
             Change::Add => self.contacts.may_add(&voting, false, self.me, now),
             Change::AddLearner => self.contacts.may_add(&voting, true, self.me, now),
@@ -745,18 +754,14 @@ impl Inner {
         use peer::change_members_request::Change;
         let id = request.id;
         let ids = || BTreeSet::from([id]);
-        let (voter, known, joining) = {
-            let metrics = self.raft.metrics();
-            let metrics = metrics.borrow_watched();
-            let membership = metrics.membership_config.membership();
-            let node = membership.get_node(&id);
-            let voter = membership.voter_ids().any(|voter| voter == id);
-            (voter, node.is_some(), node.is_some_and(|node| node.joining))
-        };
+        let decided = self.decided().await?;
+        let node = decided.membership().get_node(&id);
+        let voter = decided.membership().voter_ids().any(|voter| voter == id);
+        let (known, joining) = (node.is_some(), node.is_some_and(|node| node.joining));
         let one = |joining| BTreeMap::from([(id, Node { peer_urls: request.peer_urls.clone(), joining })]);
         self.must_lead()?;
-        self.check_change(request.change(), id)?;
-        let others = self.voting().members.len() > 1;
+        self.check_change(&decided, request.change(), id)?;
+        let others = self.voting(&decided).members.len() > 1;
         if request.change() == Change::Remove && id == self.me && others {
             // Whoever leads next removes it.
             hand_over(self).await;

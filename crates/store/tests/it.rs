@@ -588,6 +588,33 @@ async fn a_member_joins_a_cluster_that_exists_and_votes_when_it_has_caught_up() 
     eventually("it is back", || value(cluster.store(1), "through")).await;
 }
 
+/// Under load the metrics of the consensus come later than the answer to whoever asked for a change.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_member_that_was_just_added_is_known_to_whoever_asks_next() {
+    let cluster = Cluster::start(1).await;
+    cluster.leader().await;
+    let store = cluster.store(0);
+    let busy = TaskGroup::new("load", Shutdown::new());
+    for writer in 0..16 {
+        let (store, stop) = (store.clone(), busy.shutdown().clone());
+        busy.spawn_detached(format!("writer-{writer}"), async move {
+            while !stop.is_triggered() {
+                drop(store.propose(put("k", "v")).await);
+            }
+        });
+    }
+    let url = || vec!["http://127.0.0.1:1".to_owned()];
+    for id in 100..300 {
+        store.member_add(url(), true, id).await.expect("added");
+        let again = store.member_add(url(), true, id).await;
+        assert!(matches!(again, Err(StoreError::Membership(_))), "{again:?}");
+        store.member_remove(id).await.expect("it is known");
+        assert_eq!(store.member_remove(id).await, Err(StoreError::MemberNotFound));
+    }
+    busy.shutdown().trigger();
+    busy.join(DEADLINE).await.expect("they end");
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_leader_that_is_removed_hands_over_first() {
     let mut cluster = Cluster::start(3).await;
