@@ -2,10 +2,11 @@
 
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
+use std::time::Duration;
 
 use anyhow::{Result, bail};
 use chaos::Network;
-use chaos::etcd::Outage;
+use chaos::etcd::{Load, Outage};
 use clap::{Parser, Subcommand};
 use env::Env;
 
@@ -56,6 +57,27 @@ enum Command {
         /// What happens (killed, stopped, frozen, cut-off, deaf, mute, slow-disk); everything if nothing is named
         outages: Vec<String>,
     },
+    /// Keep three members under full load, and count elections and stalls; fails if there was an election
+    Soak {
+        /// The `trierarch` program
+        #[arg(long)]
+        binary: PathBuf,
+        /// For how long
+        #[arg(long, default_value_t = 60)]
+        minutes: u64,
+        /// Clients that put, without a pause
+        #[arg(long, default_value_t = 32)]
+        writers: usize,
+        /// Clients that read, without a pause
+        #[arg(long, default_value_t = 16)]
+        readers: usize,
+        /// Watches of all keys
+        #[arg(long, default_value_t = 6)]
+        watchers: usize,
+        /// Leases that are renewed without a pause
+        #[arg(long, default_value_t = 4)]
+        keepers: usize,
+    },
 }
 
 /// What is to be played.
@@ -63,6 +85,7 @@ enum Scenarios {
     Kubernetes(Vec<chaos::Scenario>),
     Members(Vec<chaos::etcd::Scenario>, u64),
     Outages(Vec<Outage>, usize),
+    Soak(Load, Duration),
 }
 
 fn main() -> ExitCode {
@@ -108,6 +131,10 @@ fn read(command: Command) -> Result<(PathBuf, Scenarios)> {
             let outages = if named.is_empty() { Outage::ALL.to_vec() } else { named };
             Ok((binary, Scenarios::Outages(outages, runs.max(1))))
         }
+        Command::Soak { binary, minutes, writers, readers, watchers, keepers } => {
+            let load = Load { writers, readers, watchers, keepers };
+            Ok((binary, Scenarios::Soak(load, Duration::from_secs(60 * minutes))))
+        }
     }
 }
 
@@ -134,6 +161,10 @@ async fn all(binary: &Path, network: &Network, scenarios: &Scenarios) -> bool {
                 });
                 told(&format!("{outage:?}"), "how long nothing can be written", measured);
             }
+        }
+        &Scenarios::Soak(load, time) => {
+            let soaked = chaos::etcd::soak(&env, binary, network, load, time).await;
+            told("soak", "full load without a fault", soaked);
         }
         Scenarios::Kubernetes(scenarios) => {
             for one in scenarios {
