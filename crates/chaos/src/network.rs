@@ -12,6 +12,7 @@ use std::path::PathBuf;
 use std::process::Command;
 
 use anyhow::{Context as _, Result, anyhow, bail};
+use nix::mount::{MsFlags, mount};
 use nix::sched::{CloneFlags, unshare};
 
 /// Masters that there is a namespace for.
@@ -89,7 +90,7 @@ impl Network {
     }
 
     /// Moves the calling thread, and all threads and processes that it starts from now on, into a namespace with a
-    /// bridge, and makes namespaces for masters beside it. Loopback where the machine does not allow it.
+    /// bridge and mounts of its own, and makes namespaces for masters beside it. Loopback where the machine does not allow it.
     pub fn fabric() -> Self {
         match build_fabric() {
             Ok(spaces) => Self::Fabric { spaces },
@@ -198,7 +199,9 @@ fn space_path(space: &File) -> PathBuf {
 }
 
 fn build_fabric() -> Result<Vec<File>> {
-    unshare(CloneFlags::CLONE_NEWNET).context("cannot make a network namespace")?;
+    // What is mounted from now on goes with the last process that sees it.
+    unshare(CloneFlags::CLONE_NEWNET | CloneFlags::CLONE_NEWNS).context("cannot make namespaces")?;
+    mount(None::<&str>, "/", None::<&str>, MsFlags::MS_REC | MsFlags::MS_PRIVATE, None::<&str>)?;
     run(&["ip", "link", "set", "lo", "up"])?;
     run(&["ip", "link", "add", "br0", "type", "bridge"])?;
     run(&["ip", "link", "set", "br0", "up"])?;

@@ -2,6 +2,8 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use tokio::time::Instant;
 
+use crate::failpoints;
+
 /// Wall-clock time: milliseconds since the Unix epoch.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Timestamp(i64);
@@ -43,7 +45,9 @@ impl Clock {
     #[allow(clippy::disallowed_methods, reason = "this is the one door to the wall clock")]
     pub fn now(&self) -> Timestamp {
         let since_epoch = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-        Timestamp(i64::try_from(since_epoch.as_millis()).unwrap_or(i64::MAX))
+        let step = failpoints::hit("clockStep").and_then(|millis| millis.parse::<i64>().ok());
+        let millis = i64::try_from(since_epoch.as_millis()).unwrap_or(i64::MAX);
+        Timestamp(millis.saturating_add(step.unwrap_or(0)))
     }
 
     /// A clock that never goes back; only differences mean something.

@@ -13,6 +13,7 @@ pub const FAILPOINTS: &[&str] = &[
     "raftBeforeSave",
     "logAfterWrite",
     "logBeforeSync",
+    "logDuringSync",
     "raftAfterSave",
     "raftBeforeLeaderSend",
     "raftBeforeFollowerSend",

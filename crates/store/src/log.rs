@@ -158,7 +158,11 @@ fn sync_loop(engine: &dyn LogEngine, disk: &Disk, mut requests: mpsc::Receiver<F
     let mut group = Vec::new();
     while requests.blocking_recv_many(&mut group, FLUSH_QUEUE) > 0 {
         hit("logBeforeSync");
-        let result = disk.time(|| engine.sync());
+        let result = disk.time(|| match hit("logDuringSync") {
+            // A disk that fails, in tests; or that is slow, when the point waits.
+            Some(text) => Err(io::Error::other(text)),
+            None => engine.sync(),
+        });
         hit("raftAfterSave");
         syncs.increment(1);
         appends.increment(group.len() as u64);

@@ -1,9 +1,13 @@
-//! A disk that is slow or fails: `strace` stands between a process and its syncs.
+//! Disks that are slow or fail: `strace` stands between a process and its syncs. And disks that can be full.
 
+use std::fs::{self, File};
+use std::io::Write as _;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
 use anyhow::{Context as _, Result};
+use nix::mount::{MntFlags, MsFlags, mount, umount2};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
@@ -44,5 +48,52 @@ impl Drop for TamperedDisk {
             let _ = kill(Pid::from_raw(id), Signal::SIGTERM);
         }
         drop(self.0.wait());
+    }
+}
+
+/// A small disk in memory, seen by this process and those that it starts. It goes when this is dropped.
+pub struct SmallDisk(PathBuf);
+
+impl SmallDisk {
+    /// A disk of so many megabytes at a path.
+    ///
+    /// # Errors
+    /// Only root may.
+    pub fn at(path: PathBuf, megabytes: u32) -> Result<Self> {
+        fs::create_dir_all(&path)?;
+        let options = format!("size={megabytes}m,mode=0700");
+        mount(Some("chaos"), &path, Some("tmpfs"), MsFlags::empty(), Some(options.as_str()))
+            .context("small disks need root")?;
+        Ok(Self(path))
+    }
+
+    /// Takes all the room that is left.
+    ///
+    /// # Errors
+    /// It cannot be used.
+    pub fn fill(&self) -> Result<()> {
+        let mut file = File::options().create(true).append(true).open(self.filler())?;
+        let block = [1_u8; 4096];
+        while file.write_all(&block).is_ok() {}
+        Ok(())
+    }
+
+    /// Gives back what [`Self::fill`] took.
+    ///
+    /// # Errors
+    /// It cannot be used.
+    pub fn free(&self) -> Result<()> {
+        Ok(fs::remove_file(self.filler())?)
+    }
+
+    fn filler(&self) -> PathBuf {
+        self.0.join("filler")
+    }
+}
+
+impl Drop for SmallDisk {
+    fn drop(&mut self) {
+        // Members may still use it; it goes when they do.
+        let _ = umount2(Path::new(&self.0), MntFlags::MNT_DETACH);
     }
 }

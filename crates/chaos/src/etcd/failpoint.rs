@@ -181,7 +181,10 @@ async fn conflict(env: &Env, members: &mut Members<'_>, leader: usize) -> Result
 }
 
 /// Sets a point, or clears it, as gofail's HTTP protocol has it.
-async fn set(address: &str, point: &str, term: Option<&str>) -> Result<()> {
+///
+/// # Errors
+/// There are no failpoints; the point cannot be set so.
+pub async fn set(address: &str, point: &str, term: Option<&str>) -> Result<()> {
     let mut stream = TcpStream::connect(address)
         .await
         .with_context(|| format!("no failpoints at {address}: the program must be built with them"))?;

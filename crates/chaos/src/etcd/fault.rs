@@ -44,6 +44,13 @@ pub async fn play(env: &Env, members: &mut Members<'_>, fault: &Fault, lasts: Du
             slow_disk(env, members, &all, lasts).await
         }
         Fault::FailingDiskLeader => failing_disk(env, members, leader, lasts).await,
+        Fault::FullDiskLeader => full_disk(env, members, &[leader], lasts).await,
+        Fault::FullDiskFollower => full_disk(env, members, &[follower], lasts).await,
+        Fault::FullDiskAll => {
+            let all: Vec<usize> = (0..members.size()).collect();
+            full_disk(env, members, &all, lasts).await
+        }
+        Fault::ClockSteps => clock_steps(env, members, leader, lasts).await,
         Fault::Nothing => {
             env.clock.sleep(lasts).await;
             Ok(())
@@ -83,28 +90,117 @@ async fn pause(env: &Env, members: &mut Members<'_>, index: usize, lasts: Durati
 
 /// How much longer a sync takes.
 const SLOW: Duration = Duration::from_millis(200);
-/// How long a member may take to end that cannot write any more.
-const END: Duration = Duration::from_secs(10);
+/// The failpoint that a sync of the log passes.
+const SYNC: &str = "logDuringSync";
+/// Between two fillings of a disk: members delete files.
+const FILL: Duration = Duration::from_millis(50);
+/// Milliseconds by which clocks jump.
+const STEP: i64 = 3_600_000;
+
+/// Syncs of some members, slow or failing until [`mend`]: by their failpoints, or by strace where the program has none.
+async fn tamper(members: &mut Members<'_>, who: &[usize], slow: bool) -> Result<Vec<TamperedDisk>> {
+    let term = match slow {
+        true => format!("sleep({})", SLOW.as_millis()),
+        false => "return(\"the disk fails\")".to_owned(),
+    };
+    let mut tampered = Vec::new();
+    for &index in who {
+        if failpoint::set(&members.failpoints(index), SYNC, Some(&term)).await.is_ok() {
+            continue;
+        }
+        let id = members.member(index).id()?;
+        tampered.push(if slow { TamperedDisk::slow(id, SLOW)? } else { TamperedDisk::failing(id)? });
+    }
+    Ok(tampered)
+}
+
+async fn mend(members: &Members<'_>, who: &[usize], tampered: Vec<TamperedDisk>) {
+    drop(tampered);
+    for &index in who {
+        // It may have no failpoints, or have ended.
+        drop(failpoint::set(&members.failpoints(index), SYNC, None).await);
+    }
+}
 
 async fn slow_disk(env: &Env, members: &mut Members<'_>, who: &[usize], lasts: Duration) -> Result<()> {
-    let slowed = who.iter().map(|&index| TamperedDisk::slow(members.member(index).id()?, SLOW));
-    let slowed = slowed.collect::<Result<Vec<_>>>()?;
+    let tampered = tamper(members, who, true).await?;
     env.clock.sleep(lasts).await;
-    drop(slowed);
-    Ok(())
+    let led = match who {
+        &[leader] => {
+            until(env, PATIENCE, async || match members.leader().await? {
+                leads if leads == leader => bail!("the leader keeps leading although its disk is slow"),
+                _ => Ok(()),
+            })
+            .await
+        }
+        _ => Ok(()),
+    };
+    mend(members, who, tampered).await;
+    led
 }
 
 async fn failing_disk(env: &Env, members: &mut Members<'_>, index: usize, lasts: Duration) -> Result<()> {
-    let failing = TamperedDisk::failing(members.member(index).id()?)?;
-    let ended = until(env, END, async || match members.member(index).has_ended() {
+    let tampered = tamper(members, &[index], false).await?;
+    let ended = until(env, PATIENCE, async || match members.member(index).has_ended() {
         true => Ok(()),
         false => bail!("member {index} goes on although its syncs fail"),
     });
     ended.await?;
-    drop(failing);
+    mend(members, &[index], tampered).await;
     env.clock.sleep(lasts).await;
+    restart(members, index)
+}
+
+/// Fills disks, and makes room again. Who could not go on without has said why.
+async fn full_disk(env: &Env, members: &mut Members<'_>, who: &[usize], lasts: Duration) -> Result<()> {
+    let end = env.clock.monotonic() + lasts;
+    while env.clock.monotonic() < end {
+        who.iter().try_for_each(|&index| members.disk(index)?.fill())?;
+        env.clock.sleep(FILL).await;
+    }
+    who.iter().try_for_each(|&index| members.disk(index)?.free())?;
+    until(env, PATIENCE, async || {
+        for &index in who {
+            // It may have been about to end.
+            if members.member(index).has_ended() {
+                says_why(&members.log(index), "No space left on device")?;
+                restart(members, index)?;
+            }
+        }
+        for &index in who {
+            let serves = members.answers(index).await;
+            serves.with_context(|| format!("member {index} does not serve although there is room"))?;
+        }
+        Ok(())
+    })
+    .await
+}
+
+/// The last line of a member that ended says why, and it did not panic.
+fn says_why(log: &str, why: &str) -> Result<()> {
+    let last = log.lines().rfind(|line| !line.trim().is_empty()).unwrap_or_default();
+    match last.contains(why) && !log.contains("panicked") {
+        true => Ok(()),
+        false => bail!("a member ended with {last:?}, which is not one line that says {why:?}"),
+    }
+}
+
+fn restart(members: &mut Members<'_>, index: usize) -> Result<()> {
     members.member(index).kill()?;
     members.member(index).start()
+}
+
+async fn clock_steps(env: &Env, members: &Members<'_>, leader: usize, lasts: Duration) -> Result<()> {
+    for index in 0..members.size() {
+        let step = if index == leader { STEP } else { -STEP };
+        let term = format!("return(\"{step}\")");
+        failpoint::set(&members.failpoints(index), "clockStep", Some(&term)).await?;
+    }
+    env.clock.sleep(lasts).await;
+    for index in 0..members.size() {
+        failpoint::set(&members.failpoints(index), "clockStep", None).await?;
+    }
+    Ok(())
 }
 
 async fn cut(env: &Env, members: &mut Members<'_>, index: usize, cut: Cut, lasts: Duration) -> Result<()> {

@@ -13,6 +13,7 @@ use protos::etcd::etcdserverpb::lease_client::LeaseClient;
 use protos::etcd::etcdserverpb::maintenance_client::MaintenanceClient;
 use tempfile::TempDir;
 
+use super::disk::SmallDisk;
 use super::rights;
 use super::wire::{self, Connection, Token};
 use crate::network::{Cut, MasterPlace, Network};
@@ -28,9 +29,11 @@ pub struct Members<'a> {
     network: &'a Network,
     binary: PathBuf,
     flags: Vec<String>,
-    folder: TempDir,
-    members: Vec<Member>,
     token: Token,
+    // They go in this order: processes, what they write to, and the place of that.
+    members: Vec<Member>,
+    disks: Vec<SmallDisk>,
+    folder: TempDir,
 }
 
 struct Member {
@@ -54,6 +57,20 @@ impl<'a> Members<'a> {
         size: usize,
         flags: &[String],
     ) -> Result<Self> {
+        Self::start_on(env, binary, network, (size, 0), flags).await
+    }
+
+    /// As [`Self::start`], each with a disk of its own of so many megabytes; with none where that is 0.
+    ///
+    /// # Errors
+    /// They cannot be started, or have no disks.
+    pub async fn start_on(
+        env: &Env,
+        binary: &Path,
+        network: &'a Network,
+        (size, disk_mb): (usize, u32),
+        flags: &[String],
+    ) -> Result<Self> {
         let (places, _) = network.places(size, 0)?;
         let folder = tempfile::Builder::new().prefix("trierarch-members-").tempdir()?;
         let mut members = Self {
@@ -63,8 +80,12 @@ impl<'a> Members<'a> {
             flags: flags.to_owned(),
             folder,
             members: Vec::new(),
+            disks: Vec::new(),
             token: Token::default(),
         };
+        for index in 0..size * usize::from(disk_mb > 0) {
+            members.disks.push(SmallDisk::at(members.folder.path().join(name(index, 0)), disk_mb)?);
+        }
         let named: Vec<String> =
             places.iter().enumerate().map(|(n, place)| members.peer(n, 0, place)).collect();
         for (index, place) in places.into_iter().enumerate() {
@@ -126,13 +147,19 @@ impl<'a> Members<'a> {
     /// # Errors
     /// It does not for a minute.
     pub async fn serves(&self, index: usize) -> Result<()> {
-        until(&self.env, PATIENCE, async || {
-            let mut kv = KvClient::new(self.channel(index).await?);
-            kv.range(pb::RangeRequest { key: "k".into(), ..Default::default() }).await?;
-            Ok(())
-        })
-        .await
-        .with_context(|| format!("member {index} does not serve"))
+        until(&self.env, PATIENCE, async || self.answers(index).await)
+            .await
+            .with_context(|| format!("member {index} does not serve"))
+    }
+
+    /// Whether a member answers a read that needs a quorum.
+    ///
+    /// # Errors
+    /// It does not.
+    pub async fn answers(&self, index: usize) -> Result<()> {
+        let mut kv = KvClient::new(self.channel(index).await?);
+        kv.range(pb::RangeRequest { key: "k".into(), ..Default::default() }).await?;
+        Ok(())
     }
 
     /// The member that leads, once one does.
@@ -200,6 +227,14 @@ impl<'a> Members<'a> {
         let mut client = MaintenanceClient::new(self.channel(from).await?);
         client.move_leader(pb::MoveLeaderRequest { target_id }).await?;
         Ok(())
+    }
+
+    /// A member's disk.
+    ///
+    /// # Errors
+    /// It has none of its own.
+    pub fn disk(&self, index: usize) -> Result<&SmallDisk> {
+        self.disks.get(index).context("members have no disks of their own")
     }
 
     /// Cuts a member off from all others, one way or both.

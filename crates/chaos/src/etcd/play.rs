@@ -33,7 +33,7 @@ pub async fn play(
     scenario: &Scenario,
     seed: u64,
 ) -> Result<bool> {
-    if scenario.faults.iter().any(Fault::cuts) {
+    if scenario.disk_mb > 0 || scenario.faults.iter().any(Fault::cuts) {
         network.can_cut()?;
     }
     println!("## {}: {}", scenario.name, scenario.about);
@@ -54,7 +54,9 @@ async fn run_once(
     scenario: &Scenario,
     seed: u64,
 ) -> Result<Vec<String>> {
-    let mut members = Members::start(env, binary, network, scenario.members, &scenario.flags).await?;
+    let mut members =
+        Members::start_on(env, binary, network, (scenario.members, scenario.disk_mb), &scenario.flags)
+            .await?;
     let (history, mut wrong) = match run_on(env, &mut members, scenario, seed).await {
         Ok(recorded) => recorded,
         Err(error) => return Err(members.with_words(&error)),

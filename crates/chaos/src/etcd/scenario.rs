@@ -29,6 +29,9 @@ pub struct Scenario {
     pub users: usize,
     /// How often it is played.
     pub runs: u32,
+    /// Megabytes of each member's disk; without, it is the one where the scenario is played.
+    #[serde(default)]
+    pub disk_mb: u32,
     /// Further arguments of each member.
     #[serde(default)]
     pub flags: Vec<String>,
@@ -76,12 +79,21 @@ pub enum Fault {
     MoveLeader,
     /// A member is killed and removed; a new one with an empty folder takes its place.
     ReplaceFollower,
-    /// Syncs of the leader's log take 200 ms. Needs strace.
+    /// Syncs of the leader's log take 200 ms until another member leads. Needs strace, or a program with failpoints.
     SlowDiskLeader,
-    /// The same with all members.
+    /// Those of all members do.
     SlowDiskAll,
-    /// Syncs of the leader's log fail: it must end, and is started again. Needs strace.
+    /// Syncs of the leader's log fail: it must end, and is started again. Needs strace, or a program with failpoints.
     FailingDiskLeader,
+    /// There is no room on the leader's disk. It may end with one line that says so. Needs disks of a size, and root.
+    FullDiskLeader,
+    /// The same with another member.
+    FullDiskFollower,
+    /// The same with all members.
+    FullDiskAll,
+    /// The wall clocks of members jump, the leader's an hour ahead and the others' an hour back, and then back again. The
+    /// program must be built with failpoints.
+    ClockSteps,
     /// Nothing goes wrong: the machine is busy, and the leader must stay.
     Nothing,
     /// A member ends at a failpoint and is started again; the first string is the point, the second what happens there.
@@ -93,6 +105,11 @@ impl Fault {
     /// Whether it needs a network of its own for each member.
     pub fn cuts(&self) -> bool {
         matches!(self, Self::CutLeader | Self::CutFollower | Self::DeafLeader | Self::MuteLeader)
+    }
+
+    /// Whether it needs a disk of its own for each member.
+    pub fn fills(&self) -> bool {
+        matches!(self, Self::FullDiskLeader | Self::FullDiskFollower | Self::FullDiskAll)
     }
 }
 
@@ -123,12 +140,17 @@ impl Scenario {
             &Fault::PauseLeader,
             &Fault::SlowDiskAll,
             &Fault::FailingDiskLeader,
+            &Fault::FullDiskLeader,
+            &Fault::ClockSteps,
             &Fault::Nothing,
         ];
         let lonely = |fault: &&Fault| !alone.contains(fault) && !matches!(fault, Fault::Failpoint(..));
         match self.faults.iter().find(lonely) {
             Some(fault) if self.members == 1 => bail!("{fault:?} needs more than one member"),
             _ if self.faults.is_empty() && self.rounds > 0 => bail!("there are rounds and no faults"),
+            _ if self.disk_mb == 0 && self.faults.iter().any(Fault::fills) => {
+                bail!("disks that are to be full need a size")
+            }
             _ => Ok(()),
         }
     }

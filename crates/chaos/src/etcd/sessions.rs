@@ -9,7 +9,7 @@ use protos::etcd::etcdserverpb as pb;
 use protos::etcd::etcdserverpb::kv_client::KvClient;
 use protos::etcd::etcdserverpb::lease_client::LeaseClient;
 use protos::etcd::v3lockpb::lock_client::LockClient;
-use protos::etcd::v3lockpb::{LockRequest, UnlockRequest};
+use protos::etcd::v3lockpb::{LockRequest, LockResponse, UnlockRequest};
 use tonic::Status;
 
 use super::traffic::{Caller, DRAIN};
@@ -30,7 +30,7 @@ const GUARDED: &str = "x/guarded";
 const LAST_KEY: &str = "x/~";
 /// Seconds that leases are asked for: of those that are kept alive, and of those who want a lock.
 const KEPT_TTL: i64 = 2;
-const LOCK_TTL: i64 = 3;
+const LOCK_TTL: i64 = 2;
 /// Between renewals.
 const RENEW: Duration = Duration::from_millis(400);
 /// Renewals of a lease at most, and writes under a lock.
@@ -66,34 +66,44 @@ pub async fn lock(mut caller: Caller, seed: u64, stop: Shutdown) {
         let key = |lease: i64| format!("{LOCK}/{lease:x}");
         let Some(mut session) = grant(&mut caller, LOCK_TTL, key).await else { continue };
         let request = LockRequest { name: wire::bytes(LOCK), lease: session.lease };
-        let (_, answer) =
-            caller.ask(async |connection| LockClient::new(connection).lock(request).await).await;
-        if let Some(Ok(answer)) = answer {
-            let since = caller.recorder.now();
-            let revision = answer.into_inner().header.map_or(0, |header| header.revision);
-            let (client, key) = (caller.number, session.key.clone());
-            let mut hold = Hold { client, key, since, revision, until: None, fenced: Vec::new() };
-            for _ in 0..rng.below(WRITES) + 1 {
-                let (_, answer) = caller.ask(async |connection| fenced(connection, &hold.key).await).await;
-                hold.fenced.extend(answer.and_then(Result::ok).flatten());
-                if !renew(&mut caller, &mut session).await {
-                    break;
-                }
-            }
-            if rng.below(3) == 0 {
-                hold.until = Some(caller.recorder.now());
-                let request = UnlockRequest { key: wire::bytes(&hold.key) };
-                caller.ask(async |connection| LockClient::new(connection).unlock(request).await).await;
-                // The key is gone before the lease is.
-                session.revoked = hold.until;
-            }
-            caller.recorder.holds.lock().push(hold);
+        let locking = async |connection| LockClient::new(connection).lock(request).await;
+        let (call, answer) = caller.ask(locking).await;
+        if !matches!(answer, Some(Ok(_))) {
+            // Who goes away while it waits is taken out of the queue.
+            session.revoked = Some(call);
         }
+        let hold = match answer {
+            Some(Ok(answer)) => Some(hold(&mut caller, &mut session, answer.into_inner(), &rng).await),
+            _ => None,
+        };
         if session.revoked.is_some() || rng.below(2) == 0 {
             revoke(&mut caller, &mut session).await;
         }
+        let until = session.revoked;
+        caller.recorder.holds.lock().extend(hold.map(|hold| Hold { until, ..hold }));
         caller.recorder.sessions.lock().push(session);
     }
+}
+
+/// Writes what the lock guards, and mostly gives the lock back.
+async fn hold(caller: &mut Caller, session: &mut Session, answer: LockResponse, rng: &Rng) -> Hold {
+    let (client, key, since) = (caller.number, session.key.clone(), caller.recorder.now());
+    let revision = answer.header.map_or(0, |header| header.revision);
+    let mut hold = Hold { client, key, since, revision, until: None, fenced: Vec::new() };
+    for _ in 0..rng.below(WRITES) + 1 {
+        let (_, answer) = caller.ask(async |connection| fenced(connection, &hold.key).await).await;
+        hold.fenced.extend(answer.and_then(Result::ok).flatten());
+        if !renew(caller, session).await {
+            break;
+        }
+    }
+    if rng.below(4) > 0 {
+        // The key is gone before the lease is.
+        session.revoked = Some(caller.recorder.now());
+        let request = UnlockRequest { key: wire::bytes(&hold.key) };
+        caller.ask(async |connection| LockClient::new(connection).unlock(request).await).await;
+    }
+    hold
 }
 
 fn rng(caller: &Caller, seed: u64) -> Rng {

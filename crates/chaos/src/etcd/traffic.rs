@@ -203,7 +203,10 @@ impl Traffic {
         })
         .await
         .context("no member takes a write at the end")?;
-        let last_of_others = sessions::last(env, &self.endpoints, &self.token).await?;
+        let last_of_others = match self.streams.iter().any(|stream| stream.lock().others) {
+            true => sessions::last(env, &self.endpoints, &self.token).await?,
+            false => last,
+        };
         for member in 0..self.endpoints.len() {
             let everything =
                 || Request::Range { keys: Keys::range(FROM, END), revision: 0, serializable: false };
@@ -284,21 +287,23 @@ impl Caller {
         self.recorder.env.clock.sleep(time).await;
     }
 
-    /// Asks one thing. The call's time comes with the answer; `None` when it was lost.
+    /// Asks one thing, as soon as a member can be reached. The call's time comes with the answer; `None` when that was lost.
     pub async fn ask<T>(
         &mut self,
         question: impl AsyncFnOnce(Connection) -> Result<T, Status>,
     ) -> (u64, Option<Result<T, Status>>) {
-        let endpoint = &self.endpoints[self.at % self.endpoints.len()];
-        if self.connection.is_none() {
+        let connection = loop {
+            if let Some(connection) = &self.connection {
+                break connection.clone();
+            }
+            let endpoint = &self.endpoints[self.at % self.endpoints.len()];
             self.connection = wire::connect(endpoint, &self.token).await;
-        }
-        let call = self.recorder.now();
-        let Some(connection) = self.connection.clone() else {
-            self.at += 1;
-            self.pause(RETRY).await;
-            return (call, None);
+            if self.connection.is_none() {
+                self.at += 1;
+                self.pause(RETRY).await;
+            }
         };
+        let call = self.recorder.now();
         let answer = tokio::time::timeout(ANSWER_TIMEOUT, question(connection)).await.ok();
         let answer = answer.filter(|answer| answer.as_ref().err().is_none_or(wire::is_refusal));
         if answer.is_none() {

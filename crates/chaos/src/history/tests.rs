@@ -427,26 +427,22 @@ fn a_lock_has_one_holder_at_each_revision_and_at_each_moment() {
 
 #[test]
 fn a_right_that_was_taken_is_not_used_and_one_that_was_given_not_refused() {
-    let told = |attempts: &[(u64, Act, Option<(u64, bool)>)]| {
+    let told = |attempts: &[Attempt]| {
         let mut told = Told::new();
-        let attempt = |(call, act, answer): &(u64, Act, Option<(u64, bool)>)| Attempt {
-            client: 1,
-            call: *call,
-            act: *act,
-            answer: *answer,
-        };
-        told.0.attempts.extend(attempts.iter().map(attempt));
+        told.0.attempts.extend_from_slice(attempts);
         told
     };
+    let attempt = |call, act, answer| Attempt { client: 1, call, act, answer };
+    let using = |call, end, done| attempt(call, Act::Use, Some((end, done)));
     let set = |condition, to| Act::Set { condition, to };
-    let taken = (0, set(1, false), Some((1, true)));
-    told(&[taken, (2, Act::Use, Some((3, false)))]).good();
-    told(&[taken, (2, Act::Use, Some((3, true)))]).bad("no order explains what was permitted");
-    told(&[taken, (0, Act::Use, Some((3, true)))]).good();
-    told(&[(2, Act::Use, Some((3, false)))]).bad("no order explains what was permitted");
+    let taken = attempt(0, set(1, false), Some((1, true)));
+    told(&[taken.clone(), using(2, 3, false)]).good();
+    told(&[taken.clone(), using(2, 3, true)]).bad("no order explains what was permitted");
+    told(&[taken.clone(), using(0, 3, true)]).good();
+    told(&[using(2, 3, false)]).bad("no order explains what was permitted");
     // What was lost may have been done, and what is refused was done already.
-    let lost = (0, set(0, false), None);
-    told(&[lost, (2, Act::Use, Some((3, true))), (4, Act::Use, Some((5, false)))]).good();
-    told(&[lost, (2, set(0, false), Some((3, false))), (4, Act::Use, Some((5, true)))])
+    let lost = attempt(0, set(0, false), None);
+    told(&[lost.clone(), using(2, 3, true), using(4, 5, false)]).good();
+    told(&[lost, attempt(2, set(0, false), Some((3, false))), using(4, 5, true)])
         .bad("no order explains what was permitted");
 }

@@ -117,7 +117,8 @@ fn usage() -> String {
 }
 
 async fn serve(env: Env, flags: &Flags) -> Result<()> {
-    env::failpoints::start(&[store::FAILPOINTS, etcd_api::FAILPOINTS].concat()).context("failpoints")?;
+    let points = [env::failpoints::POINTS, store::FAILPOINTS, etcd_api::FAILPOINTS].concat();
+    env::failpoints::start(&points).context("failpoints")?;
     let tasks = TaskGroup::new("etcd", Shutdown::new());
     signals::watch(&tasks)?;
     let retention = retention(flags)?;

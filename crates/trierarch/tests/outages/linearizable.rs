@@ -48,12 +48,38 @@ fn leases_locks_and_rights_hold_whoever_is_killed() {
 }
 
 #[test]
+fn a_leader_with_a_slow_disk_hands_over_and_one_with_a_failing_disk_ends() {
+    let faults = [Fault::SlowDiskLeader, Fault::FailingDiskLeader];
+    assert!(play(&Network::loopback(), &scenario("slow-disk", &faults), 6).expect("played"));
+}
+
+#[test]
+fn clocks_that_jump_change_nothing() {
+    let mut scenario = scenario("sessions", &[Fault::ClockSteps, Fault::KillLeader, Fault::ClockSteps]);
+    scenario.lasts_ms = 3000;
+    assert!(play(&Network::loopback(), &scenario, 7).expect("played"));
+}
+
+/// In network namespaces, which belong to their thread and not to other tests.
+fn play_apart(scenario: Scenario, seed: u64) {
+    let inside = move || play(&Network::fabric(), &scenario, seed);
+    assert!(std::thread::spawn(inside).join().expect("no panic").expect("played"));
+}
+
+#[test]
+#[ignore = "needs root: make test-all"]
+fn nothing_is_lost_when_disks_are_full_and_all_is_well_when_there_is_room() {
+    let faults = [Fault::FullDiskLeader, Fault::FullDiskFollower, Fault::FullDiskAll];
+    let mut scenario = scenario("full-disk", &faults);
+    scenario.lasts_ms = 3000;
+    play_apart(scenario, 8);
+}
+
+#[test]
 #[ignore = "needs root and nftables: make test-all"]
 fn a_leader_that_is_cut_off_shows_nothing_old() {
     let faults = [Fault::CutLeader, Fault::DeafLeader, Fault::MuteLeader];
     let mut scenario = scenario("partitions", &faults);
     scenario.lasts_ms = 2000;
-    // The namespace is its thread's and not that of other tests.
-    let inside = move || play(&Network::fabric(), &scenario, 4);
-    assert!(std::thread::spawn(inside).join().expect("no panic").expect("played"));
+    play_apart(scenario, 4);
 }
