@@ -72,20 +72,54 @@ pub(crate) fn parse_place(mut key: &[u8]) -> Result<Place, EngineError> {
     Ok(Place { main: key.get_i64(), sub: key.get_u32() })
 }
 
-/// A version as bytes; key and value of the answer share them.
+/// A version as bytes, with where its message begins, and the key and the value in these bytes.
+pub(crate) struct Encoded {
+    pub bytes: Bytes,
+    message: usize,
+    pub kv: KeyValue,
+}
+
+impl Encoded {
+    /// Key and value of the answer share the version's bytes.
+    pub fn new(kv: &KeyValue, tombstone: bool, before: Option<Before>) -> Self {
+        let mut out = BytesMut::with_capacity(1 + 3 * MAX_NUMBER + message_len(kv));
+        put_head(&mut out, tombstone, before);
+        let message = out.len();
+        put_message(&mut out, kv);
+        let bytes = out.freeze();
+        let key_at = message + 1 + number_len(kv.key.len() as u64);
+        let key = if kv.key.is_empty() { Bytes::new() } else { bytes.slice(key_at..key_at + kv.key.len()) };
+        let lease = if kv.lease == 0 { 0 } else { 1 + number_len(kv.lease.cast_unsigned()) };
+        let value_end = bytes.len() - lease;
+        let value = match kv.value.len() {
+            0 => Bytes::new(),
+            len => bytes.slice(value_end - len..value_end),
+        };
+        let kv = KeyValue { key, value, ..*kv };
+        Self { bytes, message, kv }
+    }
+
+    /// The bytes that are `mvccpb.KeyValue`.
+    pub fn message(&self) -> &[u8] {
+        &self.bytes[self.message..]
+    }
+}
+
+/// A version as bytes.
 pub(crate) fn encode_version(kv: &KeyValue, tombstone: bool, before: Option<Before>) -> Bytes {
-    let mut out = BytesMut::with_capacity(1 + 3 * MAX_NUMBER + message_len(kv));
+    Encoded::new(kv, tombstone, before).bytes
+}
+
+fn put_head(out: &mut BytesMut, tombstone: bool, before: Option<Before>) {
     out.put_u8(if tombstone { TOMBSTONE } else { PUT });
     match before {
-        None => put_number(&mut out, 0),
+        None => put_number(out, 0),
         Some(before) => {
-            put_number(&mut out, before.place.main.cast_unsigned());
-            put_number(&mut out, before.place.sub.into());
-            put_number(&mut out, u64::from(before.value_len) << 1 | u64::from(before.tombstone));
+            put_number(out, before.place.main.cast_unsigned());
+            put_number(out, before.place.sub.into());
+            put_number(out, u64::from(before.value_len) << 1 | u64::from(before.tombstone));
         }
     }
-    put_message(&mut out, kv);
-    out.freeze()
 }
 
 /// The bytes of a version that are `mvccpb.KeyValue`.
@@ -181,6 +215,11 @@ pub(crate) fn put_message(out: &mut BytesMut, kv: &KeyValue) {
 
 fn message_len(kv: &KeyValue) -> usize {
     kv.key.len() + kv.value.len() + 6 * (1 + MAX_NUMBER)
+}
+
+/// Bytes of a LEB128 number.
+fn number_len(number: u64) -> usize {
+    (64 - (number | 1).leading_zeros() as usize).div_ceil(7)
 }
 
 pub(crate) fn put_number(out: &mut BytesMut, mut number: u64) {
@@ -289,7 +328,8 @@ mod tests {
             [(kv(b"value", 0), None), (kv(b"", -4), Some(before)), (kv(b"v", 4), Some(before))]
         {
             let place = Place { main: kv.mod_revision, sub: 1 };
-            let bytes = encode_version(&kv, false, before);
+            let Encoded { bytes, kv: own, .. } = Encoded::new(&kv, false, before);
+            assert_eq!(own, kv);
             let version = decode_version(place, &bytes).expect("a version");
             assert_eq!((version.kv, version.before, version.tombstone), (kv.clone(), before, false));
             let mut wire = BytesMut::new();

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 
 use crate::engine::{Batch, Table};
-use crate::record::{self, Before};
+use crate::record::{self, Before, Encoded};
 use crate::tree::{Entry, Place};
 use crate::types::{
     Compare, CompareResult, CompareTarget, DeleteRequest, Event, EventKind, KeyRange, KeyValue, MvccError,
@@ -126,7 +126,7 @@ impl Writer<'_> {
         }
         let first = before.is_none_or(|before| before.is_live() && before.is_first());
         let entry = Entry::new(place, kv.create_revision, kv.version, kv.lease, kv.value.len()).first(first);
-        let kv = self.record(place, &kv, false, before)?;
+        let kv = self.record(place, &kv, false, before);
         self.move_lease(&kv.key, current.map_or(0, |current| current.lease), kv.lease);
         self.state.live_bytes += size(&kv.key, entry.value_len);
         self.state.index.insert(&kv.key, entry);
@@ -163,7 +163,7 @@ impl Writer<'_> {
         let Some(current) = self.state.current(key).copied() else { return Ok(()) };
         let place = self.next_place();
         let kv = KeyValue { key: key.clone(), mod_revision: place.main, ..KeyValue::default() };
-        let kv = self.record(place, &kv, true, Some(current))?;
+        let kv = self.record(place, &kv, true, Some(current));
         self.move_lease(&kv.key, current.lease, 0);
         let entry = Entry::new(place, current.create, 0, 0, 0).tombstone().first(current.is_first());
         self.state.index.insert(&kv.key, entry);
@@ -181,21 +181,15 @@ impl Writer<'_> {
 
     /// Adds a version to the batch. Key and value of the answer are in memory of their own, which they share with
     /// everybody who reads this version, and not with the request.
-    fn record(
-        &mut self,
-        place: Place,
-        kv: &KeyValue,
-        tombstone: bool,
-        before: Option<Entry>,
-    ) -> Result<KeyValue, MvccError> {
+    fn record(&mut self, place: Place, kv: &KeyValue, tombstone: bool, before: Option<Entry>) -> KeyValue {
         let key = record::place_key(place);
-        let bytes = record::encode_version(kv, tombstone, before.as_ref().map(Before::of));
-        self.state.hash = add_to_hash(self.state.hash, place, tombstone, record::message(place, &bytes)?);
-        let own = record::decode_version(place, &bytes)?.kv;
+        let encoded = Encoded::new(kv, tombstone, before.as_ref().map(Before::of));
+        self.state.hash = add_to_hash(self.state.hash, place, tombstone, encoded.message());
+        let Encoded { bytes, kv, .. } = encoded;
         self.fresh.push(place, bytes.clone());
         self.values.remember(place, bytes.clone());
         self.batch.put(Table::Revisions, Bytes::copy_from_slice(&key), bytes);
-        Ok(own)
+        kv
     }
 
     fn supersede(&mut self, key: &[u8], current: Option<Entry>) {

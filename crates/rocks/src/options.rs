@@ -37,5 +37,7 @@ pub(crate) fn state() -> Options {
     let mut options = common();
     options.set_atomic_flush(true);
     options.set_write_buffer_size(STATE_WRITE_BUFFER);
+    // One thread writes, and revisions grow: a memtable of one writer knows where it left off.
+    options.set_allow_concurrent_memtable_write(false);
     options
 }
