@@ -45,7 +45,7 @@ pub use auth::{AuthOptions, AuthOptionsError};
 pub use compactor::{Retention, auto_compact};
 pub use counters::METRICS;
 pub use discovery::{Discovery, DiscoveryError};
-pub use proxy::{ProxyConfig, ServingTls};
+pub use proxy::ProxyConfig;
 pub use server::{BuildError, EtcdApi, EtcdApiConfig, RunError};
 
 /// Steps at which a test may have a member end or wait, by etcd's names; see `env::failpoints`.

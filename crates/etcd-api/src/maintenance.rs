@@ -1,7 +1,7 @@
 //! What operators ask of a member.
 
 use futures::stream::BoxStream;
-use mvcc::{Alarm, AlarmAction, AlarmKind, Caller, Command, MvccError, Response as Answer};
+use mvcc::{Alarm, AlarmAction, AlarmKind, Caller, Command, Response as Answer};
 use protos::etcd::etcdserverpb as pb;
 use protos::etcd::etcdserverpb::maintenance_server::Maintenance;
 use tokio::sync::mpsc;
@@ -11,12 +11,9 @@ use tonic::{Request, Response, Status};
 use crate::ETCD_VERSION;
 use crate::context::Context;
 use crate::convert;
-use crate::error::{mvcc_status, status};
+use crate::error::status;
 use crate::files;
 use crate::version;
-
-/// How often a hash is begun again because a compaction came between.
-const HASH_ATTEMPTS: usize = 10;
 
 pub(crate) struct MaintenanceService(pub Context);
 
@@ -47,21 +44,6 @@ impl MaintenanceService {
             (member == 0 || alarm.member == member) && kind.is_none_or(|kind| alarm.kind == kind)
         };
         view.alarms().filter(wanted).collect()
-    }
-
-    /// The hash of the keys that this member holds. All are read, so it does not happen on a server thread.
-    async fn hash_at(&self, revision: mvcc::Revision) -> Result<mvcc::StateHash, Status> {
-        for _ in 0..HASH_ATTEMPTS {
-            let view = self.0.store.view();
-            let seen = view.compact_revision();
-            let hashed = tokio::task::spawn_blocking(move || view.hash_kv(revision)).await;
-            match hashed.map_err(|error| Status::internal(error.to_string()))? {
-                // A compaction came between, and the revision may still be there.
-                Err(MvccError::Compacted { compact_revision }) if compact_revision > seen => {}
-                other => return other.map_err(|error| mvcc_status(&error)),
-            }
-        }
-        Err(Status::unavailable("etcdserver: request timed out"))
     }
 
     async fn change(
@@ -167,7 +149,7 @@ impl Maintenance for MaintenanceService {
     async fn hash(&self, request: Request<pb::HashRequest>) -> Result<Response<pb::HashResponse>, Status> {
         self.0.check_admin(&request).await?;
         let start = self.0.env.clock.monotonic();
-        let hashed = self.hash_at(0).await?;
+        let hashed = self.0.store.hash_kv(0).await.map_err(status)?;
         self.0.counters.hash.record(self.0.env.clock.monotonic() - start);
         Ok(Response::new(pb::HashResponse { header: self.0.header(hashed.revision), hash: hashed.hash }))
     }
@@ -178,7 +160,7 @@ impl Maintenance for MaintenanceService {
     ) -> Result<Response<pb::HashKvResponse>, Status> {
         self.0.check_admin(&request).await?;
         let start = self.0.env.clock.monotonic();
-        let hashed = self.hash_at(request.into_inner().revision).await?;
+        let hashed = self.0.store.hash_kv(request.into_inner().revision).await.map_err(status)?;
         self.0.counters.hash_at.record(self.0.env.clock.monotonic() - start);
         Ok(Response::new(pb::HashKvResponse {
             header: self.0.header_now(),

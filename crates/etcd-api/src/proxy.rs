@@ -2,6 +2,7 @@
 //! member that answers; streams stay with the member that took them. Nothing is coalesced or cached: a member serves a
 //! watch for less than a second copy of the stream would cost.
 
+use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
@@ -14,6 +15,7 @@ use axum::http::{HeaderValue, StatusCode, Uri, header, uri::PathAndQuery};
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
 use env::{Env, Shutdown, TaskGroup};
+use futures::StreamExt as _;
 use protos::etcd::etcdserverpb as pb;
 use protos::etcd::etcdserverpb::cluster_client::ClusterClient;
 use protos::etcd::etcdserverpb::kv_client::KvClient;
@@ -21,9 +23,9 @@ use tokio::net::TcpListener;
 use tonic::Status;
 use tonic::body::Body;
 use tonic::service::Routes;
-use tonic::transport::server::TcpIncoming;
-use tonic::transport::{Certificate, Channel, ClientTlsConfig, Endpoint, Identity, Server, ServerTlsConfig};
+use tonic::transport::{Certificate, Channel, ClientTlsConfig, Endpoint, Identity, Server};
 use tower::ServiceExt as _;
+use transport::{Admission, Listener, Security, Tls, accepted, admitted};
 
 use crate::http::Metrics;
 use crate::server::RunError;
@@ -35,23 +37,12 @@ const STOP_DEADLINE: Duration = Duration::from_secs(2);
 /// How long the health of the cluster may take to be told.
 const HEALTH_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// TLS towards clients, as PEM.
-#[derive(Clone)]
-pub struct ServingTls {
-    /// The certificate chain.
-    pub certificate: Vec<u8>,
-    /// Its key.
-    pub key: Vec<u8>,
-    /// Who may sign clients' certificates; without it clients need none.
-    pub client_ca: Option<Vec<u8>>,
-}
-
 /// A proxy to be.
 pub struct ProxyConfig {
     /// Where clients connect.
     pub listen: SocketAddr,
     /// TLS towards clients; plain text without.
-    pub tls: Option<ServingTls>,
+    pub tls: Option<Tls>,
     /// Members, as URLs or addresses.
     pub endpoints: Vec<String>,
     /// TLS towards members, for those with `https`: who signs them, and what is shown to them.
@@ -89,7 +80,8 @@ impl ProxyConfig {
     pub async fn run(self, env: Env, shutdown: Shutdown) -> Result<(), RunError> {
         let tasks = TaskGroup::new("grpc-proxy", shutdown.clone());
         let listener = TcpListener::bind(self.listen).await?;
-        let (tls, streams, address) = (self.tls.clone(), self.max_concurrent_streams, self.listen);
+        let security = self.tls.clone().map_or(Security::Plain, Security::Tls);
+        let (streams, address) = (self.max_concurrent_streams, self.listen);
         let members = members(&self, &self.endpoints, &[])?;
         let shared = Arc::new(Shared {
             config: self,
@@ -100,21 +92,15 @@ impl ProxyConfig {
         if !shared.config.sync_interval.is_zero() {
             tasks.spawn_detached("sync", sync(shared.clone(), shutdown.clone()));
         }
-        let mut server = Server::builder().accept_http1(true).max_concurrent_streams(streams);
-        if let Some(tls) = tls {
-            let identity = Identity::from_pem(&tls.certificate, &tls.key);
-            let config = ServerTlsConfig::new().identity(identity);
-            let config = match &tls.client_ca {
-                Some(ca) => config.client_ca_root(Certificate::from_pem(ca)),
-                None => config,
-            };
-            server = server.tls_config(config)?;
-        }
-        let incoming = TcpIncoming::from(listener).with_nodelay(Some(true));
+        let admission = Admission { security, endpoint: "client", protocol: None };
+        let connections = accepted(Listener::Tcp(listener));
+        let incoming = admitted(connections, admission).map(Ok::<_, io::Error>);
         let stop = shutdown.clone();
-        let serve = server
+        let serve = Server::builder()
+            .accept_http1(true)
+            .max_concurrent_streams(streams)
             .add_routes(Routes::from(router(shared)))
-            .serve_with_incoming_shutdown(incoming, async move { stop.wait().await });
+            .serve_with_incoming_shutdown(Box::pin(incoming), async move { stop.wait().await });
         tasks.spawn("clients", serve);
         tracing::info!(address = address.to_string(), "started gRPC proxy");
         Ok(tasks.join(STOP_DEADLINE).await?)

@@ -40,6 +40,17 @@ impl Timing {
     }
 }
 
+/// etcd's own comparisons of members, beside the one that is always on; all keys are read for each.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Checks {
+    /// At a start with data, before anything is served (gate `InitialCorruptCheck`).
+    pub initial: bool,
+    /// How often the leader compares everyone's keys (`--corrupt-check-time`).
+    pub periodic: Option<Duration>,
+    /// How often the leader compares what compactions left (gate `CompactHashCheck`, `--compact-hash-check-time`).
+    pub compactions: Option<Duration>,
+}
+
 /// A store to be.
 pub struct StoreConfig {
     /// This member's name in `initial_cluster`.
@@ -67,6 +78,8 @@ pub struct StoreConfig {
     /// Past versions that are deleted at a time after a compaction (`--compaction-batch-limit`), and the pause between
     /// (`--compaction-sleep-interval`).
     pub compaction: (usize, Duration),
+    /// Which of etcd's comparisons of members are made.
+    pub checks: Checks,
     /// A request that takes longer to apply is told in the log (`--warning-apply-duration`).
     pub warn_apply: Duration,
     /// The version of etcd that this member is, told to the others.
@@ -108,6 +121,7 @@ impl StoreConfig {
             health_interval: HEALTH_INTERVAL,
             listen_peers: vec![Address { scheme: Scheme::Http, place: listen_peer.to_string() }],
             compaction: (1000, Duration::from_millis(10)),
+            checks: Checks::default(),
             warn_apply: Duration::from_millis(100),
             version: "3.7.0".to_owned(),
             advertise_client_urls: Vec::new(),

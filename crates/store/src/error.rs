@@ -72,6 +72,9 @@ pub enum BuildError {
     /// The folder's member was removed from its cluster.
     #[error("{REMOVED}")]
     Removed,
+    /// The check at the start found that others hold other keys, and nobody knows who is wrong.
+    #[error("{0}")]
+    Inconsistent(String),
     /// `--initial-cluster` does not fit the member.
     #[error("{0}")]
     InitialCluster(String),

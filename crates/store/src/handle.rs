@@ -18,7 +18,7 @@ use tokio::time::Instant;
 use transport::Dialer;
 
 use crate::barrier::{self, Waiter};
-use crate::config::{Identity, StoreConfig, Timing};
+use crate::config::{Checks, Identity, StoreConfig, Timing};
 use crate::consensus::{self, Node, Proposal, Raft, StoredMembership};
 use crate::contacts::{self, Contacts, Voting};
 use crate::copy::StateCopy;
@@ -29,7 +29,7 @@ use crate::error::{BuildError, REMOVED, StoreError};
 use crate::failpoints::hit;
 use crate::forced;
 use crate::integrity::repair::{self, Repair};
-use crate::integrity::{self, Wrong};
+use crate::integrity::{self, Wrong, checks, keys};
 use crate::join;
 use crate::leadership::{self, Leadership};
 use crate::leases::LeaseTime;
@@ -107,6 +107,7 @@ pub struct StoreServer {
     first_members: BTreeMap<u64, Node>,
     /// Whether the state was just replaced by another member's.
     repaired: bool,
+    checks: Checks,
 }
 
 /// Why a running store ended.
@@ -225,6 +226,7 @@ impl StoreConfig {
             leadership,
             first_members: nodes.collect(),
             repaired,
+            checks: self.checks,
         };
         Ok((Store { inner }, server))
     }
@@ -248,12 +250,22 @@ impl StoreConfig {
             Some(repair) => Err(io::Error::other(repair.why.clone())),
             None => open(),
         };
+        let mut contradicted = false;
         let error = match opened {
+            Ok(state) if self.checks.initial && !first_boot => {
+                match self.first_check(&state, identity.me, peers).await? {
+                    None => return Ok((state, false)),
+                    Some(why) => {
+                        contradicted = true;
+                        io::Error::other(why)
+                    }
+                }
+            }
             Ok(state) => return Ok((state, false)),
             Err(error) => error,
         };
         let mut others = BTreeMap::new();
-        if noted.is_some() || integrity::is_damage(&error) && !first_boot {
+        if contradicted || noted.is_some() || integrity::is_damage(&error) && !first_boot {
             others = repair::others(engine, noted.as_ref(), identity).map_err(BuildError::Storage)?;
             if others.is_empty() {
                 others = join::others(self, identity.me, peers, &env.clock).await;
@@ -265,6 +277,24 @@ impl StoreConfig {
         let repair = Repair { engine, storage, peers, clock: &env.clock, others };
         repair.run(&error.to_string()).await?;
         Ok((open().map_err(BuildError::Storage)?, true))
+    }
+
+    /// Compares the state with the others' before anything is served; why it is to be replaced, if it is.
+    async fn first_check(
+        &self,
+        state: &StateMachine,
+        me: u64,
+        peers: &Peers,
+    ) -> Result<Option<String>, BuildError> {
+        let checked = checks::first(me, peers, &state.shared(), self.timing.request_timeout()).await;
+        let error = match checked {
+            Ok(checks::First::Passed) => return Ok(None),
+            Ok(checks::First::Contradicted(why)) => return Ok(Some(why)),
+            Ok(checks::First::Inconsistent) => checks::inconsistent(me),
+            Err(error) => format!("{me:x} failed to fetch hash ({error})"),
+        };
+        tracing::error!(error, "checkInitialHashKV failed");
+        Err(BuildError::Inconsistent(error))
     }
 }
 
@@ -390,6 +420,7 @@ impl StoreServer {
         tasks.spawn("upkeep", upkeep::run(upkeep.0, upkeep.1, upkeep.2, upkeep.3));
         tasks.spawn_detached("publish", publish_attributes(inner.clone(), self.attributes, self.version));
         tasks.spawn_detached("integrity", integrity::watch::run(inner.clone()));
+        checks::spawn(&inner, self.checks);
         if self.repaired {
             tasks.spawn_detached("all-clear", integrity::watch::all_clear(inner.clone()));
         }
@@ -887,6 +918,15 @@ impl Store {
     /// `Corrupt` when this member's state is wrong.
     pub fn check_sound(&self) -> Result<(), StoreError> {
         self.inner.check_sound()
+    }
+
+    /// The hash of the keys at a revision, or now if that is 0, for members to compare. All are read for it.
+    ///
+    /// # Errors
+    /// `Mvcc` when the revision is compacted or not reached, or a key cannot be read; `Timeout` when compactions kept
+    /// coming between.
+    pub async fn hash_kv(&self, revision: mvcc::Revision) -> Result<mvcc::StateHash, StoreError> {
+        keys::hash(&self.inner.shared, revision).await
     }
 
     /// A copy of the state as it is now, of which every version can be read. Blocks while it is made.

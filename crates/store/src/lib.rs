@@ -48,7 +48,7 @@ pub mod storage;
 mod upkeep;
 mod watch;
 
-pub use config::{StoreConfig, Timing};
+pub use config::{Checks, StoreConfig, Timing};
 pub use copy::StateCopy;
 pub use counters::METRICS;
 pub use error::{BuildError, StoreError};

@@ -20,7 +20,7 @@ use crate::counters::{Traffic, Transfer};
 use crate::error::{REMOVED, StoreError};
 use crate::failpoints::hit;
 use crate::handle::Inner;
-use crate::integrity::Wrong;
+use crate::integrity::{Wrong, checks, keys};
 use crate::peers::{self, CLUSTER_HEADER, TO_HEADER};
 use crate::{proposals, renewals, snapshot};
 
@@ -257,6 +257,17 @@ impl Peer for PeerService {
         if noted.is_some_and(|noted| noted != hash) {
             self.inner.shared.fence.raise(Wrong::Diverged { index });
         }
+        Ok(Response::new(peer::DivergedResponse {}))
+    }
+
+    async fn keys_hash(&self, request: Request<peer::KeysHashRequest>) -> Answer<peer::KeysHashResponse> {
+        self.inner.check_sound().map_err(|error| status_from_error(&error))?;
+        let answer = keys::answer(&self.inner.shared, request.into_inner().revision).await;
+        Ok(Response::new(answer.map_err(|error| status_from_error(&error))?))
+    }
+
+    async fn keys_differ(&self, request: Request<peer::KeysDifferRequest>) -> Answer<peer::DivergedResponse> {
+        checks::heed(&self.inner.shared, request.into_inner()).await;
         Ok(Response::new(peer::DivergedResponse {}))
     }
 

@@ -20,7 +20,7 @@ use crate::behind::Behind;
 use crate::consensus::{self, Beside, Entry, LogId, StoredMembership, TypeConfig};
 use crate::counters::Counters;
 use crate::failpoints::hit;
-use crate::integrity::{Fence, Guarded, Mark, Marks};
+use crate::integrity::{Fence, Guarded, KeyHashes, Mark, Marks};
 use crate::leases::LeaseClock;
 use crate::sessions::{Origin, Outstanding};
 use crate::snapshot::{Builder, Folder, Meta, Shelf, Snap};
@@ -55,6 +55,10 @@ pub(crate) struct Shared {
     pub upkeep: Notify,
     /// What this member noted of its state, for the others to compare.
     pub marks: Mutex<Marks>,
+    /// Hashes of the keys at compacted revisions, where they are compared.
+    pub key_hashes: Mutex<KeyHashes>,
+    /// Told when everything that was compacted is deleted.
+    pub swept: Notify,
     pub fence: Arc<Fence>,
 }
 
@@ -170,6 +174,8 @@ impl StateMachine {
             engine: Mutex::new(engine.clone()),
             upkeep: Notify::new(),
             marks: Mutex::default(),
+            key_hashes: Mutex::default(),
+            swept: Notify::new(),
             fence,
         };
         let shared = Arc::new(shared);
@@ -451,6 +457,7 @@ impl RaftStateMachine<TypeConfig> for StateMachine {
         self.shelf.clear();
         hit("applyBeforeOpenSnapshot");
         self.shared.marks.lock().clear();
+        self.shared.key_hashes.lock().clear();
         let engine = self.storage.replace_state(snapshot.path())?;
         let engine = Guarded::over(engine, self.shared.fence.clone());
         let took = self.shared.counters.commit.clone();

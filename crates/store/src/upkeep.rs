@@ -75,7 +75,7 @@ pub(crate) async fn settle(shared: &Shared) {
     }
 }
 
-async fn sweep(core: &Arc<Mutex<Core>>, shared: &Shared, stopped: &Shutdown) -> io::Result<()> {
+async fn sweep(core: &Arc<Mutex<Core>>, shared: &Arc<Shared>, stopped: &Shutdown) -> io::Result<()> {
     let clock = &shared.env.clock;
     let deadline = clock.monotonic() + READ_PATIENCE;
     while core.lock().mvcc().is_read_before_compaction() && clock.monotonic() < deadline {
@@ -90,8 +90,8 @@ async fn sweep(core: &Arc<Mutex<Core>>, shared: &Shared, stopped: &Shutdown) -> 
     let pace = core.lock().pace();
     loop {
         let Some(sweep) = core.lock().sweep() else { return Ok(()) };
-        let core = core.clone();
-        blocking(move || step(&core, sweep, pace.batch)).await?;
+        let (core, shared) = (core.clone(), shared.clone());
+        blocking(move || step(&core, &shared, sweep, pace.batch)).await?;
         // Writes that wait go first.
         tokio::select! {
             () = clock.sleep(pace.pause) => {}
@@ -100,7 +100,7 @@ async fn sweep(core: &Arc<Mutex<Core>>, shared: &Shared, stopped: &Shutdown) -> 
     }
 }
 
-fn step(core: &Mutex<Core>, sweep: Sweep, versions: usize) -> io::Result<()> {
+fn step(core: &Mutex<Core>, shared: &Shared, sweep: Sweep, versions: usize) -> io::Result<()> {
     let replaced = sweep.replaced;
     let swept = sweep.step.walk(versions).map_err(io::Error::other)?;
     hit("compactBeforeCommitBatch");
@@ -115,6 +115,8 @@ fn step(core: &Mutex<Core>, sweep: Sweep, versions: usize) -> io::Result<()> {
         let revision = core.mvcc().view().compact_revision();
         tracing::info!("compact-revision" = revision, "finished scheduled compaction");
         hit("compactAfterSetFinishedCompact");
+        drop(core);
+        shared.swept.notify_one();
     }
     Ok(())
 }

@@ -1,5 +1,7 @@
 //! Whole members over real sockets.
 
+#[path = "it/checks.rs"]
+mod checks;
 #[path = "it/historic.rs"]
 mod historic;
 
@@ -13,7 +15,8 @@ use env::{Env, Shutdown, TaskGroup};
 use mvcc::{Batch, Command, Engine as _, KeyRange, Op, PutRequest, Response, Table, Txn};
 use store::storage::Storage;
 use store::{
-    BuildError, MemoryStorage, RunError, Store, StoreConfig, StoreError, Timing, WatchRequest, WatchSet,
+    BuildError, Checks, MemoryStorage, RunError, Store, StoreConfig, StoreError, Timing, WatchRequest,
+    WatchSet,
 };
 use tempfile::TempDir;
 use tokio::sync::oneshot;
@@ -31,6 +34,7 @@ struct Cluster {
     storages: Vec<Arc<dyn Storage>>,
     members: Vec<Option<Member>>,
     snapshot_count: u64,
+    checks: Checks,
     tasks: TaskGroup,
     folder: TempDir,
 }
@@ -50,6 +54,7 @@ impl Cluster {
             storages: (0..size).map(storage).collect(),
             members: Vec::new(),
             snapshot_count,
+            checks: Checks::default(),
             tasks: TaskGroup::new("test", Shutdown::new()),
             folder,
         };
@@ -70,6 +75,7 @@ impl Cluster {
             strict_reconfig_check: false,
             snapshot_count: self.snapshot_count,
             snapshot_catchup_entries: self.snapshot_count / 2,
+            checks: self.checks,
             advertise_client_urls: vec![format!("http://client-{index}")],
             ..StoreConfig::new(format!("m{index}"), self.addresses[index])
         }

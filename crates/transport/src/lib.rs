@@ -30,4 +30,4 @@ pub use dial::Dialer;
 pub use options::{CipherSuiteError, TlsOptions, TlsVersions, VersionError, cipher_suites};
 pub use resolve::{Service, ServiceError, services};
 pub use socket::{Accepted, Connection, Listener, Peer, SocketOptions};
-pub use tls::{Tls, TlsError};
+pub use tls::{Tls, TlsError, common_name};

@@ -13,6 +13,7 @@ use rustls::pki_types::{CertificateDer, CertificateRevocationListDer, PrivateKey
 use rustls::{ClientConfig, ServerConfig};
 use x509_parser::prelude::{CertificateRevocationList, FromDer as _};
 
+use crate::names::Names;
 use crate::options::TlsOptions;
 use crate::verify::{Allowed, Answerers, Callers, Roots};
 
@@ -271,6 +272,16 @@ fn chain(path: &Path) -> Result<Vec<CertificateDer<'static>>, TlsError> {
     let chain = CertificateDer::pem_slice_iter(&pem).collect::<Result<Vec<_>, _>>();
     let chain = chain.map_err(|error| content(path, error))?;
     if chain.is_empty() { Err(content(path, "there is no certificate in it")) } else { Ok(chain) }
+}
+
+/// The common name in a certificate's file; empty if it has none.
+///
+/// # Errors
+/// The file cannot be read, or holds no certificate.
+pub fn common_name(certificate: &Path) -> Result<String, TlsError> {
+    let chain = chain(certificate)?;
+    let names = Names::of(&chain[0]).ok_or_else(|| content(certificate, "it is no certificate"))?;
+    Ok(names.common_name)
 }
 
 fn private_key(path: &Path) -> Result<PrivateKeyDer<'static>, TlsError> {

@@ -11,7 +11,7 @@ use env::{Env, Lane, TaskGroup};
 use etcd_api::{Access, AuthOptions, EtcdApi, EtcdApiConfig};
 use rocks::DataFolder;
 use store::storage::Storage;
-use store::{RunError, Store, StoreConfig, StoreServer, Timing};
+use store::{Checks, RunError, Store, StoreConfig, StoreServer, Timing};
 use transport::{Address, SocketOptions, Tls};
 
 use crate::restart;
@@ -61,6 +61,8 @@ pub struct Config {
     pub warn_apply: Duration,
     pub compaction: (usize, Duration),
     pub extensive_metrics: bool,
+    /// etcd's own comparisons of members.
+    pub checks: Checks,
 }
 
 /// A member, opened and bound.
@@ -92,6 +94,7 @@ impl Config {
             version: etcd_api::ETCD_VERSION.to_owned(),
             warn_apply: self.warn_apply,
             compaction: self.compaction,
+            checks: self.checks,
             snapshot_count: self.snapshot_count,
             snapshot_catchup_entries: self.snapshot_catchup_entries,
             max_request_bytes: self.max_request_bytes,

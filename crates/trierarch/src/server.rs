@@ -171,6 +171,7 @@ fn store_config(options: &Options) -> Result<member::Config> {
         warn_unary: Duration::from_millis(300),
         warn_apply: Duration::from_millis(100),
         compaction: (1000, Duration::from_millis(10)),
+        checks: store::Checks::default(),
         extensive_metrics: false,
     })
 }

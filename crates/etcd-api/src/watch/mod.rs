@@ -81,6 +81,11 @@ fn range_of(create: &pb::WatchCreateRequest) -> KeyRange {
     KeyRange::from_etcd(key, create.range_end.clone())
 }
 
+/// A client takes a stream that ends in any other way for the end of its watches, and does not go on elsewhere.
+fn stopped(why: &dyn std::fmt::Display) -> Status {
+    Status::unavailable(format!("etcdserver: {why}"))
+}
+
 fn no_leader() -> Status {
     Status::unavailable("etcdserver: no leader")
 }
@@ -181,24 +186,18 @@ impl Desk {
         self.context.counters.events.increment(sent);
     }
 
-    fn end(&mut self, ended: Ended) {
-        for id in ended.ids {
+    /// Ends watches of which something was compacted before it could be told.
+    fn end(&mut self, ids: Vec<i64>, compact_revision: i64) {
+        for id in ids {
             self.watches.remove(&id);
-            let mut response = pb::WatchResponse {
+            self.send(pb::WatchResponse {
                 header: self.context.header_now(),
                 watch_id: id,
                 canceled: true,
+                compact_revision,
+                cancel_reason: "etcdserver: mvcc: required revision has been compacted".to_owned(),
                 ..pb::WatchResponse::default()
-            };
-            match &ended.error {
-                WatchError::Compacted { compact_revision } => {
-                    response.compact_revision = *compact_revision;
-                    response.cancel_reason =
-                        "etcdserver: mvcc: required revision has been compacted".to_owned();
-                }
-                other => response.cancel_reason = format!("etcdserver: {other}"),
-            }
-            self.send(response);
+            });
         }
     }
 }
@@ -228,6 +227,7 @@ enum Step {
     Changed(Result<(), WatchError>),
     Timer,
     LeaderLost,
+    Stopped,
     Gone,
 }
 
@@ -274,8 +274,7 @@ impl Session {
                 Step::Request(None) => self.open = false,
                 Step::Changed(Ok(())) => self.look(),
                 Step::Changed(Err(error)) => {
-                    let ids = self.desk.watches.keys().copied().collect();
-                    self.desk.end(Ended { ids, error });
+                    self.desk.out.push_back(Err(stopped(&error)));
                     self.over = true;
                 }
                 Step::Timer => {
@@ -284,6 +283,10 @@ impl Session {
                 }
                 Step::LeaderLost => {
                     self.desk.out.push_back(Err(no_leader()));
+                    self.over = true;
+                }
+                Step::Stopped => {
+                    self.desk.out.push_back(Err(stopped(&WatchError::Stopped)));
                     self.over = true;
                 }
                 Step::Gone => self.over = true,
@@ -298,15 +301,23 @@ impl Session {
             changed = self.set.changed() => Step::Changed(changed),
             () = &mut self.timer => Step::Timer,
             () = &mut self.leader_lost => Step::LeaderLost,
-            () = self.desk.context.shutdown.wait() => Step::Gone,
+            () = self.desk.context.shutdown.wait() => Step::Stopped,
         }
     }
 
     /// Takes what there is for the watches.
     fn look(&mut self) {
         let Self { set, desk, .. } = self;
-        if let Err(ended) = set.poll(|delivery| desk.deliver(&delivery)) {
-            desk.end(ended);
+        match set.poll(|delivery| desk.deliver(&delivery)) {
+            Ok(_) => {}
+            Err(Ended { ids, error: WatchError::Compacted { compact_revision } }) => {
+                desk.end(ids, compact_revision);
+            }
+            Err(Ended { error, .. }) => {
+                desk.out.push_back(Err(stopped(&error)));
+                self.over = true;
+                return;
+            }
         }
         self.answer_progress();
     }

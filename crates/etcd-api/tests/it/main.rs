@@ -212,6 +212,24 @@ async fn progress_is_told_when_asked_and_by_the_timer() {
     }
 }
 
+/// Clients go on with their watches elsewhere after this code and no other.
+#[tokio::test(flavor = "multi_thread")]
+async fn watches_of_a_member_that_stops_end_as_unavailable() {
+    let server = start().await;
+    let mut client = connect(&server).await;
+    let mut stream = client.watch("k", None).await.expect("watch");
+    assert!(next(&mut stream).await.created());
+    server.shutdown.trigger();
+    let ended = tokio::time::timeout(DEADLINE, stream.message()).await.expect("in time");
+    match ended.expect_err("it does not end as if all were said") {
+        etcd_client::Error::GRpcStatus(status) => {
+            assert_eq!(status.code(), tonic::Code::Unavailable, "{status}");
+            assert_eq!(status.message(), "etcdserver: server stopped");
+        }
+        other => panic!("{other}"),
+    }
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_watch_behind_the_compaction_is_told_so() {
     let server = start().await;

@@ -5,8 +5,13 @@
 //! disk tells too (`guard.rs`). A member that is told raises its fence: from then on it answers nobody, hands leadership
 //! over, notes in its log what happened, and ends. When it is started again it discards its state, and takes another
 //! member's before it does anything else (`repair.rs`); log and vote stay, so that nothing it promised is forgotten.
+//!
+//! Who asks for etcd's own comparisons gets them beside that (`checks.rs`): of the hash of all keys as they are stored
+//! (`keys.rs`).
 
+pub(crate) mod checks;
 mod guard;
+pub(crate) mod keys;
 mod marks;
 pub(crate) mod repair;
 pub(crate) mod watch;
@@ -17,6 +22,7 @@ use std::sync::OnceLock;
 use env::Shutdown;
 
 pub(crate) use guard::Guarded;
+pub(crate) use keys::KeyHashes;
 pub(crate) use marks::{Mark, Marks};
 
 /// Why a member's state is not to be used.
@@ -26,6 +32,11 @@ pub(crate) enum Wrong {
     Diverged {
         /// Where it was found to.
         index: u64,
+    },
+    /// Its keys are not those that a majority holds, or not the same when they are read twice.
+    Keys {
+        /// Where it was found to.
+        revision: mvcc::Revision,
     },
     /// It cannot be read.
     Damaged(String),
@@ -38,6 +49,12 @@ impl std::fmt::Display for Wrong {
                 write!(
                     out,
                     "this member's state differs from what the majority holds (seen at log index {index})"
+                )
+            }
+            Self::Keys { revision } => {
+                write!(
+                    out,
+                    "this member's keys differ from what the majority holds (seen at revision {revision})"
                 )
             }
             Self::Damaged(why) => write!(out, "this member's state is damaged on the disk: {why}"),

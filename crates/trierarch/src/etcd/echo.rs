@@ -15,6 +15,9 @@ pub fn starting(flags: &Flags, initial_cluster: &[(String, String)]) {
     let cluster: Vec<String> = initial_cluster.iter().map(|(name, url)| format!("{name}={url}")).collect();
     said.insert("initial-cluster".to_owned(), cluster.join(",").into());
     said.insert("v2-deprecation".to_owned(), "write-only".into());
+    said.insert("initial-corrupt-check".to_owned(), flags.gate("InitialCorruptCheck").into());
+    said.insert("corrupt-check-time-interval".to_owned(), flags.get("corrupt-check-time").into());
+    said.insert("compact-check-time-interval".to_owned(), flags.get("compact-hash-check-time").into());
     said.insert("member-initialized".to_owned(), settings::is_initialized(flags).into());
     let said = Value::Object(said).to_string();
     tracing::info!(

@@ -157,8 +157,8 @@ pub const FLAGS: &[Flag] = &[
     flag("bcrypt-cost", Kind::Unsigned, "10", Effect::Works),
     flag("auth-token-ttl", Kind::Unsigned, "300", Effect::Works),
     flag("enable-grpc-gateway", Kind::Bool, "true", Effect::Works),
-    flag("corrupt-check-time", Kind::Duration, "0s", Effect::Missing),
-    flag("compact-hash-check-time", Kind::Duration, "1m0s", Effect::Moot),
+    flag("corrupt-check-time", Kind::Duration, "0s", Effect::Works),
+    flag("compact-hash-check-time", Kind::Duration, "1m0s", Effect::Works),
     flag("compaction-batch-limit", Kind::Signed, "1000", Effect::Works),
     flag("compaction-sleep-interval", Kind::Duration, "10ms", Effect::Works),
     flag("watch-progress-notify-interval", Kind::Duration, "10m0s", Effect::Works),
@@ -458,8 +458,11 @@ impl Flags {
     /// Whether a feature gate is open.
     pub fn gate(&self, name: &str) -> bool {
         let set = gates(self.get("feature-gates")).unwrap_or_default();
+        let chosen = |name| set.iter().rev().find(|(known, _)| *known == name).map(|(_, open)| *open);
         let default = GATES.iter().find(|(known, _)| *known == name).is_some_and(|(_, open)| *open);
-        set.iter().rev().find(|(known, _)| *known == name).map_or(default, |(_, open)| *open)
+        // Those that are closed by default are of the stage alpha.
+        let stage = chosen(if default { "AllBeta" } else { "AllAlpha" });
+        chosen(name).or(stage).unwrap_or(default)
     }
 
     /// URLs.

@@ -1,14 +1,16 @@
 //! `etcd grpc-proxy start`: its flags.
 
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail};
 use env::{Env, Shutdown, TaskGroup};
-use etcd_api::{ProxyConfig, ServingTls};
+use etcd_api::ProxyConfig;
+use transport::{Tls, TlsOptions, TlsVersions, cipher_suites, common_name};
 
+use super::security;
 use super::words::Words;
-use crate::pki::{self, KeyedCertificate, Leaf, Usage};
 use crate::{logging, member, observe, signals};
 
 const STOP_DEADLINE: Duration = Duration::from_secs(5);
@@ -64,8 +66,6 @@ const MISSING: &[&str] = &[
     "resolver-prefix",
     "experimental-leasing-prefix",
     "insecure-skip-tls-verify",
-    "listen-cipher-suites",
-    "client-crl-file",
     "enable-pprof",
 ];
 
@@ -82,6 +82,7 @@ pub async fn run(env: Env, words: &[String]) -> Result<ExitCode> {
     }
     let level = if words.get("debug") == "true" { "debug" } else { "info" };
     logging::start_zap(level, "json", &["default".to_owned()], None)?;
+    check_nameless(&words)?;
     let config = config(&words)?;
     let tasks = TaskGroup::new("grpc-proxy", Shutdown::new());
     signals::watch(&tasks)?;
@@ -105,13 +106,7 @@ fn config(words: &Words) -> Result<ProxyConfig> {
     let endpoints = words.get("endpoints").split(',').map(str::trim).filter(|part| !part.is_empty());
     Ok(ProxyConfig {
         listen: member::address_of(words.get("listen-addr"))?,
-        tls: match pair("cert-file", "key-file")? {
-            Some((certificate, key)) => {
-                Some(ServingTls { certificate, key, client_ca: read("trusted-ca-file")? })
-            }
-            None if words.get("auto-tls") == "true" => Some(auto_tls(words)?),
-            None => None,
-        },
+        tls: tls(words)?,
         endpoints: endpoints.map(str::to_owned).collect(),
         member_ca: read("cacert")?,
         member_identity: pair("cert", "key")?,
@@ -121,18 +116,50 @@ fn config(words: &Words) -> Result<ProxyConfig> {
     })
 }
 
-fn auto_tls(words: &Words) -> Result<ServingTls> {
-    let listen = words.get("listen-addr");
-    let host = listen.rsplit_once(':').map_or(listen, |(host, _)| host).to_owned();
-    let leaf = Leaf {
-        common_name: "etcd".to_owned(),
-        organization: Some("etcd".to_owned()),
-        hosts: vec![host],
-        usage: Usage::Both,
+/// TLS towards clients; none unless a file is named or one is to be made.
+fn tls(words: &Words) -> Result<Option<Tls>> {
+    let file = |name: &str| Some(words.get(name)).filter(|path| !path.is_empty()).map(PathBuf::from);
+    let suites = words.get("listen-cipher-suites").split(',').filter(|name| !name.is_empty());
+    let suites: Vec<String> = suites.map(str::to_owned).collect();
+    let versions = TlsVersions::parse(words.get("tls-min-version"), words.get("tls-max-version"))?;
+    if versions.without_12 && !suites.is_empty() {
+        bail!("cipher suites cannot be configured when only TLS1.3 is enabled");
+    }
+    let mut options = TlsOptions {
+        certificate: file("cert-file"),
+        key: file("key-file"),
+        trusted_ca: file("trusted-ca-file"),
+        revocation_list: file("client-crl-file"),
+        cipher_suites: cipher_suites(&suites)?,
+        versions,
+        ..TlsOptions::default()
     };
-    let years = words.get("self-signed-cert-validity").parse().unwrap_or(1);
-    let KeyedCertificate { certificate, key } = pki::self_signed(&leaf, years)?;
-    Ok(ServingTls { certificate: certificate.into(), key: key.into(), client_ca: None })
+    let none = options.certificate.is_none() && options.key.is_none() && options.trusted_ca.is_none();
+    if none && words.get("auto-tls") != "true" {
+        return Ok(None);
+    }
+    if none {
+        let listen = words.get("listen-addr");
+        let host = listen.rsplit_once(':').map_or(listen, |(host, _)| host).to_owned();
+        let years = words.get("self-signed-cert-validity").parse().unwrap_or(1);
+        let folder = Path::new(words.get("data-dir")).join("fixtures/proxy");
+        security::sign_own(&folder, vec![host], years, &mut options)?;
+    }
+    Ok(Some(Tls::new(options)?))
+}
+
+/// The certificate that is shown to members may have no common name: with client-certificate authentication every client
+/// of the proxy would be that user.
+fn check_nameless(words: &Words) -> Result<()> {
+    let certificate = words.get("cert");
+    if certificate.is_empty() {
+        return Ok(());
+    }
+    let name = common_name(Path::new(certificate))?;
+    if !name.is_empty() {
+        bail!("cert has non empty Common Name ({name}): {certificate}");
+    }
+    Ok(())
 }
 
 #[cfg(test)]

@@ -1,6 +1,6 @@
 //! TLS by etcd's flags: towards clients, between members, and towards the members of a discovery service.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, Result, bail};
 use transport::{Tls, TlsOptions, TlsVersions, cipher_suites};
@@ -96,21 +96,26 @@ fn start(flags: &Flags, side: &Side, mut options: TlsOptions) -> Result<Option<T
     Ok(Some(Tls::new(options)?))
 }
 
-/// A certificate that nobody signed, for the hosts that are listened on. It stays in the data folder, as etcd's does.
+/// A certificate that nobody signed, for the hosts that are listened on.
 fn make(flags: &Flags, side: &Side, options: &mut TlsOptions) -> Result<()> {
+    let addresses = side.listen.iter().flat_map(|name| flags.addresses(name)).collect::<Vec<_>>();
+    let hosts = addresses.iter().map(|address| address.host().to_owned());
+    let folder = super::settings::data_dir(flags).join("fixtures").join(side.folder);
     let years = flags.number("self-signed-cert-validity").unwrap_or(1);
+    sign_own(&folder, hosts.filter(|host| !host.is_empty()).collect(), years, options)
+}
+
+/// Makes a certificate that nobody signed, and its key. It stays in its folder, as etcd's does, and is used again.
+pub fn sign_own(folder: &Path, hosts: Vec<String>, years: u64, options: &mut TlsOptions) -> Result<()> {
     if years == 0 {
         bail!("selfSignedCertValidity is invalid,it should be greater than 0");
     }
-    let folder = super::settings::data_dir(flags).join("fixtures").join(side.folder);
     let (certificate, key) = (folder.join("cert.pem"), folder.join("key.pem"));
     if !certificate.exists() || !key.exists() {
-        let addresses = side.listen.iter().flat_map(|name| flags.addresses(name)).collect::<Vec<_>>();
-        let hosts = addresses.iter().map(|address| address.host().to_owned());
         let leaf = Leaf {
             common_name: String::new(),
             organization: Some("etcd".to_owned()),
-            hosts: hosts.filter(|host| !host.is_empty()).collect(),
+            hosts,
             usage: Usage::Both,
         };
         let made: KeyedCertificate = pki::self_signed(&leaf, years)?;

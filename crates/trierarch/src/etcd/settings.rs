@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail};
 use etcd_api::{Access, AuthOptions};
-use store::Timing;
+use store::{Checks, Timing};
 use transport::{Address, SocketOptions, TlsVersions, cipher_suites};
 
 use super::flags::{DEPRECATED, Flags};
@@ -182,7 +182,17 @@ pub fn member(flags: &Flags, initial_cluster: Vec<(String, String)>) -> Result<m
         warn_apply: flags.duration("warning-apply-duration"),
         compaction: (size("compaction-batch-limit")?, flags.duration("compaction-sleep-interval")),
         extensive_metrics: flags.get("metrics") == "extensive",
+        checks: checks(flags),
     })
+}
+
+/// Which of etcd's comparisons of members are made.
+fn checks(flags: &Flags) -> Checks {
+    Checks {
+        initial: flags.gate("InitialCorruptCheck"),
+        periodic: Some(flags.duration("corrupt-check-time")).filter(|interval| !interval.is_zero()),
+        compactions: flags.gate("CompactHashCheck").then(|| flags.duration("compact-hash-check-time")),
+    }
 }
 
 /// How often silent connections of clients are asked whether they live.
@@ -271,5 +281,26 @@ mod tests {
             "cipher suites cannot be configured when only TLS1.3 is enabled"
         );
         assert!(refused(&["--feature-gates=LeaseCheckpointPersist=true"]).contains("requires enabling"));
+        assert_eq!(
+            refused(&["--compact-hash-check-time=-1s"]),
+            "--compact-hash-check-time must be >0 (set to -1s)"
+        );
+    }
+
+    #[test]
+    fn comparisons_are_made_when_they_are_asked_for() {
+        let read = |words: &[&str]| {
+            let words = words.iter().map(|word| (*word).to_owned()).collect::<Vec<_>>();
+            checks(&Flags::parse(&words).expect("flags"))
+        };
+        assert_eq!(read(&["--compact-hash-check-time=5s"]), Checks::default());
+        let all = read(&[
+            "--corrupt-check-time=3s",
+            "--feature-gates=InitialCorruptCheck=true,CompactHashCheck=true",
+        ]);
+        let (periodic, compactions) = (Some(Duration::from_secs(3)), Some(Duration::from_secs(60)));
+        assert_eq!(all, Checks { initial: true, periodic, compactions });
+        let alpha = read(&["--feature-gates=AllAlpha=true,InitialCorruptCheck=false"]);
+        assert_eq!(alpha, Checks { compactions, ..Checks::default() });
     }
 }

@@ -126,13 +126,48 @@ fn get(port: u16, path: &str) -> Option<String> {
     text.starts_with("HTTP/1.1 200").then_some(text)
 }
 
-#[test]
-fn the_flags_of_kubeadm_start_a_member() {
-    let folder = tempfile::tempdir().expect("folder");
+fn make_pki(folder: &TempDir) -> std::path::PathBuf {
     let pki = folder.path().join("pki");
     let args = ["pki", "--dir", pki.to_str().expect("a path"), "--master", "m0=127.0.0.1"];
     let (good, text) = outcome(program().args(args));
     assert!(good, "{text}");
+    pki
+}
+
+#[test]
+fn the_proxy_serves_both_versions_of_http_over_tls() {
+    let members = Members::start(1, "http", "http", &[]);
+    let (port, folder) = (env::ports::free(), tempfile::tempdir().expect("folder"));
+    let listen = format!("127.0.0.1:{port}");
+    let mut command = program();
+    command.args(["etcd", "grpc-proxy", "start", "--auto-tls", "--listen-addr", &listen, "--data-dir"]);
+    command.arg(folder.path()).args(["--endpoints", &format!("127.0.0.1:{}", members.clients[0])]);
+    let command = command.stdout(Stdio::null()).stderr(Stdio::null());
+    let _proxy = Member(command.spawn().expect("start"));
+    for version in ["--http1.1", "--http2"] {
+        let url = format!("https://{listen}/proxy/health");
+        eventually("the proxy says how the members are", || {
+            let (good, text) = outcome(Command::new("curl").args(["-ksS", "--fail", version, &url]));
+            (good && text.contains(r#""health":"true""#)).then_some(())
+        });
+    }
+}
+
+#[test]
+fn the_proxy_shows_members_no_certificate_with_a_common_name() {
+    let folder = tempfile::tempdir().expect("folder");
+    let file = |name: &str| make_pki(&folder).join("etcd").join(name).display().to_string();
+    let mut command = program();
+    command.args(["etcd", "grpc-proxy", "start", "--listen-addr", "127.0.0.1:0"]);
+    command.args(["--cert", &file("peer-m0.crt"), "--key", &file("peer-m0.key")]);
+    let (good, text) = outcome(&mut command);
+    assert!(!good && text.contains("cert has non empty Common Name ("), "{text}");
+}
+
+#[test]
+fn the_flags_of_kubeadm_start_a_member() {
+    let folder = tempfile::tempdir().expect("folder");
+    let pki = make_pki(&folder);
     let file = |name: &str| pki.join("etcd").join(name).display().to_string();
     let (client, peer, metrics) = (env::ports::free(), env::ports::free(), env::ports::free());
     let (client_url, peer_url) = (format!("https://127.0.0.1:{client}"), format!("https://127.0.0.1:{peer}"));
