@@ -95,12 +95,12 @@ pub(crate) const OWN: &[Metric] = &[
     ),
     Metric::histogram(
         "etcd_debugging_mvcc_db_compaction_pause_duration_milliseconds",
-        "Always empty: compaction does not pause.",
+        "For how long writes waited for a step of deleting what was compacted.",
         (1.0, 2.0, 13),
     ),
     Metric::histogram(
         "etcd_debugging_mvcc_db_compaction_total_duration_milliseconds",
-        "Always empty: compaction goes on beside the writes.",
+        "How long deleting what a compaction let go took, beside the writes.",
         (100.0, 2.0, 14),
     ),
     Metric::counter("etcd_debugging_mvcc_db_compaction_keys_total", "Always 0."),

@@ -188,8 +188,11 @@ impl Kv for KvService {
         request: Request<pb::CompactionRequest>,
     ) -> Result<Response<pb::CompactionResponse>, Status> {
         let caller = self.0.caller(&request).await?;
-        let revision = request.into_inner().revision;
-        let (revision, _) = self.0.propose(caller, Command::Compact { revision }).await?;
+        let pb::CompactionRequest { revision: compacted, physical } = request.into_inner();
+        let (revision, _) = self.0.propose(caller, Command::Compact { revision: compacted }).await?;
+        if physical {
+            self.0.store.swept(compacted).await.map_err(status)?;
+        }
         Ok(Response::new(pb::CompactionResponse { header: self.0.header(revision) }))
     }
 }

@@ -214,6 +214,10 @@ fn success_label(success: bool) -> &'static str {
 /// The handles.
 pub(crate) struct Counters {
     pub commit: Histogram,
+    /// Milliseconds for which writes waited for a step of deleting what was compacted.
+    pub sweep_held: Histogram,
+    /// Milliseconds that deleting everything took that a compaction let go.
+    pub sweep_took: Histogram,
     pub ranges: Counter,
     pub puts: Counter,
     pub deletes: Counter,
@@ -241,6 +245,8 @@ impl Counters {
     pub fn new() -> Self {
         Self {
             commit: histogram!("etcd_disk_backend_commit_duration_seconds"),
+            sweep_held: histogram!("etcd_debugging_mvcc_db_compaction_pause_duration_milliseconds"),
+            sweep_took: histogram!("etcd_debugging_mvcc_db_compaction_total_duration_milliseconds"),
             ranges: counter!("etcd_mvcc_range_total"),
             puts: counter!("etcd_mvcc_put_total"),
             deletes: counter!("etcd_mvcc_delete_total"),

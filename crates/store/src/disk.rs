@@ -26,6 +26,8 @@ pub(crate) struct Disk {
 struct Syncs {
     /// Since when one goes on.
     since: Option<Instant>,
+    /// Since when entries are being written that are to be synced next.
+    writing: Option<Instant>,
     /// How long the last ones took, the newest first.
     last: [Duration; COUNT],
 }
@@ -53,6 +55,21 @@ impl Disk {
         }
         self.fsyncs.record(took);
         result
+    }
+
+    /// Runs a write of entries, so that one that does not end is known.
+    pub fn watch<T>(&self, write: impl FnOnce() -> T) -> T {
+        self.syncs.lock().writing = Some(self.clock.monotonic());
+        let result = write();
+        self.syncs.lock().writing = None;
+        result
+    }
+
+    /// For how long the log has been waiting for the disk.
+    pub fn stuck(&self) -> Duration {
+        let syncs = self.syncs.lock();
+        let oldest = syncs.since.into_iter().chain(syncs.writing).min();
+        oldest.map_or(Duration::ZERO, |since| self.clock.monotonic() - since)
     }
 
     /// How long syncs take at least of late: a slow one among quick ones does not count, one that does not end does.
@@ -103,5 +120,9 @@ mod tests {
         assert!(stuck.least() < SLOW && stuck.most() >= Duration::from_millis(300));
         stuck.syncs.lock().since = now.checked_sub(Duration::from_millis(10_700));
         assert!(stuck.least() >= Duration::from_millis(700));
+        assert!(stuck.stuck() >= Duration::from_millis(700));
+        stuck.syncs.lock().since = None;
+        assert_eq!(stuck.stuck(), Duration::ZERO);
+        assert!(stuck.watch(|| stuck.syncs.lock().writing.is_some()) && stuck.syncs.lock().writing.is_none());
     }
 }

@@ -40,6 +40,7 @@ pub const FAILPOINTS: &[&str] = &[
     "compactBeforeCommitScheduledCompact",
     "compactAfterCommitScheduledCompact",
     "compactBeforeCommitBatch",
+    "compactAfterAcquiredBatchTxLock",
     "compactAfterCommitBatch",
     "compactBeforeSetFinishedCompact",
     "compactAfterSetFinishedCompact",

@@ -929,6 +929,21 @@ impl Store {
         keys::hash(&self.inner.shared, revision).await
     }
 
+    /// Returns when what the compaction of this revision let go is deleted here.
+    ///
+    /// # Errors
+    /// `Stopped`.
+    pub async fn swept(&self, revision: mvcc::Revision) -> Result<(), StoreError> {
+        let mut swept = self.inner.shared.swept.subscribe();
+        tokio::select! {
+            found = swept.wait_for(|swept| *swept >= revision) => match found {
+                Ok(_) => Ok(()),
+                Err(_) => Err(StoreError::Stopped),
+            },
+            () = self.inner.shutdown.wait() => Err(StoreError::Stopped),
+        }
+    }
+
     /// A copy of the state as it is now, of which every version can be read. Blocks while it is made.
     ///
     /// # Errors

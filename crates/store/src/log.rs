@@ -89,6 +89,7 @@ enum Flush {
 
 struct Inner {
     clock: Clock,
+    disk: Arc<Disk>,
     writes: Histogram,
     written: Gauge,
     engine: Arc<dyn LogEngine>,
@@ -109,6 +110,7 @@ impl Log {
         let vote = engine.meta(LogMeta::Vote)?.map(consensus::decode_vote).transpose()?;
         let inner = Inner {
             clock: clock.clone(),
+            disk: disk.clone(),
             writes: metrics::histogram!("etcd_disk_wal_write_duration_seconds"),
             written: metrics::gauge!("etcd_disk_wal_write_bytes_total"),
             engine: engine.clone(),
@@ -258,13 +260,15 @@ impl RaftLogStorage<TypeConfig> for Log {
         I: IntoIterator<Item = Entry> + Send,
         I::IntoIter: Send,
     {
-        hit("raftBeforeSave");
         let entries: Vec<Entry> = entries.into_iter().collect();
         let encoded: Vec<_> =
             entries.iter().map(|entry| (entry.log_id.index, consensus::encode_entry(entry))).collect();
         let bytes: usize = encoded.iter().map(|(_, entry)| entry.len()).sum();
         let start = self.inner.clock.monotonic();
-        self.inner.engine.write(LogBatch { entries: encoded, ..LogBatch::default() })?;
+        self.inner.disk.watch(|| {
+            hit("raftBeforeSave");
+            self.inner.engine.write(LogBatch { entries: encoded, ..LogBatch::default() })
+        })?;
         self.inner.writes.record(self.inner.clock.monotonic() - start);
         self.inner.written.increment(bytes as f64);
         hit("logAfterWrite");

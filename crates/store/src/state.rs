@@ -57,8 +57,8 @@ pub(crate) struct Shared {
     pub marks: Mutex<Marks>,
     /// Hashes of the keys at compacted revisions, where they are compared.
     pub key_hashes: Mutex<KeyHashes>,
-    /// Told when everything that was compacted is deleted.
-    pub swept: Notify,
+    /// The compaction up to which everything is deleted that it let go; 0 while that is not known yet.
+    pub swept: watch::Sender<mvcc::Revision>,
     pub fence: Arc<Fence>,
 }
 
@@ -175,7 +175,7 @@ impl StateMachine {
             upkeep: Notify::new(),
             marks: Mutex::default(),
             key_hashes: Mutex::default(),
-            swept: Notify::new(),
+            swept: watch::Sender::new(0),
             fence,
         };
         let shared = Arc::new(shared);
@@ -462,6 +462,7 @@ impl RaftStateMachine<TypeConfig> for StateMachine {
         let engine = Guarded::over(engine, self.shared.fence.clone());
         let took = self.shared.counters.commit.clone();
         let engine = Behind::over(engine, self.shared.env.clock.clone(), took)?;
+        tracing::info!("applySnapshot: opened snapshot backend");
         hit("applyAfterOpenSnapshot");
         let mut core = self.core.lock();
         let view = core.replace(engine.clone())?;
@@ -474,7 +475,7 @@ impl RaftStateMachine<TypeConfig> for StateMachine {
         tracing::info!(
             index = meta.last_log_id.map(|id| id.index),
             revision = view.revision(),
-            "installed a snapshot"
+            "applied snapshot"
         );
         self.shared.leases.lock().reset(&view, self.shared.env.clock.monotonic());
         self.shared.membership.store(Arc::new(core.beside.membership.clone()));

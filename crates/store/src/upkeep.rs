@@ -88,8 +88,12 @@ async fn sweep(core: &Arc<Mutex<Core>>, shared: &Arc<Shared>, stopped: &Shutdown
         save_index(core).await;
     }
     let pace = core.lock().pace();
+    let start = clock.monotonic();
     loop {
-        let Some(sweep) = core.lock().sweep() else { return Ok(()) };
+        let Some(sweep) = core.lock().sweep() else {
+            shared.counters.sweep_took.record(millis(clock.monotonic() - start));
+            return Ok(());
+        };
         let (core, shared) = (core.clone(), shared.clone());
         blocking(move || step(&core, &shared, sweep, pace.batch)).await?;
         // Writes that wait go first.
@@ -105,20 +109,27 @@ fn step(core: &Mutex<Core>, shared: &Shared, sweep: Sweep, versions: usize) -> i
     let swept = sweep.step.walk(versions).map_err(io::Error::other)?;
     hit("compactBeforeCommitBatch");
     let mut core = core.lock();
+    let start = shared.env.clock.monotonic();
+    hit("compactAfterAcquiredBatchTxLock");
     if !core.is(replaced) {
         return Ok(());
     }
     core.absorb(swept)?;
     hit("compactAfterCommitBatch");
+    shared.counters.sweep_held.record(millis(shared.env.clock.monotonic() - start));
     if !core.mvcc().has_garbage() {
         hit("compactBeforeSetFinishedCompact");
         let revision = core.mvcc().view().compact_revision();
         tracing::info!("compact-revision" = revision, "finished scheduled compaction");
         hit("compactAfterSetFinishedCompact");
         drop(core);
-        shared.swept.notify_one();
+        shared.swept.send_replace(revision);
     }
     Ok(())
+}
+
+fn millis(took: Duration) -> f64 {
+    took.as_secs_f64() * 1000.0
 }
 
 async fn blocking<T: Send + 'static>(work: impl FnOnce() -> io::Result<T> + Send + 'static) -> io::Result<T> {

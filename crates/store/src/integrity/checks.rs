@@ -182,12 +182,17 @@ pub(crate) async fn heed(shared: &Arc<Shared>, told: peer::KeysDifferRequest) {
 
 /// Notes the hash at each compacted revision.
 async fn note_compactions(inner: Arc<Inner>) {
+    let mut swept = inner.shared.swept.subscribe();
+    let mut noted = 0;
     loop {
-        tokio::select! {
-            () = inner.shared.swept.notified() => {}
+        let revision = tokio::select! {
+            swept = swept.wait_for(|swept| *swept > noted) => match swept {
+                Ok(swept) => *swept,
+                Err(_) => return,
+            },
             () = inner.shutdown.wait() => return,
-        }
-        let revision = inner.shared.view.load().compact_revision();
+        };
+        noted = revision;
         // One that cannot be read any more was compacted again: the next is noted.
         let Ok(hash) = keys::read(&inner.shared, revision).await else { continue };
         tracing::info!(

@@ -12,6 +12,8 @@ use crate::disk::SLOW;
 
 /// How many of the largest silences are remembered, each for [`REMEMBERED`].
 const WINDOWS: usize = 3;
+/// A log may wait for its disk for so long at least, whatever the times of the consensus.
+const STUCK: Duration = Duration::from_secs(2);
 /// How long a silence that ended makes this member more patient; three times, in steps.
 const REMEMBERED: Duration = Duration::from_secs(20);
 
@@ -24,12 +26,19 @@ pub(crate) struct Rhythm {
     pub patience: Duration,
     /// The same at most, however long silences were that ended.
     pub most: Duration,
+    /// For how long a leader's log may wait for its disk.
+    pub stuck: Duration,
 }
 
 impl Rhythm {
     pub fn of(timing: &Timing) -> Self {
         let beat = (timing.heartbeat / 5).max(Duration::from_millis(5));
-        Self { beat, patience: timing.election_min * 3 / 10, most: timing.election_min }
+        Self {
+            beat,
+            patience: timing.election_min * 3 / 10,
+            most: timing.election_min,
+            stuck: (2 * timing.election_max).max(STUCK),
+        }
     }
 }
 
@@ -45,12 +54,14 @@ pub(crate) struct Word {
     pub last_index: u64,
     /// How long its log's syncs take, in microseconds.
     pub sync_micros: u64,
+    /// For how long its log has been waiting for the disk, in microseconds.
+    pub stuck_micros: u64,
 }
 
 impl Word {
     pub fn to_wire(self, number: u64) -> peer::Pulse {
-        let Self { term, leader, lost, last_index, sync_micros } = self;
-        peer::Pulse { number, term, leader, lost, last_index, sync_micros }
+        let Self { term, leader, lost, last_index, sync_micros, stuck_micros } = self;
+        peer::Pulse { number, term, leader, lost, last_index, sync_micros, stuck_micros }
     }
 
     /// What the successors of a leader are ordered by: whoever has a quick disk and the longer log is the better one.
@@ -65,6 +76,7 @@ impl Word {
             lost: wire.lost,
             last_index: wire.last_index,
             sync_micros: wire.sync_micros,
+            stuck_micros: wire.stuck_micros,
         }
     }
 }
@@ -226,10 +238,18 @@ impl Links {
         (link.established && self.in_touch(id, now)).then_some(link.word)
     }
 
-    /// Whether this member would agree that its leader is lost. A witness need not be as patient as whoever suspects.
-    pub fn has_lost(&self, standing: &Standing, now: Instant) -> bool {
-        let lost = |leader| leader != self.me && self.silence_of(leader, now) > self.rhythm.patience;
-        standing.leader.is_some_and(lost)
+    /// Whether another member's log has been waiting for its disk for too long while this one's has not: members may
+    /// share a disk.
+    fn is_stuck(&self, id: u64, own: Duration) -> bool {
+        let theirs = self.links.get(&id).map_or(0, |link| link.word.stuck_micros);
+        own < SLOW && Duration::from_micros(theirs) > self.rhythm.stuck
+    }
+
+    /// Whether this member, whose own log has waited for so long, would agree that its leader is lost. A witness need not
+    /// be as patient as whoever suspects.
+    pub fn has_lost(&self, standing: &Standing, own: Duration, now: Instant) -> bool {
+        let lost = |leader| self.silence_of(leader, now) > self.rhythm.patience || self.is_stuck(leader, own);
+        standing.leader.is_some_and(|leader| leader != self.me && lost(leader))
     }
 
     /// What is to be made of it.
@@ -240,7 +260,7 @@ impl Links {
             let with_me = standing.voters.iter().filter(|id| **id == self.me || self.in_touch(**id, now));
             return if with_me.count() < quorum { Verdict::Deserted } else { Verdict::Calm };
         }
-        if self.in_touch(leader, now) {
+        if self.in_touch(leader, now) && !self.is_stuck(leader, Duration::from_micros(me.stuck_micros)) {
             return Verdict::Calm;
         }
         let witnesses: Vec<(u64, Word)> = standing
@@ -273,6 +293,8 @@ mod tests {
         /// What does not pass: from, to.
         cut: Vec<(u64, u64)>,
         asleep: Vec<u64>,
+        /// Whose logs wait for their disks.
+        stuck: Vec<u64>,
     }
 
     impl Three {
@@ -280,7 +302,8 @@ mod tests {
             let rhythm = Rhythm::of(&Timing::default());
             let links = [1, 2, 3].map(|id| Links::new(id, rhythm));
             let now = env::Env::real().clock.monotonic();
-            let mut three = Self { now, links, number: 0, cut: Vec::new(), asleep: Vec::new() };
+            let mut three =
+                Self { now, links, number: 0, cut: Vec::new(), asleep: Vec::new(), stuck: Vec::new() };
             three.run(200);
             three
         }
@@ -290,7 +313,7 @@ mod tests {
         }
 
         fn word(last_index: u64, sync_micros: u64) -> Word {
-            Word { term: 7, leader: 1, lost: true, last_index, sync_micros }
+            Word { term: 7, leader: 1, lost: true, last_index, sync_micros, stuck_micros: 0 }
         }
 
         fn verdict(&self, id: usize) -> Verdict {
@@ -313,8 +336,9 @@ mod tests {
             let now = self.now;
             let standing = Self::standing();
             let word = |links: &Links| {
-                let lost = links.has_lost(&standing, now);
-                Word { term: 7, leader: 1, lost, last_index: 10, sync_micros: 0 }
+                let stuck = if self.stuck.contains(&links.me) { 3_000_000 } else { 0 };
+                let lost = links.has_lost(&standing, Duration::from_micros(stuck), now);
+                Word { term: 7, leader: 1, lost, last_index: 10, sync_micros: stuck, stuck_micros: stuck }
             };
             self.links[from as usize - 1].beat(now);
             for to in (1..=3).filter(|to| *to != from) {
@@ -382,6 +406,23 @@ mod tests {
         three.asleep = vec![1];
         three.run(200);
         assert_eq!(three.verdict(2), Verdict::Lost { leader: 1, term: 7, rank: 0 });
+    }
+
+    #[test]
+    fn a_leader_whose_log_waits_for_its_disk_is_lost_to_those_whose_logs_do_not() {
+        let mut three = Three::new();
+        three.stuck = vec![1];
+        three.run(60);
+        assert_eq!(three.verdict(2), Verdict::Lost { leader: 1, term: 7, rank: 0 });
+        assert_eq!(three.verdict(3), Verdict::Lost { leader: 1, term: 7, rank: 1 });
+        three.stuck = vec![1, 2, 3];
+        three.run(60);
+        let own = Word { stuck_micros: 3_000_000, ..Three::word(10, 3_000_000) };
+        let shared = three.links[1].verdict(&Three::standing(), &own, three.now);
+        assert_eq!(shared, Verdict::Calm, "all have the same disk");
+        three.stuck.clear();
+        three.run(60);
+        assert_eq!([1, 2, 3].map(|id| three.verdict(id)), [Verdict::Calm; 3]);
     }
 
     #[test]

@@ -3,7 +3,8 @@
 //!
 //! Every member opens a connection to every other one's peer URL, beats on it, and takes the answers; so two members are
 //! in touch when each reaches the other. A leader that a quorum is out of touch with is lost: those who notice stand for
-//! election one after the other, and the leader itself stops leading. Nothing is decided here: an election is safe
+//! election one after the other, and the leader itself stops leading. A leader whose log has been waiting for its disk for
+//! seconds is lost to those whose logs have not: it can acknowledge nothing. Nothing is decided here: an election is safe
 //! whenever it is held. `links.rs` judges (pure), `wire.rs` talks.
 
 mod links;
@@ -135,17 +136,19 @@ fn judge(inner: &Inner, beat: Option<u64>) {
         };
         (standing, metrics.last_log_index.unwrap_or(0))
     };
+    let stuck = inner.pulse.disk.stuck();
     let (verdict, word) = {
         let links = inner.pulse.links.lock();
         let word = Word {
             term: standing.term,
             leader: standing.leader.unwrap_or(0),
-            lost: links.has_lost(&standing, now),
+            lost: links.has_lost(&standing, stuck, now),
             last_index,
-            sync_micros: u64::try_from(inner.pulse.disk.most().as_micros()).unwrap_or(u64::MAX),
+            sync_micros: micros(inner.pulse.disk.most()),
+            stuck_micros: micros(stuck),
         };
         // The others compare themselves with what this member said last.
-        let said = inner.pulse.beat.borrow().word;
+        let said = Word { stuck_micros: micros(stuck), ..inner.pulse.beat.borrow().word };
         (links.verdict(&standing, &said, now), word)
     };
     inner.pulse.verdict.send_if_modified(|current| {
@@ -159,6 +162,10 @@ fn judge(inner: &Inner, beat: Option<u64>) {
     if let Some(number) = beat {
         inner.pulse.beat.send_replace(Beat { number, word });
     }
+}
+
+fn micros(time: Duration) -> u64 {
+    u64::try_from(time.as_micros()).unwrap_or(u64::MAX)
 }
 
 /// Calls every other member, at the URL that it has now.

@@ -16,6 +16,11 @@ struct Members {
 impl Members {
     /// Starts members whose clients and peers use these schemes, with further flags.
     fn start(size: usize, client: &str, peer: &str, flags: &[&str]) -> Self {
+        Self::start_with(size, client, peer, flags, &[])
+    }
+
+    /// The same, each listening for its failpoints on one of these ports.
+    fn start_with(size: usize, client: &str, peer: &str, flags: &[&str], failpoints: &[u16]) -> Self {
         let ports: Vec<u16> = (0..2 * size).map(|_| env::ports::free()).collect();
         let (clients, peers) = ports.split_at(size);
         let folder = tempfile::tempdir().expect("folder");
@@ -30,6 +35,9 @@ impl Members {
             command.args(["--listen-client-urls", &client, "--advertise-client-urls", &client]);
             command.args(["--listen-peer-urls", &peer, "--initial-advertise-peer-urls", &peer]);
             command.args(["--initial-cluster", &initial.join(",")]).args(flags);
+            if let Some(port) = failpoints.get(n) {
+                command.env("GOFAIL_HTTP", format!("127.0.0.1:{port}"));
+            }
             command.stdout(Stdio::null()).stderr(Stdio::null()).spawn().expect("start")
         };
         let processes = clients.iter().zip(peers).enumerate().map(start).collect();
@@ -162,6 +170,37 @@ fn the_proxy_shows_members_no_certificate_with_a_common_name() {
     command.args(["--cert", &file("peer-m0.crt"), "--key", &file("peer-m0.key")]);
     let (good, text) = outcome(&mut command);
     assert!(!good && text.contains("cert has non empty Common Name ("), "{text}");
+}
+
+/// The leader's process is well and beats, and its log can write nothing.
+#[test]
+fn a_leader_whose_log_cannot_be_written_is_succeeded() {
+    let points = [env::ports::free(), env::ports::free(), env::ports::free()];
+    let members = Members::start_with(3, "http", "http", &[], &points);
+    let leader = || {
+        let (good, text) = members.etcdctl("http", &["endpoint", "status"]);
+        let lines: Vec<&str> = text.lines().collect();
+        let leads = |line: &&str| line.split(", ").nth(4) == Some("true");
+        (good && lines.len() == 3).then(|| lines.iter().position(leads)).flatten()
+    };
+    let first = eventually("a leader", leader);
+    let mut stuck = std::net::TcpStream::connect(("127.0.0.1", points[first])).expect("failpoints");
+    let action = r#"sleep("60s")"#;
+    let head = format!("PUT /raftBeforeSave HTTP/1.1\r\nHost: h\r\nContent-Length: {}\r\n\r\n", action.len());
+    std::io::Write::write_all(&mut stuck, (head + action).as_bytes()).expect("told");
+    let other = format!("http://127.0.0.1:{}", members.clients[(first + 1) % 3]);
+    eventually("a write is acknowledged all the same", || {
+        let mut command = Command::new("etcdctl");
+        command.env("ETCDCTL_API", "3").args([
+            "--endpoints",
+            &other,
+            "--command-timeout=3s",
+            "put",
+            "k",
+            "v",
+        ]);
+        outcome(&mut command).0.then_some(())
+    });
 }
 
 #[test]
