@@ -56,11 +56,13 @@ impl Check {
 }
 
 /// Whether a read would be answered. One of what there is needs no leader, but a process whose engine hangs in the
-/// middle of a write is not well: it will never show anything newer.
+/// middle of a write is not well: it will never show anything newer. Nor is one for others whose log waits for its disk: a
+/// member alone could read without it, and acknowledges nothing.
 async fn read(context: &Context, serializable: bool) -> Result<(), String> {
     let clock = &context.env.clock;
     let deadline = clock.monotonic() + context.store.timing().request_timeout();
-    while context.store.is_writing() {
+    let hangs = || context.store.is_writing() || !serializable && context.store.is_log_waiting();
+    while hangs() {
         if clock.monotonic() > deadline {
             return Err("etcdserver: request timed out".to_owned());
         }

@@ -23,7 +23,7 @@ use crate::consensus::{self, Node, Proposal, Raft, StoredMembership};
 use crate::contacts::{self, Contacts, Voting};
 use crate::copy::StateCopy;
 use crate::counters::{self, Kind};
-use crate::disk::Disk;
+use crate::disk::{self, Disk};
 use crate::doors::{self, Doors};
 use crate::error::{BuildError, REMOVED, StoreError};
 use crate::failpoints::hit;
@@ -1020,6 +1020,11 @@ impl Store {
     /// Whether a write to the engine has begun and is not over. It takes less than a moment, unless the disk hangs.
     pub fn is_writing(&self) -> bool {
         self.inner.shared.engine.lock().is_writing()
+    }
+
+    /// Whether the log has been waiting for its disk for so long that this is no ordinary sync.
+    pub fn is_log_waiting(&self) -> bool {
+        self.inner.disk.stuck() > disk::SLOW
     }
 
     /// Renews a lease, wherever the leader is: its time to live in seconds, `None` for an unknown lease.

@@ -47,12 +47,20 @@ async fn start() -> Server {
 }
 
 async fn start_with(change: impl FnOnce(&mut EtcdApiConfig)) -> Server {
+    start_over(|_| {}, change).await
+}
+
+async fn start_over(
+    change_store: impl FnOnce(&mut StoreConfig),
+    change: impl FnOnce(&mut EtcdApiConfig),
+) -> Server {
     let folder = tempfile::tempdir().expect("folder");
     let peer = env::ports::free_address();
     let any = "http://127.0.0.1:0".parse().expect("address");
     let mut config = StoreConfig::new("default", peer);
     config.initial_cluster = vec![("default".to_owned(), format!("http://{peer}"))];
     config.advertise_client_urls = vec!["http://client".to_owned()];
+    change_store(&mut config);
     let storage = Arc::new(MemoryStorage::new(folder.path()));
     let (store, server) = config.build(Env::real(), storage).await.expect("store");
     let mut api = EtcdApiConfig::new(vec![any], Arc::new(|| "some_metric 1\n".to_owned()));
@@ -210,6 +218,20 @@ async fn progress_is_told_when_asked_and_by_the_timer() {
         assert!(message.header().expect("header").revision() >= revision);
         if message.watch_id() == -1 { asked = true } else { timed = true }
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_physical_compaction_is_answered_when_everything_is_deleted() {
+    let server = start_over(|store| store.compaction = (1, Duration::from_millis(20)), |_| {}).await;
+    let mut client = connect(&server).await;
+    for value in 0..20 {
+        client.put("k", value.to_string(), None).await.expect("put");
+    }
+    let revision = server.store.view().revision();
+    let physical = etcd_client::CompactionOptions::new().with_physical();
+    client.compact(revision, Some(physical)).await.expect("compact");
+    let swept = tokio::time::timeout(Duration::ZERO, server.store.swept(revision)).await;
+    assert_eq!(swept.expect("at once"), Ok(()));
 }
 
 /// Clients go on with their watches elsewhere after this code and no other.

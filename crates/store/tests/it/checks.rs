@@ -19,7 +19,7 @@ fn damage(storage: &dyn Storage) {
         ControlFlow::Continue(())
     };
     engine.scan(Table::Revisions, b"", None, &mut visit).expect("scan");
-    engine.write(&batch).expect("write");
+    engine.write(batch).expect("write");
 }
 
 impl Cluster {

@@ -172,22 +172,40 @@ fn the_proxy_shows_members_no_certificate_with_a_common_name() {
     assert!(!good && text.contains("cert has non empty Common Name ("), "{text}");
 }
 
+/// Has a member's log wait from its next entry on.
+fn hold_up_log(failpoints: u16) {
+    let mut stream = std::net::TcpStream::connect(("127.0.0.1", failpoints)).expect("failpoints");
+    let action = r#"sleep("60s")"#;
+    let head = format!("PUT /raftBeforeSave HTTP/1.1\r\nHost: h\r\nContent-Length: {}\r\n\r\n", action.len());
+    std::io::Write::write_all(&mut stream, (head + action).as_bytes()).expect("told");
+    let mut answer = [0; 12];
+    std::io::Read::read_exact(&mut stream, &mut answer).expect("an answer");
+    assert_eq!(&answer, b"HTTP/1.1 204");
+}
+
+#[test]
+fn a_member_alone_whose_log_cannot_be_written_is_not_ready_and_lives() {
+    let point = env::ports::free();
+    let members = Members::start_with(1, "http", "http", &[], &[point]);
+    let port = members.clients[0];
+    eventually("it is ready", || get(port, "/readyz"));
+    hold_up_log(point);
+    let (good, text) = members.etcdctl("http", &["--command-timeout=1s", "put", "k", "v"]);
+    assert!(!good, "{text}");
+    assert_eq!(get(port, "/readyz"), None);
+    assert!(get(port, "/livez").is_some());
+}
+
 /// The leader's process is well and beats, and its log can write nothing.
 #[test]
 fn a_leader_whose_log_cannot_be_written_is_succeeded() {
     let points = [env::ports::free(), env::ports::free(), env::ports::free()];
     let members = Members::start_with(3, "http", "http", &[], &points);
-    let leader = || {
-        let (good, text) = members.etcdctl("http", &["endpoint", "status"]);
-        let lines: Vec<&str> = text.lines().collect();
-        let leads = |line: &&str| line.split(", ").nth(4) == Some("true");
-        (good && lines.len() == 3).then(|| lines.iter().position(leads)).flatten()
-    };
+    let leads =
+        |port: &u16| get(*port, "/metrics").is_some_and(|text| text.contains("\netcd_server_is_leader 1"));
+    let leader = || members.clients.iter().position(leads);
     let first = eventually("a leader", leader);
-    let mut stuck = std::net::TcpStream::connect(("127.0.0.1", points[first])).expect("failpoints");
-    let action = r#"sleep("60s")"#;
-    let head = format!("PUT /raftBeforeSave HTTP/1.1\r\nHost: h\r\nContent-Length: {}\r\n\r\n", action.len());
-    std::io::Write::write_all(&mut stuck, (head + action).as_bytes()).expect("told");
+    hold_up_log(points[first]);
     let other = format!("http://127.0.0.1:{}", members.clients[(first + 1) % 3]);
     eventually("a write is acknowledged all the same", || {
         let mut command = Command::new("etcdctl");
