@@ -90,8 +90,13 @@ async fn sweep(core: &Arc<Mutex<Core>>, shared: &Arc<Shared>, stopped: &Shutdown
     let pace = core.lock().pace();
     let start = clock.monotonic();
     loop {
-        let Some(sweep) = core.lock().sweep() else {
+        let (next, revision) = {
+            let mut core = core.lock();
+            (core.sweep(), core.mvcc().view().compact_revision())
+        };
+        let Some(sweep) = next else {
             shared.counters.sweep_took.record(millis(clock.monotonic() - start));
+            shared.swept.send_replace(revision);
             return Ok(());
         };
         let (core, shared) = (core.clone(), shared.clone());
@@ -122,8 +127,6 @@ fn step(core: &Mutex<Core>, shared: &Shared, sweep: Sweep, versions: usize) -> i
         let revision = core.mvcc().view().compact_revision();
         tracing::info!("compact-revision" = revision, "finished scheduled compaction");
         hit("compactAfterSetFinishedCompact");
-        drop(core);
-        shared.swept.send_replace(revision);
     }
     Ok(())
 }
