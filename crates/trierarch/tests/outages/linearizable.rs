@@ -83,3 +83,12 @@ fn a_leader_that_is_cut_off_shows_nothing_old() {
     scenario.lasts_ms = 2000;
     play_apart(scenario, 4);
 }
+
+#[test]
+#[ignore = "needs root and nftables: make test-all"]
+fn leases_locks_and_rights_hold_whoever_is_cut_off() {
+    let faults = [Fault::CutLeader, Fault::DeafLeader, Fault::MuteLeader];
+    let mut scenario = scenario("sessions-partitions", &faults);
+    scenario.lasts_ms = 3000;
+    play_apart(scenario, 9);
+}
