@@ -97,37 +97,77 @@ pub(crate) fn damaged(what: impl std::fmt::Display) -> io::Error {
 }
 
 /// Reads all segments. The newest is cut off behind its last record and closed: whatever comes goes into a new one.
-pub(crate) fn replay(segments: Vec<Segment>) -> io::Result<Replayed> {
+pub(crate) fn replay(mut segments: Vec<Segment>) -> io::Result<Replayed> {
     let mut replayed = Replayed::default();
+    let unwritten = Unwritten::take(&mut segments)?;
     let last = segments.len().saturating_sub(1);
     for (position, segment) in segments.into_iter().enumerate() {
         let bytes = Bytes::from(fs::read(&segment.path)?);
-        let newest = position == last;
         if let Some(before) = replayed.segments.last()
             && before.number + 1 != segment.number
         {
             return Err(damaged(format!("segment {:x} is missing", before.number + 1)));
         }
         if bytes.get(..segment::HEADER) != Some(&segment::header(segment.number)[..]) {
-            let unwritten =
-                bytes.get(..segment::HEADER).is_some_and(|head| head.iter().all(|byte| *byte == 0));
-            // The process ended between the making of the file and the first sync.
-            if newest && unwritten && behind(&bytes, 0, segment.number, replayed.sequence + 1).is_none() {
-                fs::remove_file(&segment.path)?;
-                break;
-            }
             return Err(damaged(format!("{} has not a segment's head", segment.path.display())));
         }
+        let newest = (position == last).then_some(&unwritten);
         replay_segment(&mut replayed, segment, &bytes, newest)?;
     }
+    if replayed.segments.is_empty() {
+        unwritten.check(0)?;
+    }
+    unwritten.remove()?;
     Ok(replayed)
+}
+
+/// Segments at the end that were made, and not begun: the process ended, or the disk was full, before the first sync that
+/// would have. The one before them need not be whole then, since it is synced before the next is begun.
+#[derive(Default)]
+struct Unwritten {
+    segments: Vec<Segment>,
+    /// The newest record that had been durable, by what stands in them for all that.
+    promised: u64,
+}
+
+impl Unwritten {
+    fn take(segments: &mut Vec<Segment>) -> io::Result<Self> {
+        let mut unwritten = Self::default();
+        while let Some(segment) = segments.pop() {
+            let bytes = Bytes::from(fs::read(&segment.path)?);
+            if bytes.iter().take(segment::HEADER).any(|byte| *byte != 0) {
+                segments.push(segment);
+                break;
+            }
+            let records =
+                record::places(0, bytes.len()).filter_map(|at| record::take(&bytes, at, segment.number));
+            let promised = records.map(|read| read.durable).max().unwrap_or(0);
+            unwritten.promised = unwritten.promised.max(promised);
+            unwritten.segments.push(segment);
+        }
+        Ok(unwritten)
+    }
+
+    /// Whether a log that ends with record `sequence` has all that was promised.
+    fn check(&self, sequence: u64) -> io::Result<()> {
+        match self.segments.last() {
+            Some(first) if self.promised > sequence => {
+                Err(damaged(format!("{} has not a segment's head", first.path.display())))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    fn remove(self) -> io::Result<()> {
+        self.segments.iter().try_for_each(|segment| fs::remove_file(&segment.path))
+    }
 }
 
 fn replay_segment(
     replayed: &mut Replayed,
     mut segment: Segment,
     bytes: &Bytes,
-    newest: bool,
+    newest: Option<&Unwritten>,
 ) -> io::Result<()> {
     let mut at = segment::HEADER;
     let expected = |replayed: &Replayed| replayed.sequence + 1;
@@ -146,9 +186,12 @@ fn replay_segment(
         }
         keep(&mut replayed.index, read.record, segment.number, place)?;
     };
+    if let Some(unwritten) = newest {
+        unwritten.check(replayed.sequence)?;
+    }
     if !ended {
-        close(replayed, &mut segment, bytes, at, newest)?;
-    } else if newest {
+        close(replayed, &mut segment, bytes, at, newest.is_some())?;
+    } else if newest.is_some() {
         // What was read may be in memory only.
         segment.file.sync_data()?;
     }

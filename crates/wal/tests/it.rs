@@ -279,3 +279,86 @@ proptest! {
         }
     }
 }
+
+#[test]
+fn segments_that_were_made_and_not_begun_are_no_damage() {
+    let folder = tempfile::tempdir().expect("folder");
+    for from in [1, 401, 801] {
+        let log = open(folder.path());
+        write(&log, from..from + 20);
+        log.sync().expect("sync");
+        // The process ends before any of this is written.
+        let before = segments(folder.path()).len();
+        write(&log, from + 20..from + 400);
+        assert!(segments(folder.path()).len() > before + 1);
+        drop(log);
+        let log = open(folder.path());
+        assert_eq!(indexes(&log).end, from + 20);
+        write(&log, from + 20..from + 400);
+        log.sync().expect("sync");
+    }
+    // One whose making was interrupted.
+    let path = segments(folder.path()).pop().expect("a segment");
+    let name = path.file_stem().and_then(|stem| stem.to_str()).expect("a number");
+    let next = u64::from_str_radix(name, 16).expect("a number") + 1;
+    fs::write(folder.path().join(format!("{next:016x}.wal")), []).expect("write");
+    assert_eq!(indexes(&open(folder.path())), 1..1201);
+}
+
+/// Mounts that only the calling thread sees, and a small disk at a path.
+fn small_disk(path: &Path) {
+    use nix::mount::{MsFlags, mount};
+    nix::sched::unshare(nix::sched::CloneFlags::CLONE_NEWNS).expect("root");
+    let private = MsFlags::MS_REC | MsFlags::MS_PRIVATE;
+    mount(None::<&str>, "/", None::<&str>, private, None::<&str>).expect("private mounts");
+    mount(Some("small"), path, Some("tmpfs"), MsFlags::empty(), Some("size=256k")).expect("a small disk");
+}
+
+/// Gives the disk more room.
+fn enlarge(path: &Path) {
+    use nix::mount::{MsFlags, mount};
+    mount(Some("small"), path, Some("tmpfs"), MsFlags::MS_REMOUNT, Some("size=4m")).expect("more room");
+}
+
+/// Writes entries until the disk is full; the last that was durable.
+fn fill(log: &Wal, from: u64, batch: u64) -> u64 {
+    let mut next = from;
+    loop {
+        let entries = (next..next + batch).map(|index| (index, value(index))).collect();
+        let written = log.write(LogBatch { entries, ..LogBatch::default() });
+        match written.and_then(|()| log.sync()) {
+            Ok(()) => next += batch,
+            Err(error) => {
+                assert_eq!(error.raw_os_error(), Some(nix::libc::ENOSPC), "{error}");
+                return next - 1;
+            }
+        }
+    }
+}
+
+#[test]
+#[ignore = "needs root: make test-all"]
+fn a_log_on_a_full_disk_refuses_and_keeps_what_was_durable() {
+    let inside = || {
+        for batch in [1, 7, 300] {
+            let folder = tempfile::tempdir().expect("folder");
+            small_disk(folder.path());
+            let log = open(folder.path());
+            let durable = fill(&log, 1, batch);
+            assert!(log.sync().is_err(), "nobody knows what is on the disk");
+            assert!(log.write(LogBatch::default()).is_err());
+            drop(log);
+            // Without room it may not open, and leaves everything as it is.
+            drop(Wal::open_with(folder.path(), SEGMENT));
+            enlarge(folder.path());
+            let log = open(folder.path());
+            let found = indexes(&log);
+            assert!(found.start == 1 && found.end > durable, "{durable} were durable, {found:?} are there");
+            write(&log, found.end..found.end + 10);
+            log.sync().expect("there is room");
+            drop(log);
+            assert_eq!(indexes(&open(folder.path())), 1..found.end + 10);
+        }
+    };
+    std::thread::spawn(inside).join().expect("no panic");
+}
