@@ -199,14 +199,10 @@ impl Writer<'_> {
         self.state.past_bytes += bytes;
     }
 
-    /// Adds an event. The value before is given along where it is at hand; who wants it otherwise reads it.
+    /// Adds an event. Who wants the value before reads it.
     fn tell(&mut self, kind: EventKind, kv: KeyValue, before: Option<Entry>) {
-        let prev = before.and_then(|before| {
-            let record = self.values.cached(before.place())?;
-            record::decode_version(before.place(), &record).ok()
-        });
         let prev_at = before.map(|before| (before.main, before.sub));
-        self.events.push(Event { kind, kv, prev: prev.map(|version| version.kv), prev_at });
+        self.events.push(Event { kind, kv, prev: None, prev_at });
     }
 
     fn move_lease(&mut self, key: &Bytes, from: i64, to: i64) {

@@ -54,10 +54,6 @@ impl Values {
         self.cache.insert(place, record);
     }
 
-    pub fn cached(&self, place: Place) -> Option<Bytes> {
-        self.cache.get(&place)
-    }
-
     /// `None` when it was compacted, and deleted.
     pub fn record(&self, place: Place) -> Result<Option<Bytes>, EngineError> {
         if let Some(record) = self.cache.get(&place) {

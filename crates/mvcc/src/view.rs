@@ -238,6 +238,18 @@ impl View {
         Ok(())
     }
 
+    /// As [`Self::fill_prev`], for a change that was made just now: nothing is deleted by a compaction that may have been
+    /// made since.
+    ///
+    /// # Errors
+    /// `Engine` when it cannot be read.
+    pub fn fill_prev_of_new(&self, event: &mut Event) -> Result<(), MvccError> {
+        if let Some((main, sub)) = event.prev_at {
+            event.prev = Some(self.source().version(Place { main, sub })?.kv);
+        }
+        Ok(())
+    }
+
     /// Writes the index beside the state in the engine, so that opening the state needs to read only what is newer.
     ///
     /// # Errors

@@ -69,6 +69,21 @@ fn compact(revision: Revision) -> Command {
     Command::Compact { revision }
 }
 
+/// The value before a change is told although the change itself is compacted in the same breath.
+#[test]
+fn what_was_there_before_a_new_change_is_known_although_it_is_compacted() {
+    let mut machine = Machine::new();
+    machine.must([put("a")]);
+    let applied = machine.mvcc.apply(2, 1, &txn([Op::Put(put_op("a"))])).expect("apply");
+    machine.mvcc.apply(3, 1, &compact(3)).expect("apply").response.expect("compact");
+    machine.mvcc.commit(None).expect("commit");
+    let mut event = applied.events.into_iter().next().expect("an event");
+    let late = machine.view().fill_prev(&mut event.clone());
+    assert_eq!(late, Err(MvccError::Compacted { compact_revision: 3 }));
+    machine.view().fill_prev_of_new(&mut event).expect("read");
+    assert_eq!(event.prev.map(|kv| kv.mod_revision), Some(2));
+}
+
 /// #13766, #13514, #13922, #13937: the applied index and what the entry changed were two writes, and a crash between them
 /// had the entry applied again or never. Here they are one: after every command what is on the disk is the state after it.
 #[test]

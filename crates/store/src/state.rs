@@ -357,7 +357,8 @@ impl Core {
         let (revision, (index, _)) = (view.revision(), view.applied());
         if self.shared.hub.is_watched() {
             // What was there before may be deleted by the time that a slow watcher comes to it.
-            pending.events.iter_mut().try_for_each(|event| fill_prev(&view, event))?;
+            let fill = |event| view.fill_prev_of_new(event).map_err(io::Error::other);
+            pending.events.iter_mut().try_for_each(fill)?;
         }
         self.shared.view.store(Arc::new(view));
         self.shared.hub.publish(pending.events, revision);
