@@ -26,12 +26,14 @@ pub fn check_within(history: &History, bound: u64) -> Vec<String> {
     if !wrong.is_empty() {
         return wrong;
     }
+    let pins = Pins::new(history);
+    let matters = |one: &&Operation| one.answer.is_some() || pins.may_matter(&one.request);
     let mut operations: Vec<&Operation> =
-        history.operations.iter().filter(|one| is_ordered(history, one)).collect();
+        history.operations.iter().filter(|one| is_ordered(history, one)).filter(matters).collect();
     operations.extend(&others.operations);
     let end = |operation: &Operation| operation.answer.as_ref().map(|(end, _)| *end);
     let spans: Vec<Span> = operations.iter().map(|one| Span { call: one.call, end: end(one) }).collect();
-    let model = Etcd { operations, pins: Pins::new(history) };
+    let model = Etcd { operations, pins };
     match search(&model, State::empty(history.first_revision), &spans, bound) {
         Verdict::Order(order) => {
             let order = order.iter().map(|&at| model.operations[at]);

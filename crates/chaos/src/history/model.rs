@@ -10,7 +10,7 @@ use imbl::{OrdMap, OrdSet};
 
 use super::search::Model;
 use super::types::{
-    Change, Compare, History, Item, Keys, Kv, Operation, Outcome, Refusal, Request, Response, Step,
+    Change, Compare, History, Item, Keys, Kv, Operation, Outcome, Refusal, Request, Response, Step, Stream,
 };
 
 /// The store at one revision.
@@ -174,6 +174,8 @@ pub struct Pins {
     told: HashMap<i64, HashSet<(String, Option<String>)>>,
     /// Revisions that a request of known effect made.
     claimed: HashSet<i64>,
+    /// Revisions that watchers told of, and that nobody is known to have made.
+    open: Vec<i64>,
     /// Whether watchers told of every revision.
     complete: bool,
 }
@@ -206,7 +208,23 @@ impl Pins {
         let last = pins.told.keys().max().copied().unwrap_or(0);
         let all = history.first_revision + 1..=last;
         pins.complete = last > 0 && all.into_iter().all(|revision| pins.told.contains_key(&revision));
+        let others = history.streams.iter().filter(|stream| stream.others);
+        let others: HashSet<i64> = others.flat_map(revisions).collect();
+        let made = |revision: &&i64| !pins.claimed.contains(*revision) && !others.contains(*revision);
+        pins.open = pins.told.keys().filter(made).copied().collect();
         pins
+    }
+
+    /// Whether a request whose answer was lost may have changed anything of which somebody was told.
+    pub fn may_matter(&self, request: &Request) -> bool {
+        let Request::Txn { then, otherwise, .. } = request else { return true };
+        let may_have_made = |revision: &i64| {
+            let told = &self.told[revision];
+            [then, otherwise]
+                .iter()
+                .any(|steps| told.iter().all(|change| steps.iter().any(|step| does(step, change))))
+        };
+        !self.complete || self.open.iter().any(may_have_made)
     }
 
     /// Whether a request that did this may have made the revision.
@@ -236,6 +254,24 @@ impl Pins {
             }
             None => May::Anytime,
         }
+    }
+}
+
+/// Revisions that a watcher was told of.
+fn revisions(stream: &Stream) -> impl Iterator<Item = i64> {
+    let changes = stream.items.iter().filter_map(|item| match item {
+        Item::Changes { changes, .. } => Some(changes),
+        _ => None,
+    });
+    changes.flatten().map(|change| change.revision)
+}
+
+/// Whether a step may lead to a change.
+fn does(step: &Step, (key, value): &(String, Option<String>)) -> bool {
+    match step {
+        Step::Put { key: written, value: new, .. } => written == key && value.as_ref() == Some(new),
+        Step::Delete(keys) => value.is_none() && keys.contains(key),
+        Step::Get(_) => false,
     }
 }
 
