@@ -71,6 +71,9 @@ pub struct StoreConfig {
     pub durable: bool,
     /// Whether changes of members that could cost the quorum are refused (`--strict-reconfig-check`).
     pub strict_reconfig_check: bool,
+    /// How long other members are asked whether this one has served before, when it begins with an empty folder (etcd's
+    /// `BootstrapTimeout`).
+    pub bootstrap_timeout: Duration,
     /// How long members must have been in touch before that check counts them as healthy.
     pub health_interval: Duration,
     /// Where to listen for other members.
@@ -118,6 +121,7 @@ impl StoreConfig {
             force_new_cluster: false,
             durable: true,
             strict_reconfig_check: true,
+            bootstrap_timeout: Duration::from_secs(1),
             health_interval: HEALTH_INTERVAL,
             listen_peers: vec![Address { scheme: Scheme::Http, place: listen_peer.to_string() }],
             compaction: (1000, Duration::from_millis(10)),

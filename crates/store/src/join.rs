@@ -108,7 +108,7 @@ pub(crate) async fn refuse_second_start(
         async move {
             let mut client = JoinClient::new(channel.ok()?);
             let asked = client.describe(peer::DescribeRequest {});
-            Some(tokio::time::timeout(ASK_TIMEOUT, asked).await.ok()?.ok()?.into_inner())
+            Some(tokio::time::timeout(config.bootstrap_timeout, asked).await.ok()?.ok()?.into_inner())
         }
     };
     let answers = futures::future::join_all(others.map(ask)).await;

@@ -712,7 +712,7 @@ async fn a_member_that_has_served_may_not_begin_anew() {
     .await;
     cluster.stop_member(2).await;
     let empty = Arc::new(MemoryStorage::new(cluster.folder.path().join("empty")));
-    let config = StoreConfig { trust_folder: true, ..cluster.config(2) };
+    let config = StoreConfig { trust_folder: true, bootstrap_timeout: DEADLINE, ..cluster.config(2) };
     let Err(error) = config.build(Env::real(), empty).await else { panic!("it votes again") };
     assert!(error.to_string().ends_with("has already been bootstrapped"), "{error}");
 }
