@@ -20,7 +20,7 @@ use tokio_stream::wrappers::ReceiverStream;
 use tonic::service::Routes;
 use tonic::transport::Server;
 use tower::Layer as _;
-use transport::{Accepted, Address, Admission, Listener, SocketOptions, Tls, accepted, admitted};
+use transport::{Accepted, Address, Admission, Called, Listener, SocketOptions, Tls, accepted, admitted};
 
 use crate::access::{self, Access};
 use crate::auth::{self, AuthOptions, AuthOptionsError, AuthService, Tokens};
@@ -275,10 +275,12 @@ async fn serve(
         .http2_keepalive_interval(interval)
         .http2_keepalive_timeout(timeout)
         .layer(calls);
-    let incoming = admitted(ReceiverStream::new(connections), admission).map(Ok::<_, io::Error>);
+    let incoming = admitted(ReceiverStream::new(connections), admission).map(Called::from);
     server
         .add_routes(routes)
-        .serve_with_incoming_shutdown(Box::pin(incoming), async move { shutdown.wait().await })
+        .serve_with_incoming_shutdown(Box::pin(incoming.map(Ok::<_, io::Error>)), async move {
+            shutdown.wait().await
+        })
         .await
 }
 

@@ -8,12 +8,15 @@
 //!   be used leave the ones before in use;
 //! - what is refused is refused with the words that Go's library and etcd use, for those who read logs.
 //!
-//! Read `address.rs`, `socket.rs`, `options.rs`, `tls.rs`, `verify.rs`, `accept.rs`, `dial.rs`.
+//! Read `address.rs`, `socket.rs`, `options.rs`, `tls.rs`, `verify.rs`, `accept.rs`, `called.rs` (a client's
+//! connection), `dial.rs`.
 
 mod accept;
 mod address;
+mod called;
 mod dial;
 mod names;
+mod opening;
 mod options;
 mod protocol;
 mod resolve;
@@ -26,6 +29,7 @@ mod words;
 
 pub use accept::{Admission, Security, accepted, admit, admitted};
 pub use address::{Address, AddressError, Scheme};
+pub use called::Called;
 pub use dial::Dialer;
 pub use options::{CipherSuiteError, TlsOptions, TlsVersions, VersionError, cipher_suites};
 pub use resolve::{Service, ServiceError, services};

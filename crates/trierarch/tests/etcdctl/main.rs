@@ -16,9 +16,7 @@ fn etcdctls() -> Vec<PathBuf> {
     [PathBuf::from("etcdctl")].into_iter().chain(newest.filter(|path| path.exists())).collect()
 }
 
-/// Not part of any run yet: `endpoint status` of 3.4 names the host with its scheme, which is refused (docs/status.md).
 #[test]
-#[ignore = "etcdctl 3.4 is not answered in all of it yet"]
 fn etcdctl_is_answered_as_etcd_answers_it() {
     let members = Members::start(3);
     for etcdctl in etcdctls() {
