@@ -7,9 +7,11 @@ use env::{Env, Shutdown, TaskGroup};
 use mvcc::{Alarm, AlarmAction, AlarmKind, Caller, Command, MvccError};
 use protos::etcd::etcdserverpb::ResponseHeader;
 use store::Store;
+use tokio::sync::Semaphore;
 use tonic::Status;
 
 use crate::auth::Tokens;
+use crate::budget::Budget;
 use crate::counters::Counters;
 use crate::error;
 
@@ -24,6 +26,10 @@ pub(crate) struct Context {
     /// Where files may be made that are gone with the process.
     pub scratch: PathBuf,
     pub counters: Counters,
+    /// Snapshots that may be sent besides those that are.
+    pub snapshots: Arc<Semaphore>,
+    /// What clients may hold.
+    pub budget: Budget,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -32,9 +38,21 @@ pub(crate) struct Limits {
     pub max_txn_ops: usize,
     /// Bytes of keys and values, with the versions that were not compacted, that may be stored.
     pub quota_bytes: Option<u64>,
+    /// Leases that may be there.
+    pub max_leases: usize,
     pub progress_interval: std::time::Duration,
     /// A read that takes longer is told in the log.
     pub warn_apply: std::time::Duration,
+}
+
+/// Bytes of a gRPC message beyond `--max-request-bytes`, as in etcd.
+const MESSAGE_OVERHEAD: usize = 512 << 10;
+
+impl Limits {
+    /// Bytes that a message from a client may have.
+    pub fn max_message(&self) -> usize {
+        self.max_request_bytes.saturating_add(MESSAGE_OVERHEAD)
+    }
 }
 
 impl Context {

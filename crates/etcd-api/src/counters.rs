@@ -40,6 +40,7 @@ pub(crate) const OWN: &[Metric] = &[
     Metric::gauge("etcd_server_proposals_pending", "Proposals that wait for their answer."),
     Metric::gauge("etcd_server_quota_backend_bytes", "Bytes that may be stored."),
     Metric::gauge("etcd_server_version", "1 for the version of etcd that this is.").labelled(),
+    Metric::gauge("trierarch_client_memory_bytes", "Bytes that requests and answers of clients hold."),
     // Counted.
     Metric::counter("etcd_debugging_mvcc_events_total", "Events sent to watchers."),
     Metric::gauge("etcd_debugging_mvcc_pending_events_total", "Events that wait to be sent."),
@@ -247,6 +248,7 @@ impl Collector {
             ("etcd_server_proposals_committed_total", status.committed_index as f64),
             ("etcd_server_proposals_pending", store.pending_proposals() as f64),
             ("etcd_server_quota_backend_bytes", quota),
+            ("trierarch_client_memory_bytes", self.context.budget.used() as f64),
         ] {
             gauge!(name).set(value);
         }

@@ -20,6 +20,8 @@ use tonic::transport::Channel;
 use tonic::{Request, Status};
 use transport::Dialer;
 
+/// Go's clients ask no more often whether the other side is there, whatever they are told.
+const MIN_KEEP_ALIVE: Duration = Duration::from_secs(10);
 /// Where etcd keeps discovery.
 const PREFIX: &str = "/_etcd/registry";
 /// Doublings of the pause between attempts, at most: 256 s.
@@ -247,6 +249,7 @@ impl Discovery {
         };
         let (interval, timeout) = self.keep_alive;
         let channel = self.dialer.lazy(&[url], |settings| {
+            let interval = interval.max(MIN_KEEP_ALIVE);
             settings.http2_keep_alive_interval(interval).keep_alive_timeout(timeout)
         });
         let channel = channel.map_err(|error| Status::unavailable(error.to_string()))?;

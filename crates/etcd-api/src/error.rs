@@ -31,7 +31,7 @@ pub(crate) fn mvcc_status(error: &MvccError) -> Status {
         }
         MvccError::LeaseNotFound => Code::NotFound,
         MvccError::LeaseExists => Code::FailedPrecondition,
-        MvccError::NoSpace => Code::ResourceExhausted,
+        MvccError::NoSpace | MvccError::TooMuch { .. } => Code::ResourceExhausted,
         MvccError::Corrupt => Code::DataLoss,
         MvccError::KeyNotFound
         | MvccError::EmptyKey

@@ -20,6 +20,7 @@ use tonic::server::NamedService;
 use tonic::{Request, Status};
 use tower::Service;
 
+use crate::budget::{Reserved, Share};
 use crate::context::Context;
 use crate::convert;
 use crate::error::{auth_status, mvcc_status};
@@ -74,11 +75,10 @@ where
         let (context, max, mut inner) = (self.context.clone(), self.max_message, self.inner.clone());
         Box::pin(async move {
             let (parts, body) = request.into_parts();
-            let Ok(read) = Limited::new(body, max + PREFIX).collect().await else {
-                let text = format!("Error, decoded message length too large: the limit is: {max} bytes");
-                return Ok(Status::out_of_range(text).into_http());
+            let bytes = match Limited::new(body, max + PREFIX).collect().await {
+                Ok(read) => read.to_bytes(),
+                Err(error) => return Ok(unread(error, max).into_http()),
             };
-            let bytes = read.to_bytes();
             let answer = match plain(&bytes) {
                 Some(range) => counted(&context, answer(&context, &parts, range)).await,
                 None => Ok(None),
@@ -93,6 +93,14 @@ where
             }
         })
     }
+}
+
+/// Why a request could not be read.
+fn unread(error: Box<dyn std::error::Error + Send + Sync>, max: usize) -> Status {
+    let too_large = |_| {
+        Status::out_of_range(format!("Error, decoded message length too large: the limit is: {max} bytes"))
+    };
+    error.downcast::<Status>().map_or_else(too_large, |status| *status)
 }
 
 /// A request for current keys of a range, in key order, with values, unfiltered.
@@ -141,6 +149,7 @@ async fn answer(
     range: pb::RangeRequest,
 ) -> Result<Option<Response>, Status> {
     context.barrier(range.serializable).await?;
+    let share = Share::of_call(context, &parts.extensions);
     let metadata = MetadataMap::from_headers(parts.headers.clone());
     let request = Request::from_parts(metadata, parts.extensions.clone(), range);
     let caller = context.caller(&request).await?;
@@ -157,7 +166,8 @@ async fn answer(
     first.put_u8(0);
     first.put_u32(len);
     first.put_slice(&head);
-    Ok(Some(respond(Pieces { first: Some(first), encoded: Some(encoded), tail: Some(tail) })))
+    let memory = (share, context.env.clock.clone());
+    Ok(Some(respond(Pieces { first: Some(first), encoded: Some(encoded), tail: Some(tail), memory })))
 }
 
 /// The length of a long answer takes a walk over its keys, which others on this thread must not wait for.
@@ -187,6 +197,8 @@ fn respond(pieces: Pieces) -> Response {
     let mut response = http::Response::new(Body::new(StreamBody::new(frames)));
     let grpc = HeaderValue::from_static("application/grpc");
     response.headers_mut().insert(header::CONTENT_TYPE, grpc);
+    // Pages are counted when they are read.
+    response.extensions_mut().insert(Reserved::default());
     response
 }
 
@@ -208,16 +220,22 @@ struct Pieces {
     first: Option<BytesMut>,
     encoded: Option<EncodedRange>,
     tail: Option<Vec<u8>>,
+    /// Whose memory pages are, and the time to wait for it.
+    memory: (Share, env::Clock),
 }
 
 impl Pieces {
     async fn next(&mut self) -> Result<Option<Bytes>, Status> {
         if let Some(encoded) = self.encoded.take_if(|encoded| encoded.bytes() > SHORT_BYTES) {
-            let (page, encoded) = read_page(encoded).await?;
+            let (share, clock) = &self.memory;
+            let permit = share.take(encoded.bytes().min(PAGE_BYTES as u64), clock).await?;
+            let (mut page, encoded) = read_page(encoded).await?;
             self.encoded = Some(encoded);
-            let Some(mut first) = self.first.take() else { return Ok(Some(page)) };
-            first.extend_from_slice(&page);
-            return Ok(Some(first.freeze()));
+            if let Some(mut first) = self.first.take() {
+                first.extend_from_slice(&page);
+                page = first.freeze();
+            }
+            return Ok(Some(permit.hold(page)));
         }
         // What is left is short, and goes together with the end.
         let Some(tail) = self.tail.take() else { return Ok(None) };

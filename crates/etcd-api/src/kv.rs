@@ -1,15 +1,18 @@
 //! Reads and writes.
 
+use std::sync::Arc;
+
 use futures::stream::BoxStream;
 use mvcc::{
-    Caller, Command, KeyRange, Op, OpResponse, PutRequest, RangeRequest, Response as Answer, SortTarget, Txn,
-    TxnResponse, View,
+    Caller, Command, KeyRange, MvccError, Op, OpResponse, PutRequest, RangeRequest, RangeResponse,
+    Response as Answer, SortTarget, Txn, TxnResponse, View,
 };
 use protos::etcd::etcdserverpb as pb;
 use protos::etcd::etcdserverpb::kv_server::Kv;
 use tonic::{Request, Response, Status};
 
 use crate::auth::Credentials;
+use crate::budget::{Asked, Permit, Reserved, Share};
 use crate::context::Context;
 use crate::convert;
 use crate::error::{auth_status, mvcc_status, status};
@@ -28,7 +31,11 @@ pub(crate) struct KvService(pub Context);
 impl KvService {
     /// Replicates one step and returns its answer with the revision.
     async fn step(&self, caller: Caller, op: Op) -> Result<(i64, OpResponse), Status> {
-        let (revision, mut txn) = self.replicate(caller, Txn::of(op)).await?;
+        self.step_of(caller, Txn::of(op)).await
+    }
+
+    async fn step_of(&self, caller: Caller, txn: Txn) -> Result<(i64, OpResponse), Status> {
+        let (revision, mut txn) = self.replicate(caller, txn).await?;
         let answer = txn.responses.pop().ok_or_else(|| Status::internal("a step without an answer"))?;
         Ok((revision, answer))
     }
@@ -43,24 +50,25 @@ impl KvService {
     async fn read(&self, request: Request<pb::RangeRequest>) -> Result<Response<pb::RangeResponse>, Status> {
         self.0.barrier(request.get_ref().serializable).await?;
         let caller = self.0.caller(&request).await?;
+        let share = Share::of_call(&self.0, request.extensions());
         let request = convert::range(request.into_inner())?;
         let view = self.0.store.view();
         view.auth().check_read(&caller, &request.range).map_err(auth_status)?;
         let start = self.0.env.clock.monotonic();
         let answer = if may_be_long(&view, &request) {
             // Others on this thread must not wait for it.
-            let range = tokio::task::spawn_blocking(move || view.range(&request)).await;
+            let range = tokio::task::spawn_blocking(move || range_within(&view, &request, &share)).await;
             range.map_err(|error| Status::internal(error.to_string()))?
         } else {
-            view.range(&request)
+            range_within(&view, &request, &share)
         };
         let took = self.0.env.clock.monotonic() - start;
         self.0.counters.range_took[usize::from(answer.is_ok())].record(took);
         self.0.tell_slow_read("read-only range ", took);
         self.0.counters.ranges.increment(1);
-        let answer = answer.map_err(|error| mvcc_status(&error))?;
+        let (answer, permit) = answer?;
         let header = self.0.header(answer.revision);
-        Ok(Response::new(convert::range_response(answer, header)))
+        Ok(respond(convert::range_response(answer, header), permit))
     }
 
     /// A transaction that only reads.
@@ -69,17 +77,30 @@ impl KvService {
         credentials: &Credentials,
         txn: &Txn,
         serializable: bool,
-    ) -> Result<(i64, TxnResponse), Status> {
+        share: &Share,
+    ) -> Result<(i64, TxnResponse, Option<Permit>), Status> {
         self.0.barrier(serializable).await?;
         let caller = self.0.identify(credentials).await.map_err(auth_status)?;
         let view = self.0.store.view();
         view.check_txn(&caller, txn).map_err(auth_status)?;
-        let answer = view.txn(txn).map_err(|error| mvcc_status(&error))?;
+        let mut asked = Asked::new(share);
+        let answer = view.txn(txn, &mut |bytes| asked.admit(bytes));
+        let (answer, permit) = asked.answer(answer)?;
         self.0.counters.ranges.increment(answer.responses.len() as u64);
         if answer.responses.len() > 1 {
             self.0.counters.txns.increment(1);
         }
-        Ok((view.revision(), answer))
+        Ok((view.revision(), answer, permit))
+    }
+
+    /// Takes the memory for the answer to a transaction that writes; what it is then may be more by what others write
+    /// meanwhile.
+    fn reserve(&self, txn: &Txn, share: &Share) -> Result<Option<Permit>, Status> {
+        let mut asked = Asked::new(share);
+        let bytes = self.0.store.view().answer_bytes(txn);
+        let admitted = asked.admit(bytes);
+        let answer = if admitted { Ok(()) } else { Err(MvccError::TooMuch { bytes }) };
+        asked.answer(answer).map(|((), permit)| permit)
     }
 
     fn check_size(&self, request: &impl prost::Message) -> Result<(), Status> {
@@ -106,6 +127,7 @@ impl Kv for KvService {
         request: Request<pb::RangeRequest>,
     ) -> Result<Response<Self::RangeStreamStream>, Status> {
         let caller = self.0.caller(&request).await?;
+        let share = Share::of_call(&self.0, request.extensions());
         let request = request.into_inner();
         let filters = [
             request.min_mod_revision,
@@ -124,11 +146,20 @@ impl Kv for KvService {
         self.0.barrier(serializable).await?;
         self.0.store.view().auth().check_read(&caller, &request.range).map_err(auth_status)?;
         let chunks = Chunks::new(&self.0, request)?;
-        Ok(Response::new(Box::pin(futures::stream::unfold(Some(chunks), |chunks| async {
-            let mut chunks = chunks?;
-            let next = chunks.next();
-            let again = matches!(&next, Ok((_, false)));
-            Some((next.map(|(message, _)| message), again.then_some(chunks)))
+        let memory = Arc::new((share, self.0.env.clock.clone()));
+        Ok(Response::new(Box::pin(futures::stream::unfold(Some(chunks), move |chunks| {
+            let memory = memory.clone();
+            async move {
+                let mut chunks = chunks?;
+                let (share, clock) = &*memory;
+                // What is made of it is counted on its way to the client.
+                let next = match share.take(chunks.bytes(), clock).await {
+                    Ok(_) => chunks.next(),
+                    Err(refused) => Err(refused),
+                };
+                let again = matches!(&next, Ok((_, false)));
+                Some((next.map(|(message, _)| message), again.then_some(chunks)))
+            }
         }))))
     }
 
@@ -151,24 +182,28 @@ impl Kv for KvService {
     ) -> Result<Response<pb::DeleteRangeResponse>, Status> {
         self.check_size(request.get_ref())?;
         let caller = self.0.caller(&request).await?;
-        let delete = convert::delete(request.into_inner())?;
-        let (revision, answer) = self.step(caller, Op::Delete(delete)).await?;
+        let share = Share::of_call(&self.0, request.extensions());
+        let delete = Txn::of(Op::Delete(convert::delete(request.into_inner())?));
+        let permit = self.reserve(&delete, &share)?;
+        let (revision, answer) = self.step_of(caller, delete).await?;
         let OpResponse::Delete { deleted, prev_kvs } = answer else {
             return Err(Status::internal("a delete was answered otherwise"));
         };
         let prev_kvs = prev_kvs.into_iter().map(convert::kv).collect();
-        Ok(Response::new(pb::DeleteRangeResponse { header: self.0.header(revision), deleted, prev_kvs }))
+        let header = self.0.header(revision);
+        Ok(respond(pb::DeleteRangeResponse { header, deleted, prev_kvs }, permit))
     }
 
     async fn txn(&self, request: Request<pb::TxnRequest>) -> Result<Response<pb::TxnResponse>, Status> {
         self.check_size(request.get_ref())?;
         let credentials = Credentials::of(&self.0, &request);
+        let share = Share::of_call(&self.0, request.extensions());
         let request = request.into_inner();
         let serializable = is_serializable(&request);
         let txn = convert::txn(request, self.0.limits.max_txn_ops)?;
-        let (revision, answer) = if txn.is_read_only() {
+        let (revision, answer, permit) = if txn.is_read_only() {
             let start = self.0.env.clock.monotonic();
-            let answer = self.read_txn(&credentials, &txn, serializable).await;
+            let answer = self.read_txn(&credentials, &txn, serializable, &share).await;
             let took = self.0.env.clock.monotonic() - start;
             self.0.counters.read_txn_took[usize::from(answer.is_ok())].record(took);
             answer?
@@ -178,9 +213,11 @@ impl Kv for KvService {
                 cost => self.0.check_space(cost).await?,
             }
             let caller = self.0.identify(&credentials).await.map_err(auth_status)?;
-            self.replicate(caller, txn).await?
+            let permit = self.reserve(&txn, &share)?;
+            let (revision, answer) = self.replicate(caller, txn).await?;
+            (revision, answer, permit)
         };
-        Ok(Response::new(convert::txn_response(answer, self.0.header(revision), revision)))
+        Ok(respond(convert::txn_response(answer, self.0.header(revision), revision), permit))
     }
 
     async fn compact(
@@ -195,6 +232,25 @@ impl Kv for KvService {
         }
         Ok(Response::new(pb::CompactionResponse { header: self.0.header(revision) }))
     }
+}
+
+fn range_within(
+    view: &View,
+    request: &RangeRequest,
+    share: &Share,
+) -> Result<(RangeResponse, Option<Permit>), Status> {
+    let mut asked = Asked::new(share);
+    let answer = view.range_within(request, &mut |bytes| asked.admit(bytes));
+    asked.answer(answer)
+}
+
+/// An answer for which memory may have been taken.
+fn respond<T>(message: T, permit: Option<Permit>) -> Response<T> {
+    let mut response = Response::new(message);
+    if permit.is_some() {
+        response.extensions_mut().insert(Reserved::new(permit));
+    }
+    response
 }
 
 /// Whether a range may take longer than it takes to hand it to another thread.
@@ -218,7 +274,7 @@ fn is_serializable(txn: &pb::TxnRequest) -> bool {
 
 /// A range in pieces, all of one view.
 struct Chunks {
-    view: std::sync::Arc<mvcc::View>,
+    view: Arc<View>,
     request: RangeRequest,
     header: Option<pb::ResponseHeader>,
     size: usize,
@@ -240,6 +296,11 @@ impl Chunks {
         let left = if request.count_only { 0 } else { left };
         let header = context.header(view.revision());
         Ok(Self { view, request, header, size: FIRST_CHUNK, count, left })
+    }
+
+    /// About how many bytes the next message takes, at most.
+    fn bytes(&self) -> u64 {
+        if self.left > FIRST_CHUNK { CHUNK_BYTES as u64 } else { 0 }
     }
 
     /// The next message, and whether it is the last.

@@ -41,6 +41,9 @@ impl Lease for LeaseService {
         let request = request.into_inner();
         let id = if request.id == 0 { self.0.free_lease() } else { request.id };
         let ttl = request.ttl.max(self.min_ttl());
+        if self.0.store.view().lease_count() >= self.0.limits.max_leases {
+            return Err(Status::resource_exhausted("etcdserver: too many leases"));
+        }
         self.0.check_space(LEASE_BYTES).await?;
         let (revision, answer) = self.0.propose(caller, Command::LeaseGrant { id, ttl }).await?;
         let Answer::LeaseGranted { id, ttl } = answer else {

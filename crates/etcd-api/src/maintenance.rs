@@ -176,6 +176,10 @@ impl Maintenance for MaintenanceService {
         request: Request<pb::SnapshotRequest>,
     ) -> Result<Response<Self::SnapshotStream>, Status> {
         self.0.check_admin(&request).await?;
+        // Each has a thread and a file of the size of the state until its client has read it.
+        let place = self.0.snapshots.clone().try_acquire_owned().map_err(|_| {
+            Status::resource_exhausted("etcdserver: too many requests: other snapshots are being sent")
+        })?;
         let (out, responses) = mpsc::channel(files::QUEUE);
         let (store, scratch) = (self.0.store.clone(), self.0.scratch.clone());
         let making = tokio::task::spawn_blocking(move || match store.copy_state() {
@@ -188,6 +192,7 @@ impl Maintenance for MaintenanceService {
         let start = clock.monotonic();
         self.0.tasks.spawn_detached("snapshot", async move {
             drop(making.await);
+            drop(place);
             took.record(clock.monotonic() - start);
         });
         Ok(Response::new(Box::pin(ReceiverStream::new(responses))))

@@ -15,15 +15,18 @@ use protos::etcd::etcdserverpb::{
 use protos::etcd::v3electionpb::election_server::ElectionServer;
 use protos::etcd::v3lockpb::lock_server::LockServer;
 use store::Store;
-use tokio::sync::mpsc;
+use tokio::sync::{Semaphore, mpsc};
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::service::Routes;
 use tonic::transport::Server;
 use tower::Layer as _;
-use transport::{Accepted, Address, Admission, Called, Listener, SocketOptions, Tls, accepted, admitted};
+use transport::{
+    Accepted, Address, Admission, Called, Listener, Peer, PingPolicy, SocketOptions, Tls, accepted, admitted,
+};
 
 use crate::access::{self, Access};
 use crate::auth::{self, AuthOptions, AuthOptionsError, AuthService, Tokens};
+use crate::budget::Budget;
 use crate::calls::{Calls, Counted};
 use crate::cluster::ClusterService;
 use crate::context::{Context, Limits};
@@ -40,10 +43,14 @@ use crate::maintenance::MaintenanceService;
 use crate::version;
 use crate::watch::{WatchServer, WatchService};
 
-/// Bytes of a gRPC message beyond `--max-request-bytes`, as in etcd.
-const MESSAGE_OVERHEAD: usize = 512 << 10;
 /// Connections that wait for a lane to take them.
 const ACCEPTED: usize = 256;
+/// Bytes of memory that clients may hold where nobody says otherwise.
+const CLIENT_MEMORY_BYTES: u64 = 1 << 30;
+/// Snapshots that are sent at a time.
+const SNAPSHOTS: usize = 8;
+/// Leases that there may be where nobody says otherwise; each takes some hundred bytes of memory.
+pub const MAX_LEASES: usize = 4_000_000;
 /// How long open streams may take to end at a stop.
 const STOP_DEADLINE: Duration = Duration::from_secs(2);
 
@@ -66,6 +73,9 @@ pub struct EtcdApiConfig {
     pub gateway: bool,
     /// How often quiet connections are asked whether they live, and how long they have to answer.
     pub keep_alive: Option<(Duration, Duration)>,
+    /// How often clients with open calls may ask the same; who asks more often is sent away
+    /// (`--grpc-keepalive-min-time`).
+    pub keep_alive_min: Duration,
     /// Bytes that a request may have (`--max-request-bytes`).
     pub max_request_bytes: usize,
     /// Steps that a transaction may have (`--max-txn-ops`).
@@ -75,6 +85,10 @@ pub struct EtcdApiConfig {
     /// Bytes of keys and values, with the versions that were not compacted, that may be stored
     /// (`--quota-backend-bytes`); no limit without.
     pub quota_bytes: Option<u64>,
+    /// Bytes of memory that requests and answers of all clients may hold (`--client-memory-bytes`).
+    pub client_memory_bytes: u64,
+    /// Leases that may be there (`--max-leases`).
+    pub max_leases: usize,
     /// How often quiet watches that asked for it are told how far they are.
     pub watch_progress_notify_interval: Duration,
     /// Where snapshots are written before they are sent; of the size of the state.
@@ -105,10 +119,13 @@ impl EtcdApiConfig {
             access: Access::default(),
             gateway: true,
             keep_alive: None,
+            keep_alive_min: Duration::from_secs(5),
             max_request_bytes: 3 << 19,
             max_txn_ops: mvcc::MAX_TXN_OPS,
             max_concurrent_streams: u32::MAX,
             quota_bytes: None,
+            client_memory_bytes: CLIENT_MEMORY_BYTES,
+            max_leases: MAX_LEASES,
             watch_progress_notify_interval: Duration::from_secs(600),
             scratch: std::env::temp_dir(),
             lanes: 1,
@@ -127,7 +144,8 @@ impl EtcdApiConfig {
     pub async fn build(mut self, env: Env, store: Store) -> Result<EtcdApi, BuildError> {
         let doors = doors::open(&self).await?;
         let tokens = Arc::new(Tokens::new(std::mem::take(&mut self.auth))?);
-        Ok(EtcdApi { config: self, env, store, tokens, doors })
+        let budget = Budget::new(self.client_memory_bytes);
+        Ok(EtcdApi { config: self, env, store, tokens, doors, budget })
     }
 }
 
@@ -172,9 +190,16 @@ pub struct EtcdApi {
     store: Store,
     tokens: Arc<Tokens>,
     doors: Vec<Door>,
+    budget: Budget,
 }
 
 impl EtcdApi {
+    /// Tells how many bytes requests and answers of clients hold.
+    pub fn client_memory(&self) -> impl Fn() -> u64 + Send + Sync + 'static {
+        let budget = self.budget.clone();
+        move || budget.used()
+    }
+
     /// The ports' addresses it is bound to.
     ///
     /// # Errors
@@ -193,6 +218,7 @@ impl EtcdApi {
             max_request_bytes: self.config.max_request_bytes,
             max_txn_ops: self.config.max_txn_ops,
             quota_bytes: self.config.quota_bytes,
+            max_leases: self.config.max_leases,
             progress_interval: self.config.watch_progress_notify_interval,
             warn_apply: self.config.warn_apply,
         };
@@ -205,9 +231,10 @@ impl EtcdApi {
             tokens: self.tokens,
             scratch: self.config.scratch,
             counters: Counters::new(),
+            snapshots: Arc::new(Semaphore::new(SNAPSHOTS)),
+            budget: self.budget,
         };
-        let (store, clock) = (context.store.clone(), context.env.clock.clone());
-        let calls = Calls::new(store, clock, self.config.extensive_metrics, self.config.warn_unary);
+        let calls = Calls::new(&context, self.config.extensive_metrics, self.config.warn_unary);
         tasks.spawn_detached("auth-tokens", auth::keep(context.clone()));
         tasks.spawn_detached("cluster-version", version::keep(context.clone()));
         let lanes = (0..self.config.lanes.max(1)).map(|number| Lane::start(&format!("clients-{number}")));
@@ -218,8 +245,11 @@ impl EtcdApi {
             gateway: self.config.gateway,
             streams: self.config.max_concurrent_streams,
         };
-        let settings =
-            Settings { streams: self.config.max_concurrent_streams, keep_alive: self.config.keep_alive };
+        let settings = Settings {
+            pings: PingPolicy { every: self.config.keep_alive_min, clock: context.env.clock.clone() },
+            streams: self.config.max_concurrent_streams,
+            keep_alive: self.config.keep_alive,
+        };
         for Door { listener, security, traffic } in self.doors {
             let routes = routes(&context, &calls, &pages, traffic);
             let admission = Admission { security, endpoint: "client", protocol: None };
@@ -228,7 +258,9 @@ impl EtcdApi {
                 let (door, connections) = mpsc::channel(ACCEPTED);
                 lane_doors.push(door);
                 let routes = (routes.clone(), calls.clone());
-                let serve = serve(connections, admission.clone(), routes, settings, shutdown.clone());
+                let (admission, budget) = (admission.clone(), context.budget.clone());
+                let serve =
+                    serve(connections, (admission, budget), routes, settings.clone(), shutdown.clone());
                 let lane = lane.clone();
                 tasks.spawn("clients", async move { lane.run(serve).await });
             }
@@ -254,8 +286,9 @@ async fn accept(listener: Listener, doors: Vec<mpsc::Sender<Accepted>>, shutdown
 }
 
 /// What holds for every connection.
-#[derive(Clone, Copy)]
+#[derive(Clone)]
 struct Settings {
+    pings: PingPolicy,
     streams: u32,
     keep_alive: Option<(Duration, Duration)>,
 }
@@ -263,7 +296,7 @@ struct Settings {
 /// Serves a lane's connections on one address.
 async fn serve(
     connections: mpsc::Receiver<Accepted>,
-    admission: Admission,
+    (admission, budget): (Admission, Budget),
     (routes, calls): (Routes, Calls),
     settings: Settings,
     shutdown: Shutdown,
@@ -275,7 +308,11 @@ async fn serve(
         .http2_keepalive_interval(interval)
         .http2_keepalive_timeout(timeout)
         .layer(calls);
-    let incoming = admitted(ReceiverStream::new(connections), admission).map(Called::from);
+    let called = move |connection| {
+        let share = |peer: &Peer| budget.share(peer.address.map(|address| address.ip())).note();
+        Called::new(connection, settings.pings.clone(), share)
+    };
+    let incoming = admitted(ReceiverStream::new(connections), admission).map(called);
     server
         .add_routes(routes)
         .serve_with_incoming_shutdown(Box::pin(incoming.map(Ok::<_, io::Error>)), async move {
@@ -294,7 +331,7 @@ struct Pages {
 }
 
 fn routes(context: &Context, calls: &Calls, pages: &Pages, traffic: Traffic) -> Routes {
-    let max = context.limits.max_request_bytes + MESSAGE_OVERHEAD;
+    let max = context.limits.max_message();
     if traffic == Traffic::Metrics {
         return Routes::from(http::metrics_router(context.clone(), pages.metrics.clone()));
     }
@@ -314,7 +351,7 @@ fn routes(context: &Context, calls: &Calls, pages: &Pages, traffic: Traffic) -> 
 }
 
 fn services(mut routes: Routes, context: &Context) -> Routes {
-    let max = context.limits.max_request_bytes + MESSAGE_OVERHEAD;
+    let max = context.limits.max_message();
     let kv = KvServer::new(KvService(context.clone())).max_decoding_message_size(max);
     let kv = KvFront::new(context, max, kv.max_encoding_message_size(usize::MAX));
     let watch = WatchServer(WatchService(context.clone()));

@@ -22,11 +22,18 @@ struct Found<'a> {
     entry: Entry,
 }
 
-/// Answers a range request whose revision was checked.
+/// Asked with the bytes of keys and values that an answer is made of, before any value is read; whether it may be made.
+pub(crate) type Admit<'a> = &'a mut dyn FnMut(u64) -> bool;
+
+/// Bytes of a key beside its name and its value, about.
+const KEY_BYTES: u64 = 64;
+
+/// Answers a range request whose revision was checked, if `admit` says so.
 pub(crate) fn range(
     state: &State,
     source: Source<'_>,
     request: &RangeRequest,
+    admit: Admit<'_>,
 ) -> Result<RangeResponse, MvccError> {
     let past = (request.revision > 0 && request.revision < state.revision).then_some(request.revision);
     let count = count(state, source, &request.range, past)?;
@@ -46,11 +53,13 @@ pub(crate) fn range(
             found.truncate(limit);
         }
     }
-    let mut kvs = if request.keys_only && !by_value {
-        found.iter().map(Found::without_value).collect()
-    } else {
-        read(source, &found)?
-    };
+    let with_values = !request.keys_only || by_value;
+    let bytes = found.iter().map(|found| found.bytes(with_values)).sum();
+    if !admit(bytes) {
+        return Err(MvccError::TooMuch { bytes });
+    }
+    let mut kvs =
+        if !with_values { found.iter().map(Found::without_value).collect() } else { read(source, &found)? };
     if by_value {
         request.sort(&mut kvs);
         kvs.truncate(limit);
@@ -59,6 +68,13 @@ pub(crate) fn range(
         }
     }
     Ok(RangeResponse { kvs, more, ..answer })
+}
+
+/// About how many bytes of keys and values there are in a range, of at most `limit` keys.
+pub(crate) fn bytes(state: &State, range: &KeyRange, limit: i64, with_values: bool) -> u64 {
+    let limit = usize::try_from(limit).ok().filter(|&limit| limit > 0).unwrap_or(usize::MAX);
+    let live = state.index.range(range).filter(|(_, entry)| entry.is_live()).take(limit);
+    live.map(|(key, entry)| Found { key, entry: *entry }.bytes(with_values)).sum()
 }
 
 /// Keys of a range as they were at `revision`, at most `limit`, without counting the others.
@@ -139,6 +155,11 @@ fn sort(request: &RangeRequest, found: &mut [Found<'_>]) {
 }
 
 impl Found<'_> {
+    fn bytes(&self, with_value: bool) -> u64 {
+        let value = if with_value { self.entry.value_len } else { 0 };
+        KEY_BYTES + self.key.len() as u64 + u64::from(value)
+    }
+
     fn without_value(&self) -> KeyValue {
         KeyValue {
             key: Bytes::copy_from_slice(self.key),

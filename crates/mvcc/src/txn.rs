@@ -95,7 +95,8 @@ impl Writer<'_> {
     }
 
     fn range(&self, request: &RangeRequest) -> Result<RangeResponse, MvccError> {
-        let mut answer = crate::range::range(self.state, self.source(), request)?;
+        // Every member must answer alike: whether it may be answered at all was asked before it was replicated.
+        let mut answer = crate::range::range(self.state, self.source(), request, &mut |_| true)?;
         answer.revision += i64::from(!self.events.is_empty());
         Ok(answer)
     }
@@ -220,22 +221,42 @@ impl Writer<'_> {
 }
 
 impl View {
-    /// Answers a transaction that only reads.
+    /// Answers a transaction that only reads; `admit` is asked for each of its ranges, as by [`View::range_within`].
     ///
     /// # Errors
-    /// Those of [`View::range`].
+    /// Those of [`View::range_within`].
     ///
     /// # Panics
     /// When it would write: ask [`Txn::is_read_only`] first.
-    pub fn txn(&self, txn: &Txn) -> Result<TxnResponse, MvccError> {
+    pub fn txn(&self, txn: &Txn, admit: &mut dyn FnMut(u64) -> bool) -> Result<TxnResponse, MvccError> {
         let succeeded = all_hold(&self.state, self.source(), txn)?;
         let taken = if succeeded { &txn.success } else { &txn.failure };
         let responses = taken.iter().map(|op| match op {
-            Op::Range(request) => self.range(request).map(OpResponse::Range),
-            Op::Txn(txn) => self.txn(txn).map(OpResponse::Txn),
+            Op::Range(request) => self.range_within(request, admit).map(OpResponse::Range),
+            Op::Txn(txn) => self.txn(txn, admit).map(OpResponse::Txn),
             Op::Put(_) | Op::Delete(_) => panic!("invariant: a transaction on a view only reads"),
         });
         Ok(TxnResponse { succeeded, responses: responses.collect::<Result<_, _>>()? })
+    }
+
+    /// About how many bytes of keys and values the ranges of a transaction's answer would hold, and the previous values
+    /// of the ranges that it deletes: those of its longer branch. Single keys are not looked at.
+    pub fn answer_bytes(&self, txn: &Txn) -> u64 {
+        let branch = |ops: &[Op]| ops.iter().map(|op| self.op_bytes(op)).sum::<u64>();
+        branch(&txn.success).max(branch(&txn.failure))
+    }
+
+    fn op_bytes(&self, op: &Op) -> u64 {
+        match op {
+            Op::Range(request) if !request.count_only && !matches!(request.range, KeyRange::Key(_)) => {
+                crate::range::bytes(&self.state, &request.range, request.limit, !request.keys_only)
+            }
+            Op::Delete(request) if request.prev_kv && !matches!(request.range, KeyRange::Key(_)) => {
+                crate::range::bytes(&self.state, &request.range, 0, true)
+            }
+            Op::Txn(txn) => self.answer_bytes(txn),
+            Op::Range(_) | Op::Delete(_) | Op::Put(_) => 0,
+        }
     }
 }
 

@@ -637,6 +637,12 @@ pub enum MvccError {
     /// A transaction that writes a key twice.
     #[error("duplicate key given in txn request")]
     DuplicateKey,
+    /// There is no memory for the answer now.
+    #[error("mvcc: the answer would take {bytes} bytes")]
+    TooMuch {
+        /// Bytes of its keys and values.
+        bytes: u64,
+    },
     /// The caller may not, or users and roles cannot be changed so.
     #[error(transparent)]
     Auth(#[from] AuthError),

@@ -148,6 +148,11 @@ impl View {
         self.state.leases.get(&id)
     }
 
+    /// How many leases there are.
+    pub fn lease_count(&self) -> usize {
+        self.state.leases.len()
+    }
+
     /// All leases by id.
     pub fn leases(&self) -> impl Iterator<Item = &Arc<Lease>> {
         self.state.leases.values()
@@ -183,8 +188,20 @@ impl View {
     /// # Errors
     /// `Compacted`, `FutureRevision`; `Engine` when a value cannot be read.
     pub fn range(&self, request: &RangeRequest) -> Result<RangeResponse, MvccError> {
+        self.range_within(request, &mut |_| true)
+    }
+
+    /// As [`Self::range`]; before values are read `admit` is asked with the bytes of keys and values that they are.
+    ///
+    /// # Errors
+    /// Those of [`Self::range`]; `TooMuch` when it says no.
+    pub fn range_within(
+        &self,
+        request: &RangeRequest,
+        admit: &mut dyn FnMut(u64) -> bool,
+    ) -> Result<RangeResponse, MvccError> {
         check_revision(&self.state, request.revision)?;
-        range::range(&self.state, self.source(), request)
+        range::range(&self.state, self.source(), request, admit)
     }
 
     /// The changes in a range from `from` on, until about `max_bytes` are gathered. [`Self::fill_prev`] gives each the

@@ -339,3 +339,26 @@ fn vote_answer_to_wire(answer: &openraft::raft::VoteResponse<TypeConfig>) -> pee
         last: answer.last_log_id.as_ref().map(consensus::log_id_to_wire),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn calls_for_another_cluster_or_member_are_refused() {
+        let check = |cluster: Option<&'static str>, to: Option<&'static str>| {
+            let mut request = Request::new(());
+            let headers = [(CLUSTER_HEADER, cluster), (TO_HEADER, to)];
+            for (name, value) in headers.into_iter().filter_map(|(name, value)| Some((name, value?))) {
+                request.metadata_mut().insert(name, value.parse().expect("a header"));
+            }
+            check_identity(0xab, 0xcd, request).map(drop).map_err(|status| status.message().to_owned())
+        };
+        assert_eq!(check(Some("ab"), Some("cd")), Ok(()));
+        let (cluster, member) = ("etcdserver: cluster ID mismatch", "etcdserver: member ID mismatch");
+        assert_eq!(check(Some("cd"), Some("cd")), Err(cluster.to_owned()));
+        assert_eq!(check(None, Some("cd")), Err(cluster.to_owned()));
+        assert_eq!(check(Some("ab"), Some("ab")), Err(member.to_owned()));
+        assert_eq!(check(Some("ab"), None), Err(member.to_owned()));
+    }
+}

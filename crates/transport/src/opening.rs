@@ -6,12 +6,11 @@
 //! table of headers (RFC 7541, section 2.3.2). A shorter entry there changes no place: entries are counted from the
 //! newest, and a table that holds less than the client thinks drops an entry later than the client does, never earlier.
 
+use crate::frames::{HEAD, HEADERS};
+
 /// How an HTTP/2 connection begins (RFC 9113, section 3.4).
 pub(crate) const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
-/// Bytes in front of a frame (RFC 9113, section 4.1).
-const HEAD: usize = 9;
-/// Kind of a frame, and flags in it (section 6.2).
-const HEADERS: u8 = 1;
+/// Flags of a frame with headers (section 6.2).
 const PADDED: u8 = 0x8;
 const PRIORITY: u8 = 0x20;
 /// Bytes of a dependency and a weight.
@@ -37,6 +36,11 @@ impl Opening {
     /// Whether everything else is passed on unseen.
     pub fn is_over(&self) -> bool {
         self.over
+    }
+
+    /// Whether it is known that this is not HTTP/2.
+    pub fn is_other(&self) -> bool {
+        self.over && !self.begun
     }
 
     /// Takes what came in, and adds to `out` what may be passed on.

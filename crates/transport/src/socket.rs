@@ -1,9 +1,11 @@
 //! Sockets of both kinds, bare and with TLS.
 
+use std::any::Any;
 use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::pin::Pin;
 use std::sync::Arc;
+use std::sync::atomic::AtomicUsize;
 use std::task::{Context, Poll};
 
 use rustls::pki_types::CertificateDer;
@@ -204,6 +206,10 @@ pub struct Peer {
     pub secure: bool,
     /// The certificates it showed, its own first.
     pub certificates: Option<Arc<Vec<CertificateDer<'static>>>>,
+    /// What the server has noted of the connection.
+    pub note: Option<Arc<dyn Any + Send + Sync>>,
+    /// Calls of the connection that are open: the server counts them.
+    pub calls: Arc<AtomicUsize>,
 }
 
 impl Connected for Connection {
@@ -215,7 +221,7 @@ impl Connected for Connection {
             Self::Tls(stream) => {
                 let (bare, session) = stream.get_ref();
                 let certificates = session.peer_certificates().map(|chain| Arc::new(chain.to_vec()));
-                Peer { address: bare.0.remote(), secure: true, certificates }
+                Peer { address: bare.0.remote(), secure: true, certificates, ..Peer::default() }
             }
         }
     }

@@ -11,6 +11,7 @@ mod kubeconfig;
 mod leaders;
 mod logging;
 mod member;
+mod memory;
 mod observe;
 mod pki;
 mod restart;

@@ -109,7 +109,11 @@ pub(crate) fn replay(mut segments: Vec<Segment>) -> io::Result<Replayed> {
             return Err(damaged(format!("segment {:x} is missing", before.number + 1)));
         }
         if bytes.get(..segment::HEADER) != Some(&segment::header(segment.number)[..]) {
-            return Err(damaged(format!("{} has not a segment's head", segment.path.display())));
+            let path = segment.path.display();
+            return Err(damaged(match segment::is_of_another_version(&bytes) {
+                true => format!("{path} was written by another version of the program"),
+                false => format!("{path} has not a segment's head"),
+            }));
         }
         let newest = (position == last).then_some(&unwritten);
         replay_segment(&mut replayed, segment, &bytes, newest)?;

@@ -10,6 +10,7 @@ use nix::fcntl::OFlag;
 
 /// The first bytes of a segment: what it is, its number, and a checksum of both.
 pub(crate) const HEADER: usize = 32;
+/// What it is, and in the last byte the version of the format.
 const MAGIC: &[u8; 8] = b"triwal\x00\x01";
 const EXTENSION: &str = "wal";
 const SPARE: &str = "spare";
@@ -35,6 +36,14 @@ pub(crate) fn header(number: u64) -> [u8; HEADER] {
     let sum = crc32c::crc32c(&header[..16]);
     header[16..20].copy_from_slice(&sum.to_le_bytes());
     header
+}
+
+/// Whether a segment is whole, and of another version of the format.
+pub(crate) fn is_of_another_version(head: &[u8]) -> bool {
+    let Some((ours, rest)) = head.get(..20).map(|head| head.split_at(MAGIC.len())) else { return false };
+    let (kind, version) = ours.split_at(MAGIC.len() - 1);
+    let sum = crc32c::crc32c(&head[..16]).to_le_bytes();
+    kind == &MAGIC[..MAGIC.len() - 1] && version != &MAGIC[MAGIC.len() - 1..] && rest[8..] == sum
 }
 
 /// The folder of the segments.

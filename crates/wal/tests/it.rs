@@ -208,6 +208,33 @@ fn a_flipped_bit_in_what_was_promised_is_an_error() {
 }
 
 #[test]
+fn a_log_of_another_version_is_refused_by_that_name_and_left_as_it_is() {
+    let folder = tempfile::tempdir().expect("folder");
+    let log = open(folder.path());
+    write(&log, 1..10);
+    log.sync().expect("sync");
+    drop(log);
+    let path = segments(folder.path()).pop().expect("a segment");
+    let ours = fs::read(&path).expect("read");
+    let mut newer = ours.clone();
+    // The last byte of what it is says the version; a checksum is behind the number.
+    newer[7] += 1;
+    let sum = crc32c::crc32c(&newer[..16]).to_le_bytes();
+    newer[16..20].copy_from_slice(&sum);
+    fs::write(&path, &newer).expect("write");
+    let error = Wal::open_with(folder.path(), SEGMENT).err().expect("refused").to_string();
+    assert!(error.contains("was written by another version of the program"), "{error}");
+    assert_eq!(fs::read(&path).expect("read"), newer);
+    // Without a checksum that fits it is damage.
+    newer[16] ^= 1;
+    fs::write(&path, &newer).expect("write");
+    let error = Wal::open_with(folder.path(), SEGMENT).err().expect("refused").to_string();
+    assert!(error.contains("has not a segment's head"), "{error}");
+    fs::write(&path, &ours).expect("write");
+    assert_eq!(indexes(&open(folder.path())), 1..10);
+}
+
+#[test]
 fn a_segment_that_is_missing_or_foreign_is_an_error() {
     let folder = tempfile::tempdir().expect("folder");
     let log = open(folder.path());

@@ -1,5 +1,6 @@
 //! What is done for every gRPC call, whatever it asks: it is counted, timed, told in the log when it was slow, and
-//! refused when it wants a leader and there is none.
+//! refused when it wants a leader and there is none, or when its client holds
+//! too much memory already.
 //!
 //! The cost is paid by every request: handles are found once by path, nothing is formatted, and what a slow call asked
 //! is kept as a few raw bytes until it is known whether anyone wants to see it.
@@ -12,7 +13,7 @@ mod tally;
 
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::task::{Context as TaskContext, Poll};
 use std::time::Duration;
 
@@ -27,6 +28,8 @@ use transport::Peer;
 
 use self::methods::{Methods, Versions};
 use self::tally::{Answering, Asking};
+use crate::budget::{self, Budget, Permit, Reserved, Share};
+use crate::context::Context;
 
 pub(crate) use self::methods::{METRICS, Shape};
 
@@ -45,6 +48,9 @@ struct Inner {
     methods: Methods,
     versions: Versions,
     store: Store,
+    budget: Budget,
+    /// Bytes of a message from a client.
+    max_message: usize,
     clock: env::Clock,
     /// A unary call that takes longer is told in the log (`--warning-unary-request-duration`).
     warn_after: Duration,
@@ -53,9 +59,12 @@ struct Inner {
 impl Calls {
     /// For the services of these descriptors. With `extensive` the time that each method takes is counted too
     /// (`--metrics extensive`).
-    pub fn new(store: Store, clock: env::Clock, extensive: bool, warn_after: Duration) -> Self {
-        let methods = Methods::new(extensive);
-        Self(Arc::new(Inner { methods, versions: Versions::new(), store, clock, warn_after }))
+    pub fn new(context: &Context, extensive: bool, warn_after: Duration) -> Self {
+        let (store, budget, clock) =
+            (context.store.clone(), context.budget.clone(), context.env.clock.clone());
+        let (methods, versions) = (Methods::new(extensive), Versions::new());
+        let max_message = context.limits.max_message();
+        Self(Arc::new(Inner { methods, versions, store, budget, max_message, clock, warn_after }))
     }
 
     /// Why a call is refused before anyone sees it.
@@ -78,6 +87,11 @@ struct Open {
     method: usize,
     start: Instant,
     remote: Option<SocketAddr>,
+    /// Calls of its connection.
+    calls_open: Arc<AtomicUsize>,
+    share: Share,
+    /// What it takes itself.
+    _permit: Permit,
     ended: AtomicBool,
     received: AtomicU64,
     sent: AtomicU64,
@@ -126,6 +140,7 @@ impl Open {
 
 impl Drop for Open {
     fn drop(&mut self) {
+        self.calls_open.fetch_sub(1, Ordering::Relaxed);
         self.end(Code::Cancelled);
     }
 }
@@ -159,26 +174,36 @@ where
         self.inner.poll_ready(cx)
     }
 
-    fn call(&mut self, request: http::Request<Body>) -> Self::Future {
+    fn call(&mut self, mut request: http::Request<Body>) -> Self::Future {
         let calls = &self.calls.0;
         let Some(method) = calls.methods.find(request.uri().path()) else {
             return Box::pin(self.inner.call(request));
         };
+        let peer = request.extensions().get::<Peer>();
+        let (remote, share) = (peer.and_then(|peer| peer.address), Share::of_peer(&calls.budget, peer));
+        let calls_open = peer.map(|peer| peer.calls.clone()).unwrap_or_default();
+        calls_open.fetch_add(1, Ordering::Relaxed);
+        let taken = share.try_take(budget::CALL);
+        let refused = taken.as_ref().err().cloned();
         let open = Arc::new(Open {
             calls: self.calls.clone(),
             method,
             start: calls.clock.monotonic(),
-            remote: remote(request.extensions()),
+            remote,
+            calls_open,
+            _permit: taken.unwrap_or_else(|_| share.charge(budget::CALL)),
+            share: share.clone(),
             ended: AtomicBool::new(false),
             received: AtomicU64::new(0),
             sent: AtomicU64::new(0),
             request: Mutex::new((0, [0; KEPT])),
         });
         calls.methods.started(method);
-        if let Some(status) = self.calls.refused(method, request.headers()) {
+        if let Some(status) = refused.or_else(|| self.calls.refused(method, request.headers())) {
             open.end(status.code());
             return Box::pin(async move { Ok(status.into_http()) });
         }
+        request.extensions_mut().insert(share);
         let request = request.map(|body| Body::new(Asking::new(body, open.clone())));
         let answer = self.inner.call(request);
         Box::pin(async move {
@@ -188,13 +213,10 @@ where
             if let Some(code) = code {
                 open.end(code);
             }
-            Ok(response.map(|body| Body::new(Answering::new(body, open))))
+            let reserved = response.extensions().get::<Reserved>().cloned();
+            Ok(response.map(|body| Body::new(Answering::new(body, open, reserved))))
         })
     }
-}
-
-fn remote(extensions: &http::Extensions) -> Option<SocketAddr> {
-    extensions.get::<Peer>()?.address
 }
 
 /// The code that a body's trailers say.

@@ -11,6 +11,7 @@ use tonic::Status;
 use tonic::body::Body;
 
 use super::{Open, trailing_code};
+use crate::budget::{CALL, Permit, Reserved};
 
 /// Bytes before a message of gRPC: whether it is compressed, and its length.
 const HEADER: usize = 5;
@@ -20,7 +21,8 @@ const HEADER: usize = 5;
 struct Frames {
     header: [u8; HEADER],
     have: usize,
-    /// Bytes of the present message that are still to come.
+    /// Bytes of the present message, and those that are still to come.
+    length: usize,
     left: usize,
 }
 
@@ -42,7 +44,8 @@ impl Frames {
             data = rest;
             if self.have == HEADER {
                 let [_, length @ ..] = self.header;
-                self.left = u32::from_be_bytes(length) as usize;
+                self.length = u32::from_be_bytes(length) as usize;
+                self.left = self.length;
                 self.have = 0;
                 begun += 1;
             }
@@ -51,16 +54,43 @@ impl Frames {
     }
 }
 
-/// What a client sends.
+/// What a client sends. What has come of a large message is counted until the next one comes, or nobody reads on.
 pub(super) struct Asking {
     body: Body,
     open: Arc<Open>,
     frames: Frames,
+    /// Bytes that are counted.
+    held: u64,
+    permit: Option<Permit>,
 }
 
 impl Asking {
     pub fn new(body: Body, open: Arc<Open>) -> Self {
-        Self { body, open, frames: Frames::default() }
+        Self { body, open, frames: Frames::default(), held: 0, permit: None }
+    }
+
+    /// Counts what has come of the present message, if it may be that large.
+    fn hold(&mut self, begun: u64) -> Result<(), Status> {
+        let (size, max) = (self.frames.length, self.open.calls.0.max_message);
+        if size > max {
+            let text = format!("grpc: received message larger than max ({size} vs. {max})");
+            return Err(Status::resource_exhausted(text));
+        }
+        if begun > 0 {
+            self.permit = None;
+            self.held = CALL;
+        }
+        let have = (self.frames.length - self.frames.left) as u64;
+        if have <= self.held {
+            return Ok(());
+        }
+        let more = self.open.share.try_take(have - self.held)?;
+        self.held = have;
+        match &mut self.permit {
+            Some(permit) => permit.join(more),
+            none => *none = Some(more),
+        }
+        Ok(())
     }
 }
 
@@ -82,6 +112,9 @@ impl http_body::Body for Asking {
             });
             open.received.fetch_add(bytes as u64, Ordering::Relaxed);
             open.calls.0.methods.received(open.method, messages, bytes as u64);
+            if let Err(refused) = this.hold(messages) {
+                return Poll::Ready(Some(Err(refused)));
+            }
         }
         Poll::Ready(frame)
     }
@@ -100,11 +133,25 @@ pub(super) struct Answering {
     body: Body,
     open: Arc<Open>,
     frames: Frames,
+    /// What was taken for it.
+    reserved: Option<Reserved>,
 }
 
 impl Answering {
-    pub fn new(body: Body, open: Arc<Open>) -> Self {
-        Self { body, open, frames: Frames::default() }
+    pub fn new(body: Body, open: Arc<Open>, reserved: Option<Reserved>) -> Self {
+        Self { body, open, frames: Frames::default(), reserved }
+    }
+
+    /// Bytes that are counted until the client has read them.
+    fn counted(&self, data: Bytes) -> Bytes {
+        match &self.reserved {
+            Some(reserved) => match reserved.take() {
+                Some(permit) => permit.hold(data),
+                None => data,
+            },
+            None if data.len() as u64 > CALL => self.open.share.charge(data.len() as u64).hold(data),
+            None => data,
+        }
     }
 }
 
@@ -132,6 +179,7 @@ impl http_body::Body for Answering {
             Some(Err(status)) => this.open.end(status.code()),
             None => {}
         }
+        let frame = frame.map(|frame| frame.map(|frame| frame.map_data(|data| this.counted(data))));
         Poll::Ready(frame)
     }
 

@@ -4,6 +4,7 @@
 use std::fs::{self, File};
 use std::io::{self, BufReader, BufWriter, Read as _, Seek as _, SeekFrom};
 use std::path::Path;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use protos::etcd::etcdserverpb as pb;
 use sha2::{Digest as _, Sha256};
@@ -33,7 +34,10 @@ pub(crate) fn send(copy: &StateCopy, members: &[Member], scratch: &Path, out: &O
 
 /// The file, from its beginning, and its size.
 fn write(copy: &StateCopy, members: &[Member], scratch: &Path) -> io::Result<(File, u64)> {
-    let path = scratch.join(format!("snapshot-{:x}.tmp", std::process::id()));
+    /// Several may be made at a time.
+    static NUMBER: AtomicU64 = AtomicU64::new(0);
+    let number = NUMBER.fetch_add(1, Ordering::Relaxed);
+    let path = scratch.join(format!("snapshot-{:x}-{number:x}.tmp", std::process::id()));
     let mut file = File::options().read(true).write(true).create(true).truncate(true).open(&path)?;
     fs::remove_file(&path)?;
     let out = BufWriter::with_capacity(BUFFER, file.try_clone()?);

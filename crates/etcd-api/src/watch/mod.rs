@@ -21,6 +21,7 @@ use tonic::{Request, Response, Status, Streaming};
 pub(crate) use self::wire::WatchServer;
 use self::wire::{Answer, Events};
 use crate::auth::Credentials;
+use crate::budget::{CALL, Permit, Share};
 use crate::context::Context;
 use crate::counters::Counted;
 use crate::error::auth_status;
@@ -29,6 +30,8 @@ use crate::error::auth_status;
 const FRAGMENT_OVERHEAD: usize = 512 << 10;
 /// Watches on one stream, at most.
 const MAX_WATCHES: usize = 100_000;
+/// Bytes that a watch takes beside its range, about.
+const WATCH_BYTES: u64 = 512;
 /// Silences of a leader, in election timeouts, after which a stream that needs one is ended.
 const NO_LEADER_TIMEOUTS: u32 = 3;
 /// The id of an answer that is about the whole stream.
@@ -44,8 +47,9 @@ impl WatchService {
             return Err(no_leader());
         }
         let credentials = Credentials::of(&self.0, &request);
-        let session = Session::new(self.0.clone(), credentials, request.into_inner(), needs_leader);
-        Ok(Response::new(Answers { working: session.work().boxed(), ready: VecDeque::new() }))
+        let share = Share::of_call(&self.0, request.extensions());
+        let session = Session::new(self.0.clone(), credentials, share, request.into_inner(), needs_leader);
+        Ok(Response::new(Answers { working: session.work().boxed(), ready: VecDeque::new(), permit: None }))
     }
 }
 
@@ -53,6 +57,8 @@ impl WatchService {
 pub(crate) struct Answers {
     working: BoxFuture<'static, Option<Box<Session>>>,
     ready: VecDeque<Result<Answer, Status>>,
+    /// What the events in them take, if they are many.
+    permit: Option<Permit>,
 }
 
 impl Stream for Answers {
@@ -64,12 +70,15 @@ impl Stream for Answers {
                 env::failpoints::hit("beforeSendWatchResponse");
                 return Poll::Ready(Some(answer));
             }
+            self.permit = None;
             let Some(mut session) = std::task::ready!(self.working.as_mut().poll(task)) else {
                 // Asked again it goes on saying so.
                 self.working = std::future::ready(None).boxed();
                 return Poll::Ready(None);
             };
             std::mem::swap(&mut self.ready, &mut session.desk.out);
+            let bytes = std::mem::take(&mut session.desk.bytes);
+            self.permit = (bytes > CALL).then(|| session.desk.share.charge(bytes));
             self.working = session.work().boxed();
         }
     }
@@ -108,6 +117,13 @@ async fn leader_lost(context: Context, matters: bool) {
     }
 }
 
+/// Returns when there may be something to tell, and memory for it: without, events stay where they are. `due` is that
+/// something has changed, which is told once.
+async fn changed(set: &WatchSet, desk: &Desk, due: bool) -> Result<(), WatchError> {
+    desk.share.room(&desk.context.env.clock).await;
+    if due { Ok(()) } else { set.changed().await }
+}
+
 /// One watch as its stream sees it.
 struct WatchState {
     flavour: Flavour,
@@ -117,6 +133,7 @@ struct WatchState {
     start: i64,
     last_sent: Instant,
     _counted: Counted,
+    _permit: Permit,
 }
 
 /// Watches of one range and one flavour are told the same.
@@ -148,6 +165,10 @@ struct Desk {
     context: Context,
     watches: HashMap<i64, WatchState>,
     out: VecDeque<Result<Answer, Status>>,
+    /// Bytes of events in them; what several watches are told is in memory once.
+    bytes: u64,
+    /// Whose memory it is.
+    share: Share,
 }
 
 impl Desk {
@@ -165,10 +186,16 @@ impl Desk {
             let Some(watch) = self.watches.get_mut(&member.id) else { continue };
             let events = member.wanted(delivery.events);
             let own;
+            let held = &mut self.bytes;
+            let mut encode = || {
+                let encoded = watch.flavour.encode(events);
+                *held += encoded.bytes();
+                encoded
+            };
             let encoded = if events.len() == delivery.events.len() {
-                shared[watch.flavour.number()].get_or_insert_with(|| watch.flavour.encode(events))
+                shared[watch.flavour.number()].get_or_insert_with(encode)
             } else {
-                own = watch.flavour.encode(events);
+                own = encode();
                 &own
             };
             if encoded.is_empty() {
@@ -216,6 +243,8 @@ struct Session {
     asked: Option<i64>,
     timer: BoxFuture<'static, ()>,
     leader_lost: BoxFuture<'static, ()>,
+    /// Something has changed that was not looked at.
+    due: bool,
     /// Nothing comes behind what is on the desk.
     over: bool,
     _counted: Counted,
@@ -235,6 +264,7 @@ impl Session {
     fn new(
         context: Context,
         credentials: Credentials,
+        share: Share,
         requests: Streaming<pb::WatchRequest>,
         needs_leader: bool,
     ) -> Box<Self> {
@@ -247,9 +277,10 @@ impl Session {
             asked: None,
             timer: std::future::pending().boxed(),
             leader_lost: leader_lost(context.clone(), needs_leader).boxed(),
+            due: false,
             over: false,
             _counted: Counted::new(&context.counters.streams),
-            desk: Desk { context, watches: HashMap::new(), out: VecDeque::new() },
+            desk: Desk { context, watches: HashMap::new(), out: VecDeque::new(), bytes: 0, share },
         };
         session.wind_up();
         Box::new(session)
@@ -272,7 +303,12 @@ impl Session {
                 Step::Request(Some(request)) => self.request(request).await,
                 // A client that said all it wanted may go on listening.
                 Step::Request(None) => self.open = false,
-                Step::Changed(Ok(())) => self.look(),
+                Step::Changed(Ok(())) if self.desk.share.has_room() => {
+                    self.due = false;
+                    self.look();
+                }
+                // All who waited were called, and some of them have taken what there was.
+                Step::Changed(Ok(())) => self.due = true,
                 Step::Changed(Err(error)) => {
                     self.desk.out.push_back(Err(stopped(&error)));
                     self.over = true;
@@ -298,7 +334,7 @@ impl Session {
     async fn step(&mut self) -> Step {
         tokio::select! {
             request = self.requests.message(), if self.open => request.map_or(Step::Gone, Step::Request),
-            changed = self.set.changed() => Step::Changed(changed),
+            changed = changed(&self.set, &self.desk, self.due) => Step::Changed(changed),
             () = &mut self.timer => Step::Timer,
             () = &mut self.leader_lost => Step::LeaderLost,
             () = self.desk.context.shutdown.wait() => Step::Stopped,
@@ -341,16 +377,24 @@ impl Session {
             refused = forbid(&self.desk.context, &self.credentials, &create).await;
         }
         let header = self.desk.context.header_now();
-        if let Some(cancel_reason) = refused {
-            return self.desk.send(pb::WatchResponse {
-                header,
-                watch_id: STREAM,
-                created: true,
-                canceled: true,
-                cancel_reason,
-                ..pb::WatchResponse::default()
-            });
-        }
+        let bytes = WATCH_BYTES + create.key.len() as u64 + create.range_end.len() as u64;
+        let taken = match refused {
+            Some(reason) => Err(reason),
+            None => self.desk.share.try_take(bytes).map_err(|status| status.message().to_owned()),
+        };
+        let permit = match taken {
+            Ok(permit) => permit,
+            Err(cancel_reason) => {
+                return self.desk.send(pb::WatchResponse {
+                    header,
+                    watch_id: STREAM,
+                    created: true,
+                    canceled: true,
+                    cancel_reason,
+                    ..pb::WatchResponse::default()
+                });
+            }
+        };
         let id = if create.watch_id == 0 { self.free_id() } else { create.watch_id };
         let request = WatchRequest { range: range_of(&create), start_revision: create.start_revision };
         let start = self.set.add(id, request);
@@ -367,6 +411,7 @@ impl Session {
             start,
             last_sent: self.desk.context.env.clock.monotonic(),
             _counted: Counted::new(&self.desk.context.counters.watches),
+            _permit: permit,
         };
         self.desk.watches.insert(id, state);
         // Taken behind the start, so that the header is never before what the watch leaves out.

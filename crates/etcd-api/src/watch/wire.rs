@@ -57,6 +57,11 @@ impl Events {
         self.ends.len()
     }
 
+    /// Bytes of all of them.
+    pub fn bytes(&self) -> u64 {
+        self.bytes.len() as u64
+    }
+
     /// Whether there are none.
     pub fn is_empty(&self) -> bool {
         self.bytes.is_empty()

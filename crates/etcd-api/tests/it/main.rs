@@ -1,7 +1,10 @@
 //! The API over real sockets, asked by a client library and by Debian's `etcdctl`.
 
+mod abuse;
 mod auth;
 mod gateway;
+mod limits;
+mod raw;
 
 use std::net::SocketAddr;
 use std::process::Command;
@@ -23,6 +26,8 @@ const DEADLINE: Duration = Duration::from_secs(20);
 struct Server {
     address: SocketAddr,
     store: Store,
+    /// Bytes that clients hold.
+    client_memory: Box<dyn Fn() -> u64 + Send + Sync>,
     shutdown: Shutdown,
     _folder: TempDir,
     _tasks: TaskGroup,
@@ -68,11 +73,12 @@ async fn start_over(
     change(&mut api);
     let api = api.build(Env::real(), store.clone()).await.expect("api");
     let address = api.addresses().expect("addresses")[0];
+    let client_memory = Box::new(api.client_memory());
     let shutdown = Shutdown::new();
     let tasks = TaskGroup::new("test", shutdown.clone());
     tasks.spawn("store", server.run(shutdown.child()));
     tasks.spawn("api", api.run(shutdown.child()));
-    Server { address, store, shutdown, _folder: folder, _tasks: tasks }
+    Server { address, store, client_memory, shutdown, _folder: folder, _tasks: tasks }
 }
 
 async fn connect(server: &Server) -> Client {

@@ -60,7 +60,7 @@ const fn flag(name: &'static str, kind: Kind, default: &'static str, effect: Eff
     Flag { name, kind, default, effect }
 }
 
-/// The flags of etcd 3.7 (`embed/config.go`).
+/// The flags of etcd 3.7 (`embed/config.go`), and those that only this store has.
 pub const FLAGS: &[Flag] = &[
     flag("data-dir", Kind::Text, "", Effect::Works),
     flag("wal-dir", Kind::Text, "", Effect::Works),
@@ -82,7 +82,7 @@ pub const FLAGS: &[Flag] = &[
     flag("backend-batch-limit", Kind::Signed, "0", Effect::Moot),
     flag("max-txn-ops", Kind::Unsigned, "128", Effect::Works),
     flag("max-request-bytes", Kind::Unsigned, "1572864", Effect::Works),
-    flag("grpc-keepalive-min-time", Kind::Duration, "5s", Effect::Moot),
+    flag("grpc-keepalive-min-time", Kind::Duration, "5s", Effect::Works),
     flag("grpc-keepalive-interval", Kind::Duration, "2h0m0s", Effect::Works),
     flag("grpc-keepalive-timeout", Kind::Duration, "20s", Effect::Works),
     flag("socket-reuse-port", Kind::Bool, "false", Effect::Works),
@@ -173,6 +173,10 @@ pub const FLAGS: &[Flag] = &[
     flag("feature-gates", Kind::Gates, "", Effect::Works),
     flag("config-file", Kind::Text, "", Effect::Works),
     flag("version", Kind::Bool, "false", Effect::Works),
+    // Of this store alone.
+    flag("client-memory-bytes", Kind::Unsigned, "0", Effect::Works),
+    flag("max-leases", Kind::Unsigned, "4000000", Effect::Works),
+    // Of older versions.
     flag("discovery-fallback", Kind::Choice(&["exit", "proxy"]), "exit", Effect::Old),
     flag("v2-deprecation", Kind::Choice(V2_STAGES), "write-only", Effect::Old),
     flag("cluster-active-size", Kind::Ignored, "", Effect::Old),

@@ -11,7 +11,7 @@ use transport::{Address, SocketOptions, TlsVersions, cipher_suites};
 
 use super::flags::{DEPRECATED, Flags};
 use super::security;
-use crate::member;
+use crate::{member, memory};
 
 /// Threads that serve clients, at most: the consensus needs processors too.
 const MAX_LANES: usize = 8;
@@ -161,6 +161,7 @@ pub fn member(flags: &Flags, initial_cluster: Vec<(String, String)>) -> Result<m
         },
         gateway: flags.on("enable-grpc-gateway"),
         keep_alive: keep_alive(flags),
+        keep_alive_min: keep_alive_min(flags),
         advertise_client_urls: flags.list("advertise-client-urls"),
         snapshot_count: size("snapshot-count")? as u64,
         snapshot_catchup_entries: size("snapshot-catchup-entries")? as u64,
@@ -169,6 +170,11 @@ pub fn member(flags: &Flags, initial_cluster: Vec<(String, String)>) -> Result<m
         max_txn_ops: size("max-txn-ops")?,
         max_concurrent_streams: u32::try_from(size("max-concurrent-streams")?).unwrap_or(u32::MAX),
         // 0 is no limit here, a negative number as in etcd.
+        client_memory_bytes: match size("client-memory-bytes")? {
+            0 => memory::for_clients(),
+            bytes => bytes as u64,
+        },
+        max_leases: size("max-leases")?,
         quota_bytes: flags.number("quota-backend-bytes").filter(|quota| *quota > 0),
         lanes: std::thread::available_parallelism().map_or(1, |cores| cores.get().min(MAX_LANES)),
         auth: AuthOptions::parse(
@@ -193,6 +199,15 @@ fn checks(flags: &Flags) -> Checks {
         periodic: Some(flags.duration("corrupt-check-time")).filter(|interval| !interval.is_zero()),
         compactions: flags.gate("CompactHashCheck").then(|| flags.duration("compact-hash-check-time")),
     }
+}
+
+/// Go's pause between two pings of a client where none is wanted.
+const PING_PAUSE: Duration = Duration::from_secs(300);
+
+/// How often clients may ask whether the member is there.
+fn keep_alive_min(flags: &Flags) -> Duration {
+    let every = flags.duration("grpc-keepalive-min-time");
+    if every.is_zero() { PING_PAUSE } else { every }
 }
 
 /// How often silent connections of clients are asked whether they live.

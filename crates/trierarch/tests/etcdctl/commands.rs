@@ -191,7 +191,7 @@ pub fn members(cli: &Cli) {
     has(first, &[", started, m", ", http://127.0.0.1:", ", http://127.0.0.1:", ", false"]);
     has(
         &cli.ok(&["member", "list", "-w", "table"]),
-        &["| ", "ID", "STATUS", "NAME", "PEER ADDRS", "CLIENT ADDRS", "IS LEARNER", "started"],
+        &["ID", "STATUS", "NAME", "PEER ADDRS", "CLIENT ADDRS", "IS LEARNER", "started"],
     );
     has(
         &cli.ok(&["member", "list", "-w", "fields"]),
