@@ -688,15 +688,23 @@ impl Inner {
     }
 
     /// Whether this member leads alone, and shows everything that members before it have acknowledged. Then nobody can
-    /// acknowledge anything that is not in the view: whoever else would lead needs this member's vote.
+    /// acknowledge anything that is not in the view: whoever else would lead needs this member's vote. A learner would be
+    /// one who can: it may have applied what its leader is still about to. So there must be none by what was decided
+    /// last, and none by what the view shows, which has all that one acknowledged before it was removed.
     fn is_alone(&self) -> bool {
         let metrics = self.raft.server_metrics();
         let metrics = metrics.borrow_watched();
-        let mut voters = metrics.membership_config.membership().voter_ids();
+        let applied = self.shared.membership.load();
+        let only_me = |membership: &StoredMembership| {
+            let mut nodes = membership.membership().nodes();
+            nodes.next().is_some_and(|(id, _)| *id == self.me) && nodes.next().is_none()
+        };
+        let view = self.shared.view.load();
         metrics.state == ServerState::Leader
-            && voters.next() == Some(self.me)
-            && voters.next().is_none()
-            && self.shared.view.load().applied().1 == metrics.vote.leader_id.term
+            && view.applied().1 == metrics.vote.leader_id.term
+            && only_me(&metrics.membership_config)
+            && only_me(&applied)
+            && applied.log_id().as_ref().is_some_and(|id| id.index() <= view.applied().0)
     }
 
     pub async fn read_barrier(&self) -> Result<(), StoreError> {
