@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -1027,7 +1028,8 @@ impl Store {
 
     /// Whether a write to the engine has begun and is not over. It takes less than a moment, unless the disk hangs.
     pub fn is_writing(&self) -> bool {
-        self.inner.shared.engine.lock().is_writing()
+        let shared = &self.inner.shared;
+        shared.publishing.load(Ordering::Relaxed) || shared.engine.lock().is_writing()
     }
 
     /// Whether the log has been waiting for its disk for so long that this is no ordinary sync.

@@ -4,6 +4,7 @@
 use std::collections::VecDeque;
 use std::io;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
@@ -49,6 +50,8 @@ pub(crate) struct Shared {
     pub outstanding: Outstanding,
     pub env: Env,
     pub counters: Counters,
+    /// Whether a batch was applied and is not shown yet.
+    pub publishing: AtomicBool,
     /// What the state machine writes to; another one after a snapshot was received.
     pub engine: Mutex<Arc<Behind>>,
     /// Told when there is something to do for [`crate::upkeep`].
@@ -171,6 +174,7 @@ impl StateMachine {
             outstanding,
             env,
             counters,
+            publishing: AtomicBool::new(false),
             engine: Mutex::new(engine.clone()),
             upkeep: Notify::new(),
             marks: Mutex::default(),
@@ -344,6 +348,7 @@ impl Core {
 
     /// Writes what was applied, shows it, and answers.
     fn publish(&mut self, mut pending: Pending) -> io::Result<()> {
+        self.shared.publishing.store(true, Ordering::Relaxed);
         hit("afterStartDBTxn");
         hit("commitBeforePreCommitHook");
         let beside = std::mem::take(&mut self.beside_changed).then(|| consensus::encode_beside(&self.beside));
@@ -361,6 +366,7 @@ impl Core {
             pending.events.iter_mut().try_for_each(fill)?;
         }
         self.shared.view.store(Arc::new(view));
+        self.shared.publishing.store(false, Ordering::Relaxed);
         self.shared.hub.publish(pending.events, revision);
         self.shared.applied.send_replace(index);
         hit("afterWritebackBuf");
