@@ -1075,7 +1075,8 @@ impl Store {
         if inner.leader() != Some(inner.me) {
             return Err(StoreError::NotLeader);
         }
-        if !self.members().iter().any(|member| member.id == to && !member.is_learner) {
+        // As it was decided last: a leader that is new may not have applied the first members yet.
+        if !inner.decided().await?.membership().voter_ids().any(|id| id == to) {
             return Err(StoreError::BadTransferee);
         }
         if to == inner.me {
