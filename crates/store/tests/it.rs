@@ -121,6 +121,12 @@ impl Cluster {
         self.members.iter().flatten().map(|member| &member.store)
     }
 
+    /// Whether a member knows all members, and each has said who it is.
+    fn is_named_on(&self, index: usize) -> bool {
+        let members = self.store(index).members();
+        members.len() == self.members.len() && members.iter().all(|member| !member.name.is_empty())
+    }
+
     async fn leader(&self) -> usize {
         eventually("a leader", || {
             (0..self.members.len()).find(|&index| {
@@ -655,8 +661,7 @@ async fn members_that_have_only_just_met_are_not_changed() {
         cluster.start_as(index, config).await;
     }
     let leader = cluster.leader().await;
-    let named = || cluster.store(leader).members().iter().all(|member| !member.name.is_empty()).then_some(());
-    eventually("all have said who they are", named).await;
+    eventually("all have said who they are", || cluster.is_named_on(leader).then_some(())).await;
     // Any of them may have to decide, should another one lead by then.
     let met = || cluster.running().all(|store| store.reached_members().len() == 2).then_some(());
     eventually("all have met", met).await;
@@ -712,11 +717,7 @@ async fn a_trusted_folder_says_itself_whose_it_is() {
 async fn a_member_that_has_served_may_not_begin_anew() {
     let mut cluster = Cluster::start(3).await;
     cluster.leader().await;
-    eventually("all names", || {
-        let named = |store: &Store| store.members().iter().all(|member| !member.name.is_empty());
-        cluster.running().all(named).then_some(())
-    })
-    .await;
+    eventually("all names", || (0..3).all(|index| cluster.is_named_on(index)).then_some(())).await;
     cluster.stop_member(2).await;
     let empty = Arc::new(MemoryStorage::new(cluster.folder.path().join("empty")));
     let config = StoreConfig { trust_folder: true, bootstrap_timeout: DEADLINE, ..cluster.config(2) };
