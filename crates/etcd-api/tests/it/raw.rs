@@ -65,6 +65,8 @@ impl Raw {
         // The server's windows are what it says once that was answered.
         raw.next_of(SETTINGS).await.expect("the server says hello");
         raw.send(&frame(SETTINGS, ACK, 0, &[])).await;
+        // Until then the connection takes 65,535 bytes, whatever its streams may.
+        raw.next_of(WINDOW_UPDATE).await.expect("the server opens the connection's window");
         raw
     }
 
