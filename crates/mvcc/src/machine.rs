@@ -352,7 +352,10 @@ impl<E: Engine> Mvcc<E> {
     fn lease_revoke(&mut self, id: i64, events: &mut Vec<Event>) -> Result<Response, MvccError> {
         // It goes first, so that its keys are not taken off it one by one.
         let lease = self.state.leases.remove(&id).ok_or(MvccError::LeaseNotFound)?;
-        self.write(events, |writer| lease.keys().try_for_each(|key| writer.delete(key)))?;
+        self.write(events, |writer| {
+            lease.keys().for_each(|key| writer.delete(key));
+            Ok(())
+        })?;
         self.batch.delete(Table::Leases, record::lease_key(id));
         Ok(Response::None)
     }

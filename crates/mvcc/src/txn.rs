@@ -153,15 +153,15 @@ impl Writer<'_> {
             if request.prev_kv {
                 prev_kvs.push(self.source().version(entry.place())?.kv);
             }
-            self.delete(&key)?;
+            self.delete(&key);
             deleted += 1;
         }
         Ok(OpResponse::Delete { deleted, prev_kvs })
     }
 
     /// Deletes a key, if it is there.
-    pub fn delete(&mut self, key: &Bytes) -> Result<(), MvccError> {
-        let Some(current) = self.state.current(key).copied() else { return Ok(()) };
+    pub fn delete(&mut self, key: &Bytes) {
+        let Some(current) = self.state.current(key).copied() else { return };
         let place = self.next_place();
         let kv = KeyValue { key: key.clone(), mod_revision: place.main, ..KeyValue::default() };
         let kv = self.record(place, &kv, true, Some(current));
@@ -171,7 +171,6 @@ impl Writer<'_> {
         self.supersede(&kv.key, Some(current));
         self.state.past_bytes += size(&kv.key, 0);
         self.tell(EventKind::Delete, kv, Some(current));
-        Ok(())
     }
 
     fn next_place(&mut self) -> Place {
