@@ -246,13 +246,14 @@ impl View {
     /// # Errors
     /// `Compacted` when it is gone: at the compacted revision and before; `Engine` when it cannot be read.
     pub fn fill_prev(&self, event: &mut Event) -> Result<(), MvccError> {
-        let (None, Some((main, sub))) = (&event.prev, event.prev_at) else { return Ok(()) };
+        if event.prev.is_some() || event.prev_at.is_none() {
+            return Ok(());
+        }
         let compact_revision = self.values.compact_revision().max(self.state.compact_revision);
         if event.kv.mod_revision <= compact_revision {
             return Err(MvccError::Compacted { compact_revision });
         }
-        event.prev = Some(self.source().version(Place { main, sub })?.kv);
-        Ok(())
+        self.fill_prev_of_new(event)
     }
 
     /// As [`Self::fill_prev`], for a change that was made just now: nothing is deleted by a compaction that may have been
