@@ -57,7 +57,8 @@ impl Check {
 
 /// Whether a read would be answered. One of what there is needs no leader, but a process whose engine hangs in the
 /// middle of a write is not well: it will never show anything newer. Nor is one for others whose log waits for its disk: a
-/// member alone could read without it, and acknowledges nothing.
+/// member alone could read without it, and acknowledges nothing. Nor is one that the others cannot reach, although it
+/// reaches them.
 async fn read(context: &Context, serializable: bool) -> Result<(), String> {
     let clock = &context.env.clock;
     let deadline = clock.monotonic() + context.store.timing().request_timeout();
@@ -71,7 +72,9 @@ async fn read(context: &Context, serializable: bool) -> Result<(), String> {
     if serializable {
         return Ok(());
     }
-    context.store.read_barrier().await.map_err(|error| format!("etcdserver: {error}"))
+    let failed = |error: store::StoreError| format!("etcdserver: {error}");
+    context.store.read_barrier().await.map_err(failed)?;
+    context.store.meet_quorum().await.map_err(failed)
 }
 
 /// The endpoints.

@@ -39,5 +39,6 @@ pub(crate) fn state() -> Options {
     options.set_write_buffer_size(STATE_WRITE_BUFFER);
     // One thread writes, and revisions grow: a memtable of one writer knows where it left off.
     options.set_allow_concurrent_memtable_write(false);
-    options
+    // Whether a stop flushes is decided in `state.rs`. The crate has no setter for it.
+    options.get_options_from_string("avoid_flush_during_shutdown=true").expect("an option of RocksDB's")
 }

@@ -9,7 +9,7 @@ use bytes::Bytes;
 use mvcc::{Batch, Engine, EngineError, Table, VisitValue, WriteIndex};
 use rocksdb::checkpoint::Checkpoint;
 use rocksdb::{
-    ColumnFamilyDescriptor, DB, FlushOptions, IteratorMode, ReadOptions, WriteBatch, WriteOptions,
+    ColumnFamilyDescriptor, DB, FlushOptions, IteratorMode, ReadOptions, WriteBatch, WriteOptions, properties,
 };
 use store::storage::StateEngine;
 
@@ -27,6 +27,8 @@ const RUN: usize = 4;
 const LONG_READ: usize = 256;
 /// Bytes that are read ahead of a long read.
 const READ_AHEAD: usize = 256 << 10;
+/// So many changes are soon played again from the log: a stop leaves them to it, and creates no file.
+const SOON_PLAYED: u64 = 2_000;
 
 pub(crate) struct RocksState {
     db: DB,
@@ -72,6 +74,15 @@ impl RocksState {
         Ok(())
     }
 
+    /// How many changes are in memory alone.
+    fn unflushed(&self) -> u64 {
+        let count = |table: &Table, name| {
+            self.db.property_int_value_cf(&self.family(*table), name).ok().flatten().unwrap_or_default()
+        };
+        let names = [properties::NUM_ENTRIES_ACTIVE_MEM_TABLE, properties::NUM_ENTRIES_IMM_MEM_TABLES];
+        Table::ALL.iter().flat_map(|table| names.map(|name| count(table, name))).sum()
+    }
+
     fn flush(&self) -> Result<(), rocksdb::Error> {
         let families = Table::ALL.map(|table| self.family(table));
         let families: Vec<_> = families.iter().collect();
@@ -80,9 +91,10 @@ impl RocksState {
 }
 
 impl Drop for RocksState {
-    /// A clean stop leaves nothing to play again.
+    /// A clean stop leaves little to play again.
     fn drop(&mut self) {
         if !self.read_only
+            && self.unflushed() > SOON_PLAYED
             && let Err(error) = self.flush()
         {
             tracing::warn!(%error, "the state was not flushed; the log will be played again");

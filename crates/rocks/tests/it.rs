@@ -47,16 +47,32 @@ fn the_log_may_be_elsewhere() {
 }
 
 #[test]
-fn the_state_survives_a_clean_stop() {
+fn a_large_state_survives_a_clean_stop() {
     let temp = tempfile::tempdir().expect("folder");
     {
         let folder = DataFolder::open(temp.path()).expect("open");
-        put(&mut open(&folder), 3, "here");
+        let mut mvcc = open(&folder);
+        (1..=1_000).for_each(|index| put(&mut mvcc, index, "here"));
     }
     let folder = DataFolder::open(temp.path()).expect("open again");
     let mvcc = open(&folder);
     assert_eq!(value(&mvcc), Some("here".into()));
-    assert_eq!((mvcc.applied(), mvcc.caller_meta()), ((3, 1), Some("meta 3".into())));
+    assert_eq!((mvcc.applied(), mvcc.caller_meta()), ((1_000, 1), Some("meta 1000".into())));
+}
+
+/// The folder may be being deleted by whoever told the process to stop.
+#[test]
+fn what_the_log_soon_plays_again_makes_no_file_when_the_state_is_closed() {
+    let temp = tempfile::tempdir().expect("folder");
+    let folder = DataFolder::open(temp.path()).expect("open");
+    let mut mvcc = open(&folder);
+    put(&mut mvcc, 3, "here");
+    let state = temp.path().join("state/1");
+    let before = folders(&state);
+    drop(mvcc);
+    assert_eq!(folders(&state), before);
+    let again = open(&folder);
+    assert_eq!((value(&again), again.applied()), (None, (0, 0)), "as after a crash");
 }
 
 #[test]

@@ -62,6 +62,7 @@ pub(crate) type LogId = of::LogIdOf<TypeConfig>;
 pub(crate) type Vote = of::VoteOf<TypeConfig>;
 pub(crate) type StoredMembership = of::StoredMembershipOf<TypeConfig>;
 pub(crate) type Membership = openraft::Membership<u64, Node>;
+pub(crate) type Metrics = openraft::RaftMetrics<TypeConfig>;
 pub(crate) type Raft = openraft::Raft<TypeConfig, crate::state::StateMachine>;
 
 pub(crate) fn log_id(term: u64, index: u64) -> LogId {

@@ -408,6 +408,9 @@ impl StoreServer {
         );
         tasks.spawn_detached("leader-pulse", leadership::watch_pulse(inner.clone()));
         tasks.spawn_detached("leader-disk", leadership::leave_slow_disk(inner.clone()));
+        if env::failpoints::ENABLED {
+            tasks.spawn_detached("failpoints", leadership::pass_points(inner.clone()));
+        }
         tasks.spawn_detached("proposals", proposals::run(inner.clone(), self.proposals));
         tasks.spawn_detached("overdue-proposals", expire_proposals(inner.clone()));
         tasks.spawn_detached("watches", {
@@ -1035,6 +1038,21 @@ impl Store {
     /// Whether the log has been waiting for its disk for so long that this is no ordinary sync.
     pub fn is_log_waiting(&self) -> bool {
         self.inner.disk.stuck() > disk::SLOW
+    }
+
+    /// Returns when this member and a quorum have heard each other since the call, each over the connections that it
+    /// opened. A read needs less: this is for those who ask how the member is.
+    ///
+    /// # Errors
+    /// `Timeout`, `Stopped`.
+    pub async fn meet_quorum(&self) -> Result<(), StoreError> {
+        let inner = &self.inner;
+        let voters = inner.shared.membership.load().voter_ids().collect();
+        tokio::select! {
+            () = inner.pulse.meet(&inner.env.clock, &voters) => Ok(()),
+            () = inner.env.clock.sleep(inner.timing.request_timeout()) => Err(StoreError::Timeout),
+            () = inner.shutdown.wait() => Err(StoreError::Stopped),
+        }
     }
 
     /// Renews a lease, wherever the leader is: its time to live in seconds, `None` for an unknown lease.

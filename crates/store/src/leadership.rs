@@ -13,7 +13,7 @@ use crate::consensus::{Node, TypeConfig};
 use crate::disk;
 use crate::handle::Inner;
 use crate::peers::Lane;
-use crate::pulse::Verdict;
+use crate::pulse::{Standing, Verdict};
 
 /// How often the age of the last quorum is looked at.
 const CHECK_INTERVAL: Duration = Duration::from_millis(50);
@@ -98,12 +98,23 @@ pub(crate) fn read(inner: &Inner) -> Leadership {
         metrics.last_quorum_acked.as_ref().is_some_and(|acked| acked.elapsed() < inner.timing.election_max);
     let leads = metrics.state == ServerState::Leader && metrics.current_leader == Some(inner.me);
     let is_leader = leads && (alone || (heard && inner.pulse.now() != Verdict::Deserted));
+    let now = inner.env.clock.monotonic();
     let known = |leader: &u64| match *leader == inner.me {
         // A new leader has not heard the others yet: nobody else leads its term.
         true => is_leader || metrics.last_quorum_acked.is_none(),
-        false => inner.pulse.silence_of(*leader, inner.env.clock.monotonic()) <= inner.timing.election_max,
+        false => inner.pulse.silence_of(*leader, now) <= inner.timing.election_max,
     };
-    Leadership { term: metrics.current_term, leader: metrics.current_leader.filter(known), is_leader }
+    let term = metrics.current_term;
+    if let Some(leader) = metrics.current_leader.filter(known) {
+        return Leadership { term, leader: Some(leader), is_leader };
+    }
+    // The consensus of this member may be busy, and the others know better.
+    let agreed = inner.pulse.agreed(&Standing::of(&metrics), now);
+    Leadership {
+        term: agreed.map_or(term, |(term, _)| term),
+        leader: agreed.map(|(_, leader)| leader),
+        is_leader,
+    }
 }
 
 /// Watches the leader's process: an open call that ends, and an address that refuses, mean that it is gone. Then this
@@ -205,6 +216,26 @@ async fn stand(inner: &Inner, lost: Lost, rank: u32, why: &str) {
         Err(stopped) => tracing::debug!(%stopped, "not standing"),
     }
     inner.env.clock.sleep(RETRY).await;
+}
+
+/// In builds with failpoints: etcd's leader passes the point before a save with every heartbeat, whether something is
+/// written or not, and so does this one.
+pub(crate) async fn pass_points(inner: Arc<Inner>) {
+    loop {
+        tokio::select! {
+            () = inner.env.clock.sleep(inner.timing.heartbeat) => {}
+            () = inner.shutdown.wait() => return,
+        }
+        if !read(&inner).is_leader {
+            continue;
+        }
+        let disk = inner.disk.clone();
+        let turn = inner.raft.with_raft_state(move |_| disk.watch(crate::log::before_save));
+        tokio::select! {
+            turn = turn => if turn.is_err() { return },
+            () = inner.shutdown.wait() => return,
+        }
+    }
 }
 
 /// A leader whose disk is slow makes everybody wait: it hands over to a member whose disk is not.

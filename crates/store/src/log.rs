@@ -151,6 +151,11 @@ impl Log {
     }
 }
 
+/// What every turn of the consensus passes before it writes to the log.
+pub(crate) fn before_save() {
+    hit("raftBeforeSave");
+}
+
 /// Syncs once for everything that arrived during the sync before.
 fn sync_loop(engine: &dyn LogEngine, disk: &Disk, mut requests: mpsc::Receiver<Flush>) {
     let (syncs, appends) = (
@@ -266,7 +271,7 @@ impl RaftLogStorage<TypeConfig> for Log {
         let bytes: usize = encoded.iter().map(|(_, entry)| entry.len()).sum();
         let start = self.inner.clock.monotonic();
         self.inner.disk.watch(|| {
-            hit("raftBeforeSave");
+            before_save();
             self.inner.engine.write(LogBatch { entries: encoded, ..LogBatch::default() })
         })?;
         self.inner.writes.record(self.inner.clock.monotonic() - start);

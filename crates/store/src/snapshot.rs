@@ -54,6 +54,20 @@ impl Folder {
         &self.0.path
     }
 
+    /// Notes that it is whole and is to become the state, whatever happens to this process: [`recover`] goes on from
+    /// here. Returns where it is now.
+    pub fn seal(&self, storage: &dyn Storage) -> io::Result<PathBuf> {
+        fs::File::open(self.path())?.sync_all()?;
+        let name = self.path().file_name().and_then(|name| name.to_str()).unwrap_or_default();
+        let sealed = storage.snapshots().join(format!("{RECEIVED}{}", name.trim_start_matches(RECEIVING)));
+        if sealed.exists() {
+            fs::remove_dir_all(&sealed)?;
+        }
+        fs::rename(self.path(), &sealed)?;
+        fs::File::open(storage.snapshots())?.sync_all()?;
+        Ok(sealed)
+    }
+
     /// Its files by name, with their sizes.
     pub fn files(&self) -> io::Result<Vec<(String, u64)>> {
         let mut files = Vec::new();
@@ -79,6 +93,7 @@ impl Drop for Inner {
 }
 
 const RECEIVING: &str = "receiving-";
+const RECEIVED: &str = "received-";
 const BUILDING: &str = "building-";
 const COMPLETE: &str = "snapshot-";
 const COPY: &str = "copy-";
@@ -281,6 +296,29 @@ pub(crate) fn copy(storage: &dyn Storage, shared: &Shared) -> io::Result<Snap> {
     Ok(Snapshot { meta: read_meta(storage, folder.path())?, snapshot: folder })
 }
 
+/// Makes a snapshot the state that was received whole before the process ended, if the state is older: nobody needs to
+/// send it again.
+pub(crate) fn recover(storage: &dyn Storage) -> io::Result<()> {
+    let received = entries(&storage.snapshots())?.into_iter().filter(|path| is_named(path, RECEIVED));
+    for path in received {
+        if is_newer(storage, &path) {
+            tracing::info!(folder = %path.display(), "Recovering from snapshot backend");
+            drop(storage.replace_state(&path)?);
+        } else {
+            fs::remove_dir_all(&path)?;
+        }
+    }
+    Ok(())
+}
+
+/// One that cannot be read, or a state that cannot, is left to those who deal with damage.
+fn is_newer(storage: &dyn Storage, path: &Path) -> bool {
+    let index =
+        |engine: io::Result<Arc<dyn StateEngine>>| mvcc::peek(&*engine.ok()?).ok().map(|peeked| peeked.0);
+    let (received, state) = (index(storage.open_checkpoint(path)), index(storage.open_state()));
+    received.zip(state).is_some_and(|(received, state)| received > state)
+}
+
 /// Removes all snapshots, whole or not.
 pub(crate) fn forget(storage: &dyn Storage) -> io::Result<()> {
     let kept = entries(&storage.snapshots())?.into_iter().filter(|path| !is_named(path, RECEIVING));
@@ -321,5 +359,36 @@ mod tests {
         assert_eq!(entries(folder.path()).expect("entries"), [last]);
         shelf.clear();
         assert!(entries(folder.path()).expect("entries").is_empty());
+    }
+
+    fn at(index: u64) -> (tempfile::TempDir, Arc<dyn Storage>) {
+        let folder = tempfile::tempdir().expect("folder");
+        let storage: Arc<dyn Storage> = Arc::new(MemoryStorage::new(folder.path()));
+        let mut mvcc = mvcc::Mvcc::open(storage.open_state().expect("state")).expect("open");
+        mvcc.skip(index, 1);
+        mvcc.commit(None).expect("commit");
+        (folder, storage)
+    }
+
+    #[test]
+    fn a_snapshot_that_was_received_whole_becomes_the_state_after_a_crash_if_the_state_is_older() {
+        let applied =
+            |storage: &Arc<dyn Storage>| mvcc::peek(&*storage.open_state().expect("state")).expect("peek").0;
+        for (here, sent, then) in [(3, 7, 7), (7, 3, 7)] {
+            let ((folder, storage), (_other, source)) = (at(here), at(sent));
+            let received = Folder::receive(&*storage, 1, sent).expect("a folder");
+            source.open_state().expect("state").checkpoint(received.path()).expect("checkpoint");
+            let half = Folder::receive(&*storage, 1, 9).expect("a folder");
+            let sealed = received.seal(&*storage).expect("seal");
+            drop(received);
+            assert!(sealed.exists(), "it stays when its handle goes");
+            // The handles of a process that is killed are not dropped.
+            std::mem::forget(half);
+            recover(&*storage).expect("recover");
+            Shelf::open(storage.clone(), Clock::default()).expect("open");
+            assert_eq!(applied(&storage), then);
+            recover(&*storage).expect("recover");
+            assert_eq!((applied(&storage), entries(folder.path()).expect("entries")), (then, Vec::new()));
+        }
     }
 }

@@ -24,7 +24,7 @@ use crate::failpoints::hit;
 use crate::integrity::{Fence, Guarded, KeyHashes, Mark, Marks};
 use crate::leases::LeaseClock;
 use crate::sessions::{Origin, Outstanding};
-use crate::snapshot::{Builder, Folder, Meta, Shelf, Snap};
+use crate::snapshot::{self, Builder, Folder, Meta, Shelf, Snap};
 use crate::storage::Storage;
 use crate::watch::Hub;
 
@@ -155,6 +155,7 @@ impl StateMachine {
         outstanding: Outstanding,
         (pace, cache_bytes): (Pace, u64),
     ) -> io::Result<Self> {
+        snapshot::recover(&*storage)?;
         let shelf = Shelf::open(storage.clone(), env.clock.clone())?;
         let fence = Arc::new(Fence::default());
         let counters = Counters::new();
@@ -354,7 +355,10 @@ impl Core {
         let beside = std::mem::take(&mut self.beside_changed).then(|| consensus::encode_beside(&self.beside));
         hit("commitAfterPreCommitHook");
         self.commit(beside)?;
-        hit("beforeWritebackBuf");
+        if self.mvcc.view().revision() > self.shared.view.load().revision() {
+            // As in etcd, where a batch without keys has nothing to write back.
+            hit("beforeWritebackBuf");
+        }
         if self.shared.membership.load().log_id() != self.beside.membership.log_id() {
             self.shared.membership.store(Arc::new(self.beside.membership.clone()));
         }
@@ -462,10 +466,11 @@ impl RaftStateMachine<TypeConfig> for StateMachine {
         let _installing = Installing::begin(&self.shared.counters.installing);
         // What is behind the new state is of no use any more, and at a restart would not reach up to the log.
         self.shelf.clear();
+        let snapshot = snapshot.seal(&*self.storage)?;
         hit("applyBeforeOpenSnapshot");
         self.shared.marks.lock().clear();
         self.shared.key_hashes.lock().clear();
-        let engine = self.storage.replace_state(snapshot.path())?;
+        let engine = self.storage.replace_state(&snapshot)?;
         let engine = Guarded::over(engine, self.shared.fence.clone());
         let took = self.shared.counters.commit.clone();
         let engine = Behind::over(engine, self.shared.env.clock.clone(), took)?;

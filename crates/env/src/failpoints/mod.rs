@@ -16,6 +16,9 @@ pub use self::registry::{hit, start};
 /// The point of this crate: the wall clock is wrong by the milliseconds that are returned there.
 pub const POINTS: &[&str] = &["clockStep"];
 
+/// Whether this build has failpoints.
+pub const ENABLED: bool = cfg!(feature = "failpoints");
+
 /// Passes a point. In a build with failpoints the process may end here or wait; a text is what the point was told to
 /// return.
 #[cfg(not(feature = "failpoints"))]

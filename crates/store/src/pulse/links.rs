@@ -8,6 +8,7 @@ use protos::peer;
 use tokio::time::Instant;
 
 use crate::config::Timing;
+use crate::consensus::Metrics;
 use crate::disk::SLOW;
 
 /// How many of the largest silences are remembered, each for [`REMEMBERED`].
@@ -90,6 +91,8 @@ struct Link {
     beat: Instant,
     /// The newest of our beats that it answered.
     number: u64,
+    /// How many of its beats were heard.
+    heard: u64,
     /// Whether both ways have worked since this process began.
     established: bool,
     answers: bool,
@@ -111,6 +114,13 @@ pub(crate) enum Verdict {
     Deserted,
 }
 
+/// What had been said and heard at some moment: what is in touch since then says and hears more.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Mark {
+    number: u64,
+    heard: BTreeMap<u64, u64>,
+}
+
 /// All links of a member.
 #[derive(Debug)]
 pub(crate) struct Links {
@@ -129,6 +139,16 @@ pub(crate) struct Standing {
     pub voters: BTreeSet<u64>,
     pub leader: Option<u64>,
     pub term: u64,
+}
+
+impl Standing {
+    pub fn of(metrics: &Metrics) -> Self {
+        Self {
+            voters: metrics.membership_config.membership().voter_ids().collect(),
+            leader: metrics.current_leader,
+            term: metrics.current_term,
+        }
+    }
 }
 
 impl Links {
@@ -180,6 +200,7 @@ impl Links {
         let link = self.link(from, now);
         let silence = now - link.beat;
         (link.beat, link.beats, link.word) = (now, true, word);
+        link.heard += 1;
         link.established |= link.answers;
         if !first {
             self.note_silence(silence);
@@ -196,6 +217,7 @@ impl Links {
             answered: now,
             beat: now,
             number: 0,
+            heard: 0,
             established: false,
             answers: false,
             beats: false,
@@ -226,10 +248,40 @@ impl Links {
         })
     }
 
+    /// This moment, in which beat `number` is the last that was sent.
+    pub fn mark(&self, number: u64) -> Mark {
+        Mark { number, heard: self.links.iter().map(|(id, link)| (*id, link.heard)).collect() }
+    }
+
+    /// Whether this member and a quorum of the voters have heard each other since. One beat may have been under way.
+    pub fn met_since(&self, mark: &Mark, voters: &BTreeSet<u64>) -> bool {
+        let met = |id: &&u64| {
+            let before = mark.heard.get(id).copied().unwrap_or_default();
+            let met = |link: &Link| link.number > mark.number && link.heard > before + 1;
+            **id == self.me || self.links.get(id).is_none_or(|link| !link.established || met(link))
+        };
+        voters.iter().filter(met).count() > voters.len() / 2
+    }
+
     /// For how long a member has been out of touch; nothing if that was never judged.
     pub fn silence_of(&self, id: u64, now: Instant) -> Duration {
         let link = self.links.get(&id).filter(|link| link.established);
         link.map_or(Duration::ZERO, |link| (now - link.answered).max(now - link.beat))
+    }
+
+    /// The term and the leader on which a quorum agrees, this member's own word included, if this member is in touch with
+    /// that leader: what is known although the consensus of this member is busy.
+    pub fn agreed(&self, standing: &Standing, now: Instant) -> Option<(u64, u64)> {
+        let own = (standing.term, standing.leader.unwrap_or(0));
+        let said = |id: &u64| match *id == self.me {
+            true => Some(own),
+            false => self.word(*id, now).filter(|word| !word.lost).map(|word| (word.term, word.leader)),
+        };
+        let said: Vec<_> = standing.voters.iter().filter_map(said).collect();
+        let newest = said.iter().copied().filter(|(_, leader)| *leader != 0).max()?;
+        let agree = said.iter().filter(|word| **word == newest).count();
+        let near = newest.1 == self.me || self.in_touch(newest.1, now);
+        (near && newest.0 >= standing.term && agree > standing.voters.len() / 2).then_some(newest)
     }
 
     /// What a member said last, if it is in touch.
@@ -377,6 +429,42 @@ mod tests {
             assert_eq!(three.verdict(2), Verdict::Lost { leader: 1, term: 7, rank: 0 });
             assert_eq!(three.verdict(3), Verdict::Lost { leader: 1, term: 7, rank: 1 });
         }
+    }
+
+    #[test]
+    fn who_was_cut_off_has_met_nobody_since() {
+        let voters = Three::standing().voters;
+        for cut in [vec![(2, 1), (3, 1)], vec![(1, 2), (1, 3)]] {
+            let mut three = Three::new();
+            let mark = |three: &Three| three.links[0].mark(three.number);
+            let before = mark(&three);
+            assert!(!three.links[0].met_since(&before, &voters), "nothing was said since");
+            three.run(40);
+            assert!(three.links[0].met_since(&before, &voters));
+            three.cut = cut;
+            let after = mark(&three);
+            three.run(1_000);
+            assert!(!three.links[0].met_since(&after, &voters));
+            three.cut = vec![(2, 1)];
+            three.run(40);
+            assert!(three.links[0].met_since(&after, &voters), "two of three are a quorum");
+        }
+    }
+
+    #[test]
+    fn what_a_quorum_says_of_the_leader_is_known_to_a_member_whose_consensus_is_busy() {
+        let mut three = Three::new();
+        let agreed = |three: &Three, standing: &Standing| three.links[0].agreed(standing, three.now);
+        let standing = Three::standing();
+        assert_eq!(agreed(&three, &standing), Some((7, 1)), "they still follow it");
+        let next = Word { term: 8, leader: 2, ..Word::default() };
+        three.links[0].heard(2, next, false, three.now);
+        assert_eq!(agreed(&three, &standing), None, "one of three");
+        three.links[0].heard(3, next, false, three.now);
+        assert_eq!(agreed(&three, &standing), Some((8, 2)));
+        assert_eq!(agreed(&three, &Standing { term: 9, ..standing.clone() }), None, "an old term");
+        three.now += 1_000 * MS;
+        assert_eq!(agreed(&three, &standing), None, "out of touch");
     }
 
     #[test]

@@ -14,15 +14,16 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
-use env::{Shutdown, TaskGroup};
+use env::{Clock, Shutdown, TaskGroup};
 use openraft::async_runtime::WatchReceiver as _;
 use parking_lot::Mutex;
 use tokio::sync::{Notify, watch};
 use tokio::time::Instant;
 use transport::Dialer;
 
+pub(crate) use self::links::Standing;
 pub(crate) use self::links::Verdict;
-use self::links::{Links, Rhythm, Standing, Word};
+use self::links::{Links, Rhythm, Word};
 pub(crate) use self::wire::{DOOR, Door, serve_door};
 use crate::config::Timing;
 use crate::consensus::Node;
@@ -79,9 +80,24 @@ impl Pulse {
         Some(Duration::from_micros(self.links.lock().word(id, now)?.sync_micros))
     }
 
+    /// The term and the leader on which a quorum agrees, this member's own word included.
+    pub fn agreed(&self, standing: &Standing, now: Instant) -> Option<(u64, u64)> {
+        self.links.lock().agreed(standing, now)
+    }
+
     /// For how long another member has been out of touch; nothing if that was never judged.
     pub fn silence_of(&self, id: u64, now: Instant) -> Duration {
         self.links.lock().silence_of(id, now)
+    }
+
+    /// Returns when this member and a quorum of the voters have heard each other since the call: within two beats where
+    /// nothing is wrong.
+    pub async fn meet(&self, clock: &Clock, voters: &BTreeSet<u64>) {
+        let number = self.beat.borrow().number;
+        let mark = self.links.lock().mark(number);
+        while !self.links.lock().met_since(&mark, voters) {
+            clock.sleep(self.rhythm.beat / 4).await;
+        }
     }
 
     fn heard(&self, from: u64, word: Word, first: bool, now: Instant) {
@@ -129,12 +145,7 @@ fn judge(inner: &Inner, beat: Option<u64>) {
     let (standing, last_index) = {
         let metrics = inner.raft.metrics();
         let metrics = metrics.borrow_watched();
-        let standing = Standing {
-            voters: metrics.membership_config.membership().voter_ids().collect(),
-            leader: metrics.current_leader,
-            term: metrics.current_term,
-        };
-        (standing, metrics.last_log_index.unwrap_or(0))
+        (Standing::of(&metrics), metrics.last_log_index.unwrap_or(0))
     };
     let stuck = inner.pulse.disk.stuck();
     let (verdict, word) = {
