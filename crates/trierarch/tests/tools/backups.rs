@@ -55,12 +55,6 @@ fn reaches(place: &str) -> i64 {
     manifest(place).map_or(0, |manifest| last(&manifest["bases"]).max(last(&manifest["segments"])))
 }
 
-fn revision(member: &Member) -> i64 {
-    let text = member.ask("get /none -w json");
-    let value: serde_json::Value = serde_json::from_str(&text).expect("JSON");
-    value["header"]["revision"].as_i64().expect("a revision")
-}
-
 fn check_every_target(site: &Site, member: Member, place: &str) {
     fill(&member);
     let running = Running::start(&member, place, &["--segment-interval", "0"]);
@@ -72,16 +66,16 @@ fn check_every_target(site: &Site, member: Member, place: &str) {
     let lease = granted.split_whitespace().nth(1).expect("a lease").to_owned();
     for words in [format!("put --lease={lease} /late x"), "del /k1 --prefix".into(), "put /k1 new".into()] {
         member.ask(&words);
-        pictures.push((revision(&member), member.picture(None)));
+        pictures.push((member.revision(), member.picture(None)));
     }
-    eventually("all is stored", || (reaches(place) == revision(&member)).then_some(()));
+    eventually("all is stored", || (reaches(place) == member.revision()).then_some(()));
     // Killed, and taken up again: nothing is missing and nothing is there twice.
     drop(running);
     member.ask("put /while-away x");
     let running = Running::start(&member, place, &["--segment-interval", "0"]);
-    eventually("what was missed is stored", || (reaches(place) == revision(&member)).then_some(()));
+    eventually("what was missed is stored", || (reaches(place) == member.revision()).then_some(()));
     running.stop();
-    pictures.push((revision(&member), member.picture(None)));
+    pictures.push((member.revision(), member.picture(None)));
     let last = member.picture(None);
     member.stop();
 

@@ -3,6 +3,8 @@
 
 mod backups;
 mod folders;
+mod imports;
 mod member;
+mod restores;
 mod s3;
 mod snapshots;

@@ -1,5 +1,8 @@
 //! A member of Trierarch or of etcd, and the tools that talk to it.
 
+use std::io::{Read as _, Write as _};
+use std::net::TcpStream;
+use std::ops::RangeInclusive;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
 use std::time::Duration;
@@ -9,6 +12,8 @@ use tempfile::TempDir;
 /// How long anything may take that is waited for.
 const DEADLINE: Duration = Duration::from_secs(60);
 const POLL: Duration = Duration::from_millis(50);
+/// What an answer says of the member that gave it.
+const HEADER: [&str; 3] = ["ClusterID", "MemberID", "RaftTerm"];
 
 pub fn trierarch() -> Command {
     Command::new(env!("CARGO_BIN_EXE_trierarch"))
@@ -53,19 +58,40 @@ fn tool(name: &str, wanted: &str) -> PathBuf {
     path
 }
 
-/// `etcdutl` of 3.7.
-pub fn etcdutl() -> Command {
-    Command::new(tool("etcdutl-3.7.1", "etcdutl"))
+/// An etcd: Debian's 3.4, 3.5, or the one whose place we take.
+pub fn etcd(version: &str) -> PathBuf {
+    tool(&format!("etcd-{version}"), version)
 }
 
 /// Debian's etcd.
 pub fn etcd_34() -> PathBuf {
-    tool("etcd-3.4", "3.4")
+    etcd("3.4")
 }
 
 /// The etcd whose place we take.
 pub fn etcd_37() -> PathBuf {
-    tool("etcd-3.7.1", "3.7.1")
+    etcd("3.7.1")
+}
+
+/// An `etcdctl`; 3.4's is Debian's.
+pub fn etcdctl(version: &str) -> Command {
+    let program = match version {
+        "3.4" => PathBuf::from("etcdctl"),
+        version => tool(&format!("etcdctl-{version}"), "etcdctl"),
+    };
+    let mut command = Command::new(program);
+    command.env("ETCDCTL_API", "3");
+    command
+}
+
+/// An `etcdutl`, of 3.5 or 3.7.1.
+pub fn etcdutl_of(version: &str) -> Command {
+    Command::new(tool(&format!("etcdutl-{version}"), "etcdutl"))
+}
+
+/// `etcdutl` of 3.7.
+pub fn etcdutl() -> Command {
+    etcdutl_of("3.7.1")
 }
 
 /// Who a member is, whatever program it runs.
@@ -115,10 +141,15 @@ impl Site {
     }
 
     fn run(&self, command: Command, data: &str) -> Member {
-        let cluster = ["--initial-cluster".to_owned(), format!("m={}", self.peer_url())];
-        let member = self.spawn(command, data, "m", &cluster);
+        let member = self.alone(command, data, &[]);
         member.wait();
         member
+    }
+
+    /// The one member of a cluster, of whatever program and with further flags; does not wait.
+    pub fn alone(&self, command: Command, data: &str, flags: &[String]) -> Member {
+        let cluster = ["--initial-cluster".to_owned(), format!("m={}", self.peer_url())];
+        self.spawn(command, data, "m", &[&cluster, flags].concat())
     }
 
     /// Starts one of several members, whose cluster is said by flags.
@@ -128,7 +159,8 @@ impl Site {
         self.spawn(command, data, name, cluster)
     }
 
-    fn spawn(&self, mut command: Command, data: &str, name: &str, cluster: &[String]) -> Member {
+    /// What starts one of several members, of whatever program, and does not wait.
+    pub fn spawn(&self, mut command: Command, data: &str, name: &str, cluster: &[String]) -> Member {
         let (client, peer) = (self.endpoint(), self.peer_url());
         command.args(["--name", name, "--data-dir"]).arg(self.path(data)).args(cluster);
         command.args(["--listen-client-urls", &client, "--advertise-client-urls", &client]);
@@ -170,6 +202,38 @@ impl Member {
         good(self.etcdctl().args(arguments.split_whitespace())).trim().to_owned()
     }
 
+    /// The revision that it has reached.
+    pub fn revision(&self) -> i64 {
+        let text = self.ask("get /none -w json");
+        let value: serde_json::Value = serde_json::from_str(&text).expect("JSON");
+        value["header"]["revision"].as_i64().expect("a revision")
+    }
+
+    /// All keys as they were at each of these revisions.
+    pub fn history(&self, revisions: RangeInclusive<i64>) -> Vec<String> {
+        let at = |revision| {
+            let fields = self.ask(&format!("get --prefix / --rev {revision} -w fields"));
+            let lines = fields.lines().filter(|line| !HEADER.iter().any(|name| line.contains(name)));
+            lines.collect::<Vec<_>>().join("\n")
+        };
+        revisions.map(at).collect()
+    }
+
+    /// A page of its HTTP server.
+    pub fn page(&self, path: &str) -> Option<String> {
+        let mut stream = TcpStream::connect(&self.endpoint).ok()?;
+        let request = format!("GET {path} HTTP/1.1\r\nHost: {}\r\nConnection: close\r\n\r\n", self.endpoint);
+        stream.write_all(request.as_bytes()).ok()?;
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).ok()?;
+        Some(answer)
+    }
+
+    /// Waits until it ends by itself; whether that was in order.
+    pub fn ends(mut self) -> bool {
+        eventually("the process ends", || self.process.try_wait().expect("a child")).success()
+    }
+
     /// Stops it as an operator does, and waits.
     pub fn stop(mut self) {
         good(Command::new("kill").arg(self.process.id().to_string()));
@@ -181,10 +245,8 @@ impl Member {
         let user = root.map(|root| format!("--user {root} ")).unwrap_or_default();
         let ask = |what: &str| self.ask(&format!("{user}{what}"));
         let fields = ask("get --prefix / -w fields");
-        let keys: Vec<&str> = fields
-            .lines()
-            .filter(|line| !["ClusterID", "MemberID", "RaftTerm"].iter().any(|name| line.contains(name)))
-            .collect();
+        let keys: Vec<&str> =
+            fields.lines().filter(|line| !HEADER.iter().any(|name| line.contains(name))).collect();
         let users = ask("user list");
         let details: Vec<String> =
             users.lines().map(|name| ask(&format!("user get {name}")).replace("\r", "")).collect();
@@ -192,8 +254,12 @@ impl Member {
         // etcd and Trierarch show what the role `root` permits in different ways.
         let roles = roles.lines().filter(|name| *name != "root");
         let permissions: Vec<String> = roles.map(|name| ask(&format!("role get {name}"))).collect();
+        // In no order.
         let leases = ask("lease list");
-        [keys.join("\n"), details.join("\n"), permissions.join("\n"), leases].join("\n--\n")
+        let mut leases: Vec<&str> = leases.lines().collect();
+        leases.sort_unstable();
+        let parts = [keys.join("\n"), details.join("\n"), permissions.join("\n"), leases.join("\n")];
+        parts.join("\n--\n")
     }
 }
 
