@@ -157,6 +157,12 @@ impl<E: Engine> Mvcc<E> {
         (self.state.applied_index, self.state.applied_term)
     }
 
+    /// Lets the rolling hash begin anew: what is applied from now on is in it, and nothing before. A state that was loaded
+    /// has only the changes in it that were applied since.
+    pub fn begin_hash(&mut self) {
+        self.state.hash = 0;
+    }
+
     /// The rolling hash of all changes so far: equal on replicas that applied the same.
     pub fn state_hash(&self) -> u32 {
         self.state.hash

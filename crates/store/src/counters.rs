@@ -72,6 +72,10 @@ pub const METRICS: &[Metric] = &[
         MILLIS,
     )
     .labelled(),
+    Metric::gauge(
+        "trierarch_store_same_state_index",
+        "The entry up to which the leader last found all members to hold the same.",
+    ),
     Metric::gauge("etcd_debugging_server_alarms", "Alarms that are raised.").labelled(),
     Metric::histogram(
         "etcd_snap_db_fsync_duration_seconds",

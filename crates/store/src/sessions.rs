@@ -38,6 +38,11 @@ struct Session {
 pub(crate) struct Sessions(BTreeMap<u64, Session>);
 
 impl Sessions {
+    /// Whether no member has proposed anything yet. What another store had in its log is nobody's: member 0's.
+    pub fn is_fresh(&self) -> bool {
+        self.0.keys().all(|member| *member == 0)
+    }
+
     /// Whether a proposal is to be applied, which is then remembered.
     pub fn admit(&mut self, origin: &Origin) -> bool {
         let session = self.0.entry(origin.member).or_default();

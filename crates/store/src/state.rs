@@ -284,7 +284,7 @@ impl Core {
                 self.beside.membership = StoredMembership::new(Some(id), membership);
                 self.beside_changed = true;
             }
-            EntryPayload::Normal(proposal) if self.beside.sessions.admit(&proposal.origin) => {
+            EntryPayload::Normal(proposal) if self.admit(&proposal.origin) => {
                 hit("beforeApplyOneEntryNormal");
                 self.beside_changed = true;
                 let mut applied = self.apply_command(index, term, proposal.command)?;
@@ -295,10 +295,19 @@ impl Core {
             // A copy of a proposal that was applied before.
             EntryPayload::Normal(_) => self.mvcc.skip(index, term),
         }
-        if Marks::wants(index) {
+        if Marks::wants(index) && !self.beside.sessions.is_fresh() {
             self.shared.marks.lock().note(Mark { index, hash: self.mvcc.state_hash() });
         }
         Ok(())
+    }
+
+    /// Whether a proposal is to be applied. With the first one of all the rolling hash begins: members that began with a
+    /// state from elsewhere loaded it as it was at different entries, and their hashes until then cannot be compared.
+    fn admit(&mut self, origin: &Origin) -> bool {
+        if origin.member != 0 && self.beside.sessions.is_fresh() {
+            self.mvcc.begin_hash();
+        }
+        self.beside.sessions.admit(origin)
     }
 
     fn apply_command(&mut self, index: u64, term: u64, bytes: Bytes) -> io::Result<Applied> {

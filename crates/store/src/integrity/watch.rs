@@ -50,7 +50,10 @@ async fn compare(inner: &Inner, compared: &mut u64) {
     }
     let all = notes.len();
     match judge(&notes, &voters) {
-        Verdict::Same { index } if all >= voters.len() => *compared = index,
+        Verdict::Same { index } if all >= voters.len() => {
+            metrics::gauge!("trierarch_store_same_state_index").set(index as f64);
+            *compared = index;
+        }
         Verdict::Nothing | Verdict::Same { .. } => {}
         Verdict::Odd { index, hash, members } => {
             for member in members {

@@ -2,6 +2,7 @@
 //! and etcd itself.
 
 mod backups;
+mod clusters;
 mod folders;
 mod imports;
 mod member;
