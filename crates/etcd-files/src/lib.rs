@@ -14,7 +14,7 @@ mod schema;
 mod wal;
 
 pub use check::{Checked, FileError, FileStatus, check_trailer, has_trailer, status};
-pub use request::{InternalRequest, RequestHeader};
+pub use request::{InternalRequest, RequestHeader, RequestV2};
 pub use schema::{
     AuthTables, Database, DatabaseMeta, Lease, MemberRecord, SchemaError, Version, VersionKey,
     encode_revision, encode_version,

@@ -3,9 +3,10 @@
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use bytes::Bytes;
-use etcd_files::{InternalRequest, RequestHeader};
+use etcd_files::{InternalRequest, RequestHeader, RequestV2};
 use mvcc::{Alarm, AlarmAction, AlarmKind, AuthCommand, Caller, Command, MemberAttributes, Op, Txn};
 use protos::etcd::etcdserverpb as pb;
+use serde::Deserialize;
 
 use crate::convert;
 
@@ -63,10 +64,37 @@ fn others(request: &InternalRequest, term: u64) -> Result<Option<Command>, Strin
     if let Some(set) = &request.cluster_version_set {
         return Ok(Some(Command::ClusterVersion { version: set.version.clone() }));
     }
+    if let Some(old) = &request.v2 {
+        return version_2(old);
+    }
     let Some(set) = &request.member_attributes_set else { return Ok(None) };
     let attributes = set.attributes.clone().unwrap_or_default();
     let (name, client_urls) = (attributes.name, attributes.client_urls);
     Ok(Some(Command::MemberAttributes(MemberAttributes { id: set.member, name, client_urls })))
+}
+
+/// What a member tells of itself, as version 2 spells it.
+#[derive(Default, Deserialize)]
+#[serde(default)]
+struct AttributesV2 {
+    name: String,
+    #[serde(rename = "clientURLs")]
+    client_urls: Vec<String>,
+}
+
+/// Of version 2 only what etcd says of itself counts; its keys are not served by 3.6 any more either.
+fn version_2(RequestV2 { method, path, val }: &RequestV2) -> Result<Option<Command>, String> {
+    if method != "PUT" {
+        return Ok(None);
+    }
+    if path == "/0/version" {
+        return Ok(Some(Command::ClusterVersion { version: val.clone() }));
+    }
+    let member = path.strip_prefix("/0/members/").and_then(|path| path.strip_suffix("/attributes"));
+    let Some(id) = member.and_then(|id| u64::from_str_radix(id, 16).ok()) else { return Ok(None) };
+    let AttributesV2 { name, client_urls } =
+        serde_json::from_str(val).map_err(|error| format!("a member's attributes: {error}"))?;
+    Ok(Some(Command::MemberAttributes(MemberAttributes { id, name, client_urls })))
 }
 
 fn alarm_command(request: &pb::AlarmRequest) -> Option<Command> {

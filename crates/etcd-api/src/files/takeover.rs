@@ -10,7 +10,6 @@ use etcd_files::{
     WalContents, WalError, read_wal,
 };
 use mvcc::{Contents, MemberAttributes};
-use prost::Message as _;
 use serde::Deserialize;
 use store::{ClusterId, Member, Seed, SeedEntry, StateLoader};
 
@@ -134,7 +133,7 @@ fn seed_entry(entry: &LogEntry) -> Result<SeedEntry, TakeoverError> {
     let refused = |what: String| TakeoverError::Entry { index: entry.index, what };
     let command = match &entry.kind {
         EntryKind::Normal(data) if !data.is_empty() => {
-            let request = InternalRequest::decode(&**data).map_err(|error| refused(error.to_string()))?;
+            let request = InternalRequest::read(data).map_err(|error| refused(error.to_string()))?;
             command(request, entry.term).map_err(refused)?
         }
         _ => None,
