@@ -29,7 +29,7 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(1);
 const DRAIN: Duration = Duration::from_millis(200);
 
 pub(crate) fn dialer(config: &StoreConfig) -> Dialer {
-    Dialer { tls: config.peer_tls.clone(), local: config.local_address, timeout: CONNECT_TIMEOUT }
+    Dialer::new(config.peer_tls.clone(), config.local_address, CONNECT_TIMEOUT)
 }
 
 /// The addresses for peers, bound, and how members are called.

@@ -21,6 +21,8 @@ const CHECK_INTERVAL: Duration = Duration::from_millis(50);
 const RANK_DELAY: Duration = Duration::from_millis(60);
 /// Pause before a leader that cannot be reached is looked for again.
 const RETRY: Duration = Duration::from_millis(100);
+/// The same after some attempts.
+const MAX_PAUSE: Duration = Duration::from_secs(1);
 /// How often a leader looks at its disk.
 const DISK_INTERVAL: Duration = Duration::from_millis(50);
 /// Another disk must be so many times quicker to be worth an election.
@@ -165,12 +167,14 @@ pub(crate) async fn watch_pulse(inner: Arc<Inner>) {
 
 /// Returns when the leader's process is gone.
 async fn follow_process(inner: &Inner, leader: u64) {
+    let mut pause = RETRY;
     loop {
         if let Ok(mut client) = inner.peer(leader, Lane::Control) {
             let opened = client.alive(protos::peer::AliveRequest { from: inner.me }).await;
             if let Ok(answer) = opened {
                 let mut beats = answer.into_inner();
                 while let Ok(Some(_)) = beats.message().await {}
+                pause = RETRY;
             }
         }
         if let Some(node) = inner.node(leader)
@@ -178,7 +182,9 @@ async fn follow_process(inner: &Inner, leader: u64) {
         {
             return;
         }
-        inner.env.clock.sleep(RETRY).await;
+        // Who does not refuse is cut off, or hidden by a proxy: that is the pulse's affair.
+        inner.env.clock.sleep(pause).await;
+        pause = (pause * 2).min(MAX_PAUSE);
     }
 }
 

@@ -19,6 +19,7 @@ use tonic::transport::{Channel, Endpoint, Uri};
 use crate::address::Address;
 use crate::socket::{Bare, Connection, Socket};
 use crate::tls::Tls;
+use crate::turns::Turns;
 use crate::words;
 
 /// Whom to believe, and from where to call.
@@ -28,11 +29,25 @@ pub struct Dialer {
     pub tls: Option<Tls>,
     /// The address to come from; the system's choice without.
     pub local: Option<IpAddr>,
-    /// How long connecting and shaking hands may take, each.
+    /// How long connecting may take.
     pub timeout: Duration,
+    /// How long shaking hands may take.
+    pub handshake: Duration,
+    turns: Turns,
 }
 
 impl Dialer {
+    /// Connecting and shaking hands may take `timeout` each. Of those who share a dialer and its clones one at a time
+    /// tries to reach an address.
+    pub fn new(tls: Option<Tls>, local: Option<IpAddr>, timeout: Duration) -> Self {
+        Self { tls, local, timeout, handshake: timeout, turns: Turns::default() }
+    }
+
+    /// The same for somebody who waits for nobody's turn.
+    pub fn apart(&self) -> Self {
+        Self { turns: Turns::default(), ..self.clone() }
+    }
+
     /// A channel to whoever is found at one of the URLs; it connects when it is first used. `set` adds to its settings.
     ///
     /// # Errors
@@ -72,6 +87,8 @@ impl Dialer {
             tls: self.tls.clone(),
             local: self.local,
             timeout: self.timeout,
+            handshake: self.handshake,
+            turns: self.turns.clone(),
             protocol: None,
             told: Arc::default(),
         })
@@ -88,6 +105,8 @@ pub(crate) struct Connector {
     tls: Option<Tls>,
     local: Option<IpAddr>,
     timeout: Duration,
+    handshake: Duration,
+    turns: Turns,
     protocol: Option<&'static [u8]>,
     told: Arc<Told>,
 }
@@ -135,7 +154,7 @@ impl Connector {
         let mut last = io::Error::from(io::ErrorKind::NotConnected);
         for number in (first..self.addresses.len()).chain(0..first) {
             let address = &self.addresses[number];
-            match self.connect_to(address).await {
+            match self.turns.take(&address.place, self.connect_to(address)).await {
                 Ok(connection) => {
                     self.good.store(number, Ordering::Relaxed);
                     return Ok((connection, address.clone()));
@@ -167,7 +186,8 @@ impl Connector {
             Arc::make_mut(&mut client).alpn_protocols = vec![protocol.to_vec()];
         }
         let connecting = TlsConnector::from(client).connect(name, bare);
-        let stream = tokio::time::timeout(self.timeout, connecting).await.unwrap_or_else(|_| Err(late()))?;
+        let stream =
+            tokio::time::timeout(self.handshake, connecting).await.unwrap_or_else(|_| Err(late()))?;
         Ok(Connection::Tls(Box::new(stream.into())))
     }
 }

@@ -9,7 +9,7 @@
 //! - what is refused is refused with the words that Go's library and etcd use, for those who read logs.
 //!
 //! Read `address.rs`, `socket.rs`, `options.rs`, `tls.rs`, `verify.rs`, `accept.rs`, `called.rs` (a client's
-//! connection), `dial.rs`.
+//! connection), `dial.rs`, `turns.rs`.
 
 mod accept;
 mod address;
@@ -26,6 +26,7 @@ mod socket;
 #[cfg(test)]
 mod tests;
 mod tls;
+mod turns;
 mod verify;
 mod words;
 

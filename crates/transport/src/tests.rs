@@ -112,7 +112,7 @@ async fn meet(server: Security, client: Option<Tls>) -> Result<Connection, Strin
     let listener = Listener::bind(&any, SocketOptions::default()).await.expect("bound");
     let port = listener.local_addr().expect("an address").expect("a port").port();
     let scheme = if secure { "https" } else { "http" };
-    let dialer = Dialer { tls: client, local: None, timeout: Duration::from_secs(5) };
+    let dialer = Dialer::new(client, None, Duration::from_secs(5));
     let connector = dialer.connector(&[format!("{scheme}://127.0.0.1:{port}")]).expect("a connector");
     let admission = Arc::new(Admission { security: server, endpoint: "test", protocol: None });
     let answering = async {
@@ -255,7 +255,7 @@ async fn local_sockets_are_listened_on_and_called() {
     let address: Address = format!("unix://{}", path.display()).parse().expect("an address");
     for _ in 0..2 {
         let listener = Listener::bind(&address, SocketOptions::default()).await.expect("bound");
-        let dialer = Dialer { tls: None, local: None, timeout: Duration::from_secs(5) };
+        let dialer = Dialer::new(None, None, Duration::from_secs(5));
         let connector = dialer.connector(&[address.to_string()]).expect("a connector");
         let (accepted, connected) = tokio::join!(listener.accept(), connector.connect());
         assert!(accepted.is_ok() && connected.is_ok());
@@ -271,7 +271,7 @@ async fn a_member_is_called_at_whichever_address_answers() {
     let (gone, there) = (bind().await, bind().await);
     let urls = [url(&gone), url(&there)];
     drop(gone);
-    let dialer = Dialer { tls: None, local: None, timeout: Duration::from_secs(5) };
+    let dialer = Dialer::new(None, None, Duration::from_secs(5));
     let connector = dialer.connector(&urls).expect("a connector");
     let (_, address) = connector.connect().await.expect("connected");
     assert_eq!(address.to_string(), urls[1]);

@@ -155,7 +155,11 @@ impl Member {
 
 fn open_folder(data_dir: &Path, wal_dir: Option<PathBuf>) -> Result<Arc<dyn Storage>> {
     crate::tools::take_over(data_dir, wal_dir.is_some())?;
-    let folder = DataFolder::open(data_dir)?;
+    #[cfg(any(test, feature = "failpoints"))]
+    let home = crate::wal_mirror::home(data_dir)?;
+    #[cfg(not(any(test, feature = "failpoints")))]
+    let home = data_dir;
+    let folder = DataFolder::open(home)?;
     let folder = match wal_dir {
         Some(wal_dir) => folder.with_log_at(wal_dir),
         None => folder,

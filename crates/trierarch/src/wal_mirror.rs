@@ -251,6 +251,28 @@ pub struct Mirrored {
     folder: PathBuf,
 }
 
+/// Where the member's own files are: beside the data folder where there is a copy of the log, since whoever reads the
+/// copy copies the whole folder, while the member runs. A data folder that was emptied begins anew.
+///
+/// # Errors
+/// When what belonged to the folder before cannot be removed.
+pub fn home(data_dir: &Path) -> io::Result<PathBuf> {
+    if std::env::var_os(VARIABLE).is_none() {
+        return Ok(data_dir.to_owned());
+    }
+    home_beside(data_dir)
+}
+
+fn home_beside(data_dir: &Path) -> io::Result<PathBuf> {
+    let mut name = data_dir.file_name().unwrap_or_default().to_owned();
+    name.push(".own");
+    let home = data_dir.with_file_name(name);
+    if home.exists() && !data_dir.join("member").join("wal").exists() {
+        fs::remove_dir_all(&home)?;
+    }
+    Ok(home)
+}
+
 impl Mirrored {
     /// The copy goes to etcd's place in the data folder, where [`VARIABLE`] is set.
     pub fn over(inner: Arc<dyn Storage>, data_dir: &Path) -> Arc<dyn Storage> {
@@ -351,5 +373,17 @@ mod tests {
         assert_eq!(names, ["0000000000000000-0000000000000001.wal", "0000000000000001-0000000000000001.wal"]);
         let whole = fs::metadata(folder.path().join(&names[0])).expect("metadata").len();
         assert_eq!(whole % 8, 0, "cut to whole frames");
+    }
+
+    #[test]
+    fn a_data_folder_that_was_emptied_begins_anew() {
+        let folder = tempfile::tempdir().expect("folder");
+        let data_dir = folder.path().join("data");
+        let home = home_beside(&data_dir).expect("home");
+        fs::create_dir_all(home.join("state")).expect("a member ran");
+        fs::create_dir_all(data_dir.join("member/wal")).expect("its copy");
+        assert!(home_beside(&data_dir).expect("home").join("state").exists());
+        fs::remove_dir_all(&data_dir).expect("emptied");
+        assert!(!home_beside(&data_dir).expect("home").exists());
     }
 }

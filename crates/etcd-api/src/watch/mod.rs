@@ -129,7 +129,7 @@ struct WatchState {
     flavour: Flavour,
     fragment: bool,
     progress_notify: bool,
-    /// Events before this revision are not wanted.
+    /// Where the client said that it begins; 0 is here and now.
     start: i64,
     last_sent: Instant,
     _counted: Counted,
@@ -396,8 +396,8 @@ impl Session {
             }
         };
         let id = if create.watch_id == 0 { self.free_id() } else { create.watch_id };
-        let request = WatchRequest { range: range_of(&create), start_revision: create.start_revision };
-        let start = self.set.add(id, request);
+        let start = create.start_revision;
+        self.set.add(id, WatchRequest { range: range_of(&create), start_revision: start });
         let filters = create.filters;
         let filtered = |filter: pb::watch_create_request::FilterType| filters.contains(&i32::from(filter));
         let state = WatchState {
@@ -470,7 +470,7 @@ impl Session {
     /// begins in the future has no progress to tell: then the question goes unanswered, as etcd does.
     fn answer_progress(&mut self) {
         let Some(asked) = self.asked else { return };
-        if self.desk.watches.values().any(|watch| watch.start > asked + 1) {
+        if self.desk.watches.values().any(|watch| watch.start > asked) {
             self.asked = None;
             return;
         }
@@ -483,16 +483,21 @@ impl Session {
         self.desk.send(pb::WatchResponse { header, watch_id: STREAM, ..pb::WatchResponse::default() });
     }
 
-    /// Tells watches that asked for it, and had no event for a while, how far they are.
+    /// Tells watches that asked for it, and had no event for a while, how far they are. One that begins in the future is
+    /// told nothing: its client would go on from what it was told, not from where it is to begin.
     fn notify_progress(&mut self) {
         let interval = self.desk.context.limits.progress_interval;
         let now = self.desk.context.env.clock.monotonic();
         let mut due = Vec::new();
         for (&id, watch) in &mut self.desk.watches {
             let quiet = now.duration_since(watch.last_sent) >= interval / 2;
-            if watch.progress_notify && quiet {
+            if !watch.progress_notify || !quiet {
+                continue;
+            }
+            let delivered = self.set.delivered(id);
+            if delivered >= watch.start {
                 watch.last_sent = now;
-                due.push((id, self.set.delivered(id)));
+                due.push((id, delivered));
             }
         }
         for (watch_id, revision) in due {

@@ -227,6 +227,37 @@ async fn progress_is_told_when_asked_and_by_the_timer() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_watch_that_begins_in_the_future_is_told_of_no_progress_before() {
+    let server = start().await;
+    let mut client = connect(&server).await;
+    let start = server.store.view().revision() + 2;
+    let notify = || WatchOptions::new().with_progress_notify();
+    let mut stream = client.watch("now", Some(notify().with_watch_id(1))).await.expect("watch");
+    let later = notify().with_watch_id(2).with_start_revision(start);
+    stream.watch("later", Some(later)).await.expect("watch");
+    let mut told = 0;
+    while told < 2 {
+        let message = next(&mut stream).await;
+        if !message.created() {
+            assert_eq!(message.watch_id(), 1, "progress of what has not begun");
+            told += 1;
+        }
+    }
+    for value in ["too early", "in time"] {
+        client.put("later", value, None).await.expect("put");
+    }
+    let first = loop {
+        let message = next(&mut stream).await;
+        if message.watch_id() == 2 {
+            break message;
+        }
+    };
+    assert_eq!(first.header().expect("header").revision(), start);
+    let values: Vec<_> = first.events().iter().map(|event| event.kv().expect("kv").value()).collect();
+    assert_eq!(values, [b"in time"]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_physical_compaction_is_answered_when_everything_is_deleted() {
     let server = start_over(|store| store.compaction = (1, Duration::from_millis(20)), |_| {}).await;
     let mut client = connect(&server).await;

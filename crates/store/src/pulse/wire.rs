@@ -18,8 +18,10 @@ use crate::handle::Inner;
 
 /// What a connection of the pulse begins with, and its protocol's name with TLS.
 const NAME: &[u8] = b"trierarch-pulse";
-/// How long a connection may take to be opened.
+/// How long a connection may take to be opened: one that was under way when a network broke is slow when it works again.
 const CONNECT: Duration = Duration::from_millis(250);
+/// How long its handshake may take.
+const HANDSHAKE: Duration = Duration::from_secs(1);
 /// Pause before a member that cannot be reached is called again.
 const REDIAL: Duration = Duration::from_millis(50);
 /// How long a connection without answers is kept; a network that works again is slow to mend an old one.
@@ -33,9 +35,10 @@ pub(crate) const DOOR: usize = 64;
 
 /// Calls a member for as long as it is polled, and beats while it answers.
 pub(super) async fn call(inner: Arc<Inner>, id: u64, node: Node, dialer: Dialer) {
+    let mut dialer = dialer.apart();
+    (dialer.timeout, dialer.handshake) = (CONNECT, HANDSHAKE);
     loop {
-        let opened = tokio::time::timeout(CONNECT, dialer.open(&node.peer_urls, NAME)).await;
-        if let Ok(Ok(stream)) = opened {
+        if let Ok(stream) = dialer.open(&node.peer_urls, NAME).await {
             // However it ends, there will be another.
             drop(beat(&inner, id, stream).await);
         }

@@ -122,11 +122,7 @@ async fn discovered(env: &Env, flags: &Flags, own: &Cluster) -> Result<Cluster> 
     let discovery = Discovery {
         token: token.to_owned(),
         endpoints: flags.list("discovery-endpoints"),
-        dialer: Dialer {
-            tls: security::discovery(flags)?,
-            local: None,
-            timeout: flags.duration("discovery-dial-timeout"),
-        },
+        dialer: Dialer::new(security::discovery(flags)?, None, flags.duration("discovery-dial-timeout")),
         request_timeout: flags.duration("discovery-request-timeout"),
         keep_alive: (
             flags.duration("discovery-keepalive-time"),

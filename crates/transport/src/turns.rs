@@ -1,0 +1,76 @@
+//! Attempts to reach an address, one at a time: a member that is away, or a proxy before it, is not besieged by everybody
+//! who wants something of it.
+
+use std::collections::HashMap;
+use std::future::Future;
+use std::io;
+use std::sync::Arc;
+use std::time::Duration;
+
+use parking_lot::Mutex;
+use tokio::time::Instant;
+
+/// After an attempt that failed, who else waited for it fails too.
+const PAUSE: Duration = Duration::from_millis(50);
+
+/// When the last attempt failed; nothing if it did not. Held during one.
+type Turn = Arc<tokio::sync::Mutex<Option<Instant>>>;
+
+/// The turns at all addresses.
+#[derive(Clone, Default)]
+pub(crate) struct Turns(Arc<Mutex<HashMap<String, Turn>>>);
+
+impl Turns {
+    /// Waits until nobody else tries, and tries.
+    ///
+    /// # Errors
+    /// As the attempt; `NotConnected` where one failed a moment ago.
+    pub async fn take<T>(
+        &self,
+        address: &str,
+        attempt: impl Future<Output = io::Result<T>>,
+    ) -> io::Result<T> {
+        let turn = self.0.lock().entry(address.to_owned()).or_default().clone();
+        let mut failed = turn.lock().await;
+        if failed.is_some_and(|at| at.elapsed() < PAUSE) {
+            return Err(io::Error::new(io::ErrorKind::NotConnected, "an attempt failed a moment ago"));
+        }
+        // One that is given up has failed.
+        *failed = Some(Instant::now());
+        let result = attempt.await;
+        *failed = result.is_err().then(Instant::now);
+        result
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::future::{pending, ready};
+    use std::sync::atomic::{AtomicUsize, Ordering};
+
+    use super::*;
+
+    #[tokio::test]
+    async fn one_tries_at_a_time_and_those_who_waited_share_its_failure() {
+        let (turns, tried) = (Turns::default(), AtomicUsize::new(0));
+        let attempt = async || {
+            tried.fetch_add(1, Ordering::Relaxed);
+            tokio::task::yield_now().await;
+            Err::<(), _>(io::Error::from(io::ErrorKind::ConnectionRefused))
+        };
+        let (first, second) = tokio::join!(turns.take("a", attempt()), turns.take("a", attempt()));
+        assert_eq!(first.expect_err("refused").kind(), io::ErrorKind::ConnectionRefused);
+        assert_eq!(second.expect_err("not tried").kind(), io::ErrorKind::NotConnected);
+        assert_eq!(tried.load(Ordering::Relaxed), 1);
+        turns.take("b", ready(Ok(()))).await.expect("another address");
+        let late = Instant::now() + Duration::from_secs(10);
+        while turns.take("a", ready(Ok(()))).await.is_err() {
+            assert!(Instant::now() < late, "it is not tried again");
+            tokio::time::sleep(PAUSE / 10).await;
+        }
+        turns.take("a", ready(Ok(()))).await.expect("at once, since that did not fail");
+        let given_up = turns.take("a", pending::<io::Result<()>>());
+        tokio::time::timeout(Duration::ZERO, given_up).await.expect_err("given up");
+        turns.take("a", ready(Ok(()))).await.expect_err("which counts as failed");
+    }
+}
