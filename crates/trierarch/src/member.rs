@@ -154,7 +154,7 @@ impl Member {
 }
 
 fn open_folder(data_dir: &Path, wal_dir: Option<PathBuf>) -> Result<Arc<dyn Storage>> {
-    crate::tools::take_over(data_dir, wal_dir.is_some())?;
+    crate::tools::take_over(data_dir, wal_dir.as_deref())?;
     #[cfg(any(test, feature = "failpoints"))]
     let home = crate::wal_mirror::home(data_dir)?;
     #[cfg(not(any(test, feature = "failpoints")))]

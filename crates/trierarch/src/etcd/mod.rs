@@ -22,7 +22,7 @@ use etcd_api::{ETCD_VERSION, Retention, auto_compact};
 use store::Store;
 
 use self::flags::{Effect, FLAGS, FlagError, Flags};
-use crate::{logging, observe, signals};
+use crate::{logging, observe, signals, tools};
 
 const STOP_DEADLINE: Duration = Duration::from_secs(10);
 /// A member that hears a leader, and cannot reach it, is ready after so long: it serves what it hears.
@@ -117,7 +117,8 @@ fn usage() -> String {
 }
 
 async fn serve(env: Env, flags: &Flags) -> Result<()> {
-    let points = [env::failpoints::POINTS, store::FAILPOINTS, etcd_api::FAILPOINTS].concat();
+    let points =
+        [env::failpoints::POINTS, store::FAILPOINTS, etcd_api::FAILPOINTS, tools::FAILPOINTS].concat();
     env::failpoints::start(&points).context("failpoints")?;
     let tasks = TaskGroup::new("etcd", Shutdown::new());
     signals::watch(&tasks)?;

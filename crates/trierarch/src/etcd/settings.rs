@@ -11,7 +11,7 @@ use transport::{Address, SocketOptions, TlsVersions, cipher_suites};
 
 use super::flags::{DEPRECATED, Flags};
 use super::security;
-use crate::{member, memory};
+use crate::{member, memory, tools};
 
 /// Threads that serve clients, at most: the consensus needs processors too.
 const MAX_LANES: usize = 8;
@@ -35,7 +35,7 @@ fn wal_dir(flags: &Flags) -> Option<PathBuf> {
 /// Whether the data folder has a member already, of ours or of etcd.
 pub fn is_initialized(flags: &Flags) -> bool {
     let log = wal_dir(flags).unwrap_or_else(|| data_dir(flags).join("wal"));
-    let logs = [log, data_dir(flags).join("member/wal")];
+    let logs = [log, data_dir(flags).join("member/wal"), tools::log_to_be(&data_dir(flags))];
     logs.iter().any(|log| std::fs::read_dir(log).is_ok_and(|mut files| files.next().is_some()))
 }
 

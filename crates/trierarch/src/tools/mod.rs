@@ -10,5 +10,5 @@ mod transfer;
 
 pub use backup::{BackupCommand, RestoreOptions, backup, restore};
 pub use snapshot::{SnapshotCommand, snapshot};
-pub use takeover::take_over;
+pub use takeover::{FAILPOINTS, log_to_be, take_over};
 pub use transfer::{ExportOptions, ImportOptions, export, import};

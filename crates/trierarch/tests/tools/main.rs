@@ -5,6 +5,7 @@ mod backups;
 mod clusters;
 mod folders;
 mod imports;
+mod interruptions;
 mod member;
 mod restores;
 mod s3;
