@@ -12,10 +12,13 @@
 //! - memory holds one segment at most; bases go through a file.
 //!
 //! Read `connection.rs` (the store that is copied), `snapshot.rs` (once), `segment.rs` and `manifest.rs` (what a backup
-//! is), `repository.rs` (where it lies), `run.rs` (taking it), `history.rs` (reading it).
+//! is), `repository.rs` (where it lies), `changes.rs` (what is watched), `run.rs` (taking it), `history.rs` (reading it),
+//! `follow.rs` (a copy that is kept level with the store until the clients move).
 
+mod changes;
 mod connection;
 mod error;
+mod follow;
 mod history;
 mod manifest;
 mod repository;
@@ -25,6 +28,7 @@ mod snapshot;
 
 pub use connection::{ConnectOptions, Connection};
 pub use error::BackupError;
+pub use follow::{Followed, Follower};
 pub use history::{Found, Target, Verified};
 pub use manifest::{Manifest, Stored};
 pub use repository::{Repository, Retention, S3Options};

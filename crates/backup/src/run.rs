@@ -1,25 +1,20 @@
 //! Takes a backup: a base where there is none, then every change, in segments.
 
-use std::collections::HashSet;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use env::{Backoff, Env, Shutdown};
-use etcd_files::{Database, FileError, Lease};
-use protos::etcd::etcdserverpb as pb;
+use etcd_files::{Database, FileError};
 use protos::etcd::mvccpb;
-use tokio::sync::mpsc;
-use tokio_stream::wrappers::ReceiverStream;
 
+use crate::changes::{Change, Changes, Progress, status};
 use crate::connection::{ConnectOptions, Connection};
 use crate::error::BackupError;
 use crate::manifest::{Manifest, Stored};
 use crate::repository::{Repository, Retention};
-use crate::segment::{Builder, Record};
+use crate::segment::Builder;
 use crate::snapshot::save_snapshot;
 
-/// Leases that are remembered as known; beyond, they are asked for again.
-const MAX_LEASES: usize = 1 << 20;
 /// How often time is looked at while nothing changes.
 const TICK: Duration = Duration::from_millis(100);
 /// Pauses before a backup that failed is taken up again.
@@ -69,12 +64,11 @@ struct Session<'a> {
     runner: &'a Runner,
     connection: Connection,
     manifest: Manifest,
-    /// The last revision that is in a base or in a segment, this one too.
-    covered: i64,
+    /// Up to the last revision that is in a base or in a segment, this one too.
+    progress: Progress,
     /// The first revision of this segment.
     first: i64,
     segment: Builder,
-    known: HashSet<i64>,
 }
 
 impl Runner {
@@ -114,9 +108,8 @@ impl Runner {
             Some(manifest) => manifest,
             None => Manifest::new(cluster),
         };
-        let known = HashSet::new();
-        let (covered, first, segment) = (0, 0, Builder::new());
-        let mut session = Session { runner: self, connection, manifest, covered, first, segment, known };
+        let (progress, first, segment) = (Progress::default(), 0, Builder::new());
+        let mut session = Session { runner: self, connection, manifest, progress, first, segment };
         session.resume().await?;
         backoff.reset();
         loop {
@@ -129,7 +122,7 @@ impl Runner {
                 Ok(End::Gap(compacted)) => {
                     tracing::warn!(
                         compacted,
-                        covered = session.covered,
+                        covered = session.progress.covered,
                         "changes were compacted before they were read: a new base is taken"
                     );
                     session.store().await?;
@@ -145,29 +138,25 @@ impl Runner {
     }
 }
 
-/// The cluster's id, and the revision that it has reached.
-async fn status(connection: &Connection) -> Result<(String, i64), BackupError> {
-    let request = pb::RangeRequest { key: vec![0].into(), count_only: true, ..Default::default() };
-    let header = connection.kv().range(request).await?.into_inner().header.unwrap_or_default();
-    Ok((format!("{:x}", header.cluster_id), header.revision))
-}
-
 impl Session<'_> {
     /// Goes on where the backup ends, or takes a base.
     async fn resume(&mut self) -> Result<(), BackupError> {
         match self.manifest.bases.last() {
             Some(base) if !self.is_base_due() => {
-                self.covered = self.manifest.covered(base);
-                self.first = self.covered + 1;
+                self.go_on_behind(self.manifest.covered(base));
                 Ok(())
             }
             Some(base) => {
-                self.covered = self.manifest.covered(base);
-                self.first = self.covered + 1;
+                self.go_on_behind(self.manifest.covered(base));
                 self.base(false).await
             }
             None => self.base(true).await,
         }
+    }
+
+    fn go_on_behind(&mut self, revision: i64) {
+        self.progress = Progress::behind(revision);
+        self.first = revision + 1;
     }
 
     fn now(&self) -> i64 {
@@ -199,33 +188,22 @@ impl Session<'_> {
         }
         // Without a gap the changes go on where they are, so that what lies before this base can be had as well.
         if gap {
-            self.covered = revision;
-            self.first = revision + 1;
+            self.go_on_behind(revision);
         }
-        self.known.clear();
+        self.progress.forget_leases();
         Ok(())
     }
 
     /// Reads changes until there is something else to do.
     async fn follow(&mut self, shutdown: &Shutdown, level: i64) -> Result<End, BackupError> {
-        let create = pb::WatchCreateRequest {
-            key: vec![0].into(),
-            range_end: vec![0].into(),
-            start_revision: self.covered + 1,
-            ..Default::default()
-        };
-        let request_union = Some(pb::watch_request::RequestUnion::CreateRequest(create));
-        let (say, said) = mpsc::channel(1);
-        // The queue has room for it.
-        drop(say.try_send(pb::WatchRequest { request_union }));
-        let mut changes = self.connection.watch().watch(ReceiverStream::new(said)).await?.into_inner();
+        let mut changes = Changes::open(&self.connection, self.progress.covered + 1).await?;
         let options = &self.runner.options;
         loop {
-            if options.once && self.covered >= level {
+            if options.once && self.progress.covered >= level {
                 return Ok(End::Done);
             }
-            let response = tokio::select! {
-                response = changes.message() => response?,
+            let change = tokio::select! {
+                change = changes.next() => change?,
                 () = self.runner.env.clock.sleep(TICK) => {
                     self.store_if_due().await?;
                     if self.is_base_due() {
@@ -235,60 +213,18 @@ impl Session<'_> {
                 }
                 () = shutdown.wait() => return Ok(End::Done),
             };
-            let Some(response) = response else {
-                return Err(tonic::Status::unavailable("the watch ended").into());
-            };
-            if response.canceled && response.compact_revision > 0 {
-                return Ok(End::Gap(response.compact_revision));
+            match change {
+                Change::Compacted(revision) => return Ok(End::Gap(revision)),
+                Change::Events(events) => self.add(events).await?,
             }
-            if response.canceled {
-                return Err(tonic::Status::failed_precondition(response.cancel_reason).into());
-            }
-            self.add(response.events).await?;
             self.store_if_due().await?;
         }
     }
 
     /// Adds the changes of some revisions, whole.
     async fn add(&mut self, events: Vec<mvccpb::Event>) -> Result<(), BackupError> {
-        let time = self.now();
-        let revision_of = |event: &mvccpb::Event| event.kv.as_ref().map_or(0, |kv| kv.mod_revision);
-        let mut rest = events.into_iter().peekable();
-        while let Some(event) = rest.next() {
-            let revision = revision_of(&event);
-            let mut events = vec![event];
-            while let Some(more) = rest.next_if(|event| revision_of(event) == revision) {
-                events.push(more);
-            }
-            if revision <= self.covered {
-                continue;
-            }
-            let leases = self.new_leases(&events).await?;
-            self.segment.push(&Record { revision, time, events, leases })?;
-            self.covered = revision;
-        }
-        Ok(())
-    }
-
-    /// Leases that are not known yet, with what they were granted for.
-    async fn new_leases(&mut self, events: &[mvccpb::Event]) -> Result<Vec<Lease>, BackupError> {
-        let mut leases = Vec::new();
-        for id in events.iter().filter_map(|event| event.kv.as_ref()).map(|kv| kv.lease) {
-            if id == 0 || self.known.contains(&id) {
-                continue;
-            }
-            let request = pb::LeaseTimeToLiveRequest { id, keys: false };
-            let lease = self.connection.lease().lease_time_to_live(request).await?.into_inner();
-            // One that is gone by now took its keys with it.
-            if lease.ttl > 0 {
-                leases.push(Lease { id, ttl: lease.granted_ttl, remaining_ttl: 0 });
-            }
-            if self.known.len() >= MAX_LEASES {
-                self.known.clear();
-            }
-            self.known.insert(id);
-        }
-        Ok(leases)
+        let records = self.progress.records(&self.connection, events, self.now()).await?;
+        records.iter().try_for_each(|record| self.segment.push(record))
     }
 
     async fn store_if_due(&mut self) -> Result<(), BackupError> {

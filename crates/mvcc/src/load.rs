@@ -1,12 +1,14 @@
 //! Fills an empty engine with a state that was made elsewhere: the other direction of `dump.rs`.
 
+use std::collections::BTreeSet;
+
 use bytes::Bytes;
 
 use crate::dump::{Contents, StoredVersion};
 use crate::engine::{Batch, Engine, EngineError, Table};
 use crate::record::{self, Before, meta};
 use crate::tree::{Entry, Place, Tree};
-use crate::types::Revision;
+use crate::types::{KeyRange, LeaseId, Revision};
 
 /// Bytes that are handed to the engine at a time.
 const BATCH_BYTES: usize = 4 << 20;
@@ -36,6 +38,15 @@ impl<'a, E: Engine + ?Sized> Loader<'a, E> {
     /// The revision of the last version; 0 before the first.
     pub fn revision(&self) -> Revision {
         self.last.main
+    }
+
+    /// The leases that keys are attached to as they are now.
+    pub fn attached(&self) -> BTreeSet<LeaseId> {
+        let entries = self.newest.range(&KeyRange::all());
+        entries
+            .filter(|(_, entry)| entry.is_live() && entry.lease != 0)
+            .map(|(_, entry)| entry.lease)
+            .collect()
     }
 
     /// Adds a version; they come in the order in which they were made.

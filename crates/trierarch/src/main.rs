@@ -111,7 +111,7 @@ fn run(command: Command) -> Result<ExitCode> {
         Command::Agent(options) => many_threads()?.block_on(agent::run(env, *options))?,
         Command::Pki(options) => credentials::run(options)?,
         Command::Snapshot(command) => many_threads()?.block_on(tools::snapshot(command))?,
-        Command::Import(options) => many_threads()?.block_on(tools::import(*options))?,
+        Command::Import(options) => many_threads()?.block_on(tools::import(env, *options))?,
         Command::Export(options) => many_threads()?.block_on(tools::export(env, *options))?,
         Command::Backup(command) => many_threads()?.block_on(tools::backup(env, command))?,
         Command::Restore(options) => many_threads()?.block_on(tools::restore(env, *options))?,

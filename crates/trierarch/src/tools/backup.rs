@@ -7,12 +7,12 @@ use ::backup::{Found, Record, Repository, Retention, Runner, RunnerOptions, S3Op
 use anyhow::{Context as _, Result, bail};
 use clap::{Args, Subcommand};
 use env::{Env, Shutdown, TaskGroup};
-use etcd_api::files::{Loaded, Restore, stored_version};
+use etcd_api::files::{Loaded, Restore};
 use etcd_files::{Database, FileError};
 use mvcc::StoredLease;
 
 use super::connect::ConnectFlags;
-use super::folder::NewMember;
+use super::folder::{NewMember, append};
 use super::print::{self, human_bytes};
 use super::transfer::export_folder;
 use crate::{logging, signals};
@@ -244,11 +244,7 @@ fn write(found: &Found, member: &NewMember, how: Restore) -> Result<i64> {
         let mut loaded = Loaded::versions(&database, loader)?;
         let mut leases = Vec::new();
         let mut add = |record: Record| -> Result<(), String> {
-            for version in record.versions() {
-                let version = stored_version(version).map_err(|error| error.to_string())?;
-                loader.version(&version).map_err(|error| error.to_string())?;
-            }
-            loaded.revision = loaded.revision.max(record.revision);
+            append(loader, &mut loaded, &record).map_err(|error| error.to_string())?;
             leases.extend(record.leases);
             Ok(())
         };

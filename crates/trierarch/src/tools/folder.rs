@@ -6,8 +6,10 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use ::backup::Record;
 use anyhow::{Context as _, Result, bail};
 use clap::Args;
+use etcd_api::files::{Loaded, stored_version};
 use mvcc::{Contents, MemberAttributes};
 use rocks::DataFolder;
 use store::storage::Storage;
@@ -121,6 +123,15 @@ pub fn build(
     }
     seed.write(&storage, fill)?;
     sync_folder(Some(folder))
+}
+
+/// Adds the changes of a revision behind what was loaded.
+pub fn append(loader: &mut StateLoader<'_>, loaded: &mut Loaded, record: &Record) -> io::Result<()> {
+    for version in record.versions() {
+        loader.version(&stored_version(version)?).map_err(io::Error::other)?;
+    }
+    loaded.revision = loaded.revision.max(record.revision);
+    Ok(())
 }
 
 /// Makes the names in a folder durable.

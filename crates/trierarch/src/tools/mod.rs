@@ -3,6 +3,7 @@
 mod backup;
 mod connect;
 mod folder;
+mod follow;
 mod print;
 mod snapshot;
 mod takeover;

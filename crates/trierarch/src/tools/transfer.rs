@@ -17,6 +17,7 @@ use store::storage::Storage;
 
 use super::connect::ConnectFlags;
 use super::folder::{NewMember, sync_folder};
+use super::follow::{self, FollowFlags};
 use super::snapshot::{RestoreFlags, restore};
 use super::takeover;
 
@@ -34,6 +35,8 @@ pub struct ImportOptions {
     member: NewMember,
     #[command(flatten)]
     how: RestoreFlags,
+    #[command(flatten)]
+    follow: FollowFlags,
 }
 
 /// Make an etcd snapshot of what Trierarch holds
@@ -49,9 +52,10 @@ pub struct ExportOptions {
 }
 
 /// Runs `import`.
-pub async fn import(options: ImportOptions) -> Result<()> {
-    let ImportOptions { source, connect, member, how } = options;
+pub async fn import(env: Env, options: ImportOptions) -> Result<()> {
+    let ImportOptions { source, connect, member, how, follow } = options;
     let data_dir = match source {
+        None if follow.is_wanted() => follow::import(env, &connect, member, follow).await?,
         Some(source) if source.is_dir() => import_folder(&source, &member)?,
         Some(source) => restore(&source, &member, &how)?,
         None => import_live(&connect, &member, &how).await?,
@@ -60,8 +64,7 @@ pub async fn import(options: ImportOptions) -> Result<()> {
     Ok(())
 }
 
-/// A snapshot of a running store. What is written there afterwards is not in it: writers stop before, and start again on
-/// the new cluster.
+/// A snapshot of a running store. What is written there afterwards is not in it.
 async fn import_live(connect: &ConnectFlags, member: &NewMember, how: &RestoreFlags) -> Result<PathBuf> {
     let connection = connect.options().connect().await?;
     let data_dir = member.data_dir();

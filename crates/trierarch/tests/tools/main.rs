@@ -4,6 +4,7 @@
 mod backups;
 mod clusters;
 mod folders;
+mod following;
 mod imports;
 mod interruptions;
 mod member;

@@ -213,7 +213,10 @@ impl Member {
     pub fn history(&self, revisions: RangeInclusive<i64>) -> Vec<String> {
         let at = |revision| {
             let fields = self.ask(&format!("get --prefix / --rev {revision} -w fields"));
-            let lines = fields.lines().filter(|line| !HEADER.iter().any(|name| line.contains(name)));
+            let past = |line: &&str| {
+                !line.starts_with("\"Revision\"") && !HEADER.iter().any(|name| line.contains(name))
+            };
+            let lines = fields.lines().filter(past);
             lines.collect::<Vec<_>>().join("\n")
         };
         revisions.map(at).collect()
