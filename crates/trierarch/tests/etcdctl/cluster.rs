@@ -4,13 +4,10 @@ use std::io::{BufRead as _, BufReader, Read as _, Write as _};
 use std::net::TcpStream;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
-use std::time::Duration;
 
 use tempfile::TempDir;
 
-/// How long anything may take that is waited for.
-const DEADLINE: Duration = Duration::from_secs(60);
-const POLL: Duration = Duration::from_millis(50);
+use crate::shared::eventually;
 
 /// Members; they end when this is dropped.
 pub struct Members {
@@ -124,19 +121,6 @@ impl Drop for Front {
     fn drop(&mut self) {
         drop(self.process.kill());
         drop(self.process.wait());
-    }
-}
-
-/// Polls until `check` has an answer.
-pub fn eventually<T>(what: &str, mut check: impl FnMut() -> Option<T>) -> T {
-    let clock = env::Env::real().clock;
-    let end = clock.monotonic() + DEADLINE;
-    loop {
-        if let Some(found) = check() {
-            return found;
-        }
-        assert!(clock.monotonic() < end, "{what} did not happen in {} s", DEADLINE.as_secs());
-        std::thread::sleep(POLL);
     }
 }
 

@@ -3,7 +3,8 @@
 use base64::Engine as _;
 use serde_json::Value;
 
-use crate::cluster::{Cli, eventually};
+use crate::cluster::Cli;
+use crate::shared::eventually;
 
 /// That a text has these parts, in this order.
 fn has(text: &str, parts: &[&str]) {

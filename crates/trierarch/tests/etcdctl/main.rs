@@ -4,6 +4,8 @@
 mod cluster;
 mod commands;
 mod pages;
+#[path = "../shared/mod.rs"]
+mod shared;
 
 use std::path::PathBuf;
 

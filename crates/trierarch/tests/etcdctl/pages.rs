@@ -1,6 +1,7 @@
 //! What dashboards, probes and people read over HTTP.
 
-use crate::cluster::{Members, eventually};
+use crate::cluster::Members;
+use crate::shared::eventually;
 
 fn value(text: &str, name: &str) -> f64 {
     let line = text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' '));

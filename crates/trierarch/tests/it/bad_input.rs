@@ -4,7 +4,8 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 
-use crate::cluster::{eventually, outcome, program};
+use crate::cluster::{outcome, program};
+use crate::shared::eventually;
 
 struct Member {
     folder: tempfile::TempDir,

@@ -7,9 +7,8 @@ use std::time::Duration;
 
 use tempfile::TempDir;
 
-/// How long anything may take that is waited for.
-pub const DEADLINE: Duration = Duration::from_secs(60);
-const POLL: Duration = Duration::from_millis(50);
+use crate::shared::eventually;
+
 pub const IMAGE: &str = "trierarch.local/busybox:1";
 /// Ports that a cluster of three masters and two nodes takes, before its offset is added.
 const PORTS: [u16; 11] = [2379, 2380, 22379, 22380, 32379, 32380, 6443, 6444, 6445, 10250, 10251];
@@ -29,19 +28,6 @@ pub fn outcome(command: &mut Command) -> (bool, String) {
         command.output().unwrap_or_else(|error| panic!("cannot run {command:?}: {error}"));
     let text = [String::from_utf8_lossy(&stdout), String::from_utf8_lossy(&stderr)].concat();
     (status.success(), text)
-}
-
-/// Polls until `check` has an answer.
-pub fn eventually<T>(what: &str, mut check: impl FnMut() -> Option<T>) -> T {
-    let clock = env::Env::real().clock;
-    let end = clock.monotonic() + DEADLINE;
-    loop {
-        if let Some(found) = check() {
-            return found;
-        }
-        assert!(clock.monotonic() < end, "{what} did not happen in {} s", DEADLINE.as_secs());
-        std::thread::sleep(POLL);
-    }
 }
 
 impl Cluster {
@@ -166,7 +152,7 @@ impl Drop for Cluster {
 }
 
 /// The folder in which `scripts/tools` puts kubectl and helm.
-fn tools() -> PathBuf {
+pub fn tools() -> PathBuf {
     let under = |name: &str, rest: &str| Some(PathBuf::from(std::env::var_os(name)?).join(rest));
     let cache = under("TRIERARCH_CACHE", "")
         .or_else(|| under("XDG_CACHE_HOME", "trierarch"))

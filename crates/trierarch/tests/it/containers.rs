@@ -2,7 +2,8 @@
 
 use std::time::Duration;
 
-use crate::cluster::{Cluster, IMAGE, eventually};
+use crate::cluster::{Cluster, IMAGE};
+use crate::shared::eventually;
 
 const MANIFEST: &str = r#"
 apiVersion: apps/v1

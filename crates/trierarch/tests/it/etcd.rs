@@ -4,7 +4,8 @@ use std::process::{Child, Command, Stdio};
 
 use tempfile::TempDir;
 
-use crate::cluster::{eventually, outcome, program};
+use crate::cluster::{outcome, program};
+use crate::shared::eventually;
 
 /// Members of one cluster; they end when it is dropped.
 struct Members {

@@ -10,7 +10,8 @@ use std::time::Duration;
 use etcd_client::{Client, GetOptions};
 use tempfile::TempDir;
 
-use crate::cluster::{eventually, outcome, program};
+use crate::cluster::{outcome, program};
+use crate::shared::eventually;
 
 const KEYS: usize = 200;
 

@@ -7,4 +7,6 @@ mod containers;
 mod etcd;
 mod failpoints;
 mod integrity;
+#[path = "../shared/mod.rs"]
+mod shared;
 mod simulated;

@@ -51,7 +51,7 @@ fn a_node_that_is_lost_loses_its_pods_to_another() {
     let ready = "get node n1 -o jsonpath={.status.conditions[?(@.type==\"Ready\")].status}";
     cluster.until(ready, "Unknown");
     let on_other = "-n t get pods --field-selector=spec.nodeName=n2,status.phase=Running -o name";
-    crate::cluster::eventually("all pods on the node that is left", || {
+    crate::shared::eventually("all pods on the node that is left", || {
         (cluster.kubectl(on_other).lines().count() == 4).then_some(())
     });
     cluster.up_again();

@@ -4,8 +4,9 @@ use std::fs;
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
 
-use crate::member::{Member, Site, etcd_37, eventually, fill, good, outcome, trierarch};
+use crate::member::{Member, Site, etcd_37, fill, good, outcome, trierarch};
 use crate::s3::S3;
+use crate::shared::eventually;
 
 /// A command about a backup.
 fn backup(words: &[&str], place: &str) -> Command {

@@ -2,7 +2,8 @@
 
 use std::process::Command;
 
-use crate::member::{Member, Site, etcd, eventually, fill, trierarch};
+use crate::member::{Member, Site, etcd, fill, trierarch};
+use crate::shared::eventually;
 
 /// Entries between two of which members compare their states, several times over.
 const MORE: usize = 40;

@@ -3,7 +3,8 @@
 use std::fs::File;
 use std::process::{Child, Command, Stdio};
 
-use crate::member::{Member, Site, etcd, eventually, fill, good, trierarch};
+use crate::member::{Member, Site, etcd, fill, good, trierarch};
+use crate::shared::eventually;
 
 /// An import that follows; it is killed when it is dropped.
 struct Import<'a> {

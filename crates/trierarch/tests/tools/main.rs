@@ -10,4 +10,6 @@ mod interruptions;
 mod member;
 mod restores;
 mod s3;
+#[path = "../shared/mod.rs"]
+mod shared;
 mod snapshots;

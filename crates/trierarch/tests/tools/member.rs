@@ -5,13 +5,11 @@ use std::net::TcpStream;
 use std::ops::RangeInclusive;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
-use std::time::Duration;
 
 use tempfile::TempDir;
 
-/// How long anything may take that is waited for.
-const DEADLINE: Duration = Duration::from_secs(60);
-const POLL: Duration = Duration::from_millis(50);
+use crate::shared::eventually;
+
 /// What an answer says of the member that gave it.
 const HEADER: [&str; 3] = ["ClusterID", "MemberID", "RaftTerm"];
 
@@ -31,19 +29,6 @@ pub fn good(command: &mut Command) -> String {
     let (good, text) = outcome(command);
     assert!(good, "{command:?}: {text}");
     text
-}
-
-/// Polls until `check` has an answer.
-pub fn eventually<T>(what: &str, mut check: impl FnMut() -> Option<T>) -> T {
-    let clock = env::Env::real().clock;
-    let end = clock.monotonic() + DEADLINE;
-    loop {
-        if let Some(found) = check() {
-            return found;
-        }
-        assert!(clock.monotonic() < end, "{what} did not happen in {} s", DEADLINE.as_secs());
-        std::thread::sleep(POLL);
-    }
 }
 
 /// A program that `scripts/bench-deps` keeps in the cache. Without it a test cannot say what it should, and fails.

@@ -84,7 +84,7 @@ fn a_restored_cluster_takes_another_member() {
     let hash = members[0].ask("endpoint hashkv");
     let hash = hash.split(", ").last();
     // Members must have been in touch for a while.
-    crate::member::eventually("another member is let in", || {
+    crate::shared::eventually("another member is let in", || {
         let add = format!("--peer-urls={}", sites[3].peer_url());
         outcome(members[0].etcdctl().args(["member", "add", "m3", &add])).0.then_some(())
     });
