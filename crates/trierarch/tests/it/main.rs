@@ -2,6 +2,7 @@
 
 mod bad_input;
 mod chaos;
+mod charts;
 mod cluster;
 mod containers;
 mod etcd;
