@@ -7,6 +7,7 @@ use env::Metric;
 use metrics::{Counter, Gauge, Histogram, counter, gauge, histogram};
 use mvcc::View;
 use parking_lot::Mutex;
+use store::hex;
 
 use crate::ETCD_VERSION;
 use crate::context::Context;
@@ -255,7 +256,7 @@ impl Collector {
         let made_with = concat!("trierarch-", env!("CARGO_PKG_VERSION"));
         gauge!("etcd_server_go_version", "server_go_version" => made_with).set(1.0);
         gauge!("etcd_server_version", "server_version" => ETCD_VERSION).set(1.0);
-        gauge!("etcd_server_id", "server_id" => format!("{:x}", store.member_id())).set(1.0);
+        gauge!("etcd_server_id", "server_id" => hex(store.member_id())).set(1.0);
         let mut seen = self.seen.lock();
         self.collect_members(&mut seen);
         collect_version(&view, &mut seen);
@@ -263,11 +264,11 @@ impl Collector {
 
     fn collect_members(&self, seen: &mut Seen) {
         let store = &self.context.store;
-        let local = format!("{:x}", store.member_id());
+        let local = hex(store.member_id());
         let members: BTreeSet<u64> = store.members().into_iter().map(|member| member.id).collect();
         let reached = store.reached_members();
         for id in seen.members.union(&members) {
-            let labels = [("Local", local.clone()), ("Remote", format!("{id:x}"))];
+            let labels = [("Local", local.clone()), ("Remote", hex(*id))];
             let flag = |is: bool| if is { 1.0 } else { 0.0 };
             gauge!("etcd_network_known_peers", &labels).set(flag(members.contains(id)));
             if *id != store.member_id() {

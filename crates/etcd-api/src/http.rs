@@ -8,6 +8,7 @@ use axum::http::{HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
 use serde_json::json;
+use store::hex;
 
 use crate::ETCD_VERSION;
 use crate::context::Context;
@@ -87,7 +88,7 @@ async fn render(State(endpoints): State<Endpoints>) -> Response {
 /// What Go's `expvar` shows, as far as there is a counterpart.
 async fn variables(State(endpoints): State<Endpoints>) -> Response {
     let store = &endpoints.context.store;
-    let (status, id) = (store.status(), format!("{:x}", store.member_id()));
+    let (status, id) = (store.status(), hex(store.member_id()));
     let state = match (store.is_leader(), status.is_learner) {
         (true, _) => "StateLeader",
         (false, true) => "StateLearner",
@@ -98,7 +99,7 @@ async fn variables(State(endpoints): State<Endpoints>) -> Response {
         "raft.status": {
             "id": id,
             "term": status.term,
-            "lead": format!("{:x}", status.leader),
+            "lead": hex(status.leader),
             "raftState": state,
             "commit": status.committed_index,
             "applied": status.applied_index,

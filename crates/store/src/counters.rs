@@ -10,6 +10,8 @@ use env::Metric;
 use metrics::{Counter, Gauge, Histogram, counter, gauge, histogram};
 use mvcc::{AlarmAction, Applied, Command, EventKind, Op, OpResponse, Response, TxnResponse};
 
+use crate::members::hex;
+
 const MILLIS: (f64, f64, u16) = (0.001, 2.0, 14);
 const TENTHS_OF_MILLIS: (f64, f64, u16) = (0.0001, 2.0, 20);
 const TRANSFERS: (f64, f64, u16) = (0.1, 2.0, 10);
@@ -127,11 +129,6 @@ pub const METRICS: &[Metric] = &[
     )
     .labelled(),
 ];
-
-/// A member's id as labels have it.
-pub(crate) fn id(member: u64) -> String {
-    format!("{member:x}")
-}
 
 /// What a command is, in etcd's words.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -290,7 +287,7 @@ impl Counters {
                 self.deletes.increment(applied.events.len() as u64);
             }
             (Command::Alarm { action, alarm }, Ok(Response::Alarms(changed))) if !changed.is_empty() => {
-                let raised = gauge!("etcd_debugging_server_alarms", "server_id" => id(alarm.member), "alarm_type" => alarm.kind.name());
+                let raised = gauge!("etcd_debugging_server_alarms", "server_id" => hex(alarm.member), "alarm_type" => alarm.kind.name());
                 raised.set(if *action == AlarmAction::Activate { 1.0 } else { 0.0 });
             }
             _ => {}
@@ -383,7 +380,7 @@ pub(crate) struct Traffic {
 
 impl Traffic {
     pub fn with(member: u64) -> Self {
-        let id = id(member);
+        let id = hex(member);
         Self {
             sent: counter!("etcd_network_peer_sent_bytes_total", "To" => id.clone()),
             received: counter!("etcd_network_peer_received_bytes_total", "From" => id.clone()),
@@ -404,14 +401,14 @@ pub(crate) struct Transfer {
 
 impl Transfer {
     pub fn to(member: u64) -> Self {
-        let member = id(member);
+        let member = hex(member);
         let in_flight = gauge!("etcd_network_snapshot_send_inflights_total", "To" => member.clone());
         in_flight.increment(1.0);
         Self { way: "send", label: "To", member, in_flight, done: false }
     }
 
     pub fn from(member: u64) -> Self {
-        let member = id(member);
+        let member = hex(member);
         let in_flight = gauge!("etcd_network_snapshot_receive_inflights_total", "From" => member.clone());
         in_flight.increment(1.0);
         Self { way: "receive", label: "From", member, in_flight, done: false }

@@ -9,6 +9,7 @@ use bytes::Bytes;
 use openraft::EntryPayload;
 
 use crate::consensus::{self, Entry, Membership, Node, Vote};
+use crate::members::hex;
 use crate::storage::{LogBatch, LogEngine, LogMeta};
 
 /// Makes this member the only one (etcd's `--force-new-cluster`): its log goes on with a membership of itself alone,
@@ -30,7 +31,7 @@ pub(crate) fn alone(engine: &dyn LogEngine, me: u64, peer_urls: Vec<String>) -> 
     let index = last.index + 1;
     let entry =
         Entry { log_id: consensus::log_id(term, index), payload: EntryPayload::Membership(membership) };
-    tracing::warn!(member = format!("{me:x}"), term, index, "forcing a new cluster of this member alone");
+    tracing::warn!(member = hex(me), term, index, "forcing a new cluster of this member alone");
     engine.write(LogBatch {
         entries: vec![(index, consensus::encode_entry(&entry))],
         meta: vec![(LogMeta::Vote, consensus::encode_vote(&Vote::new(term, me)))],

@@ -36,7 +36,7 @@ use crate::leadership::{self, Leadership};
 use crate::leases::LeaseTime;
 use crate::lessor;
 use crate::log::Log;
-use crate::members::{self, ClusterId, Member};
+use crate::members::{self, ClusterId, Member, hex};
 use crate::peers::{Client, Lane, Peers};
 use crate::proposals::{self, Failure, Submission};
 use crate::pulse::Pulse;
@@ -550,7 +550,7 @@ async fn hand_over(inner: &Inner) {
         }
     };
     if tokio::time::timeout(TRANSFER_TIMEOUT, moved).await.is_err() {
-        tracing::warn!(to = format!("{target:x}"), "the leadership was not taken over in time");
+        tracing::warn!(to = hex(target), "the leadership was not taken over in time");
     }
 }
 

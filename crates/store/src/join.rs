@@ -17,7 +17,7 @@ use crate::config::{Identity, StoreConfig};
 use crate::consensus::{self, Node};
 use crate::error::BuildError;
 use crate::handle::Inner;
-use crate::members::ClusterId;
+use crate::members::{ClusterId, hex};
 use crate::peers::Peers;
 use crate::storage::{LogEngine, LogMeta};
 
@@ -190,7 +190,7 @@ pub(crate) async fn promote(inner: Arc<Inner>) {
         if let Some(id) = caught_up(&inner) {
             let change = ChangeMembers::AddVoterIds(BTreeSet::from([id]));
             match inner.raft.change_membership(change, false).await {
-                Ok(_) => tracing::info!(member = format!("{id:x}"), "the new member votes"),
+                Ok(_) => tracing::info!(member = hex(id), "the new member votes"),
                 Err(error) => tracing::debug!(%error, "the new member does not vote yet"),
             }
         }

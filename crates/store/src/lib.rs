@@ -56,7 +56,7 @@ pub use failpoints::FAILPOINTS;
 pub use handle::{RunError, Status, Store, StoreServer};
 pub use leadership::Leadership;
 pub use leases::LeaseTime;
-pub use members::{ClusterId, Member, cluster_id, member_id};
+pub use members::{ClusterId, Member, cluster_id, hex, member_id};
 pub use memory::MemoryStorage;
 pub use seed::{Seed, SeedEntry, StateLoader, Stopped};
 pub use watch::{

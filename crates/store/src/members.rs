@@ -33,6 +33,11 @@ pub struct Member {
     pub is_learner: bool,
 }
 
+/// An id as etcd spells it: hexadecimal, without zeros before it.
+pub fn hex(id: u64) -> String {
+    format!("{id:x}")
+}
+
 /// A member's id: the first eight bytes of the SHA-1 of its peer URLs in order, the cluster's token and, for one that
 /// was added later, the Unix time of that in seconds (etcd, `membership/member.go`).
 pub fn member_id(peer_urls: &[String], cluster_token: &str, added_at: Option<i64>) -> u64 {

@@ -31,6 +31,7 @@ use crate::consensus::{self, Node, TypeConfig, Vote};
 use crate::counters::{Traffic, Transfer};
 use crate::error::REMOVED;
 use crate::failpoints::hit;
+use crate::members::hex;
 use crate::snapshot::{Folder, Snap};
 
 /// Metadata that names the cluster.
@@ -98,9 +99,8 @@ impl Peers {
 
     pub fn client(&self, id: u64, node: &Node, lane: Lane) -> io::Result<Client> {
         let channel = self.channel(id, &node.peer_urls, lane)?;
-        let header = |id: u64| {
-            MetadataValue::try_from(format!("{id:x}")).expect("invariant: hexadecimal digits are ASCII")
-        };
+        let header =
+            |id: u64| MetadataValue::try_from(hex(id)).expect("invariant: hexadecimal digits are ASCII");
         let stamp = Stamp { cluster: header(self.cluster), to: header(id) };
         let client = PeerClient::with_interceptor(channel, stamp);
         Ok(client.max_decoding_message_size(MAX_MESSAGE).max_encoding_message_size(MAX_MESSAGE))

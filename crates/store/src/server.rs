@@ -21,6 +21,7 @@ use crate::error::{REMOVED, StoreError};
 use crate::failpoints::hit;
 use crate::handle::Inner;
 use crate::integrity::{Wrong, checks, keys};
+use crate::members::hex;
 use crate::peers::{self, CLUSTER_HEADER, TO_HEADER};
 use crate::{proposals, renewals, snapshot};
 
@@ -51,7 +52,7 @@ pub(crate) fn check_identity(cluster: u64, me: u64, request: Request<()>) -> Res
     if header(CLUSTER_HEADER).as_deref() != Some(&format!("{cluster:x}")) {
         return Err(Status::failed_precondition("etcdserver: cluster ID mismatch"));
     }
-    if header(TO_HEADER).as_deref() != Some(&format!("{me:x}")) {
+    if header(TO_HEADER).as_deref() != Some(&hex(me)) {
         return Err(Status::failed_precondition("etcdserver: member ID mismatch"));
     }
     Ok(request)

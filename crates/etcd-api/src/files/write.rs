@@ -10,7 +10,7 @@ use mvcc::{Auth, Contents, Engine, StoredVersion};
 use prost::Message as _;
 use protos::etcd::authpb;
 use serde_json::json;
-use store::Member;
+use store::{Member, hex};
 
 use super::STORAGE_VERSION;
 use crate::convert;
@@ -117,7 +117,7 @@ fn member_entries(members: &[Member]) -> io::Result<Vec<Entry>> {
             name: member.name.clone(),
             client_urls: member.client_urls.clone(),
         };
-        Ok((format!("{:x}", member.id).into_bytes(), serde_json::to_vec(&record)?))
+        Ok((hex(member.id).into_bytes(), serde_json::to_vec(&record)?))
     };
     members.iter().map(entry).collect()
 }

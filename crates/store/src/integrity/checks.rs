@@ -18,6 +18,7 @@ use super::{Wrong, keys::KeyHashes};
 use crate::config::Checks;
 use crate::error::StoreError;
 use crate::handle::Inner;
+use crate::members::hex;
 use crate::peers::{Lane, Peers};
 use crate::state::Shared;
 
@@ -33,10 +34,6 @@ pub(crate) fn spawn(inner: &Arc<Inner>, checks: Checks) {
         inner.tasks.spawn_detached("compaction-hashes", note_compactions(inner.clone()));
         inner.tasks.spawn_detached("compaction-hash-check", compactions(inner.clone(), interval));
     }
-}
-
-fn hex(id: u64) -> String {
-    format!("{id:x}")
 }
 
 /// The others, and who has a vote.

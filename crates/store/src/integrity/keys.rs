@@ -12,6 +12,7 @@ use super::Mark;
 use super::marks::{Verdict, judge};
 use crate::consensus::Node;
 use crate::error::StoreError;
+use crate::members::hex;
 use crate::peers::{Lane, Peers};
 use crate::state::Shared;
 
@@ -124,7 +125,7 @@ impl Others<'_> {
         let asked = self.nodes.iter().map(|(id, node)| async move {
             let answer = self.ask_one(*id, node, revision).await.unwrap_or_else(|error| {
                 tracing::warn!(
-                    "local-member-id" = format!("{:x}", self.me),
+                    "local-member-id" = hex(self.me),
                     "requested-revision" = revision,
                     "remote-peer-endpoint" = node.peer_urls.join(","),
                     error,

@@ -15,6 +15,7 @@ use protos::peer;
 use crate::config::Identity;
 use crate::consensus::{self, Node};
 use crate::error::BuildError;
+use crate::members::hex;
 use crate::peers::{Lane, Peers};
 use crate::snapshot::{self, Folder};
 use crate::storage::{LogBatch, LogEngine, LogMeta, Storage};
@@ -121,10 +122,10 @@ impl Repair<'_> {
                 let any = round >= LEADER_ROUNDS;
                 match self.fetch_from(*id, node, peer::FetchStateRequest { after, any }).await {
                     Ok(folder) => {
-                        tracing::info!(from = format!("{id:x}"), "received another member's state");
+                        tracing::info!(from = hex(*id), "received another member's state");
                         return folder;
                     }
-                    Err(error) => tracing::debug!(%error, from = format!("{id:x}"), "no state from there"),
+                    Err(error) => tracing::debug!(%error, from = hex(*id), "no state from there"),
                 }
             }
             round += 1;

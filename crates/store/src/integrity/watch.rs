@@ -11,6 +11,7 @@ use protos::peer;
 use super::marks::{Verdict, judge};
 use super::{Mark, Wrong};
 use crate::handle::Inner;
+use crate::members::hex;
 use crate::peers::Lane;
 
 /// How often members are compared.
@@ -88,7 +89,7 @@ async fn ask(inner: &Inner, id: u64, after: u64) -> Option<Vec<Mark>> {
 /// Raises the alarm for a member and tells it.
 async fn accuse(inner: &Inner, id: u64, right: Mark) {
     tracing::error!(
-        member = format!("{id:x}"),
+        member = hex(id),
         index = right.index,
         "a member's state differs from what the majority holds"
     );

@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context as _, Result, bail};
 use env::failpoints::hit;
 use etcd_api::files::Takeover;
+use store::hex;
 
 use super::folder::{build, remove_if_there, sync_folder};
 
@@ -67,7 +68,7 @@ pub fn take_over(data_dir: &Path, wal_dir: Option<&Path>) -> Result<()> {
     let last = seed.committed.last().map_or(seed.applied.0, |entry| entry.index);
     tracing::info!(
         cluster = %seed.cluster,
-        member = format!("{:x}", seed.member),
+        member = hex(seed.member),
         members = seed.members.len(),
         applied_index = last,
         replayed_entries = seed.committed.len(),
