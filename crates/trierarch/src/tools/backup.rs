@@ -225,7 +225,7 @@ pub async fn restore(env: Env, options: RestoreOptions) -> Result<()> {
     let revision = write(&found, &member, how)?;
     match &options.output {
         Some(file) => {
-            export_folder(env, &member.data_dir(), file)?;
+            export_folder(env, &member.data_dir(), None, file)?;
             println!("Restored revision {revision} to {}", file.display());
         }
         None => println!("Restored revision {revision} to {}", data_dir.display()),

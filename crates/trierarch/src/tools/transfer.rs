@@ -29,6 +29,9 @@ const BUFFER: usize = 1 << 20;
 pub struct ImportOptions {
     /// A snapshot, or the data folder of an etcd that was stopped; without it a running etcd is read, at --endpoints
     source: Option<PathBuf>,
+    /// Where the log of that folder lies, if its etcd had --wal-dir
+    #[arg(long, requires = "source")]
+    source_wal_dir: Option<PathBuf>,
     #[command(flatten)]
     connect: ConnectFlags,
     #[command(flatten)]
@@ -47,16 +50,19 @@ pub struct ExportOptions {
     /// The data folder of a member that was stopped; without it a running member is read, at --endpoints
     #[arg(long)]
     data_dir: Option<PathBuf>,
+    /// Where the log of that folder lies, if its member had --wal-dir
+    #[arg(long, requires = "data_dir")]
+    wal_dir: Option<PathBuf>,
     #[command(flatten)]
     connect: ConnectFlags,
 }
 
 /// Runs `import`.
 pub async fn import(env: Env, options: ImportOptions) -> Result<()> {
-    let ImportOptions { source, connect, member, how, follow } = options;
+    let ImportOptions { source, source_wal_dir, connect, member, how, follow } = options;
     let data_dir = match source {
         None if follow.is_wanted() => follow::import(env, &connect, member, follow).await?,
-        Some(source) if source.is_dir() => import_folder(&source, &member)?,
+        Some(source) if source.is_dir() => import_folder(&source, source_wal_dir, &member)?,
         Some(source) => restore(&source, &member, &how)?,
         None => import_live(&connect, &member, &how).await?,
     };
@@ -76,12 +82,12 @@ async fn import_live(connect: &ConnectFlags, member: &NewMember, how: &RestoreFl
 }
 
 /// The data folder of a stopped etcd, as the beginning of a new cluster: with the entries of its log that are committed.
-fn import_folder(source: &Path, member: &NewMember) -> Result<PathBuf> {
+fn import_folder(source: &Path, log: Option<PathBuf>, member: &NewMember) -> Result<PathBuf> {
     if !source.join("member/snap/db").exists() {
         bail!("{source:?} is no data folder of etcd's: it has no member/snap/db");
     }
     let _lock = takeover::lock(source)?;
-    let takeover = Takeover::read(source, &source.join("member/wal"))?;
+    let takeover = Takeover::read(source, &log.unwrap_or_else(|| source.join("member/wal")))?;
     let (mut seed, attributes) = member.seed()?;
     seed.applied = takeover.seed.applied;
     seed.vote = (takeover.seed.vote.0, seed.member);
@@ -101,9 +107,9 @@ fn import_folder(source: &Path, member: &NewMember) -> Result<PathBuf> {
 
 /// Runs `export`.
 pub async fn export(env: Env, options: ExportOptions) -> Result<()> {
-    let ExportOptions { file, data_dir, connect } = options;
+    let ExportOptions { file, data_dir, wal_dir, connect } = options;
     match data_dir {
-        Some(data_dir) => export_folder(env, &data_dir, &file)?,
+        Some(data_dir) => export_folder(env, &data_dir, wal_dir, &file)?,
         None => {
             let connection = connect.options().connect().await?;
             ::backup::save_snapshot(&connection, &file).await?;
@@ -113,12 +119,13 @@ pub async fn export(env: Env, options: ExportOptions) -> Result<()> {
     Ok(())
 }
 
-/// Writes a stopped member's state as a snapshot.
-pub fn export_folder(env: Env, data_dir: &Path, path: &Path) -> Result<()> {
-    if !data_dir.join("wal").exists() {
-        bail!("{data_dir:?} is no data folder of Trierarch's");
+/// Writes a stopped member's state as a snapshot; `wal_dir` is where its log lies, if not in the folder.
+pub fn export_folder(env: Env, data_dir: &Path, wal_dir: Option<PathBuf>, path: &Path) -> Result<()> {
+    let log = wal_dir.unwrap_or_else(|| data_dir.join("wal"));
+    if !log.exists() || !data_dir.join("state").exists() {
+        bail!("{data_dir:?} is no data folder of Trierarch's, or its log is not in {log:?}");
     }
-    let storage: Arc<dyn Storage> = Arc::new(DataFolder::open(data_dir)?);
+    let storage: Arc<dyn Storage> = Arc::new(DataFolder::open(data_dir)?.with_log_at(log));
     let stopped = Stopped::open(&storage, env).with_context(|| format!("cannot read {data_dir:?}"))?;
     let mut name = path.as_os_str().to_owned();
     name.push(".part");

@@ -2,7 +2,7 @@
 
 use std::process::Command;
 
-use crate::member::{Member, Site, etcd, fill, outcome, trierarch};
+use crate::member::{Member, Site, etcd, fill, good, trierarch};
 
 /// Steps before the rename that settles it, in order.
 const BEFORE: [&str; 6] = [
@@ -62,6 +62,14 @@ fn interrupt(version: &str, flags: impl Fn(&Site) -> Vec<String>) {
     // Killed: what was acknowledged last is in the log only.
     member.ask("put at/0 begun");
     drop(member);
+    // As the beginning of another cluster, which leaves the folder alone.
+    let log = |flag: &str| flags.get(1).map(|log| [flag.to_owned(), log.clone()]).into_iter().flatten();
+    let mut import = trierarch();
+    import.arg("import").arg(site.path("data")).args(log("--source-wal-dir"));
+    good(import.args(site.restore_flags("copy")));
+    let member = site.start("copy");
+    assert_eq!(written(&member), ["begun"]);
+    member.stop();
     let mut expected = vec!["begun".to_owned()];
     for (number, point) in (1..).zip(BEFORE) {
         strike(point);
@@ -80,6 +88,11 @@ fn interrupt(version: &str, flags: impl Fn(&Site) -> Vec<String>) {
     assert!(site.path("data/member.etcd/snap/db").exists());
     member.ask("put at/last x");
     member.stop();
+    let mut export = trierarch();
+    export.arg("export").arg(site.path("s.db")).arg("--data-dir").arg(site.path("data"));
+    good(export.args(log("--wal-dir")));
+    let status = good(trierarch().args(["snapshot", "status", "-w", "json"]).arg(site.path("s.db")));
+    assert!(status.contains("\"totalKey\":"), "{status}");
     for left in ["data/takeover.tmp", "log/takeover.tmp"] {
         assert!(!site.path(left).exists(), "{left}");
     }
@@ -91,15 +104,13 @@ fn interrupt(version: &str, flags: impl Fn(&Site) -> Vec<String>) {
     assert_eq!(written(&member).last().map(String::as_str), Some("x"));
     // What etcd left is etcd's still, where somebody has to go back.
     member.stop();
-    let log = if flags.is_empty() { "data/member.etcd/wal" } else { "log/member.etcd" };
     let mut command = Command::new("cp");
-    let (good, text) = outcome(command.arg("-r").arg(site.path("data/member.etcd")).arg(site.path("member")));
-    assert!(good, "{text}");
+    good(command.arg("-r").arg(site.path("data/member.etcd")).arg(site.path("member")));
     std::fs::create_dir(site.path("back")).expect("folder");
     std::fs::rename(site.path("member"), site.path("back/member")).expect("rename");
     let flags = match flags.is_empty() {
         true => Vec::new(),
-        false => vec!["--wal-dir".to_owned(), site.path(log).display().to_string()],
+        false => vec!["--wal-dir".to_owned(), site.path("log/member.etcd").display().to_string()],
     };
     let member = site.alone(Command::new(etcd(version)), "back", &flags);
     member.wait();
