@@ -16,7 +16,7 @@ const BEFORE: [&str; 6] = [
 const AFTER: &str = "takeoverAfterKeep";
 
 #[test]
-fn a_take_over_that_is_interrupted_at_every_step_loses_nothing() {
+fn a_take_over_that_is_interrupted_anywhere_loses_nothing() {
     interrupt("3.7.1", |_| Vec::new());
 }
 
