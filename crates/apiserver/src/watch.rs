@@ -284,7 +284,7 @@ impl Stream {
             let text = format!("too old resource version: {}", event.kv.mod_revision - 1);
             return Err(Status::expired(text));
         }
-        let before = event.prev.as_ref().filter(|kv| self.selection.matches(kv));
+        let before = event.prev.as_deref().filter(|kv| self.selection.matches(kv));
         let after = match event.kind {
             EventKind::Put => Some(&event.kv).filter(|kv| self.selection.matches(kv)),
             EventKind::Delete => None,

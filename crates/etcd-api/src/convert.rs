@@ -256,6 +256,6 @@ pub(crate) fn event(event: &Event, with_prev: bool) -> mvccpb::Event {
         EventKind::Put => mvccpb::event::EventType::Put,
         EventKind::Delete => mvccpb::event::EventType::Delete,
     };
-    let prev_kv = event.prev.clone().filter(|_| with_prev).map(kv);
+    let prev_kv = event.prev.as_deref().filter(|_| with_prev).cloned().map(kv);
     mvccpb::Event { r#type: kind.into(), kv: Some(kv(event.kv.clone())), prev_kv }
 }

@@ -40,6 +40,11 @@ pub struct Batch {
 }
 
 impl Batch {
+    /// Makes room for so many more changes.
+    pub fn reserve(&mut self, changes: usize) {
+        self.changes.reserve(changes);
+    }
+
     /// Writes a key.
     pub fn put(&mut self, table: Table, key: impl Into<Bytes>, value: impl Into<Bytes>) {
         self.changes.push((table, key.into(), Some(value.into())));

@@ -8,7 +8,7 @@ use bytes::Bytes;
 use crate::auth::{Auth, AuthError, Caller};
 use crate::engine::{Batch, Engine, EngineError, Table};
 use crate::lease::{Lease, MAX_LEASE_TTL};
-use crate::record::{self, meta};
+use crate::record::{self, PlaceKeys, meta};
 use crate::replay;
 use crate::sweep::{Progress, SweepStep, Swept};
 use crate::txn::Writer;
@@ -28,6 +28,7 @@ pub struct Mvcc<E> {
     state: State,
     batch: Batch,
     fresh: Fresh,
+    place_keys: PlaceKeys,
     swept: Progress,
     /// Held by the views since the last compaction.
     epoch: Arc<()>,
@@ -94,6 +95,7 @@ impl<E: Engine> Mvcc<E> {
             engine,
             batch: Batch::default(),
             fresh: Fresh::default(),
+            place_keys: PlaceKeys::default(),
             swept,
             epoch: Arc::new(()),
             older: Vec::new(),
@@ -320,6 +322,7 @@ impl<E: Engine> Mvcc<E> {
             state: &mut self.state,
             batch: &mut self.batch,
             fresh: &mut self.fresh,
+            place_keys: &mut self.place_keys,
             values: &self.values,
             sub: 0,
             events: Vec::new(),
@@ -359,6 +362,7 @@ impl<E: Engine> Mvcc<E> {
         // It goes first, so that its keys are not taken off it one by one.
         let lease = self.state.leases.remove(&id).ok_or(MvccError::LeaseNotFound)?;
         self.write(events, |writer| {
+            writer.expect(lease.keys.len());
             lease.keys().for_each(|key| writer.delete(key));
             Ok(())
         })?;

@@ -58,6 +58,26 @@ const MAX_NUMBER: usize = 10;
 /// The key of a version in its table.
 pub(crate) type PlaceKey = [u8; 12];
 
+/// Keys whose bytes lie in one allocation.
+const BLOCK_KEYS: usize = 256;
+
+/// Makes keys of versions, which many share an allocation.
+#[derive(Default)]
+pub(crate) struct PlaceKeys {
+    block: BytesMut,
+}
+
+impl PlaceKeys {
+    pub fn make(&mut self, place: Place) -> Bytes {
+        let key = place_key(place);
+        if self.block.capacity() < key.len() {
+            self.block.reserve(BLOCK_KEYS * key.len());
+        }
+        self.block.put_slice(&key);
+        self.block.split().freeze()
+    }
+}
+
 pub(crate) fn place_key(place: Place) -> PlaceKey {
     let mut key = [0; 12];
     key[..8].copy_from_slice(&place.main.to_be_bytes());

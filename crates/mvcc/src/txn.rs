@@ -5,7 +5,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 
 use crate::engine::{Batch, Table};
-use crate::record::{self, Before, Encoded};
+use crate::record::{self, Before, Encoded, PlaceKeys};
 use crate::tree::{Entry, Place};
 use crate::types::{
     Compare, CompareResult, CompareTarget, DeleteRequest, Event, EventKind, KeyRange, KeyValue, MvccError,
@@ -14,12 +14,16 @@ use crate::types::{
 use crate::values::{Fresh, Source, Values};
 use crate::view::{self, State, View};
 
+/// Changes of a batch that are no versions, at most.
+const SINGLE: usize = 8;
+
 /// The changes of one command, while they are made. They become the state's revision only by [`Writer::finish`].
 pub(crate) struct Writer<'a> {
     pub state: &'a mut State,
     pub batch: &'a mut Batch,
     /// Versions of this batch, which are not in the engine yet.
     pub fresh: &'a mut Fresh,
+    pub place_keys: &'a mut PlaceKeys,
     pub values: &'a Values,
     pub sub: u32,
     pub events: Vec<Event>,
@@ -102,44 +106,44 @@ impl Writer<'_> {
     }
 
     fn put(&mut self, put: &PutRequest) -> Result<Option<KeyValue>, MvccError> {
-        let before = self.before(&put.key);
-        let current = before.filter(Entry::is_live);
-        let prev = current.filter(|_| put.prev_kv || put.ignore_value);
-        let prev =
-            prev.map(|prev| self.source().version(prev.place())).transpose()?.map(|version| version.kv);
-        let place = self.next_place();
-        let mut kv = KeyValue {
-            key: put.key.clone(),
-            value: put.value.clone(),
-            create_revision: place.main,
-            mod_revision: place.main,
-            version: 1,
-            lease: put.lease,
+        let prev = self.prev(put)?;
+        let (place, compacted) = (self.place(), self.state.compact_revision);
+        let (mut before, mut made) = (None, None);
+        self.state.index.update(&put.key, &mut |there| {
+            // One that is deleted too, as long as it can be read.
+            before = there.filter(|entry| entry.is_live() || entry.main >= compacted).copied();
+            made = Some(next(before, place, put));
+            made
+        });
+        let entry = made.expect("invariant: the tree asks for an entry");
+        let value = match &prev {
+            Some(prev) if put.ignore_value => prev.value.clone(),
+            _ => put.value.clone(),
         };
-        if let Some(current) = current {
-            (kv.create_revision, kv.version) = (current.create, current.version() + 1);
-            if put.ignore_lease {
-                kv.lease = current.lease;
-            }
-        }
-        if put.ignore_value {
-            kv.value = prev.as_ref().map(|prev| prev.value.clone()).unwrap_or_default();
-        }
-        let first = before.is_none_or(|before| before.is_live() && before.is_first());
-        let entry = Entry::new(place, kv.create_revision, kv.version, kv.lease, kv.value.len()).first(first);
+        let kv = KeyValue {
+            key: put.key.clone(),
+            value,
+            create_revision: entry.create,
+            mod_revision: place.main,
+            version: entry.version(),
+            lease: entry.lease,
+        };
         let kv = self.record(place, &kv, false, before);
+        let current = before.filter(Entry::is_live);
         self.move_lease(&kv.key, current.map_or(0, |current| current.lease), kv.lease);
         self.state.live_bytes += size(&kv.key, entry.value_len);
-        self.state.index.insert(&kv.key, entry);
         self.supersede(&kv.key, current);
         self.tell(EventKind::Put, kv, current);
         Ok(prev.filter(|_| put.prev_kv))
     }
 
-    /// The version of a key that a new one takes the place of: one that is deleted too, as long as it can be read.
-    fn before(&self, key: &[u8]) -> Option<Entry> {
-        let entry = self.state.index.get(key).copied();
-        entry.filter(|entry| entry.is_live() || entry.main >= self.state.compact_revision)
+    /// The key as it is, if that is asked for, or a part of it is to stay.
+    fn prev(&self, put: &PutRequest) -> Result<Option<KeyValue>, MvccError> {
+        if !put.prev_kv && !put.ignore_value {
+            return Ok(None);
+        }
+        let current = self.state.current(&put.key);
+        current.map(|current| Ok(self.source().version(current.place())?.kv)).transpose()
     }
 
     fn delete_range(&mut self, request: &DeleteRequest) -> Result<OpResponse, MvccError> {
@@ -159,36 +163,47 @@ impl Writer<'_> {
         Ok(OpResponse::Delete { deleted, prev_kvs })
     }
 
+    /// Makes room for so many more changes.
+    pub fn expect(&mut self, changes: usize) {
+        self.events.reserve(changes);
+        self.fresh.reserve(changes);
+        self.batch.reserve(changes + SINGLE);
+    }
+
     /// Deletes a key, if it is there.
     pub fn delete(&mut self, key: &Bytes) {
-        let Some(current) = self.state.current(key).copied() else { return };
-        let place = self.next_place();
+        let place = self.place();
+        let current = self.state.index.update(key, &mut |there| {
+            let current = there.filter(|entry| entry.is_live())?;
+            Some(Entry::new(place, current.create, 0, 0, 0).tombstone().first(current.is_first()))
+        });
+        let Some(current) = current else { return };
         let kv = KeyValue { key: key.clone(), mod_revision: place.main, ..KeyValue::default() };
         let kv = self.record(place, &kv, true, Some(current));
         self.move_lease(&kv.key, current.lease, 0);
-        let entry = Entry::new(place, current.create, 0, 0, 0).tombstone().first(current.is_first());
-        self.state.index.insert(&kv.key, entry);
         self.supersede(&kv.key, Some(current));
         self.state.past_bytes += size(&kv.key, 0);
         self.tell(EventKind::Delete, kv, Some(current));
     }
 
-    fn next_place(&mut self) -> Place {
-        let place = Place { main: self.state.revision + 1, sub: self.sub };
-        self.sub += 1;
-        place
+    /// Where the next version will be.
+    fn place(&self) -> Place {
+        Place { main: self.state.revision + 1, sub: self.sub }
     }
 
     /// Adds a version to the batch. Key and value of the answer are in memory of their own, which they share with
     /// everybody who reads this version, and not with the request.
     fn record(&mut self, place: Place, kv: &KeyValue, tombstone: bool, before: Option<Entry>) -> KeyValue {
-        let key = record::place_key(place);
         let encoded = Encoded::new(kv, tombstone, before.as_ref().map(Before::of));
         self.state.hash = add_to_hash(self.state.hash, place, tombstone, encoded.message());
+        self.sub += 1;
         let Encoded { bytes, kv, .. } = encoded;
         self.fresh.push(place, bytes.clone());
-        self.values.remember(place, bytes.clone());
-        self.batch.put(Table::Revisions, Bytes::copy_from_slice(&key), bytes);
+        if !tombstone {
+            // What nobody will ask for would drive others out.
+            self.values.remember(place, bytes.clone());
+        }
+        self.batch.put(Table::Revisions, self.place_keys.make(place), bytes);
         kv
     }
 
@@ -257,6 +272,18 @@ impl View {
             Op::Range(_) | Op::Delete(_) | Op::Put(_) => 0,
         }
     }
+}
+
+/// The entry of a key that is put, whose version before is `before`.
+fn next(before: Option<Entry>, place: Place, put: &PutRequest) -> Entry {
+    let current = before.filter(Entry::is_live);
+    let first = before.is_none_or(|before| before.is_live() && before.is_first());
+    let (create, version) =
+        current.map_or((place.main, 1), |current| (current.create, current.version() + 1));
+    let kept = |wanted: bool| current.filter(|_| wanted);
+    let lease = kept(put.ignore_lease).map_or(put.lease, |current| current.lease);
+    let value_len = kept(put.ignore_value).map_or(put.value.len(), |current| current.value_len as usize);
+    Entry::new(place, create, version, lease, value_len).first(first)
 }
 
 /// Bytes of a key and its value.

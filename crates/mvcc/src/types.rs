@@ -45,7 +45,7 @@ pub struct Event {
     /// The key after a put; only `key` and `mod_revision` after a delete.
     pub kv: KeyValue,
     /// The key before, if it was there and is at hand; [`crate::View::fill_prev`] reads it otherwise.
-    pub prev: Option<KeyValue>,
+    pub prev: Option<Box<KeyValue>>,
     /// Revision and number within it of the version before, if the key was there.
     pub prev_at: Option<(Revision, u32)>,
 }

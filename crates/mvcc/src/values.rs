@@ -190,6 +190,10 @@ impl Fresh {
         self.0.push((place, record));
     }
 
+    pub fn reserve(&mut self, versions: usize) {
+        self.0.reserve(versions);
+    }
+
     pub fn clear(&mut self) {
         self.0.clear();
     }

@@ -263,7 +263,7 @@ impl View {
     /// `Engine` when it cannot be read.
     pub fn fill_prev_of_new(&self, event: &mut Event) -> Result<(), MvccError> {
         if let Some((main, sub)) = event.prev_at {
-            event.prev = Some(self.source().version(Place { main, sub })?.kv);
+            event.prev = Some(Box::new(self.source().version(Place { main, sub })?.kv));
         }
         Ok(())
     }

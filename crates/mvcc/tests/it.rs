@@ -416,7 +416,7 @@ fn replay(view: &View, model: &Model) {
         assert!(batch.next_revision > next, "history goes on");
         for mut event in batch.events {
             view.fill_prev(&mut event).expect("the value before");
-            assert_eq!(event.prev.as_ref(), state.get(&event.kv.key), "the value before {event:?}");
+            assert_eq!(event.prev.as_deref(), state.get(&event.kv.key), "the value before {event:?}");
             match event.kind {
                 EventKind::Put => drop(state.insert(event.kv.key.clone(), event.kv)),
                 EventKind::Delete => drop(state.remove(&event.kv.key)),

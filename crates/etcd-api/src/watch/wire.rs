@@ -239,7 +239,12 @@ mod tests {
     #[test]
     fn an_answer_is_what_the_message_would_be() {
         let kv = mvcc::KeyValue { key: "k".into(), value: "v".into(), mod_revision: 5, ..Default::default() };
-        let event = mvcc::Event { kind: mvcc::EventKind::Put, kv: kv.clone(), prev: Some(kv), prev_at: None };
+        let event = mvcc::Event {
+            kind: mvcc::EventKind::Put,
+            kv: kv.clone(),
+            prev: Some(Box::new(kv)),
+            prev_at: None,
+        };
         let head = pb::WatchResponse {
             header: Some(pb::ResponseHeader { revision: 5, ..pb::ResponseHeader::default() }),
             watch_id: 3,

@@ -112,6 +112,9 @@ impl Summary {
     }
 }
 
+/// Makes a key's entry of the one that is there; without one everything stays as it is.
+pub(crate) type Make<'a> = &'a mut dyn FnMut(Option<&Entry>) -> Option<Entry>;
+
 /// The tree.
 #[derive(Clone, Debug)]
 pub(crate) struct Tree {
@@ -142,6 +145,11 @@ impl Tree {
 
     /// Inserts or replaces; returns what was there.
     pub fn insert(&mut self, key: &[u8], entry: Entry) -> Option<Entry> {
+        self.update(key, &mut |_| Some(entry))
+    }
+
+    /// Inserts or replaces by what is there, in one search; returns what was replaced.
+    pub fn update(&mut self, key: &[u8], entry: Make<'_>) -> Option<Entry> {
         let (before, split) = self.root.insert(key, entry);
         if let Some((separator, right)) = split {
             let mut branch = Branch::default();

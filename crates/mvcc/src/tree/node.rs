@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use super::keys::{Keys, copied, grow};
-use super::{Entry, Summary};
+use super::{Entry, Make, Summary};
 
 /// Keys of a leaf, at most. A change of a leaf that a view shares copies it.
 pub(super) const MAX_LEAF: usize = 64;
@@ -38,6 +38,14 @@ pub(super) struct Child {
 /// A node that did not fit, and what separates it from the one before.
 pub(super) type Split = Option<(Vec<u8>, Child)>;
 
+/// What was replaced, what is there now, and the half that did not fit.
+#[derive(Default)]
+struct Inserted {
+    before: Option<Entry>,
+    after: Option<Entry>,
+    split: Split,
+}
+
 impl Clone for Leaf {
     fn clone(&self) -> Self {
         Self { keys: self.keys.clone(), entries: copied(&self.entries) }
@@ -56,13 +64,18 @@ impl Child {
     }
 
     /// Inserts or replaces; what was there, and the half that did not fit.
-    pub fn insert(&mut self, key: &[u8], entry: Entry) -> (Option<Entry>, Split) {
-        let (before, split) = Arc::make_mut(&mut self.node).insert(key, entry);
-        match split {
+    pub fn insert(&mut self, key: &[u8], entry: Make<'_>) -> (Option<Entry>, Split) {
+        let inserted = self.update(key, entry);
+        (inserted.before, inserted.split)
+    }
+
+    fn update(&mut self, key: &[u8], entry: Make<'_>) -> Inserted {
+        let inserted = Arc::make_mut(&mut self.node).insert(key, entry);
+        match inserted.split {
             Some(_) => self.summary = self.node.summary(),
-            None => self.summary.replace(before, Some(entry)),
+            None => self.summary.replace(inserted.before, inserted.after),
         }
-        (before, split)
+        inserted
     }
 
     pub fn remove(&mut self, key: &[u8]) -> Option<Entry> {
@@ -96,7 +109,7 @@ impl Node {
         summary
     }
 
-    fn insert(&mut self, key: &[u8], entry: Entry) -> (Option<Entry>, Split) {
+    fn insert(&mut self, key: &[u8], entry: Make<'_>) -> Inserted {
         match self {
             Self::Leaf(leaf) => leaf.insert(key, entry),
             Self::Branch(branch) => branch.insert(key, entry),
@@ -128,14 +141,21 @@ impl Node {
 }
 
 impl Leaf {
-    fn insert(&mut self, key: &[u8], entry: Entry) -> (Option<Entry>, Split) {
+    fn insert(&mut self, key: &[u8], entry: Make<'_>) -> Inserted {
         let at = match self.keys.search(key) {
-            Ok(found) => return (Some(std::mem::replace(&mut self.entries[found], entry)), None),
+            Ok(found) => {
+                let there = &mut self.entries[found];
+                let after = entry(Some(there));
+                let before = after.map(|after| std::mem::replace(there, after));
+                return Inserted { before, after, split: None };
+            }
             Err(at) => at,
         };
+        let Some(entry) = entry(None) else { return Inserted::default() };
+        let inserted = Inserted { after: Some(entry), ..Inserted::default() };
         if self.entries.len() < MAX_LEAF {
             self.add(at, key, entry);
-            return (None, None);
+            return inserted;
         }
         let mut right = self.split(at);
         match at.checked_sub(self.entries.len()) {
@@ -143,7 +163,7 @@ impl Leaf {
             None => self.add(at, key, entry),
         }
         let separator = right.keys.get(0).to_vec();
-        (None, Some((separator, Child::new(Node::Leaf(right)))))
+        Inserted { split: Some((separator, Child::new(Node::Leaf(right)))), ..inserted }
     }
 
     /// The upper part of a full leaf. Keys that come in order fill their leaves: nothing goes with one behind the last.
@@ -174,20 +194,20 @@ impl Branch {
         }
     }
 
-    fn insert(&mut self, key: &[u8], entry: Entry) -> (Option<Entry>, Split) {
+    fn insert(&mut self, key: &[u8], entry: Make<'_>) -> Inserted {
         let at = self.child_of(key);
-        let (before, split) = self.children[at].insert(key, entry);
-        let Some((separator, child)) = split else { return (before, None) };
+        let mut inserted = self.children[at].update(key, entry);
+        let Some((separator, child)) = inserted.split.take() else { return inserted };
         if self.children.len() < MAX_BRANCH {
             self.add(at, &separator, child);
-            return (before, None);
+            return inserted;
         }
         let (middle, mut right) = self.split(at + 1);
         match at.checked_sub(self.children.len()) {
             Some(at) => right.add(at, &separator, child),
             None => self.add(at, &separator, child),
         }
-        (before, Some((middle, Child::new(Node::Branch(right)))))
+        Inserted { split: Some((middle, Child::new(Node::Branch(right)))), ..inserted }
     }
 
     /// The upper part of a full branch, in which `at` is where a child is to come: one behind the last takes only the
