@@ -3,7 +3,7 @@
 
 use std::any::Any;
 use std::future::Future;
-use std::io::{self, IoSlice};
+use std::io;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -16,6 +16,7 @@ use tonic::transport::server::Connected;
 
 use crate::frames::{self, ACK, DATA, Frames, HEADERS, PING};
 use crate::opening::{Opening, PREFACE};
+use crate::outgoing::Outgoing;
 use crate::pings::Pings;
 use crate::socket::{Connection, Peer};
 
@@ -42,6 +43,8 @@ pub struct Called {
     opening: Option<Opening>,
     /// What may be read and was not yet.
     ready: Vec<u8>,
+    /// What was written and is not sent.
+    outgoing: Outgoing,
     /// As long as it may be HTTP/2.
     watch: Option<Watch>,
     /// Set when the client is sent away.
@@ -101,9 +104,19 @@ impl Called {
             calls: Arc::default(),
             opening: Some(Opening::default()),
             ready: Vec::new(),
+            outgoing: Outgoing::default(),
             watch: Some(Watch::new(policy)),
             farewell: None,
         }
+    }
+
+    /// Sends what waits.
+    fn poll_send(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let Self { connection, outgoing, .. } = self;
+        if outgoing.is_empty() {
+            return Poll::Ready(Ok(()));
+        }
+        outgoing.flush(connection, cx, false)
     }
 
     /// Hands out what is ready, as much as there is room for.
@@ -154,9 +167,9 @@ impl Called {
         tracing::debug!(remote = ?self.connection.connect_info().address, "a client is sent away: {TOO_MANY_PINGS}");
         if watch.went.is_between() {
             let frame = frames::calm_down(watch.last_stream, TOO_MANY_PINGS);
-            let mut connection = Pin::new(&mut self.connection);
-            if let Poll::Ready(Ok(_)) = connection.as_mut().poll_write(cx, &frame) {
-                drop(connection.poll_flush(cx));
+            let Self { connection, outgoing, .. } = self;
+            if let Poll::Ready(Ok(_)) = outgoing.write(connection, cx, &frame) {
+                drop(outgoing.flush(connection, cx, false));
             }
         }
         let clock = watch.policy.clock;
@@ -173,6 +186,8 @@ impl Called {
         if farewell.as_mut().poll(cx).is_ready() {
             return Poll::Ready(Ok(()));
         }
+        let Self { connection, outgoing, .. } = self;
+        drop(outgoing.flush(connection, cx, false));
         // A client that goes on sending must not keep others from this thread.
         let polled = Pin::new(&mut self.connection).poll_read(cx, buffer);
         let came = buffer.filled().len() > before;
@@ -205,6 +220,9 @@ impl AsyncRead for Called {
         if self.farewell.is_some() {
             return self.poll_farewell(cx, buffer);
         }
+        if let Poll::Ready(Err(error)) = self.poll_send(cx) {
+            return Poll::Ready(Err(error));
+        }
         if !self.ready.is_empty() {
             self.take(buffer);
             return Poll::Ready(Ok(()));
@@ -223,42 +241,28 @@ impl AsyncWrite for Called {
         if self.farewell.is_some() {
             return Poll::Ready(Ok(data.len()));
         }
-        let count = ready!(Pin::new(&mut self.connection).poll_write(cx, data))?;
-        if let Some(watch) = &mut self.watch {
+        let Self { connection, outgoing, watch, .. } = &mut *self;
+        let count = ready!(outgoing.write(connection, cx, data))?;
+        if let Some(watch) = watch {
             watch.went(&data[..count]);
         }
         Poll::Ready(Ok(count))
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.connection).poll_flush(cx)
+        // Who speaks HTTP/1 may look at a connection only once everything is sent.
+        let later = self.watch.is_some() && self.opening.is_none();
+        let Self { connection, outgoing, .. } = &mut *self;
+        outgoing.flush(connection, cx, later)
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        ready!(self.poll_send(cx))?;
         Pin::new(&mut self.connection).poll_shutdown(cx)
     }
 
-    fn poll_write_vectored(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        data: &[IoSlice<'_>],
-    ) -> Poll<io::Result<usize>> {
-        if self.farewell.is_some() {
-            return Poll::Ready(Ok(data.iter().map(|part| part.len()).sum()));
-        }
-        let count = ready!(Pin::new(&mut self.connection).poll_write_vectored(cx, data))?;
-        if let Some(watch) = &mut self.watch {
-            let mut left = count;
-            for part in data {
-                let seen = left.min(part.len());
-                watch.went(&part[..seen]);
-                left -= seen;
-            }
-        }
-        Poll::Ready(Ok(count))
-    }
-
+    /// Not: several short messages are one write then, in the libraries above.
     fn is_write_vectored(&self) -> bool {
-        self.connection.is_write_vectored()
+        false
     }
 }

@@ -9,7 +9,7 @@
 //! - what is refused is refused with the words that Go's library and etcd use, for those who read logs.
 //!
 //! Read `address.rs`, `socket.rs`, `options.rs`, `tls.rs`, `verify.rs`, `accept.rs`, `called.rs` (a client's
-//! connection), `dial.rs`, `turns.rs`.
+//! connection), `outgoing.rs`, `dial.rs`, `turns.rs`.
 
 mod accept;
 mod address;
@@ -19,6 +19,7 @@ mod frames;
 mod names;
 mod opening;
 mod options;
+mod outgoing;
 mod pings;
 mod protocol;
 mod resolve;

@@ -1,0 +1,185 @@
+//! What is on its way to a client: small writes are gathered, so that many frames are one call of the system.
+//!
+//! A library that writes HTTP/2 asks for a flush behind every long frame, also when the next one is at hand. Behind such a
+//! frame the flush waits until the connection is looked at again, which is asked for at once.
+
+use std::io;
+use std::pin::Pin;
+use std::task::{Context, Poll, ready};
+
+use tokio::io::AsyncWrite;
+
+/// Bytes that are gathered, about; who writes more waits until they are sent.
+const ENOUGH: usize = 64 << 10;
+/// Behind a write of so many bytes there is likely another one.
+const LONG: usize = 8 << 10;
+
+#[derive(Default)]
+pub(crate) struct Outgoing {
+    bytes: Vec<u8>,
+    /// How many of them were sent.
+    sent: usize,
+    /// Whether the last write was a long one, of which no flush was asked since.
+    long: bool,
+}
+
+impl Outgoing {
+    /// Takes bytes, all of them.
+    pub fn write(
+        &mut self,
+        to: &mut (impl AsyncWrite + Unpin),
+        cx: &mut Context<'_>,
+        data: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        if self.bytes.len() >= ENOUGH {
+            ready!(self.send(to, cx))?;
+        }
+        self.long = data.len() >= LONG;
+        if self.long {
+            self.bytes.reserve((ENOUGH + LONG).saturating_sub(self.bytes.len()).max(data.len()));
+        }
+        self.bytes.extend_from_slice(data);
+        Poll::Ready(Ok(data.len()))
+    }
+
+    /// Sends what there is; with `later` this may happen with the next [`Self::send`], for which the task is woken.
+    pub fn flush(
+        &mut self,
+        to: &mut (impl AsyncWrite + Unpin),
+        cx: &mut Context<'_>,
+        later: bool,
+    ) -> Poll<io::Result<()>> {
+        if std::mem::take(&mut self.long) && later && self.bytes.len() < ENOUGH {
+            cx.waker().wake_by_ref();
+            return Poll::Ready(Ok(()));
+        }
+        ready!(self.send(to, cx))?;
+        if self.bytes.capacity() > LONG {
+            // A connection that is quiet keeps little.
+            self.bytes = Vec::new();
+        }
+        Pin::new(to).poll_flush(cx)
+    }
+
+    /// Sends what there is.
+    pub fn send(&mut self, to: &mut (impl AsyncWrite + Unpin), cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        while self.sent < self.bytes.len() {
+            let count = ready!(Pin::new(&mut *to).poll_write(cx, &self.bytes[self.sent..]))?;
+            if count == 0 {
+                return Poll::Ready(Err(io::ErrorKind::WriteZero.into()));
+            }
+            self.sent += count;
+        }
+        self.sent = 0;
+        self.bytes.clear();
+        Poll::Ready(Ok(()))
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.bytes.is_empty()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+    use std::sync::atomic::{AtomicUsize, Ordering};
+    use std::task::{Wake, Waker};
+
+    use super::*;
+
+    /// Takes so many bytes at a time, as long as there is room.
+    #[derive(Default)]
+    struct End {
+        took: Vec<u8>,
+        writes: usize,
+        room: usize,
+    }
+
+    impl AsyncWrite for End {
+        fn poll_write(mut self: Pin<&mut Self>, _: &mut Context<'_>, data: &[u8]) -> Poll<io::Result<usize>> {
+            let count = data.len().min(self.room);
+            if count == 0 {
+                return Poll::Pending;
+            }
+            self.room -= count;
+            self.writes += 1;
+            self.took.extend_from_slice(&data[..count]);
+            Poll::Ready(Ok(count))
+        }
+
+        fn poll_flush(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+            Poll::Ready(Ok(()))
+        }
+
+        fn poll_shutdown(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+            Poll::Ready(Ok(()))
+        }
+    }
+
+    #[derive(Default)]
+    struct Woken(AtomicUsize);
+
+    impl Wake for Woken {
+        fn wake(self: Arc<Self>) {
+            self.0.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+
+    fn frame(number: u8, len: usize) -> Vec<u8> {
+        vec![number; len]
+    }
+
+    #[test]
+    fn long_frames_are_sent_together_and_a_short_one_at_once() {
+        let woken = Arc::new(Woken::default());
+        let waker = Waker::from(woken.clone());
+        let mut cx = Context::from_waker(&waker);
+        let (mut outgoing, mut end) = (Outgoing::default(), End { room: usize::MAX, ..End::default() });
+        let mut expected = Vec::new();
+        for number in 0..3 {
+            let frame = frame(number, 16 << 10);
+            assert!(outgoing.write(&mut end, &mut cx, &frame).is_ready());
+            assert!(outgoing.flush(&mut end, &mut cx, true).is_ready());
+            expected.extend(frame);
+        }
+        assert_eq!(end.writes, 0);
+        assert_eq!(woken.0.load(Ordering::Relaxed), 3, "who waits is looked at again");
+        assert!(outgoing.write(&mut end, &mut cx, b"end").is_ready());
+        assert!(outgoing.flush(&mut end, &mut cx, true).is_ready());
+        expected.extend(b"end");
+        assert_eq!(end.writes, 1);
+        assert!(outgoing.is_empty());
+        // Whoever may not wait does not.
+        let frame = frame(9, 16 << 10);
+        assert!(outgoing.write(&mut end, &mut cx, &frame).is_ready());
+        assert!(outgoing.flush(&mut end, &mut cx, false).is_ready());
+        expected.extend(frame);
+        assert_eq!((end.writes, end.took), (2, expected));
+    }
+
+    #[test]
+    fn what_waits_is_bounded_and_arrives_whole() {
+        let mut cx = Context::from_waker(Waker::noop());
+        let (mut outgoing, mut end) = (Outgoing::default(), End::default());
+        let (mut expected, mut numbers) = (Vec::new(), 0..=255);
+        for round in 0..40 {
+            while let Some(number) = numbers.next() {
+                let frame = frame(number, 10_000);
+                if outgoing.write(&mut end, &mut cx, &frame).is_pending() {
+                    numbers = number..=255;
+                    break;
+                }
+                expected.extend(frame);
+                assert!(outgoing.bytes.len() < ENOUGH + 10_000);
+                let flushed = outgoing.flush(&mut end, &mut cx, true).is_ready();
+                assert!(flushed || outgoing.bytes.len() >= ENOUGH);
+            }
+            end.room = 1000 + round * 7919;
+            let _: Poll<io::Result<()>> = outgoing.send(&mut end, &mut cx);
+        }
+        end.room = usize::MAX;
+        assert!(outgoing.send(&mut end, &mut cx).is_ready());
+        assert!(end.took == expected, "{} of {} bytes", end.took.len(), expected.len());
+    }
+}
