@@ -9,7 +9,8 @@ use std::task::{Context, Poll, ready};
 
 use tokio::io::AsyncWrite;
 
-/// Bytes that are gathered, about; who writes more waits until they are sent.
+/// Bytes that are gathered, about; who writes more waits until they are sent. What a connection holds here is not counted
+/// as its client's memory, as what the kernel holds for it is not.
 const ENOUGH: usize = 64 << 10;
 /// Behind a write of so many bytes there is likely another one.
 const LONG: usize = 8 << 10;
