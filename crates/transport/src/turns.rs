@@ -66,7 +66,7 @@ mod tests {
         let late = Instant::now() + Duration::from_secs(10);
         while turns.take("a", ready(Ok(()))).await.is_err() {
             assert!(Instant::now() < late, "it is not tried again");
-            tokio::time::sleep(PAUSE / 10).await;
+            env::Clock::default().sleep(PAUSE / 10).await;
         }
         turns.take("a", ready(Ok(()))).await.expect("at once, since that did not fail");
         let given_up = turns.take("a", pending::<io::Result<()>>());
