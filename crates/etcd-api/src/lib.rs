@@ -10,7 +10,7 @@
 //! `lock.rs` and `election.rs` (both over `queue.rs`); `doors.rs` has the addresses, `access.rs` who may
 //! use pages, `discovery.rs` how first members find each other; `http.rs` and `health.rs` have /metrics,
 //! /health and their like, `counters.rs` and `calls/` what is counted, `gateway.rs` the
-//! calls as JSON, `proxy.rs` one address in front of a cluster; `files/` writes and reads
+//! calls as JSON, `proxy/` one address in front of a cluster; `files/` writes and reads
 //! etcd's own files.
 
 mod access;

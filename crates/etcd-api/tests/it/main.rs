@@ -4,6 +4,7 @@ mod abuse;
 mod auth;
 mod gateway;
 mod limits;
+mod proxy;
 mod raw;
 
 use std::net::SocketAddr;

@@ -9,13 +9,15 @@ use env::{Env, Shutdown, TaskGroup};
 use etcd_api::ProxyConfig;
 use transport::{Tls, TlsOptions, TlsVersions, cipher_suites, common_name};
 
-use super::security;
 use super::words::Words;
+use super::{security, settings};
 use crate::{logging, member, observe, signals};
 
 const STOP_DEADLINE: Duration = Duration::from_secs(5);
+/// Where Linux says what the machine is called.
+const HOST_NAME: &str = "/proc/sys/kernel/hostname";
 
-/// The flags, with their defaults. Those about keep-alives and sizes change nothing here.
+/// The flags, with their defaults. Those about the connections to members change nothing here.
 const FLAGS: &[(&str, &str)] = &[
     ("listen-addr", "127.0.0.1:23790"),
     ("endpoints", "127.0.0.1:2379"),
@@ -59,15 +61,7 @@ const FLAGS: &[(&str, &str)] = &[
 ];
 
 /// Flags that are refused unless they have their defaults.
-const MISSING: &[&str] = &[
-    "discovery-srv",
-    "metrics-addr",
-    "namespace",
-    "resolver-prefix",
-    "experimental-leasing-prefix",
-    "insecure-skip-tls-verify",
-    "enable-pprof",
-];
+const MISSING: &[&str] = &["discovery-srv", "experimental-leasing-prefix", "enable-pprof"];
 
 /// Runs until SIGTERM or SIGINT.
 pub async fn run(env: Env, words: &[String]) -> Result<ExitCode> {
@@ -92,28 +86,83 @@ pub async fn run(env: Env, words: &[String]) -> Result<ExitCode> {
 }
 
 fn config(words: &Words) -> Result<ProxyConfig> {
-    let read = |name: &str| match words.get(name) {
-        "" => Ok(None),
-        path => std::fs::read(path).map(Some).with_context(|| format!("cannot read {path}")),
-    };
-    let pair = |certificate, key| match (read(certificate)?, read(key)?) {
-        (Some(certificate), Some(key)) => Ok(Some((certificate, key))),
-        (None, None) => Ok(None),
-        _ => bail!("--{certificate} and --{key} must both be present"),
-    };
-    let interval = api_types::time::parse_duration(words.get("endpoints-auto-sync-interval"));
-    let interval = interval.context("--endpoints-auto-sync-interval is a duration")?;
-    let endpoints = words.get("endpoints").split(',').map(str::trim).filter(|part| !part.is_empty());
+    let listed = |name: &str| words.get(name).split(',').map(str::trim).filter(|part| !part.is_empty());
+    let (interval, timeout) =
+        (duration(words, "grpc-keepalive-interval")?, duration(words, "grpc-keepalive-timeout")?);
+    let every = duration(words, "grpc-keepalive-min-time")?;
     Ok(ProxyConfig {
         listen: member::address_of(words.get("listen-addr"))?,
+        listen_metrics: some(words, "metrics-addr").map(str::parse).transpose()?,
         tls: tls(words)?,
-        endpoints: endpoints.map(str::to_owned).collect(),
-        member_ca: read("cacert")?,
-        member_identity: pair("cert", "key")?,
-        sync_interval: Duration::from_nanos(u64::try_from(interval).unwrap_or(0)),
+        endpoints: listed("endpoints").map(str::to_owned).collect(),
+        member_tls: member_tls(words)?,
+        sync_interval: duration(words, "endpoints-auto-sync-interval")?,
         max_concurrent_streams: words.get("max-concurrent-streams").parse().unwrap_or(u32::MAX),
+        keep_alive: (!interval.is_zero() && !timeout.is_zero()).then_some((interval, timeout)),
+        keep_alive_min: if every.is_zero() { settings::PING_PAUSE } else { every },
+        namespace: words.get("namespace").to_owned(),
+        max_send_bytes: number(words, "max-send-bytes")?,
+        advertise: some(words, "advertise-client-url").map(str::to_owned),
+        register: register(words)?,
+        host_name: std::fs::read_to_string(HOST_NAME).unwrap_or_default().trim().to_owned(),
         metrics: observe::install(&[])?,
     })
+}
+
+fn some<'a>(words: &'a Words, name: &str) -> Option<&'a str> {
+    Some(words.get(name)).filter(|value| !value.is_empty())
+}
+
+fn duration(words: &Words, name: &str) -> Result<Duration> {
+    let nanos = api_types::time::parse_duration(words.get(name));
+    let nanos = nanos.with_context(|| format!("--{name} is a duration"))?;
+    Ok(Duration::from_nanos(u64::try_from(nanos).unwrap_or(0)))
+}
+
+fn number<T: std::str::FromStr>(words: &Words, name: &str) -> Result<T> {
+    let number = words.get(name).parse().ok();
+    number.with_context(|| format!("invalid argument {:?} for \"--{name}\" flag", words.get(name)))
+}
+
+/// Where this proxy is to be found by others. The words are etcd's.
+fn register(words: &Words) -> Result<Option<(String, i64)>> {
+    let (prefix, ttl) = (some(words, "resolver-prefix"), number::<i64>(words, "resolver-ttl")?);
+    let Some(prefix) = prefix else {
+        if ttl > 0 {
+            bail!("invalid resolver-prefix \"\"");
+        }
+        return Ok(None);
+    };
+    if ttl < 1 {
+        bail!("invalid resolver-ttl {ttl}");
+    }
+    if some(words, "advertise-client-url").is_none() {
+        bail!("invalid advertise-client-url \"\"");
+    }
+    Ok(Some((prefix.to_owned(), ttl)))
+}
+
+/// TLS towards members; none unless a file is named, an endpoint wants it, or anybody is to be believed.
+fn member_tls(words: &Words) -> Result<Option<Tls>> {
+    let file = |name: &str| some(words, name).map(PathBuf::from);
+    let options = TlsOptions {
+        client_certificate: file("cert"),
+        client_key: file("key"),
+        trusted_ca: file("cacert"),
+        believe_anyone: words.get("insecure-skip-tls-verify") == "true",
+        ..TlsOptions::default()
+    };
+    if options.believe_anyone {
+        tracing::warn!(
+            "--insecure-skip-tls-verify was given, this grpc proxy process skips authentication of etcd server TLS \
+             certificates. This option should be enabled only for testing purposes."
+        );
+    }
+    let named = [&options.client_certificate, &options.client_key, &options.trusted_ca];
+    let wanted = named.iter().any(|file| file.is_some())
+        || options.believe_anyone
+        || words.get("endpoints").split(',').any(|endpoint| endpoint.trim().starts_with("https:"));
+    Ok(wanted.then(|| Tls::new(options)).transpose()?)
 }
 
 /// TLS towards clients; none unless a file is named or one is to be made.
@@ -170,6 +219,27 @@ mod tests {
     fn the_table_is_sound() {
         for name in MISSING {
             assert!(FLAGS.iter().any(|(known, _)| known == name), "{name}");
+        }
+    }
+
+    #[test]
+    fn a_proxy_that_is_to_be_found_says_where_and_for_how_long() {
+        let read = |flags: &[&str]| {
+            let words = flags.iter().map(|flag| (*flag).to_owned()).collect::<Vec<_>>();
+            register(&Words::parse(&words, FLAGS)?).map_err(|error| anyhow::anyhow!("{error}"))
+        };
+        assert_eq!(read(&[]).expect("none"), None);
+        let both = read(&["--resolver-prefix=p", "--resolver-ttl=60"]).expect("both");
+        assert_eq!(both, Some(("p".to_owned(), 60)));
+        for (flags, why) in [
+            (&["--resolver-prefix=p"][..], "invalid resolver-ttl 0"),
+            (&["--resolver-ttl=60"], "invalid resolver-prefix \"\""),
+            (
+                &["--resolver-prefix=p", "--resolver-ttl=60", "--advertise-client-url="],
+                "invalid advertise-client-url \"\"",
+            ),
+        ] {
+            assert_eq!(read(flags).expect_err(why).to_string(), why);
         }
     }
 }

@@ -202,7 +202,7 @@ fn checks(flags: &Flags) -> Checks {
 }
 
 /// Go's pause between two pings of a client where none is wanted.
-const PING_PAUSE: Duration = Duration::from_secs(300);
+pub const PING_PAUSE: Duration = Duration::from_secs(300);
 
 /// How often clients may ask whether the member is there.
 fn keep_alive_min(flags: &Flags) -> Duration {

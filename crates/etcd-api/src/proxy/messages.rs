@@ -1,0 +1,146 @@
+//! Bodies of gRPC, whose messages are looked at one by one.
+
+use std::convert::Infallible;
+use std::pin::Pin;
+use std::task::{Context, Poll, ready};
+
+use bytes::{Buf as _, BufMut as _, Bytes, BytesMut};
+use futures::stream;
+use http::{HeaderMap, HeaderValue, header};
+use http_body::Frame;
+use http_body_util::StreamBody;
+use prost::Message;
+use tonic::Status;
+use tonic::body::Body;
+
+/// Bytes before a message: whether it is compressed, and its length.
+pub(super) const PREFIX: usize = 5;
+
+/// A message as it is sent.
+pub(super) fn frame(message: &[u8]) -> Result<Bytes, Status> {
+    let length = u32::try_from(message.len()).map_err(|_| Status::internal("a message is too large"))?;
+    let mut framed = BytesMut::with_capacity(PREFIX + message.len());
+    framed.put_u8(0);
+    framed.put_u32(length);
+    framed.put_slice(message);
+    Ok(framed.freeze())
+}
+
+/// The answer of one message.
+pub(super) fn answer(message: &impl Message) -> Result<http::Response<Body>, Status> {
+    let frame = frame(&message.encode_to_vec())?;
+    let mut trailers = HeaderMap::new();
+    trailers.insert("grpc-status", HeaderValue::from_static("0"));
+    let frames = [Frame::data(frame), Frame::trailers(trailers)].map(Ok::<_, Infallible>);
+    let mut response = http::Response::new(Body::new(StreamBody::new(stream::iter(frames))));
+    response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static("application/grpc"));
+    Ok(response)
+}
+
+/// The length of the message that a buffer begins with.
+fn length(buffer: &[u8]) -> Option<usize> {
+    let length = buffer.get(1..PREFIX)?.try_into().ok()?;
+    Some(u32::from_be_bytes(length) as usize)
+}
+
+/// The message that a buffer begins with, if it is all there.
+///
+/// # Errors
+/// It is compressed.
+pub(super) fn take(buffer: &mut BytesMut) -> Result<Option<Bytes>, Status> {
+    let Some(length) = length(buffer).filter(|length| buffer.len() >= PREFIX + length) else {
+        return Ok(None);
+    };
+    if buffer[0] != 0 {
+        return Err(Status::unimplemented("grpc: compressed messages are not read here"));
+    }
+    buffer.advance(PREFIX);
+    Ok(Some(buffer.split_to(length).freeze()))
+}
+
+/// A body whose messages are replaced on their way; so is the reason why one cannot be read, behind which there is nothing
+/// more.
+pub(super) struct Replaced<F> {
+    body: Body,
+    /// Bytes that a message may have.
+    max: usize,
+    buffer: BytesMut,
+    replace: F,
+    over: bool,
+}
+
+impl<F> Replaced<F> {
+    pub fn new(body: Body, max: usize, replace: F) -> Self {
+        Self { body, max, buffer: BytesMut::new(), replace, over: false }
+    }
+}
+
+impl<F: FnMut(Result<Bytes, Status>) -> Result<Vec<u8>, Status>> Replaced<F> {
+    fn next(&mut self) -> Result<Option<Bytes>, Status> {
+        let too_large = || Status::resource_exhausted("grpc: received message larger than max");
+        let message = match length(&self.buffer) {
+            Some(length) if length > self.max => Err(too_large()),
+            _ => take(&mut self.buffer),
+        };
+        let Some(message) = message.transpose() else { return Ok(None) };
+        self.over |= message.is_err();
+        frame(&(self.replace)(message)?).map(Some)
+    }
+}
+
+impl<F> http_body::Body for Replaced<F>
+where
+    F: FnMut(Result<Bytes, Status>) -> Result<Vec<u8>, Status> + Unpin,
+{
+    type Data = Bytes;
+    type Error = Status;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, Status>>> {
+        let this = &mut *self;
+        while !this.over {
+            match this.next() {
+                Ok(Some(message)) => return Poll::Ready(Some(Ok(Frame::data(message)))),
+                Ok(None) => {}
+                Err(status) => {
+                    this.over = true;
+                    return Poll::Ready(Some(Err(status)));
+                }
+            }
+            match ready!(Pin::new(&mut this.body).poll_frame(cx)) {
+                Some(Ok(frame)) => match frame.into_data() {
+                    Ok(data) => this.buffer.extend_from_slice(&data),
+                    Err(trailers) => return Poll::Ready(Some(Ok(trailers))),
+                },
+                end => {
+                    this.over = true;
+                    return Poll::Ready(end);
+                }
+            }
+        }
+        Poll::Ready(None)
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.over || (self.buffer.is_empty() && self.body.is_end_stream())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn messages_are_taken_when_they_are_all_there() {
+        let whole = [frame(b"abc").expect("short"), frame(b"").expect("short")].concat();
+        let (mut buffer, mut taken) = (BytesMut::new(), Vec::new());
+        for byte in whole {
+            buffer.put_u8(byte);
+            taken.extend(take(&mut buffer).expect("a message"));
+        }
+        assert_eq!(taken, [&b"abc"[..], b""]);
+        assert!(take(&mut BytesMut::from(&[1, 0, 0, 0, 0][..])).is_err());
+    }
+}
