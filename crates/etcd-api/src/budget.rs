@@ -233,6 +233,11 @@ pub(crate) struct Permit {
 }
 
 impl Permit {
+    /// How many.
+    pub fn bytes(&self) -> u64 {
+        self.bytes
+    }
+
     /// Takes over what another has taken of the same share.
     pub fn join(&mut self, mut other: Self) {
         self.bytes += std::mem::take(&mut other.bytes);

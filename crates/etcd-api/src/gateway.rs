@@ -1,16 +1,16 @@
 //! The gRPC-JSON gateway: each call of the API as a POST of JSON, as grpc-gateway has it in etcd.
 //!
 //! One table of paths and one transcoder over the API's descriptors: a request becomes the gRPC call that a client would
-//! have made and takes the same way through the services, so that what holds there holds here.
+//! have made and takes the same way through the services, so that what holds there holds here. What it takes is counted as
+//! its client's, with the JSON on both sides.
 
 use std::convert::Infallible;
 use std::sync::Arc;
 
-use crate::calls::Counted;
 use axum::Router;
 use axum::body::{Body, Bytes};
 use axum::extract::{Request, State};
-use axum::http::{HeaderMap, HeaderValue, Method, StatusCode, header};
+use axum::http::{HeaderValue, Method, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use axum::routing::any;
 use bytes::{Buf as _, BufMut as _, BytesMut};
@@ -23,9 +23,15 @@ use tokio::sync::Semaphore;
 use tonic::service::Routes;
 use tonic::{Code, Status};
 use tower::ServiceExt as _;
+use transport::Peer;
+
+use crate::budget::{Budget, CALL, Permit, Share};
+use crate::calls::Counted;
 
 /// Bytes of JSON for a byte of protobuf, at most about: text is written in base64, with names around it.
 const JSON_OVERHEAD: usize = 2;
+/// Bytes that an answer takes for each of its own: as it came, as a message, and as JSON.
+const ANSWER_OVERHEAD: u64 = 4;
 /// Bytes before a message of gRPC: whether it is compressed, and its length.
 const FRAME_HEADER: usize = 5;
 
@@ -133,11 +139,19 @@ struct Call {
     max_bytes: usize,
     /// Calls that the gateway may have at a time: etcd's is one client, with one connection.
     streams: Arc<Semaphore>,
+    budget: Budget,
+}
+
+/// Who asks.
+struct Caller {
+    token: Option<HeaderValue>,
+    peer: Peer,
+    share: Share,
 }
 
 /// The gateway in front of services; requests of more than `max_bytes` are refused, those above `streams` at a time
 /// wait.
-pub(crate) fn router(services: &Counted<Routes>, max_bytes: usize, streams: u32) -> Router {
+pub(crate) fn router(services: &Counted<Routes>, max_bytes: usize, streams: u32, budget: &Budget) -> Router {
     let streams =
         Arc::new(Semaphore::new(usize::try_from(streams).unwrap_or(usize::MAX).min(Semaphore::MAX_PERMITS)));
     let pool =
@@ -150,8 +164,8 @@ pub(crate) fn router(services: &Counted<Routes>, max_bytes: usize, streams: u32)
             let mut found = service.methods().filter(|method| method.name() == *name);
             let method = found.next().expect("invariant: the table names methods of the service");
             let path = format!("/v3/{group}/{path}");
-            let (services, streams) = (services.clone(), streams.clone());
-            let call = Call { method, services, max_bytes: max_bytes * JSON_OVERHEAD, streams };
+            let (services, streams, budget) = (services.clone(), streams.clone(), budget.clone());
+            let call = Call { method, services, max_bytes: max_bytes * JSON_OVERHEAD, streams, budget };
             router = router.route(path.trim_end_matches('/'), any(answer).with_state(call));
         }
     }
@@ -170,28 +184,56 @@ async fn answer(State(call): State<Call>, request: Request) -> Response {
     answered.unwrap_or_else(|status| error(&status))
 }
 
+/// A message, and what it takes.
+struct Counting<T>(T, Option<Permit>);
+
+impl Counting<DynamicMessage> {
+    /// As JSON, counted until it is sent.
+    fn json(self, write: impl FnOnce(&str) -> String) -> Result<Bytes, Status> {
+        let json = Bytes::from(write(&to_json(self.0)?));
+        Ok(match self.1 {
+            Some(permit) => permit.hold(json),
+            None => json,
+        })
+    }
+}
+
+impl Caller {
+    fn of(budget: &Budget, request: &Request) -> Self {
+        let peer = request.extensions().get::<Peer>();
+        let share = Share::of_peer(budget, peer);
+        let token = request.headers().get(header::AUTHORIZATION).cloned();
+        let peer = peer.cloned().unwrap_or_default();
+        Self { token, peer: Peer { address: peer.address, note: peer.note, ..Peer::default() }, share }
+    }
+}
+
 impl Call {
     async fn unary(&self, request: Request) -> Result<Response, Status> {
-        let headers = request.headers().clone();
-        let message = self.whole(request).await?;
-        let frames = self.ask(&headers, Body::from(frame(&message))).await?;
+        let caller = Caller::of(&self.budget, &request);
+        // Counted by the call as soon as it begins.
+        let Counting(message, permit) = self.whole(request, &caller.share).await?;
+        let body = Body::from(frame(&message));
+        drop((message, permit));
+        let frames = self.ask(caller, body).await?;
         let mut frames = std::pin::pin!(frames);
         let message = frames.next().await.ok_or_else(|| Status::internal("no answer"))??;
         // The status comes behind the message.
         if let Some(Err(status)) = frames.next().await {
             return Err(status);
         }
-        Ok(json_response(StatusCode::OK, to_json(message)?.into()))
+        Ok(json_response(StatusCode::OK, message.json(str::to_owned)?.into()))
     }
 
     async fn stream(&self, request: Request) -> Result<Response, Status> {
-        let headers = request.headers().clone();
+        let caller = Caller::of(&self.budget, &request);
         let body = if self.method.is_client_streaming() {
-            Body::from_stream(messages(self.method.input(), request.into_body()))
+            let limits = (caller.share.clone(), self.max_bytes);
+            Body::from_stream(messages(self.method.input(), request.into_body(), limits))
         } else {
-            Body::from(frame(&self.whole(request).await?))
+            Body::from(frame(&self.whole(request, &caller.share).await?.0))
         };
-        let mut frames = Box::pin(self.ask(&headers, body).await?);
+        let mut frames = Box::pin(self.ask(caller, body).await?);
         let first = match frames.next().await {
             Some(Err(status)) => {
                 return Ok(json_response(status_code(&status), line("error", &error_json(&status)).into()));
@@ -199,39 +241,43 @@ impl Call {
             first => first,
         };
         let lines = futures::stream::iter(first).chain(frames).map(|message| {
-            let line = match message.and_then(to_json) {
-                Ok(value) => line("result", &value),
-                Err(status) => line("error", &error_json(&status)),
-            };
-            Ok::<_, Infallible>(line)
+            let json = message.and_then(|message| message.json(|json| line("result", json)));
+            Ok::<_, Infallible>(json.unwrap_or_else(|status| line("error", &error_json(&status)).into()))
         });
         Ok(json_response(StatusCode::OK, Body::from_stream(lines)))
     }
 
     /// The request's only message. An empty body is an empty message.
-    async fn whole(&self, request: Request) -> Result<DynamicMessage, Status> {
-        let bytes = axum::body::to_bytes(request.into_body(), self.max_bytes).await;
-        let bytes = bytes.map_err(|error| Status::invalid_argument(error.to_string()))?;
+    async fn whole(&self, request: Request, share: &Share) -> Result<Counting<DynamicMessage>, Status> {
+        let (mut body, mut bytes, mut permit) =
+            (request.into_body().into_data_stream(), BytesMut::new(), None);
+        while let Some(data) = body.next().await {
+            let data = data.map_err(|error| Status::invalid_argument(error.to_string()))?;
+            bytes.extend_from_slice(&data);
+            check_size(bytes.len(), self.max_bytes)?;
+            count(&mut permit, bytes.len() as u64, share)?;
+        }
         if bytes.iter().all(u8::is_ascii_whitespace) {
-            return Ok(DynamicMessage::new(self.method.input()));
+            return Ok(Counting(DynamicMessage::new(self.method.input()), permit));
         }
         let mut reader = serde_json::Deserializer::from_slice(&bytes);
-        from_json(self.method.input(), &mut reader)
+        Ok(Counting(from_json(self.method.input(), &mut reader)?, permit))
     }
 
     /// Makes the call; its messages, and in the end an error if it is one.
     async fn ask(
         &self,
-        headers: &HeaderMap,
+        caller: Caller,
         body: Body,
-    ) -> Result<impl Stream<Item = Result<DynamicMessage, Status>> + use<>, Status> {
+    ) -> Result<impl Stream<Item = Result<Counting<DynamicMessage>, Status>> + use<>, Status> {
         let path = format!("/{}/{}", self.method.parent_service().full_name(), self.method.name());
         let mut request = http::Request::post(path)
             .header(header::CONTENT_TYPE, "application/grpc")
             .header(header::TE, "trailers")
             // A certificate of the connection is not the caller's word.
-            .header("grpcgateway-accept", "*/*");
-        if let Some(token) = headers.get(header::AUTHORIZATION) {
+            .header("grpcgateway-accept", "*/*")
+            .extension(caller.peer);
+        if let Some(token) = caller.token {
             request = request.header(header::AUTHORIZATION, token);
         }
         let request = request
@@ -245,56 +291,106 @@ impl Call {
         {
             return Err(status);
         }
-        let state = (response.into_body(), BytesMut::new(), self.method.output(), false, stream);
-        Ok(futures::stream::unfold(state, |(mut body, mut buffer, output, ended, stream)| async move {
+        let answers =
+            Answers { body: response.into_body(), buffer: BytesMut::new(), output: self.method.output() };
+        let state = (answers, caller.share, false, stream);
+        Ok(futures::stream::unfold(state, |(mut answers, share, ended, stream)| async move {
             if ended {
                 return None;
             }
-            let next = next_message(&mut body, &mut buffer, &output).await?;
+            let next = answers.next(&share).await?;
             let ended = next.is_err();
-            Some((next, (body, buffer, output, ended, stream)))
+            Some((next, (answers, share, ended, stream)))
         }))
     }
 }
 
-/// The next message of a gRPC body; nothing after its last, an error if the call failed.
-async fn next_message(
-    body: &mut tonic::body::Body,
-    buffer: &mut BytesMut,
-    output: &MessageDescriptor,
-) -> Option<Result<DynamicMessage, Status>> {
-    loop {
-        if let Some(length) = buffer.get(1..FRAME_HEADER).and_then(|length| length.try_into().ok()) {
-            let length = u32::from_be_bytes(length) as usize;
-            if buffer.len() >= FRAME_HEADER + length {
-                buffer.advance(FRAME_HEADER);
-                let message = DynamicMessage::decode(output.clone(), buffer.split_to(length));
-                return Some(message.map_err(|error| Status::internal(error.to_string())));
-            }
-        }
-        match body.frame().await? {
-            Ok(frame) => match frame.into_data() {
-                Ok(data) => buffer.extend_from_slice(&data),
-                Err(frame) => {
-                    let status = frame.into_trailers().ok().and_then(|end| Status::from_header_map(&end))?;
-                    return (status.code() != Code::Ok).then_some(Err(status));
+/// Takes what so many bytes are beyond what is taken, if they are many.
+fn count(permit: &mut Option<Permit>, bytes: u64, share: &Share) -> Result<(), Status> {
+    let taken = permit.as_ref().map_or(CALL, |permit| CALL + permit.bytes());
+    if bytes <= taken {
+        return Ok(());
+    }
+    let more = share.try_take(bytes - taken)?;
+    match permit {
+        Some(permit) => permit.join(more),
+        none => *none = Some(more),
+    }
+    Ok(())
+}
+
+fn check_size(bytes: usize, max: usize) -> Result<(), Status> {
+    if bytes <= max {
+        return Ok(());
+    }
+    Err(Status::invalid_argument(format!("the request has more than {max} bytes")))
+}
+
+/// What a call is answered.
+struct Answers {
+    body: tonic::body::Body,
+    buffer: BytesMut,
+    output: MessageDescriptor,
+}
+
+impl Answers {
+    /// The next message of a gRPC body; nothing after its last, an error if the call failed. It is counted as soon as its
+    /// length is known.
+    async fn next(&mut self, share: &Share) -> Option<Result<Counting<DynamicMessage>, Status>> {
+        let mut permit = None;
+        loop {
+            let length = self.buffer.get(1..FRAME_HEADER).and_then(|length| length.try_into().ok());
+            if let Some(length) = length.map(u32::from_be_bytes) {
+                if let Err(refused) = count(&mut permit, u64::from(length) * ANSWER_OVERHEAD, share) {
+                    return Some(Err(refused));
                 }
-            },
-            Err(status) => return Some(Err(status)),
+                let end = FRAME_HEADER + length as usize;
+                if self.buffer.len() >= end {
+                    let message = self.buffer.split_to(end).freeze().slice(FRAME_HEADER..);
+                    let message = DynamicMessage::decode(self.output.clone(), message);
+                    let failed = |error: prost::DecodeError| Status::internal(error.to_string());
+                    return Some(message.map(|message| Counting(message, permit)).map_err(failed));
+                }
+            }
+            match self.body.frame().await? {
+                Ok(frame) => match frame.into_data() {
+                    Ok(data) => self.buffer.extend_from_slice(&data),
+                    Err(frame) => {
+                        let end = frame.into_trailers().ok();
+                        let status = end.and_then(|end| Status::from_header_map(&end))?;
+                        return (status.code() != Code::Ok).then_some(Err(status));
+                    }
+                },
+                Err(status) => return Some(Err(status)),
+            }
         }
     }
 }
 
-/// The messages of a body that holds one JSON value after the other, as gRPC has them.
-fn messages(input: MessageDescriptor, body: Body) -> impl Stream<Item = Result<Bytes, Status>> {
-    let state = (body.into_data_stream(), BytesMut::new(), input, false);
-    futures::stream::unfold(state, |(mut body, mut buffer, input, mut ended)| async move {
+/// The messages of a body that holds one JSON value after the other, as gRPC has them. What has come of one is counted,
+/// and it may have `max` bytes.
+fn messages(
+    input: MessageDescriptor,
+    body: Body,
+    (share, max): (Share, usize),
+) -> impl Stream<Item = Result<Bytes, Status>> {
+    let state = (body.into_data_stream(), BytesMut::new(), (input, share), false);
+    futures::stream::unfold(state, move |(mut body, mut buffer, (input, share), mut ended)| async move {
+        let mut permit = None;
         loop {
-            match next_value(&mut buffer, &input) {
-                Some(Ok(message)) => return Some((Ok(frame(&message)), (body, buffer, input, ended))),
+            let counted =
+                check_size(buffer.len(), max).and_then(|()| count(&mut permit, buffer.len() as u64, &share));
+            let next = match counted {
+                Ok(()) => next_value(&mut buffer, &input),
+                Err(refused) => Some(Err(refused)),
+            };
+            match next {
+                Some(Ok(message)) => {
+                    return Some((Ok(frame(&message)), (body, buffer, (input, share), ended)));
+                }
                 Some(Err(status)) if !ended => {
                     buffer.clear();
-                    return Some((Err(status), (body, buffer, input, true)));
+                    return Some((Err(status), (body, buffer, (input, share), true)));
                 }
                 _ if ended => return None,
                 _ => {}

@@ -341,7 +341,7 @@ fn routes(context: &Context, calls: &Calls, pages: &Pages, traffic: Traffic) -> 
     let gateway = match pages.gateway {
         true => {
             let behind: Counted<Routes> = calls.layer(services(Routes::default(), context));
-            gateway::router(&behind, max, pages.streams)
+            gateway::router(&behind, max, pages.streams, &context.budget)
         }
         false => axum::Router::new(),
     };

@@ -1,16 +1,23 @@
 //! The API as JSON over HTTP, and what it says of itself.
 
+use std::net::SocketAddr;
 use std::time::Duration;
 
 use serde_json::{Value, json};
 use tokio::io::{AsyncBufReadExt as _, AsyncReadExt as _, AsyncWriteExt as _, BufReader};
-use tokio::net::TcpStream;
+use tokio::net::{TcpSocket, TcpStream};
 use tokio_stream::StreamExt as _;
 
-use crate::{DEADLINE, Server, connect, start};
+use crate::{DEADLINE, Server, connect, eventually, start, start_with};
 
 async fn send(server: &Server, method: &str, path: &str, body: &str) -> TcpStream {
-    let mut socket = TcpStream::connect(server.address).await.expect("connect");
+    send_from([127, 0, 0, 1], server, method, path, body).await
+}
+
+async fn send_from(local: [u8; 4], server: &Server, method: &str, path: &str, body: &str) -> TcpStream {
+    let socket = TcpSocket::new_v4().expect("a socket");
+    socket.bind(SocketAddr::from((local, 0))).expect("an address of the machine");
+    let mut socket = socket.connect(server.address).await.expect("connect");
     let request = format!(
         "{method} {path} HTTP/1.1\r\nhost: h\r\nconnection: close\r\ncontent-length: {}\r\n\r\n{body}",
         body.len()
@@ -114,4 +121,63 @@ async fn the_services_are_described() {
     };
     let names: Vec<&str> = list.service.iter().map(|service| service.name.as_str()).collect();
     assert!(names.contains(&"etcdserverpb.KV") && names.contains(&"v3lockpb.Lock"), "{names:?}");
+}
+
+/// The status of an answer that may go on.
+async fn status(socket: &mut TcpStream) -> u16 {
+    let mut head = [0; 12];
+    tokio::time::timeout(DEADLINE, socket.read_exact(&mut head)).await.expect("in time").expect("an answer");
+    std::str::from_utf8(&head[9..]).ok().and_then(|status| status.parse().ok()).expect("a status")
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_calls_take_is_their_clients_and_not_the_gateways() {
+    let server = start_with(|api| api.client_memory_bytes = 256 << 10).await;
+    connect(&server).await;
+    let watch = json!({ "create_request": { "key": "aw==" } }).to_string();
+    let mut open = Vec::new();
+    loop {
+        let mut socket = send_from([127, 0, 0, 2], &server, "POST", "/v3/watch", &watch).await;
+        if status(&mut socket).await != 200 {
+            break;
+        }
+        open.push(socket);
+        assert!(open.len() < 1000, "it may not hold everything");
+    }
+    assert!(open.len() > 10, "{}", open.len());
+    let put = json!({ "key": "aw==", "value": "dg==" });
+    assert_eq!(post(&server, "/v3/kv/put", &put).await.0, 200, "another client is served");
+    drop(open);
+    eventually("nothing is held", async || (server.client_memory)() == 0).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn answers_and_requests_as_json_are_made_if_there_is_memory_for_them() {
+    let server = start_with(|api| api.client_memory_bytes = 8 << 20).await;
+    let mut client = connect(&server).await;
+    for key in 0..8 {
+        client.put(format!("k{key}"), vec![b'v'; 256 << 10], None).await.expect("put");
+    }
+    let range = |limit: u32| json!({ "key": "aw==", "range_end": "bA==", "limit": limit });
+    let (status, refused) = post(&server, "/v3/kv/range", &range(0)).await;
+    let text = refused["message"].as_str().unwrap_or_default().to_owned();
+    assert_eq!(status, 429, "{text}");
+    assert!(text.starts_with("etcdserver: too many requests: this takes "), "{text}");
+    let (status, found) = post(&server, "/v3/kv/range", &range(2)).await;
+    assert_eq!((status, found["kvs"].as_array().map(Vec::len)), (200, Some(2)));
+    // A body that never ends, of one value or of many.
+    for path in ["/v3/kv/put", "/v3/watch"] {
+        let mut socket = TcpStream::connect(server.address).await.expect("connect");
+        let head =
+            format!("POST {path} HTTP/1.1\r\nhost: h\r\ncontent-length: 100000000\r\n\r\n{{\"key\":\"");
+        socket.write_all(head.as_bytes()).await.expect("write");
+        for _ in 0..100 {
+            if socket.write_all(&[b'A'; 64 << 10]).await.is_err() {
+                break;
+            }
+        }
+        let held = (server.client_memory)();
+        assert!(held <= 4 << 20, "{path}: {held} bytes are held");
+    }
+    eventually("nothing is held", async || (server.client_memory)() == 0).await;
 }
