@@ -77,3 +77,19 @@ pub(crate) fn watch_status(error: &WatchError) -> Status {
     };
     Status::new(code, format!("etcdserver: {error}"))
 }
+
+/// What prost says of bytes that are no message of the call.
+const NO_MESSAGE: &str = "failed to decode Protobuf message: ";
+
+/// A failure to read a client's message, as grpc-go says it of a call that is one message, or of one in a stream.
+pub(crate) fn unreadable(status: Status, stream: bool) -> Status {
+    let Some(why) = status.message().strip_prefix(NO_MESSAGE).filter(|_| status.code() == Code::Internal)
+    else {
+        return status;
+    };
+    let what = match stream {
+        false => "error unmarshalling request",
+        true => "failed to unmarshal the received message",
+    };
+    Status::internal(format!("grpc: {what}: proto: {why}"))
+}

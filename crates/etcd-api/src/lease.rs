@@ -10,7 +10,7 @@ use tonic::{Request, Response, Status, Streaming};
 
 use crate::auth::Credentials;
 use crate::context::Context;
-use crate::error::{auth_status, status};
+use crate::error::{auth_status, status, unreadable};
 
 /// About how many bytes a lease takes (etcd's `leaseOverhead`).
 const LEASE_BYTES: usize = 64;
@@ -145,11 +145,10 @@ fn keep_alive(
     let shutdown = context.shutdown.clone();
     let shared = Arc::new((context, credentials));
     requests
-        .take_while(|request| std::future::ready(request.is_ok()))
-        .filter_map(|request| std::future::ready(request.ok()))
         .map(move |request| {
             let shared = shared.clone();
             async move {
+                let request = request.map_err(|status| unreadable(status, true))?;
                 let (context, credentials) = &*shared;
                 // Taken before the renewal, so that a lease that ends meanwhile never looks younger than its end.
                 let header = context.header_now();

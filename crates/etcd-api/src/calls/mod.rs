@@ -30,6 +30,7 @@ use self::methods::{Methods, Versions};
 use self::tally::{Answering, Asking};
 use crate::budget::{self, Budget, Permit, Reserved, Share};
 use crate::context::Context;
+use crate::error::unreadable;
 
 pub(crate) use self::methods::{METRICS, Shape};
 
@@ -209,9 +210,12 @@ where
         Box::pin(async move {
             let response = answer.await?;
             // A refusal has its status in front.
-            let code = Status::from_header_map(response.headers()).map(|status| status.code());
-            if let Some(code) = code {
-                open.end(code);
+            if let Some(status) = Status::from_header_map(response.headers()) {
+                open.end(status.code());
+                if status.code() == Code::Internal {
+                    let stream = open.calls.0.methods.shape(method) != Shape::Unary;
+                    return Ok(unreadable(status, stream).into_http());
+                }
             }
             let reserved = response.extensions().get::<Reserved>().cloned();
             Ok(response.map(|body| Body::new(Answering::new(body, open, reserved))))

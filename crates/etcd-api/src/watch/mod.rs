@@ -24,7 +24,7 @@ use crate::auth::Credentials;
 use crate::budget::{CALL, Permit, Share};
 use crate::context::Context;
 use crate::counters::Counted;
-use crate::error::auth_status;
+use crate::error::{auth_status, unreadable};
 
 /// Bytes that a message may have beyond `--max-request-bytes` before it is split, if the client can join it.
 const FRAGMENT_OVERHEAD: usize = 512 << 10;
@@ -257,7 +257,8 @@ enum Step {
     Timer,
     LeaderLost,
     Stopped,
-    Gone,
+    /// The client has said what nobody can read, or has gone.
+    Unreadable(Status),
 }
 
 impl Session {
@@ -325,7 +326,10 @@ impl Session {
                     self.desk.out.push_back(Err(stopped(&WatchError::Stopped)));
                     self.over = true;
                 }
-                Step::Gone => self.over = true,
+                Step::Unreadable(status) => {
+                    self.desk.out.push_back(Err(unreadable(status, true)));
+                    self.over = true;
+                }
             }
         }
         Some(self)
@@ -333,7 +337,7 @@ impl Session {
 
     async fn step(&mut self) -> Step {
         tokio::select! {
-            request = self.requests.message(), if self.open => request.map_or(Step::Gone, Step::Request),
+            request = self.requests.message(), if self.open => request.map_or_else(Step::Unreadable, Step::Request),
             changed = changed(&self.set, &self.desk, self.due) => Step::Changed(changed),
             () = &mut self.timer => Step::Timer,
             () = &mut self.leader_lost => Step::LeaderLost,

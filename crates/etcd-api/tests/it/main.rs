@@ -6,6 +6,7 @@ mod gateway;
 mod limits;
 mod proxy;
 mod raw;
+mod unreadable;
 
 use std::net::SocketAddr;
 use std::process::Command;
