@@ -8,7 +8,8 @@
 //! - when `sync` returns, everything that was written before is on the disk;
 //! - a record counts only if its checksum does; it covers the number of the segment and of the record;
 //! - a write that was not finished ends the log: one of its sectors is still zeros. A record that is damaged otherwise,
-//!   or behind which another says that it had been durable, is something promised that is gone: the log does not open;
+//!   or behind which another says that it had been durable, is something promised that is gone: the log does not open,
+//!   nor with a newest segment that is shorter than it was made;
 //! - every segment but the newest ends with a record that says so;
 //! - every segment begins with all single values, so that older segments are not needed for them; a segment goes only
 //!   when that is durable, and the purge too;

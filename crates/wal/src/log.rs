@@ -76,13 +76,13 @@ impl Wal {
         Self::open_with(path, SEGMENT)
     }
 
-    /// As [`Self::open`], with segments of so many bytes.
+    /// As [`Self::open`], with segments of so many bytes, and never of more than before: what is shorter was cut.
     ///
     /// # Errors
     /// See [`Self::open`].
     pub fn open_with(path: &Path, segment: usize) -> io::Result<Self> {
         let folder = Arc::new(Folder::open(path, segment)?);
-        let replayed = replay(folder.segments()?)?;
+        let replayed = replay(folder.segments()?, segment)?;
         folder.prepare()?;
         let number = replayed.segments.last().map_or(1, |last| last.number + 1);
         let current = folder.make(number, segment)?;

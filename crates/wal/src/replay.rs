@@ -96,8 +96,9 @@ pub(crate) fn damaged(what: impl std::fmt::Display) -> io::Error {
     io::Error::new(io::ErrorKind::InvalidData, format!("the log is damaged: {what}"))
 }
 
-/// Reads all segments. The newest is cut off behind its last record and closed: whatever comes goes into a new one.
-pub(crate) fn replay(mut segments: Vec<Segment>) -> io::Result<Replayed> {
+/// Reads all segments, which were made with `capacity` bytes or more. The newest is cut off behind its last record and
+/// closed: whatever comes goes into a new one.
+pub(crate) fn replay(mut segments: Vec<Segment>, capacity: usize) -> io::Result<Replayed> {
     let mut replayed = Replayed::default();
     let unwritten = Unwritten::take(&mut segments)?;
     let last = segments.len().saturating_sub(1);
@@ -115,7 +116,7 @@ pub(crate) fn replay(mut segments: Vec<Segment>) -> io::Result<Replayed> {
                 false => format!("{path} has not a segment's head"),
             }));
         }
-        let newest = (position == last).then_some(&unwritten);
+        let newest = (position == last).then_some((&unwritten, capacity));
         replay_segment(&mut replayed, segment, &bytes, newest)?;
     }
     if replayed.segments.is_empty() {
@@ -171,7 +172,7 @@ fn replay_segment(
     replayed: &mut Replayed,
     mut segment: Segment,
     bytes: &Bytes,
-    newest: Option<&Unwritten>,
+    newest: Option<(&Unwritten, usize)>,
 ) -> io::Result<()> {
     let mut at = segment::HEADER;
     let expected = |replayed: &Replayed| replayed.sequence + 1;
@@ -190,11 +191,11 @@ fn replay_segment(
         }
         keep(&mut replayed.index, read.record, segment.number, place)?;
     };
-    if let Some(unwritten) = newest {
+    if let Some((unwritten, _)) = newest {
         unwritten.check(replayed.sequence)?;
     }
     if !ended {
-        close(replayed, &mut segment, bytes, at, newest.is_some())?;
+        close(replayed, &mut segment, bytes, at, newest.map(|(_, capacity)| capacity))?;
     } else if newest.is_some() {
         // What was read may be in memory only.
         segment.file.sync_data()?;
@@ -222,11 +223,16 @@ fn close(
     segment: &mut Segment,
     bytes: &Bytes,
     at: usize,
-    newest: bool,
+    capacity: Option<usize>,
 ) -> io::Result<()> {
     let path = segment.path.display();
-    if !newest {
+    let Some(capacity) = capacity else {
         return Err(damaged(format!("{path} cannot be read from byte {at} on")));
+    };
+    // Crashes leave a segment as long as it was made: somebody has cut it, and nobody knows what was there.
+    if bytes.len() < capacity {
+        let size = bytes.len();
+        return Err(damaged(format!("{path} was cut short: it has {size} bytes of {capacity}")));
     }
     if let Some(later) = behind(bytes, at, segment.number, replayed.sequence + 1) {
         return Err(damaged(format!(
@@ -244,8 +250,10 @@ fn close(
     let mut end = Vec::new();
     record::put(&mut end, segment.number, replayed.sequence, 0, &Record::End);
     segment.capacity = at + end.len();
-    segment.file.set_len(at as u64)?;
+    // What is shorter than it was made has an end, whenever this is interrupted.
     segment.file.write_all_at(&end, at as u64)?;
+    segment.file.sync_data()?;
+    segment.file.set_len(segment.capacity as u64)?;
     segment.file.sync_all()
 }
 

@@ -208,6 +208,27 @@ fn a_flipped_bit_in_what_was_promised_is_an_error() {
 }
 
 #[test]
+fn a_log_that_was_cut_short_is_an_error_wherever_it_was_cut() {
+    let folder = tempfile::tempdir().expect("folder");
+    let log = open(folder.path());
+    write(&log, 1..20);
+    log.sync().expect("sync");
+    drop(log);
+    let path = segments(folder.path()).pop().expect("a segment");
+    let whole = fs::read(&path).expect("read");
+    for cut in (24..whole.len()).step_by(8) {
+        let copy = tempfile::tempdir().expect("folder");
+        fs::write(copy.path().join(path.file_name().expect("name")), &whole[..cut]).expect("write");
+        let error = Wal::open_with(copy.path(), SEGMENT).err().map(|error| error.to_string());
+        assert!(error.as_ref().is_some_and(|error| error.contains("the log is damaged")), "{cut}: {error:?}");
+    }
+    // As it was it opens, and closed it is shorter, again and again.
+    for _ in 0..3 {
+        assert_eq!(indexes(&open(folder.path())), 1..20);
+    }
+}
+
+#[test]
 fn a_log_of_another_version_is_refused_by_that_name_and_left_as_it_is() {
     let folder = tempfile::tempdir().expect("folder");
     let log = open(folder.path());

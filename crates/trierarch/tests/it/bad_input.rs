@@ -7,19 +7,19 @@ use std::process::{Child, Command, Stdio};
 use crate::cluster::{outcome, program};
 use crate::shared::eventually;
 
-struct Member {
+pub struct Member {
     folder: tempfile::TempDir,
     client: u16,
     peer: u16,
 }
 
 impl Member {
-    fn new() -> Self {
+    pub fn new() -> Self {
         let folder = tempfile::tempdir().expect("folder");
         Self { folder, client: env::ports::free(), peer: env::ports::free() }
     }
 
-    fn data(&self) -> std::path::PathBuf {
+    pub fn data(&self) -> std::path::PathBuf {
         self.folder.path().join("data")
     }
 
@@ -36,7 +36,7 @@ impl Member {
         command
     }
 
-    fn start(&self, data: &Path) -> Running {
+    pub fn start(&self, data: &Path) -> Running {
         self.start_with(data, &[])
     }
 
@@ -53,14 +53,14 @@ impl Member {
         running
     }
 
-    fn etcdctl(&self, arguments: &[&str]) -> (bool, String) {
+    pub fn etcdctl(&self, arguments: &[&str]) -> (bool, String) {
         let mut command = Command::new("etcdctl");
         command.env("ETCDCTL_API", "3").args(["--endpoints", &format!("127.0.0.1:{}", self.client)]);
         outcome(command.args(arguments))
     }
 }
 
-struct Running(Child);
+pub struct Running(Child);
 
 impl Drop for Running {
     fn drop(&mut self) {
@@ -78,7 +78,7 @@ fn refused(command: &mut Command, wanted: &str) {
     assert!(!text.contains("panicked"), "{text}");
 }
 
-fn copy(from: &Path, to: &Path) {
+pub fn copy(from: &Path, to: &Path) {
     let (good, text) = outcome(Command::new("cp").arg("-r").arg(from).arg(to));
     assert!(good, "{text}");
 }
@@ -110,9 +110,24 @@ fn a_folder_stays_its_clusters_whatever_the_flags_say() {
 }
 
 /// The newest file of a folder's log.
-fn log_of(folder: &Path) -> PathBuf {
+pub fn log_of(folder: &Path) -> PathBuf {
     let files = fs::read_dir(folder.join("wal")).expect("folder").map(|entry| entry.expect("entry").path());
     files.filter(|path| path.extension().is_some_and(|ending| ending == "wal")).max().expect("a log")
+}
+
+/// A log's file as the next version of the program would begin it: the version is the last byte of what it is, and the
+/// checksum covers that and a number.
+fn of_a_newer_version(log: &[u8]) -> Vec<u8> {
+    let mut newer = log.to_vec();
+    newer[7] += 1;
+    let sum = crc32c(&newer[..16]).to_le_bytes();
+    newer[16..20].copy_from_slice(&sum);
+    newer
+}
+
+fn crc32c(bytes: &[u8]) -> u32 {
+    let shift = |sum: u32, _| if sum & 1 == 0 { sum >> 1 } else { sum >> 1 ^ 0x82f6_3b78 };
+    !bytes.iter().fold(u32::MAX, |sum, byte| (0..8).fold(sum ^ u32::from(*byte), shift))
 }
 
 #[test]
@@ -134,6 +149,13 @@ fn a_torn_last_write_is_forgotten_and_a_damaged_folder_is_named() {
     let mut flipped = bytes.clone();
     flipped[60] ^= 1;
     damage("flipped", &log, &flipped);
+    // Cut within what was written, and cut behind it: nobody knows what was there.
+    let written = bytes.iter().rposition(|byte| *byte != 0).map_or(0, |last| last + 1);
+    damage("cut", &log, &bytes[..written / 2]);
+    damage("cut short", &log, &bytes[..written.next_multiple_of(8)]);
+    let newer = of_a_newer_version(&bytes);
+    damage("newer", &log, &newer);
+    refused(&mut member.command(&member.folder.path().join("newer")), "by another version of the program");
     // The beginning of a record of 4 KiB, of which nothing more came to the disk.
     let mut torn = bytes;
     let end = torn.iter().rposition(|byte| *byte != 0).map_or(0, |last| (last + 1).next_multiple_of(512));
