@@ -6,7 +6,7 @@ use std::sync::Arc;
 use env::{Env, Shutdown, TaskGroup};
 use mvcc::{Alarm, AlarmAction, AlarmKind, Caller, Command, MvccError};
 use protos::etcd::etcdserverpb::ResponseHeader;
-use store::Store;
+use store::{Store, StoreError};
 use tokio::sync::Semaphore;
 use tonic::Status;
 
@@ -112,6 +112,14 @@ impl Context {
         let applied = self.store.propose(command).await.map_err(error::status)?;
         let response = applied.response.map_err(|error| error::mvcc_status(&error))?;
         Ok((applied.revision, response))
+    }
+
+    /// Refuses a change that is larger than `--max-request-bytes`.
+    pub fn check_size(&self, request: &impl prost::Message) -> Result<(), Status> {
+        if request.encoded_len() > self.limits.max_request_bytes {
+            return Err(error::status(StoreError::TooLarge));
+        }
+        Ok(())
     }
 
     /// Refuses what would exceed the quota, and tells everyone: the alarm stays until an operator takes it off.

@@ -102,13 +102,6 @@ impl KvService {
         let answer = if admitted { Ok(()) } else { Err(MvccError::TooMuch { bytes }) };
         asked.answer(answer).map(|((), permit)| permit)
     }
-
-    fn check_size(&self, request: &impl prost::Message) -> Result<(), Status> {
-        if request.encoded_len() > self.0.limits.max_request_bytes {
-            return Err(status(store::StoreError::TooLarge));
-        }
-        Ok(())
-    }
 }
 
 #[tonic::async_trait]
@@ -164,7 +157,7 @@ impl Kv for KvService {
     }
 
     async fn put(&self, request: Request<pb::PutRequest>) -> Result<Response<pb::PutResponse>, Status> {
-        self.check_size(request.get_ref())?;
+        self.0.check_size(request.get_ref())?;
         let caller = self.0.caller(&request).await?;
         let put = convert::put(request.into_inner())?;
         self.0.check_space(cost(&put)).await?;
@@ -180,7 +173,7 @@ impl Kv for KvService {
         &self,
         request: Request<pb::DeleteRangeRequest>,
     ) -> Result<Response<pb::DeleteRangeResponse>, Status> {
-        self.check_size(request.get_ref())?;
+        self.0.check_size(request.get_ref())?;
         let caller = self.0.caller(&request).await?;
         let share = Share::of_call(&self.0, request.extensions());
         let delete = Txn::of(Op::Delete(convert::delete(request.into_inner())?));
@@ -195,7 +188,7 @@ impl Kv for KvService {
     }
 
     async fn txn(&self, request: Request<pb::TxnRequest>) -> Result<Response<pb::TxnResponse>, Status> {
-        self.check_size(request.get_ref())?;
+        self.0.check_size(request.get_ref())?;
         let credentials = Credentials::of(&self.0, &request);
         let share = Share::of_call(&self.0, request.extensions());
         let request = request.into_inner();

@@ -30,6 +30,13 @@ impl AuthService {
         Ok(self.0.header(revision))
     }
 
+    /// Who asks for a change, if that is not too large to be one.
+    async fn changer<T: prost::Message>(&self, request: &Request<T>) -> Result<Caller, Status> {
+        let caller = self.0.caller(request).await?;
+        self.0.check_size(request.get_ref())?;
+        Ok(caller)
+    }
+
     /// The state of authentication, with all that was acknowledged, for who asks.
     async fn view<T>(&self, request: &Request<T>) -> Result<(std::sync::Arc<mvcc::View>, Caller), Status> {
         self.0.barrier(false).await?;
@@ -70,7 +77,7 @@ impl Auth for AuthService {
         &self,
         request: Request<pb::AuthEnableRequest>,
     ) -> Result<Response<pb::AuthEnableResponse>, Status> {
-        let caller = self.0.caller(&request).await?;
+        let caller = self.changer(&request).await?;
         let header = self.change(caller, AuthCommand::Enable).await?;
         Ok(Response::new(pb::AuthEnableResponse { header }))
     }
@@ -79,7 +86,7 @@ impl Auth for AuthService {
         &self,
         request: Request<pb::AuthDisableRequest>,
     ) -> Result<Response<pb::AuthDisableResponse>, Status> {
-        let caller = self.0.caller(&request).await?;
+        let caller = self.changer(&request).await?;
         let header = self.change(caller, AuthCommand::Disable).await?;
         Ok(Response::new(pb::AuthDisableResponse { header }))
     }
@@ -119,6 +126,7 @@ impl Auth for AuthService {
         request: Request<pb::AuthUserAddRequest>,
     ) -> Result<Response<pb::AuthUserAddResponse>, Status> {
         let caller = self.0.check_admin(&request).await?;
+        self.0.check_size(request.get_ref())?;
         let pb::AuthUserAddRequest { name, password, options, .. } = request.into_inner();
         let no_password = options.is_some_and(|options| options.no_password);
         let password =
@@ -153,7 +161,7 @@ impl Auth for AuthService {
         &self,
         request: Request<pb::AuthUserDeleteRequest>,
     ) -> Result<Response<pb::AuthUserDeleteResponse>, Status> {
-        let caller = self.0.caller(&request).await?;
+        let caller = self.changer(&request).await?;
         let name = request.into_inner().name;
         let header = self.change(caller, AuthCommand::UserDelete { name }).await?;
         Ok(Response::new(pb::AuthUserDeleteResponse { header }))
@@ -164,6 +172,7 @@ impl Auth for AuthService {
         request: Request<pb::AuthUserChangePasswordRequest>,
     ) -> Result<Response<pb::AuthUserChangePasswordResponse>, Status> {
         let caller = self.0.check_admin(&request).await?;
+        self.0.check_size(request.get_ref())?;
         let pb::AuthUserChangePasswordRequest { name, password, hashed_password } = request.into_inner();
         let password = if password.is_empty() {
             let hash = STANDARD.decode(hashed_password);
@@ -179,7 +188,7 @@ impl Auth for AuthService {
         &self,
         request: Request<pb::AuthUserGrantRoleRequest>,
     ) -> Result<Response<pb::AuthUserGrantRoleResponse>, Status> {
-        let caller = self.0.caller(&request).await?;
+        let caller = self.changer(&request).await?;
         let pb::AuthUserGrantRoleRequest { user, role } = request.into_inner();
         let header = self.change(caller, AuthCommand::UserGrantRole { user, role }).await?;
         Ok(Response::new(pb::AuthUserGrantRoleResponse { header }))
@@ -189,7 +198,7 @@ impl Auth for AuthService {
         &self,
         request: Request<pb::AuthUserRevokeRoleRequest>,
     ) -> Result<Response<pb::AuthUserRevokeRoleResponse>, Status> {
-        let caller = self.0.caller(&request).await?;
+        let caller = self.changer(&request).await?;
         let pb::AuthUserRevokeRoleRequest { name: user, role } = request.into_inner();
         let header = self.change(caller, AuthCommand::UserRevokeRole { user, role }).await?;
         Ok(Response::new(pb::AuthUserRevokeRoleResponse { header }))
@@ -199,7 +208,7 @@ impl Auth for AuthService {
         &self,
         request: Request<pb::AuthRoleAddRequest>,
     ) -> Result<Response<pb::AuthRoleAddResponse>, Status> {
-        let caller = self.0.caller(&request).await?;
+        let caller = self.changer(&request).await?;
         let name = request.into_inner().name;
         let header = self.change(caller, AuthCommand::RoleAdd { name }).await?;
         Ok(Response::new(pb::AuthRoleAddResponse { header }))
@@ -235,7 +244,7 @@ impl Auth for AuthService {
         &self,
         request: Request<pb::AuthRoleDeleteRequest>,
     ) -> Result<Response<pb::AuthRoleDeleteResponse>, Status> {
-        let caller = self.0.caller(&request).await?;
+        let caller = self.changer(&request).await?;
         let name = request.into_inner().role;
         let header = self.change(caller, AuthCommand::RoleDelete { name }).await?;
         Ok(Response::new(pb::AuthRoleDeleteResponse { header }))
@@ -245,7 +254,7 @@ impl Auth for AuthService {
         &self,
         request: Request<pb::AuthRoleGrantPermissionRequest>,
     ) -> Result<Response<pb::AuthRoleGrantPermissionResponse>, Status> {
-        let caller = self.0.caller(&request).await?;
+        let caller = self.changer(&request).await?;
         let pb::AuthRoleGrantPermissionRequest { name: role, perm } = request.into_inner();
         let given = perm.ok_or_else(|| auth_status(AuthError::PermissionNotGiven))?;
         let command = AuthCommand::RoleGrantPermission { role, permission: convert::permission_of(given) };
@@ -257,7 +266,7 @@ impl Auth for AuthService {
         &self,
         request: Request<pb::AuthRoleRevokePermissionRequest>,
     ) -> Result<Response<pb::AuthRoleRevokePermissionResponse>, Status> {
-        let caller = self.0.caller(&request).await?;
+        let caller = self.changer(&request).await?;
         let pb::AuthRoleRevokePermissionRequest { role, key, range_end } = request.into_inner();
         let command = AuthCommand::RoleRevokePermission { role, key, range_end };
         let header = self.change(caller, command).await?;

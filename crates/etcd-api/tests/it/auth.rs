@@ -217,3 +217,155 @@ async fn what_would_shut_everybody_out_is_refused() {
     let error = Client::connect([server.address.to_string()], Some(authenticate)).await.err().expect("off");
     assert_eq!(refused(error), "etcdserver: authentication is not enabled");
 }
+
+/// Bytes that a request may have by default.
+const MAX_REQUEST: usize = 3 << 19;
+
+#[tokio::test(flavor = "multi_thread")]
+async fn names_and_keys_of_permissions_may_be_as_large_as_a_request() {
+    let (_server, mut root) = guarded(None).await;
+    let too_large = (tonic::Code::InvalidArgument, "etcdserver: request is too large".to_owned());
+    let (most, more) = ("n".repeat(MAX_REQUEST - 1024), "n".repeat(MAX_REQUEST + 1));
+    root.user_add(most.as_str(), "p", None).await.expect("a long name");
+    root.role_add(most.as_str()).await.expect("a long name");
+    root.user_grant_role("bob", most.as_str()).await.expect("a long name");
+    root.role_grant_permission("letters", Permission::read(most.as_str())).await.expect("a long key");
+    assert_eq!(root.user_get("bob").await.expect("bob").roles(), [most.as_str()]);
+    let large = async |root: &mut Client| {
+        [
+            root.user_add(more.as_str(), "p", None).await.map(drop),
+            root.role_add(more.as_str()).await.map(drop),
+            root.role_grant_permission("letters", Permission::read(more.as_str())).await.map(drop),
+        ]
+    };
+    for refused in large(&mut root).await {
+        assert_eq!(told(refused.expect_err("too large")), too_large);
+    }
+    let names = root.user_list().await.expect("users");
+    assert_eq!(names.users().len(), 4, "nothing else was added");
+    let empty = |what: &str| (tonic::Code::InvalidArgument, format!("etcdserver: {what} name is empty"));
+    assert_eq!(told(root.user_add("", "p", None).await.expect_err("no name")), empty("user"));
+    assert_eq!(told(root.role_add("").await.expect_err("no name")), empty("role"));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn passwords_may_have_as_many_bytes_as_are_looked_at() {
+    let (server, mut root) = guarded(None).await;
+    let (most, more) = ("p".repeat(72), "p".repeat(73));
+    let refused = (tonic::Code::Unknown, "bcrypt: password length exceeds 72 bytes".to_owned());
+    root.user_add("carol", most.as_str(), None).await.expect("72 bytes");
+    assert_eq!(told(root.user_add("dave", more.as_str(), None).await.expect_err("73 bytes")), refused);
+    let changed = root.user_change_password("bob", more.as_str()).await;
+    assert_eq!(told(changed.expect_err("73 bytes")), refused);
+    let options = || ConnectOptions::new().with_user("carol", most.as_str());
+    Client::connect([server.address.to_string()], Some(options())).await.expect("the password");
+    as_user(&server, "bob").await.get("a", None).await.expect_err("bob's is the old one, and may nothing");
+    assert_eq!(root.user_list().await.expect("users").users().len(), 4, "nobody else was added");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_user_may_have_any_number_of_roles_and_a_role_of_permissions() {
+    const MANY: usize = 300;
+    let (server, mut root) = guarded(None).await;
+    for number in 0..MANY {
+        let role = format!("role-{number:03}");
+        root.role_add(role.as_str()).await.expect("role");
+        root.role_grant_permission(role.as_str(), Permission::read(format!("k{number}")))
+            .await
+            .expect("grant");
+        root.user_grant_role("bob", role.as_str()).await.expect("grant");
+        root.role_grant_permission("letters", Permission::write(format!("w{number}"))).await.expect("grant");
+    }
+    assert_eq!(root.role_list().await.expect("roles").roles().len(), MANY + 1);
+    assert_eq!(root.user_get("bob").await.expect("bob").roles().len(), MANY);
+    assert_eq!(root.role_get("letters").await.expect("role").permissions().len(), MANY + 2);
+    let (mut bob, mut alice) = (as_user(&server, "bob").await, as_user(&server, "alice").await);
+    for number in [0, MANY / 2, MANY - 1] {
+        bob.get(format!("k{number}"), None).await.expect("bob may read it");
+        alice.put(format!("w{number}"), "v", None).await.expect("alice may write it");
+        assert_eq!(told(alice.get(format!("k{number}"), None).await.expect_err("no")), denied());
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_refused_is_refused_as_json_too() {
+    use serde_json::json;
+
+    use crate::gateway::post_as;
+    let (server, mut root) = guarded(None).await;
+    let login = json!({ "name": "root", "password": "root's" });
+    let (_, answer) = post_as(&server, "", "/v3/auth/authenticate", &login).await;
+    let token = answer["token"].as_str().expect("a token").to_owned();
+    let long = "p".repeat(73);
+    let name = "n".repeat(MAX_REQUEST + 1);
+    let permission = |key: &str| json!({ "name": "letters", "perm": { "permType": "READ", "key": key } });
+    let key = "A".repeat(MAX_REQUEST / 3 * 4 + 8);
+    for (path, body, code, status, text) in [
+        ("user/add", json!({ "name": "", "password": "p" }), 3, 400, "etcdserver: user name is empty"),
+        ("user/add", json!({ "name": name, "password": "p" }), 3, 400, "etcdserver: request is too large"),
+        (
+            "user/add",
+            json!({ "name": "x", "password": long }),
+            2,
+            500,
+            "bcrypt: password length exceeds 72 bytes",
+        ),
+        (
+            "user/add",
+            json!({ "name": "bob", "password": "p" }),
+            9,
+            400,
+            "etcdserver: user name already exists",
+        ),
+        (
+            "user/changepw",
+            json!({ "name": "bob", "password": long }),
+            2,
+            500,
+            "bcrypt: password length exceeds 72 bytes",
+        ),
+        ("user/grant", json!({ "user": "bob", "role": "x" }), 9, 400, "etcdserver: role name not found"),
+        ("user/grant", json!({ "user": "x", "role": "root" }), 9, 400, "etcdserver: user name not found"),
+        ("role/add", json!({ "name": "" }), 3, 400, "etcdserver: role name is empty"),
+        ("role/add", json!({ "name": name }), 3, 400, "etcdserver: request is too large"),
+        ("role/add", json!({ "name": "letters" }), 9, 400, "etcdserver: role name already exists"),
+        ("role/grant", json!({ "name": "letters" }), 3, 400, "etcdserver: permission not given"),
+        ("role/grant", permission(&key), 3, 400, "etcdserver: request is too large"),
+    ] {
+        let answer = post_as(&server, &token, &format!("/v3/auth/{path}"), &body).await;
+        assert_eq!(answer, (status, json!({ "code": code, "message": text })), "{path}");
+    }
+    let grant = post_as(&server, &token, "/v3/auth/role/grant", &permission("eA==")).await;
+    assert_eq!(grant.0, 200);
+    let (status, user) = post_as(&server, &token, "/v3/auth/user/get", &json!({ "name": "alice" })).await;
+    assert_eq!((status, &user["roles"]), (200, &json!(["letters"])));
+    assert_eq!(root.user_list().await.expect("users").users().len(), 3, "nobody was added");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_stale_revision_is_told_as_json_too() {
+    use serde_json::json;
+
+    use crate::gateway::post_as;
+    let folder = tempfile::tempdir().expect("folder");
+    let pair = rcgen::KeyPair::generate().expect("key");
+    let key = folder.path().join("key.pem");
+    std::fs::write(&key, pair.serialize_pem()).expect("write");
+    let flag = format!("jwt,priv-key={},sign-method=ES256,ttl=1h", key.display());
+    let options = AuthOptions::parse(&flag, Duration::ZERO, 4, false).expect("options");
+    let (server, mut root) = guarded(Some(options)).await;
+    let login = json!({ "name": "alice", "password": "alice's" });
+    let read = json!({ "key": "YQ==" });
+    let token = async || {
+        let (_, answer) = post_as(&server, "", "/v3/auth/authenticate", &login).await;
+        answer["token"].as_str().expect("a token").to_owned()
+    };
+    let old = token().await;
+    assert_eq!(post_as(&server, &old, "/v3/kv/range", &read).await.0, 200);
+    root.role_add("another").await.expect("role");
+    let stale = json!({ "code": 3, "message": "etcdserver: revision of auth store is old" });
+    assert_eq!(post_as(&server, &old, "/v3/kv/range", &read).await, (400, stale));
+    assert_eq!(post_as(&server, &token().await, "/v3/kv/range", &read).await.0, 200);
+    let nonsense = post_as(&server, "nonsense", "/v3/kv/range", &read).await;
+    assert_eq!(nonsense, (401, json!({ "code": 16, "message": "etcdserver: invalid auth token" })));
+}

@@ -15,11 +15,22 @@ async fn send(server: &Server, method: &str, path: &str, body: &str) -> TcpStrea
 }
 
 async fn send_from(local: [u8; 4], server: &Server, method: &str, path: &str, body: &str) -> TcpStream {
+    send_as(local, server, "", method, path, body).await
+}
+
+async fn send_as(
+    local: [u8; 4],
+    server: &Server,
+    headers: &str,
+    method: &str,
+    path: &str,
+    body: &str,
+) -> TcpStream {
     let socket = TcpSocket::new_v4().expect("a socket");
     socket.bind(SocketAddr::from((local, 0))).expect("an address of the machine");
     let mut socket = socket.connect(server.address).await.expect("connect");
     let request = format!(
-        "{method} {path} HTTP/1.1\r\nhost: h\r\nconnection: close\r\ncontent-length: {}\r\n\r\n{body}",
+        "{method} {path} HTTP/1.1\r\nhost: h\r\nconnection: close\r\n{headers}content-length: {}\r\n\r\n{body}",
         body.len()
     );
     socket.write_all(request.as_bytes()).await.expect("write");
@@ -28,8 +39,18 @@ async fn send_from(local: [u8; 4], server: &Server, method: &str, path: &str, bo
 
 /// The status and the body of an answer that ends.
 async fn call(server: &Server, method: &str, path: &str, body: &str) -> (u16, Value) {
+    whole(send(server, method, path, body).await).await
+}
+
+/// The answer to who has a token.
+pub async fn post_as(server: &Server, token: &str, path: &str, body: &Value) -> (u16, Value) {
+    let header = if token.is_empty() { String::new() } else { format!("authorization: {token}\r\n") };
+    whole(send_as([127, 0, 0, 1], server, &header, "POST", path, &body.to_string()).await).await
+}
+
+async fn whole(mut socket: TcpStream) -> (u16, Value) {
     let mut answer = String::new();
-    send(server, method, path, body).await.read_to_string(&mut answer).await.expect("read");
+    socket.read_to_string(&mut answer).await.expect("read");
     let (head, body) = answer.split_once("\r\n\r\n").expect("a head");
     let status = head.split(' ').nth(1).and_then(|status| status.parse().ok()).expect("a status");
     (status, serde_json::from_str(body).unwrap_or(Value::Null))
