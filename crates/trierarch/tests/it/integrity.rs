@@ -10,6 +10,7 @@ use std::time::Duration;
 use etcd_client::{Client, GetOptions};
 use tempfile::TempDir;
 
+use crate::bad_input::log_of;
 use crate::cluster::{outcome, program};
 use crate::shared::eventually;
 
@@ -73,6 +74,14 @@ impl Members {
         let (good, text) = outcome(Command::new("kill").args(["-TERM", &process.id().to_string()]));
         assert!(good, "{text}");
         process.wait().expect("ended");
+    }
+
+    /// Waits until a member has ended by itself; its exit code.
+    fn ended(&mut self, index: usize) -> Option<i32> {
+        let process = self.processes[index].as_mut().expect("running");
+        let status = eventually("it ends", || process.try_wait().expect("a child"));
+        self.processes[index] = None;
+        status.code()
     }
 
     async fn client(&self, index: usize) -> Option<Client> {
@@ -210,4 +219,66 @@ fn a_member_that_lost_an_entry_is_found_out_and_heals_by_itself() {
     assert_eq!(healed, "third");
     members.agree();
     assert!(members.log(1).contains("this member's state differs from what the majority holds"));
+}
+
+/// A log cannot be had from the others: what it promised, they believe.
+#[test]
+fn a_member_whose_log_is_damaged_says_so_and_the_others_go_on() {
+    let mut members = Members::start();
+    members.write(0, "first");
+    members.agree();
+    let damages: [(&str, Damage); 2] = [
+        ("a bit is flipped", |log| {
+            let mut bytes = fs::read(log).expect("read");
+            bytes[60] ^= 1;
+            fs::write(log, bytes).expect("write");
+        }),
+        ("it is cut", truncate),
+    ];
+    for (name, damage) in damages {
+        members.stop(1);
+        let log = log_of(&members.data(1));
+        let whole = fs::read(&log).expect("read");
+        damage(&log);
+        members.start_one(1);
+        assert_eq!(members.ended(1), Some(1), "{name}");
+        let said = members.log(1);
+        let last = said.lines().last().and_then(|line| serde_json::from_str::<serde_json::Value>(line).ok());
+        let last = last.unwrap_or_else(|| panic!("{name}: {said}"));
+        let why = last["error"].as_str().unwrap_or_default();
+        assert!(last["level"] == "error" && why.contains("the log is damaged"), "{name}: {last}");
+        assert!(!said.contains("panicked"), "{name}");
+        members.write(2, name);
+        fs::write(&log, whole).expect("write");
+        members.start_one(1);
+        members.agree();
+        assert_eq!(members.holds(1, "k7").as_deref(), Some(name));
+    }
+}
+
+#[test]
+fn a_removed_member_ends_and_ends_again_whenever_it_is_started() {
+    const REMOVED: &str = "the member has been permanently removed from the cluster";
+    let mut members = Members::start();
+    members.write(0, "first");
+    members.agree();
+    eventually("it is removed", || {
+        members.runtime.block_on(async {
+            let mut client = members.client(0).await?;
+            let list = client.member_list().await.ok()?;
+            match list.members().iter().find(|member| member.name() == "m2") {
+                Some(member) => drop(client.member_remove(member.id()).await.ok()?),
+                None => return Some(()),
+            }
+            None
+        })
+    });
+    for times in 1..=2 {
+        members.ended(2);
+        assert_eq!(members.log(2).matches(REMOVED).count().min(times), times, "{}", members.log(2));
+        assert!(!members.log(2).contains("panicked"));
+        members.start_one(2);
+    }
+    members.ended(2);
+    members.write(0, "second");
 }
