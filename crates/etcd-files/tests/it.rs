@@ -1,10 +1,12 @@
 //! What the fuzz targets begin with is decoded, and refused without a panic where any byte of it is changed.
 
 use std::fs;
+use std::io::Write as _;
 use std::ops::ControlFlow;
 use std::path::PathBuf;
 
-use etcd_files::{Database, InternalRequest, read_wal};
+use etcd_files::bolt::BoltFile;
+use etcd_files::{Checked, Database, InternalRequest, VersionKey, check_trailer, read_wal, status};
 use proptest::prelude::*;
 use prost::Message as _;
 
@@ -16,6 +18,7 @@ fn corpus(name: &str) -> Vec<u8> {
 /// Reads everything; how many versions there are.
 fn read(data: &[u8]) -> Option<usize> {
     let database = Database::open(data).ok()?;
+    let buckets = pages(database.file());
     let mut versions = 0;
     let read = database.versions(&mut |_| {
         versions += 1;
@@ -25,7 +28,32 @@ fn read(data: &[u8]) -> Option<usize> {
     let small = (database.alarms().ok()?, database.members().ok()?, database.cluster_version().ok()?);
     drop((small, database.auth().ok()?, database.meta().ok()?, database.revision().ok()?));
     read.and(leases).ok()?;
-    Some(versions)
+    buckets.is_some().then_some(versions)
+}
+
+/// Reads all pages, whatever the buckets are named.
+fn pages(file: &BoltFile<&[u8]>) -> Option<()> {
+    for name in file.buckets().ok()? {
+        file.visit(&name, &mut |_, _| ControlFlow::Continue(())).ok()?;
+        file.last_key(&name).ok()?;
+    }
+    Some(())
+}
+
+/// Reads a snapshot as a file; how many keys there are, if its checksum is right.
+fn snapshot(data: &[u8]) -> Result<u64, String> {
+    let mut file = tempfile::tempfile().expect("a file");
+    file.write_all(data).expect("write");
+    let checked = check_trailer(&file, false).map_err(|error| error.to_string());
+    assert_eq!(check_trailer(&file, true).ok(), Some(Checked::Skipped));
+    let status = status(&file).map_err(|error| error.to_string());
+    checked.and(status).map(|status| status.total_key)
+}
+
+/// Reads a request, and a version's name.
+fn request(data: &[u8]) -> Option<InternalRequest> {
+    let _ = VersionKey::decode(data);
+    InternalRequest::decode(data).ok()
 }
 
 #[test]
@@ -35,6 +63,18 @@ fn the_fuzz_corpus_is_decoded() {
     fs::write(folder.path().join("0.wal"), corpus("etcd_wal/restored")).expect("write");
     let log = read_wal(folder.path(), 0).expect("a log");
     assert_eq!((log.entries.len(), log.state.commit), (1, 1), "one member was added");
+    assert!(snapshot(&corpus("snapshot/with-sum")).is_ok_and(|keys| keys > 0));
+    let bad = snapshot(&corpus("snapshot/bad-sum")).expect_err("another checksum");
+    assert!(bad.starts_with("expected sha256 ["), "{bad}");
+    assert!(snapshot(&corpus("snapshot/bad-short")).is_err());
+    assert!(snapshot(b"").is_err());
+    let put = request(&corpus("etcd_request/put")).expect("a request");
+    assert_eq!(
+        (put.header.expect("a header").username, put.put.expect("a put").lease),
+        ("alice".to_owned(), 9)
+    );
+    assert!(request(&corpus("etcd_request/txn")).is_some_and(|request| request.txn.is_some()));
+    assert_eq!(request(&corpus("etcd_request/bad-cut")), None);
 }
 
 proptest! {
@@ -52,5 +92,23 @@ proptest! {
         fs::write(folder.path().join("0.wal"), &log).expect("write");
         drop(read_wal(folder.path(), 0));
         drop(InternalRequest::decode(&log[..cut.index(log.len())]));
+        for name in ["put", "txn"] {
+            let mut bytes = corpus(&format!("etcd_request/{name}"));
+            let place = at.index(bytes.len());
+            bytes[place] = byte;
+            request(&bytes);
+            request(&bytes[..cut.index(bytes.len())]);
+        }
+    }
+
+    #[test]
+    fn a_snapshot_of_which_anything_is_changed_is_refused(
+        at in any::<prop::sample::Index>(), flip in 1..=u8::MAX, cut in any::<prop::sample::Index>(),
+    ) {
+        let whole = corpus("snapshot/with-sum");
+        let mut bytes = whole.clone();
+        bytes[at.index(whole.len())] ^= flip;
+        prop_assert!(snapshot(&bytes).is_err());
+        prop_assert!(snapshot(&whole[..cut.index(whole.len())]).is_err());
     }
 }

@@ -1,0 +1,11 @@
+//! What an entry of etcd's log says, and the name of a version in its database.
+#![no_main]
+
+use etcd_files::{InternalRequest, VersionKey};
+use libfuzzer_sys::fuzz_target;
+use prost::Message as _;
+
+fuzz_target!(|data: &[u8]| {
+    drop(InternalRequest::decode(data));
+    drop(VersionKey::decode(data));
+});
