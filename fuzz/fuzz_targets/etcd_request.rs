@@ -3,9 +3,8 @@
 
 use etcd_files::{InternalRequest, VersionKey};
 use libfuzzer_sys::fuzz_target;
-use prost::Message as _;
 
 fuzz_target!(|data: &[u8]| {
-    drop(InternalRequest::decode(data));
+    drop(InternalRequest::read(data));
     drop(VersionKey::decode(data));
 });

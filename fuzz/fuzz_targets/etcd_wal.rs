@@ -3,7 +3,6 @@
 
 use etcd_files::{EntryKind, InternalRequest, read_wal};
 use libfuzzer_sys::fuzz_target;
-use prost::Message as _;
 
 fuzz_target!(|data: &[u8]| {
     let folder = std::env::temp_dir().join(format!("fuzz-etcd-wal-{}", std::process::id()));
@@ -12,7 +11,7 @@ fuzz_target!(|data: &[u8]| {
     let Ok(log) = read_wal(&folder, 0) else { return };
     for entry in log.entries {
         if let EntryKind::Normal(bytes) = entry.kind {
-            drop(InternalRequest::decode(&*bytes));
+            drop(InternalRequest::read(&bytes));
         }
     }
 });

@@ -8,7 +8,6 @@ use std::path::PathBuf;
 use etcd_files::bolt::BoltFile;
 use etcd_files::{Checked, Database, InternalRequest, VersionKey, check_trailer, read_wal, status};
 use proptest::prelude::*;
-use prost::Message as _;
 
 fn corpus(name: &str) -> Vec<u8> {
     let path = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../../fuzz/corpus").join(name);
@@ -53,7 +52,7 @@ fn snapshot(data: &[u8]) -> Result<u64, String> {
 /// Reads a request, and a version's name.
 fn request(data: &[u8]) -> Option<InternalRequest> {
     let _ = VersionKey::decode(data);
-    InternalRequest::decode(data).ok()
+    InternalRequest::read(data).ok()
 }
 
 #[test]
@@ -74,6 +73,8 @@ fn the_fuzz_corpus_is_decoded() {
         ("alice".to_owned(), 9)
     );
     assert!(request(&corpus("etcd_request/txn")).is_some_and(|request| request.txn.is_some()));
+    let old = request(&corpus("etcd_request/version-2")).and_then(|request| request.v2);
+    assert_eq!(old.map(|old| (old.path, old.val)), Some(("/0/version".to_owned(), "3.4.0".to_owned())));
     assert_eq!(request(&corpus("etcd_request/bad-cut")), None);
 }
 
@@ -91,8 +92,8 @@ proptest! {
         let folder = tempfile::tempdir().expect("folder");
         fs::write(folder.path().join("0.wal"), &log).expect("write");
         drop(read_wal(folder.path(), 0));
-        drop(InternalRequest::decode(&log[..cut.index(log.len())]));
-        for name in ["put", "txn"] {
+        request(&log[..cut.index(log.len())]);
+        for name in ["put", "txn", "version-2"] {
             let mut bytes = corpus(&format!("etcd_request/{name}"));
             let place = at.index(bytes.len());
             bytes[place] = byte;
