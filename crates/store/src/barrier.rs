@@ -7,7 +7,7 @@ use tokio::sync::{mpsc, oneshot};
 use tokio::time::Instant;
 
 use crate::error::StoreError;
-use crate::handle::Inner;
+use crate::inner::Inner;
 use crate::peers::Lane;
 use crate::server::error_from_status;
 

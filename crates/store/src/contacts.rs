@@ -11,7 +11,7 @@ use protos::peer;
 use tokio::time::Instant;
 
 use crate::error::StoreError;
-use crate::handle::Inner;
+use crate::inner::Inner;
 use crate::peers::Lane;
 use crate::server::ALIVE_INTERVAL;
 

@@ -17,7 +17,7 @@ use transport::{Address, Admission, Dialer, Listener, Security, Tls, admitted};
 
 use crate::config::StoreConfig;
 use crate::error::BuildError;
-use crate::handle::Inner;
+use crate::inner::Inner;
 use crate::join::JoinService;
 use crate::peers::MAX_MESSAGE;
 use crate::pulse::{self, Door};

@@ -16,7 +16,7 @@ use transport::Dialer;
 use crate::config::{Identity, StoreConfig};
 use crate::consensus::{self, Node};
 use crate::error::BuildError;
-use crate::handle::Inner;
+use crate::inner::Inner;
 use crate::members::{ClusterId, hex};
 use crate::peers::Peers;
 use crate::storage::{LogEngine, LogMeta};

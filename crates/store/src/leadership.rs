@@ -11,7 +11,7 @@ use tokio::sync::watch;
 
 use crate::consensus::{Node, TypeConfig};
 use crate::disk;
-use crate::handle::Inner;
+use crate::inner::Inner;
 use crate::peers::Lane;
 use crate::pulse::{Standing, Verdict};
 
@@ -39,7 +39,7 @@ pub struct Leadership {
     pub term: u64,
     /// Who leads it, if anyone is known to.
     pub leader: Option<u64>,
-    /// Whether this member leads and is in touch with a quorum.
+    /// Whether this member leads, is in touch with a quorum, and has applied everything from before its term.
     pub is_leader: bool,
 }
 
@@ -99,11 +99,14 @@ pub(crate) fn read(inner: &Inner) -> Leadership {
     let heard =
         metrics.last_quorum_acked.as_ref().is_some_and(|acked| acked.elapsed() < inner.timing.election_max);
     let leads = metrics.state == ServerState::Leader && metrics.current_leader == Some(inner.me);
-    let is_leader = leads && (alone || (heard && inner.pulse.now() != Verdict::Deserted));
+    let followed = leads && (alone || (heard && inner.pulse.now() != Verdict::Deserted));
+    // Leases, for instance, are as those before it left them only when it has applied what they wrote.
+    let is_leader =
+        followed && metrics.last_applied.is_some_and(|id| id.leader_id.term == metrics.current_term);
     let now = inner.env.clock.monotonic();
     let known = |leader: &u64| match *leader == inner.me {
         // A new leader has not heard the others yet: nobody else leads its term.
-        true => is_leader || metrics.last_quorum_acked.is_none(),
+        true => followed || metrics.last_quorum_acked.is_none(),
         false => inner.pulse.silence_of(*leader, now) <= inner.timing.election_max,
     };
     let term = metrics.current_term;

@@ -7,7 +7,7 @@ use mvcc::{Command, LeaseId};
 
 use crate::error::StoreError;
 use crate::failpoints::hit;
-use crate::handle::Inner;
+use crate::inner::Inner;
 use crate::leases::LeaseTime;
 
 /// How often the leader looks for leases that are over.

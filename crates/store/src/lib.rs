@@ -8,14 +8,17 @@
 //! - a member that does not hear a quorum does not lead: [`Leadership::is_leader`] falls within an election timeout;
 //! - membership has one home, the raft configuration; names and client addresses are replicated state.
 //!
-//! Reading order: `config.rs` (what it is built from), `handle.rs` (what callers do with it), `consensus.rs` (openraft's
-//! types and their bytes), `log.rs` and `state.rs` (openraft's storage over the traits in `storage.rs`), `peers.rs` and
+//! Reading order: `config.rs` (what it is built from), `build.rs` and `run.rs` (how it begins and ends), `handle.rs` (what
+//! callers do with it), `inner.rs` (what all parts share), `changes.rs` (of members), `consensus.rs` (openraft's types and
+//! their bytes), `log.rs` and `state.rs` (openraft's storage over the traits in `storage.rs`), `peers.rs` and
 //! `server.rs` (both ends of the wire between members), `sessions.rs` (exactly once), `barrier.rs`, `watch/`, `leases.rs`,
 //! `renewals.rs`, `lessor.rs`, `pulse/` (who is in touch with whom), `disk.rs`, `leadership.rs`, `counters.rs`,
 //! `integrity/` (a state that is wrong), `seed.rs` (folders that begin with a state from elsewhere).
 
 mod barrier;
 mod behind;
+mod build;
+mod changes;
 mod config;
 mod consensus;
 mod contacts;
@@ -27,6 +30,7 @@ mod error;
 mod failpoints;
 mod forced;
 mod handle;
+mod inner;
 mod integrity;
 mod join;
 mod leadership;
@@ -39,6 +43,7 @@ mod peers;
 mod proposals;
 mod pulse;
 mod renewals;
+mod run;
 mod seed;
 mod server;
 mod sessions;
@@ -53,11 +58,12 @@ pub use copy::StateCopy;
 pub use counters::METRICS;
 pub use error::{BuildError, StoreError};
 pub use failpoints::FAILPOINTS;
-pub use handle::{RunError, Status, Store, StoreServer};
+pub use handle::{Status, Store};
 pub use leadership::Leadership;
 pub use leases::LeaseTime;
 pub use members::{ClusterId, Member, cluster_id, hex, member_id};
 pub use memory::MemoryStorage;
+pub use run::{RunError, StoreServer};
 pub use seed::{Seed, SeedEntry, StateLoader, Stopped};
 pub use watch::{
     Delivery, Ended, Member as WatchMember, SharedEvent, WatchBatch, WatchError, WatchRequest, WatchSet,

@@ -19,7 +19,7 @@ use tonic::{Status, Streaming};
 use crate::consensus::{self, Proposal, TypeConfig};
 use crate::error::StoreError;
 use crate::failpoints::hit;
-use crate::handle::Inner;
+use crate::inner::Inner;
 use crate::peers::Lane;
 
 /// Proposals that wait to be handed over.

@@ -9,7 +9,8 @@ use tokio::sync::{mpsc, oneshot};
 
 use crate::error::StoreError;
 use crate::failpoints::hit;
-use crate::handle::{Again, Inner, Store};
+use crate::handle::{Again, Store};
+use crate::inner::Inner;
 use crate::leases::Renewal;
 
 /// Renewals that wait to be asked for.

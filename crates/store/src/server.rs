@@ -19,7 +19,7 @@ use crate::consensus::{self, TypeConfig};
 use crate::counters::{Traffic, Transfer};
 use crate::error::{REMOVED, StoreError};
 use crate::failpoints::hit;
-use crate::handle::Inner;
+use crate::inner::Inner;
 use crate::integrity::{Wrong, checks, keys};
 use crate::members::hex;
 use crate::peers::{self, CLUSTER_HEADER, TO_HEADER};

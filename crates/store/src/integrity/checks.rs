@@ -17,7 +17,7 @@ use super::watch::alarm;
 use super::{Wrong, keys::KeyHashes};
 use crate::config::Checks;
 use crate::error::StoreError;
-use crate::handle::Inner;
+use crate::inner::Inner;
 use crate::members::hex;
 use crate::peers::{Lane, Peers};
 use crate::state::Shared;

@@ -10,7 +10,7 @@ use protos::peer;
 
 use super::marks::{Verdict, judge};
 use super::{Mark, Wrong};
-use crate::handle::Inner;
+use crate::inner::Inner;
 use crate::members::hex;
 use crate::peers::Lane;
 

@@ -28,7 +28,7 @@ pub(crate) use self::wire::{DOOR, Door, serve_door};
 use crate::config::Timing;
 use crate::consensus::Node;
 use crate::disk::Disk;
-use crate::handle::Inner;
+use crate::inner::Inner;
 
 /// How long connections may take to end.
 const STOP: Duration = Duration::from_millis(200);

@@ -14,7 +14,7 @@ use transport::{Accepted, Admission, Connection, Dialer, Listener, Security};
 
 use super::links::Word;
 use crate::consensus::Node;
-use crate::handle::Inner;
+use crate::inner::Inner;
 
 /// What a connection of the pulse begins with, and its protocol's name with TLS.
 const NAME: &[u8] = b"trierarch-pulse";
