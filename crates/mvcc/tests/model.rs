@@ -339,7 +339,12 @@ fn compare_views(view: &View, model: &Model) {
                 let batch = view.events(&range, next, 1).expect("events");
                 for mut event in batch.events {
                     view.fill_prev(&mut event).expect("the value before");
-                    heard.push((event.kv.mod_revision, event.kv.key, event.kind, event.prev));
+                    heard.push((
+                        event.kv.mod_revision,
+                        event.kv.key,
+                        event.kind,
+                        event.prev.map(|prev| *prev),
+                    ));
                 }
                 next = batch.next_revision;
             }

@@ -68,8 +68,7 @@ impl Doors {
         let service = PeerServer::new(PeerService { inner })
             .max_decoding_message_size(MAX_MESSAGE)
             .max_encoding_message_size(MAX_MESSAGE);
-        let service =
-            InterceptedService::new(service, move |request| server::check_identity(cluster, me, request));
+        let service = InterceptedService::new(service, server::guard(cluster, me));
         let (mut doors, mut connections) = (Vec::new(), Vec::new());
         for (listener, security) in self.listeners {
             tracing::info!(address = listener.place(), "serving peer traffic");

@@ -10,6 +10,7 @@ use openraft::raft::{
     AppendEntriesRequest, StreamAppendError, StreamAppendResult, TransferLeaderRequest, VoteRequest,
 };
 use openraft::storage::{Snapshot, SnapshotMeta};
+use parking_lot::Mutex;
 use protos::peer::{self, peer_server::Peer};
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
@@ -56,6 +57,26 @@ pub(crate) fn check_identity(cluster: u64, me: u64, request: Request<()>) -> Res
         return Err(Status::failed_precondition("etcdserver: member ID mismatch"));
     }
     Ok(request)
+}
+
+/// [`check_identity`] for every call; one from another cluster is told in the log, once for all that follow of the same.
+pub(crate) fn guard(cluster: u64, me: u64) -> impl Fn(Request<()>) -> Result<Request<()>, Status> + Clone {
+    let told = Arc::new(Mutex::new(String::new()));
+    move |request| {
+        let theirs = request.metadata().get(CLUSTER_HEADER).and_then(|theirs| theirs.to_str().ok());
+        let theirs = theirs.unwrap_or_default().to_owned();
+        let ours = format!("{cluster:x}");
+        if theirs != ours && *told.lock() != theirs {
+            tracing::warn!(
+                "local-member-id" = format!("{me:x}"),
+                "local-member-cluster-id" = ours,
+                "remote-peer-cluster-id" = theirs,
+                "request cluster ID mismatch"
+            );
+            *told.lock() = theirs;
+        }
+        check_identity(cluster, me, request)
+    }
 }
 
 /// A store's error for another member, which reads it back with [`error_from_status`].

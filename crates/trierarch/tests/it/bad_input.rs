@@ -7,19 +7,19 @@ use std::process::{Child, Command, Stdio};
 use crate::cluster::{outcome, program};
 use crate::shared::eventually;
 
-struct Member {
+pub(crate) struct Member {
     folder: tempfile::TempDir,
     client: u16,
     peer: u16,
 }
 
 impl Member {
-    fn new() -> Self {
+    pub fn new() -> Self {
         let folder = tempfile::tempdir().expect("folder");
         Self { folder, client: env::ports::free(), peer: env::ports::free() }
     }
 
-    fn data(&self) -> std::path::PathBuf {
+    pub fn data(&self) -> std::path::PathBuf {
         self.folder.path().join("data")
     }
 
@@ -36,7 +36,7 @@ impl Member {
         command
     }
 
-    fn start(&self, data: &Path) -> Running {
+    pub fn start(&self, data: &Path) -> Running {
         self.start_with(data, &[])
     }
 
@@ -53,14 +53,14 @@ impl Member {
         running
     }
 
-    fn etcdctl(&self, arguments: &[&str]) -> (bool, String) {
+    pub fn etcdctl(&self, arguments: &[&str]) -> (bool, String) {
         let mut command = Command::new("etcdctl");
         command.env("ETCDCTL_API", "3").args(["--endpoints", &format!("127.0.0.1:{}", self.client)]);
         outcome(command.args(arguments))
     }
 }
 
-struct Running(Child);
+pub(crate) struct Running(Child);
 
 impl Drop for Running {
     fn drop(&mut self) {
@@ -78,7 +78,7 @@ fn refused(command: &mut Command, wanted: &str) {
     assert!(!text.contains("panicked"), "{text}");
 }
 
-fn copy(from: &Path, to: &Path) {
+pub(crate) fn copy(from: &Path, to: &Path) {
     let (good, text) = outcome(Command::new("cp").arg("-r").arg(from).arg(to));
     assert!(good, "{text}");
 }

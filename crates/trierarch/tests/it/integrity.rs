@@ -10,7 +10,7 @@ use std::time::Duration;
 use etcd_client::{Client, GetOptions};
 use tempfile::TempDir;
 
-use crate::bad_input::log_of;
+use crate::bad_input::{self, copy, log_of};
 use crate::cluster::{outcome, program};
 use crate::shared::eventually;
 
@@ -254,6 +254,31 @@ fn a_member_whose_log_is_damaged_says_so_and_the_others_go_on() {
         members.agree();
         assert_eq!(members.holds(1, "k7").as_deref(), Some(name));
     }
+}
+
+#[test]
+fn a_folder_of_another_cluster_takes_no_part_in_this_one() {
+    let other = bad_input::Member::new();
+    let running = other.start(&other.data());
+    assert!(other.etcdctl(&["put", "k7", "the other cluster's"]).0);
+    drop(running);
+    let mut members = Members::start();
+    members.write(0, "first");
+    members.agree();
+    members.stop(1);
+    let own = members.folder.path().join("own");
+    fs::rename(members.data(1), &own).expect("rename");
+    copy(&other.data(), &members.data(1));
+    members.start_one(1);
+    eventually("it is refused", || members.log(1).contains("request cluster ID mismatch").then_some(()));
+    members.write(0, "second");
+    assert_eq!(members.holds(1, "k7").as_deref(), Some("the other cluster's"));
+    members.stop(1);
+    fs::remove_dir_all(members.data(1)).expect("remove");
+    fs::rename(own, members.data(1)).expect("rename");
+    members.start_one(1);
+    members.agree();
+    assert_eq!(members.holds(1, "k7").as_deref(), Some("second"));
 }
 
 #[test]
