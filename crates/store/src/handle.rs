@@ -262,14 +262,22 @@ impl Store {
         if to == inner.me {
             return Ok(());
         }
-        inner.raft.trigger().transfer_leader(to).await.map_err(|_| StoreError::Stopped)?;
+        let deadline = self.deadline();
         let mut leadership = inner.leadership.clone();
-        let moved = leadership.wait_for(|now| now.leader == Some(to));
-        match tokio::time::timeout(inner.timing.request_timeout(), moved).await {
-            Ok(Ok(_)) => Ok(()),
-            Ok(Err(_)) => Err(StoreError::Stopped),
-            Err(_) => Err(StoreError::Timeout),
+        while inner.env.clock.monotonic() < deadline {
+            // Who is asked once may not hear it.
+            inner.raft.trigger().transfer_leader(to).await.map_err(|_| StoreError::Stopped)?;
+            let moved = leadership.wait_for(|now| now.leader == Some(to));
+            match tokio::time::timeout(inner.timing.election_max, moved).await {
+                Ok(Ok(_)) => return Ok(()),
+                Ok(Err(_)) => return Err(StoreError::Stopped),
+                Err(_) if inner.leader() != Some(inner.me) => break,
+                Err(_) => {}
+            }
         }
+        let moved =
+            tokio::time::timeout_at(deadline, leadership.wait_for(|now| now.leader == Some(to))).await;
+        moved.map_err(|_| StoreError::Timeout)?.map(drop).map_err(|_| StoreError::Stopped)
     }
 
     /// Adds a member; it has to be started afterwards.

@@ -7,6 +7,7 @@ use etcd_files::{InternalRequest, RequestHeader, RequestV2};
 use mvcc::{Alarm, AlarmAction, AlarmKind, AuthCommand, Caller, Command, MemberAttributes, Op, Txn};
 use protos::etcd::etcdserverpb as pb;
 use serde::Deserialize;
+use sha2::{Digest as _, Sha256};
 
 use crate::convert;
 
@@ -120,14 +121,15 @@ fn auth(request: InternalRequest) -> Result<Option<AuthCommand>, String> {
     } else if let Some(pb::AuthUserAddRequest { name, password, options, hashed_password }) = request.user_add
     {
         let no_password = options.is_some_and(|options| options.no_password);
-        let password = if no_password { Bytes::new() } else { hash(&password, &hashed_password)? };
+        let password = if no_password { Bytes::new() } else { hash(&name, &password, &hashed_password)? };
         AuthCommand::UserAdd { name, password, no_password }
     } else if let Some(request) = request.user_delete {
         AuthCommand::UserDelete { name: request.name }
     } else if let Some(pb::AuthUserChangePasswordRequest { name, password, hashed_password }) =
         request.user_change_password
     {
-        AuthCommand::UserChangePassword { name, password: hash(&password, &hashed_password)? }
+        let password = hash(&name, &password, &hashed_password)?;
+        AuthCommand::UserChangePassword { name, password }
     } else if let Some(request) = request.user_grant_role {
         AuthCommand::UserGrantRole { user: request.user, role: request.role }
     } else if let Some(request) = request.user_revoke_role {
@@ -147,10 +149,39 @@ fn auth(request: InternalRequest) -> Result<Option<AuthCommand>, String> {
     }))
 }
 
-/// etcd before 3.5 hashed a password when it applied it, each member for itself.
-fn hash(password: &str, hashed: &str) -> Result<Bytes, String> {
-    if hashed.is_empty() && !password.is_empty() {
-        return Err("it sets a password that etcd had not hashed yet".to_owned());
+/// What bcrypt does with a password that an entry brings as it is: etcd's default.
+const COST: u32 = 10;
+
+/// etcd before 3.5 hashed a password when it applied it, each member for itself. All members that take such an entry
+/// over must agree: the salt is made of what they know.
+fn hash(name: &str, password: &str, hashed: &str) -> Result<Bytes, String> {
+    if !hashed.is_empty() || password.is_empty() {
+        return STANDARD.decode(hashed).map(Bytes::from).map_err(|error| error.to_string());
     }
-    STANDARD.decode(hashed).map(Bytes::from).map_err(|error| error.to_string())
+    let known = Sha256::new().chain_update(name).chain_update([0]).chain_update(password).finalize();
+    let salt: [u8; 16] = known[..16].try_into().expect("invariant: 32 bytes");
+    let hashed = bcrypt::hash_with_salt(password, COST, salt).map_err(|error| error.to_string())?;
+    Ok(hashed.to_string().into())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_password_that_was_not_hashed_yet_is_hashed_alike_by_all_members() {
+        let user = pb::AuthUserAddRequest { name: "n".into(), password: "p".into(), ..Default::default() };
+        let added = || {
+            let request = InternalRequest { user_add: Some(user.clone()), ..InternalRequest::default() };
+            match command(request, 1) {
+                Ok(Some(Command::Auth(AuthCommand::UserAdd { password, .. }))) => password,
+                other => panic!("{other:?}"),
+            }
+        };
+        let hashed = added();
+        assert_eq!(hashed, added());
+        let text = std::str::from_utf8(&hashed).expect("text");
+        assert!(bcrypt::verify("p", text).expect("a hash") && !bcrypt::verify("q", text).expect("a hash"));
+        assert_ne!(hash("another", "p", "").expect("a hash"), hashed);
+    }
 }
