@@ -227,8 +227,8 @@ async fn stand(inner: &Inner, lost: Lost, rank: u32, why: &str) {
     inner.env.clock.sleep(RETRY).await;
 }
 
-/// In builds with failpoints: etcd's leader passes the point before a save with every heartbeat, whether something is
-/// written or not, and so does this one.
+/// In builds with failpoints: etcd's leader passes the points before it saves and sends with every heartbeat, whether there
+/// is something to write and somebody to send to or not, and so does this one.
 pub(crate) async fn pass_points(inner: Arc<Inner>) {
     loop {
         tokio::select! {
@@ -239,7 +239,10 @@ pub(crate) async fn pass_points(inner: Arc<Inner>) {
             continue;
         }
         let disk = inner.disk.clone();
-        let turn = inner.raft.with_raft_state(move |_| disk.watch(crate::log::before_save));
+        let turn = inner.raft.with_raft_state(move |_| {
+            crate::peers::before_leader_send();
+            disk.watch(crate::log::before_save);
+        });
         tokio::select! {
             turn = turn => if turn.is_err() { return },
             () = inner.shutdown.wait() => return,

@@ -277,6 +277,11 @@ impl NetStreamAppend<TypeConfig> for Connection {
     }
 }
 
+/// What every turn of a leader's consensus passes before it sends something to the others.
+pub(crate) fn before_leader_send() {
+    hit("raftBeforeLeaderSend");
+}
+
 impl Connection {
     async fn append_all<'s, S>(&'s mut self, input: S, option: RPCOption) -> RpcResult<AppendAnswers<'s>>
     where
@@ -285,7 +290,7 @@ impl Connection {
         let mut client = self.client(self.lane)?;
         let sent = self.traffic.sent.clone();
         let requests = input.map(move |request| {
-            hit("raftBeforeLeaderSend");
+            before_leader_send();
             let request = append_request_to_wire(&request);
             sent.increment(request.encoded_len() as u64);
             request
