@@ -16,7 +16,7 @@ use crate::types::{KeyRange, LeaseId, Revision};
 
 pub(crate) use iter::Iter;
 use keys::Keys;
-use node::{Branch, Child, Leaf, MAX_BRANCH, MAX_LEAF, Node};
+use node::{Branch, Child, Inserted, Leaf, MAX_BRANCH, MAX_LEAF, Node};
 
 /// Where one version of a key is kept: the revision that made it, and which change of that revision it was.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -150,7 +150,7 @@ impl Tree {
 
     /// Inserts or replaces by what is there, in one search; returns what was replaced.
     pub fn update(&mut self, key: &[u8], entry: Make<'_>) -> Option<Entry> {
-        let (before, split) = self.root.insert(key, entry);
+        let Inserted { before, split, .. } = self.root.insert(key, entry);
         if let Some((separator, right)) = split {
             let mut branch = Branch::default();
             branch.separators.push(&separator);

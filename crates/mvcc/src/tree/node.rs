@@ -36,14 +36,14 @@ pub(super) struct Child {
 }
 
 /// A node that did not fit, and what separates it from the one before.
-pub(super) type Split = Option<(Vec<u8>, Child)>;
+type Split = Option<(Vec<u8>, Child)>;
 
 /// What was replaced, what is there now, and the half that did not fit.
 #[derive(Default)]
-struct Inserted {
-    before: Option<Entry>,
+pub(super) struct Inserted {
+    pub before: Option<Entry>,
     after: Option<Entry>,
-    split: Split,
+    pub split: Split,
 }
 
 impl Clone for Leaf {
@@ -63,13 +63,7 @@ impl Child {
         Self { summary: node.summary(), node: Arc::new(node) }
     }
 
-    /// Inserts or replaces; what was there, and the half that did not fit.
-    pub fn insert(&mut self, key: &[u8], entry: Make<'_>) -> (Option<Entry>, Split) {
-        let inserted = self.update(key, entry);
-        (inserted.before, inserted.split)
-    }
-
-    fn update(&mut self, key: &[u8], entry: Make<'_>) -> Inserted {
+    pub fn insert(&mut self, key: &[u8], entry: Make<'_>) -> Inserted {
         let inserted = Arc::make_mut(&mut self.node).insert(key, entry);
         match inserted.split {
             Some(_) => self.summary = self.node.summary(),
@@ -196,7 +190,7 @@ impl Branch {
 
     fn insert(&mut self, key: &[u8], entry: Make<'_>) -> Inserted {
         let at = self.child_of(key);
-        let mut inserted = self.children[at].update(key, entry);
+        let mut inserted = self.children[at].insert(key, entry);
         let Some((separator, child)) = inserted.split.take() else { return inserted };
         if self.children.len() < MAX_BRANCH {
             self.add(at, &separator, child);
