@@ -166,15 +166,21 @@ async fn a_token_that_nobody_uses_ends() {
     assert_eq!(told(error), invalid);
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn signed_tokens_are_known_by_their_signature() {
+/// The same, with signed tokens; the folder holds the key.
+async fn guarded_by_signatures() -> (tempfile::TempDir, Server, Client) {
     let folder = tempfile::tempdir().expect("folder");
     let pair = rcgen::KeyPair::generate().expect("key");
     let key = folder.path().join("key.pem");
     std::fs::write(&key, pair.serialize_pem()).expect("write");
     let flag = format!("jwt,priv-key={},sign-method=ES256,ttl=1h", key.display());
     let options = AuthOptions::parse(&flag, Duration::ZERO, 4, false).expect("options");
-    let (server, mut root) = guarded(Some(options)).await;
+    let (server, root) = guarded(Some(options)).await;
+    (folder, server, root)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn signed_tokens_are_known_by_their_signature() {
+    let (_key, server, mut root) = guarded_by_signatures().await;
     let mut alice = as_user(&server, "alice").await;
     alice.put("a", "1", None).await.expect("may");
     root.user_add("carol", "c", None).await.expect("add");
@@ -347,13 +353,7 @@ async fn a_stale_revision_is_told_as_json_too() {
     use serde_json::json;
 
     use crate::gateway::post_as;
-    let folder = tempfile::tempdir().expect("folder");
-    let pair = rcgen::KeyPair::generate().expect("key");
-    let key = folder.path().join("key.pem");
-    std::fs::write(&key, pair.serialize_pem()).expect("write");
-    let flag = format!("jwt,priv-key={},sign-method=ES256,ttl=1h", key.display());
-    let options = AuthOptions::parse(&flag, Duration::ZERO, 4, false).expect("options");
-    let (server, mut root) = guarded(Some(options)).await;
+    let (_key, server, mut root) = guarded_by_signatures().await;
     let login = json!({ "name": "alice", "password": "alice's" });
     let read = json!({ "key": "YQ==" });
     let token = async || {
