@@ -264,9 +264,23 @@ impl EtcdApi {
                 let lane = lane.clone();
                 tasks.spawn("clients", async move { lane.run(serve).await });
             }
-            tasks.spawn_detached("accept", accept(listener, lane_doors, shutdown.clone()));
+            let (store, stop) = (context.store.clone(), shutdown.clone());
+            tasks.spawn_detached("accept", async move {
+                tokio::select! {
+                    () = opening(&store, traffic) => accept(listener, lane_doors, stop).await,
+                    () = stop.wait() => {}
+                }
+            });
         }
         Ok(tasks.join(STOP_DEADLINE).await?)
+    }
+}
+
+/// Waits until an address may be served. A member that the cluster has not heard of has nothing to say to clients: they
+/// wait, as in etcd (`ReadyNotify`). Whoever watches over the process is answered at once.
+async fn opening(store: &Store, traffic: Traffic) {
+    if traffic != Traffic::Metrics {
+        store.introduced().await;
     }
 }
 

@@ -90,6 +90,17 @@ async fn connect(server: &Server) -> Client {
     client
 }
 
+/// What an HTTP/1 client gets, head and body.
+async fn page(address: SocketAddr, path: &str) -> String {
+    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+    let mut socket = tokio::net::TcpStream::connect(address).await.expect("connect");
+    let request = format!("GET {path} HTTP/1.1\r\nhost: h\r\nconnection: close\r\n\r\n");
+    socket.write_all(request.as_bytes()).await.expect("write");
+    let mut answer = String::new();
+    socket.read_to_string(&mut answer).await.expect("read");
+    answer
+}
+
 async fn next(stream: &mut etcd_client::WatchStream) -> etcd_client::WatchResponse {
     let message = tokio::time::timeout(Duration::from_secs(10), stream.message()).await.expect("in time");
     message.expect("message").expect("open")
@@ -420,17 +431,9 @@ async fn debians_etcdctl_works() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn http_endpoints_answer_on_the_same_port() {
-    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
     let server = start().await;
     connect(&server).await;
-    let get = async |path: &str| {
-        let mut socket = tokio::net::TcpStream::connect(server.address).await.expect("connect");
-        let request = format!("GET {path} HTTP/1.1\r\nhost: h\r\nconnection: close\r\n\r\n");
-        socket.write_all(request.as_bytes()).await.expect("write");
-        let mut answer = String::new();
-        socket.read_to_string(&mut answer).await.expect("read");
-        answer
-    };
+    let get = async |path: &str| page(server.address, path).await;
     assert!(get("/health").await.contains(r#"{"health":"true","reason":""}"#));
     assert!(get("/version").await.contains(r#""etcdserver":"3.7.1""#));
     assert!(get("/readyz").await.starts_with("HTTP/1.1 200"));
@@ -542,4 +545,41 @@ async fn eventually(what: &str, mut check: impl AsyncFnMut() -> bool) {
         }
     };
     tokio::time::timeout(DEADLINE, poll).await.unwrap_or_else(|_| panic!("{what}: not in time"));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_member_that_the_cluster_does_not_know_keeps_its_clients_waiting() {
+    let second_peer = env::ports::free_address();
+    let second = ("second".to_owned(), format!("http://{second_peer}"));
+    let metrics = env::ports::free_address();
+    let (names, mut alone) = (second.clone(), Vec::new());
+    let first = start_over(
+        |config| {
+            config.initial_cluster.push(names);
+            alone.clone_from(&config.initial_cluster);
+        },
+        |api| api.listen_metrics = vec![format!("http://{metrics}").parse().expect("address")],
+    )
+    .await;
+    let address = first.address;
+    let asked = tokio::spawn(async move {
+        let mut client = Client::connect([address.to_string()], None).await.expect("connect");
+        client.status().await.expect("status")
+    });
+    // Whoever watches over the process is answered, and so the member runs.
+    let page = page(metrics, "/metrics").await;
+    assert!(page.contains("some_metric 1"), "{page}");
+
+    let _second = start_over(
+        |config| {
+            config.name = second.0;
+            config.listen_peers = vec![second.1.parse().expect("address")];
+            config.initial_cluster = alone;
+        },
+        |_| {},
+    )
+    .await;
+    let status = asked.await.expect("task");
+    assert_ne!(status.leader(), 0);
+    assert!(status.raft_applied_index() > 0);
 }

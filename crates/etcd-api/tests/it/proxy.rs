@@ -12,7 +12,7 @@ use etcd_client::{
 };
 
 use crate::raw::{DATA, END_HEADERS, END_STREAM, HEADERS, PING, Raw, frame, headers, message};
-use crate::{Server, connect, eventually, next, start, text};
+use crate::{Server, connect, eventually, next, page, start, text};
 
 const WATCH: &str = "/etcdserverpb.Watch/Watch";
 const ENHANCE_YOUR_CALM: u32 = 11;
@@ -66,17 +66,6 @@ async fn proxy(server: &Server, change: impl FnOnce(&mut ProxyConfig)) -> Proxy 
 
 async fn through(proxy: &Proxy) -> Client {
     Client::connect([proxy.address.to_string()], None).await.expect("connect")
-}
-
-/// A page's body.
-async fn page(address: SocketAddr, path: &str) -> String {
-    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
-    let mut socket = tokio::net::TcpStream::connect(address).await.expect("connect");
-    let request = format!("GET {path} HTTP/1.1\r\nhost: h\r\nconnection: close\r\n\r\n");
-    socket.write_all(request.as_bytes()).await.expect("write");
-    let mut answer = String::new();
-    socket.read_to_string(&mut answer).await.expect("read");
-    answer
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -147,8 +147,9 @@ async fn serve(env: Env, flags: &Flags) -> Result<()> {
     Ok(tasks.join(STOP_DEADLINE).await?)
 }
 
-/// Waits until clients can be served: a leader answers, and the version that the cluster speaks is decided, unless a
-/// member that has never come keeps that open. A member that hears a leader and cannot reach it serves after a while too.
+/// Waits until clients can be served: the cluster knows this member, a leader answers, and the version that the cluster
+/// speaks is decided, unless a member that has never come keeps that open. A member that hears a leader and cannot reach
+/// it serves after a while too.
 async fn serves(env: Env, store: Store, stop: Shutdown) -> bool {
     let heard = async {
         let mut since = None;
@@ -170,9 +171,15 @@ async fn serves(env: Env, store: Store, stop: Shutdown) -> bool {
             env.clock.sleep(VERSION_POLL).await;
         }
     };
+    let served = async {
+        store.introduced().await;
+        tokio::select! {
+            () = read => {}
+            () = heard => {}
+        }
+    };
     tokio::select! {
-        () = read => true,
-        () = heard => true,
+        () = served => true,
         () = stop.wait() => false,
     }
 }
