@@ -276,11 +276,11 @@ impl EtcdApi {
     }
 }
 
-/// Waits until an address may be served. A member that the cluster has not heard of has nothing to say to clients: they
-/// wait, as in etcd (`ReadyNotify`). Whoever watches over the process is answered at once.
+/// Waits until an address may be served. A member that does not know yet what others know has nothing to say to clients:
+/// they wait, as in etcd (`ReadyNotify`). Whoever watches over the process is answered at once.
 async fn opening(store: &Store, traffic: Traffic) {
     if traffic != Traffic::Metrics {
-        store.introduced().await;
+        store.caught_up().await;
     }
 }
 

@@ -65,13 +65,15 @@ impl Store {
         self.inner.shared.view.load_full()
     }
 
-    /// Returns when the state says where this member serves clients: it tells that once, through the log, and so has
-    /// applied everything that was acknowledged before it came. Whoever asks a member earlier gets a past that nobody
-    /// else has any more. Returns too when the store stops.
-    pub async fn introduced(&self) {
-        let (shared, me) = (&self.inner.shared, self.inner.me);
-        let known = |_: &u64| shared.view.load().members().any(|member| member.id == me);
-        drop(shared.applied.subscribe().wait_for(known).await);
+    /// Returns when the cluster knows this member, and it shows everything that was acknowledged before it was started:
+    /// whoever asks it earlier gets a past that nobody else has any more. Returns too when the store stops.
+    pub async fn caught_up(&self) {
+        let (inner, me) = (&self.inner, self.inner.me);
+        let known = |_: &u64| inner.shared.view.load().members().any(|member| member.id == me);
+        drop(inner.shared.applied.subscribe().wait_for(known).await);
+        while inner.read_barrier().await.is_err() && !inner.shutdown.is_triggered() {
+            inner.wait_for_leader().await;
+        }
     }
 
     /// Returns when [`Self::view`] shows everything that was acknowledged, by whichever member, before the call.

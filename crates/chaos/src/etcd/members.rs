@@ -167,6 +167,14 @@ impl<'a> Members<'a> {
     /// # Errors
     /// None does for a minute.
     pub async fn leader(&self) -> Result<usize> {
+        Ok(self.leadership().await?.0)
+    }
+
+    /// The member that leads, once one does, and the term that it leads in.
+    ///
+    /// # Errors
+    /// None does for a minute.
+    pub async fn leadership(&self) -> Result<(usize, u64)> {
         until(&self.env, PATIENCE, async || {
             // One that led before may not know yet that another one does.
             let mut found = None;
@@ -176,18 +184,9 @@ impl<'a> Members<'a> {
                     found = found.max(Some((status.raft_term, index)));
                 }
             }
-            found.map(|(_, index)| index).context("no member leads")
+            found.map(|(term, index)| (index, term)).context("no member leads")
         })
         .await
-    }
-
-    /// The member that leads, and its term.
-    ///
-    /// # Errors
-    /// None does for a minute.
-    pub async fn leadership(&self) -> Result<(usize, u64)> {
-        let leader = self.leader().await?;
-        Ok((leader, self.status(leader).await?.1.raft_term))
     }
 
     async fn channel(&self, index: usize) -> Result<Connection> {

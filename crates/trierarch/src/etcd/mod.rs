@@ -25,8 +25,6 @@ use self::flags::{Effect, FLAGS, FlagError, Flags};
 use crate::{logging, observe, signals, tools};
 
 const STOP_DEADLINE: Duration = Duration::from_secs(10);
-/// A member that hears a leader, and cannot reach it, is ready after so long: it serves what it hears.
-const READY_BY_HEARING: Duration = Duration::from_secs(5);
 /// How long clients wait for the cluster's version, at most.
 const VERSION_PATIENCE: Duration = Duration::from_secs(1);
 const VERSION_POLL: Duration = Duration::from_millis(5);
@@ -147,35 +145,14 @@ async fn serve(env: Env, flags: &Flags) -> Result<()> {
     Ok(tasks.join(STOP_DEADLINE).await?)
 }
 
-/// Waits until clients can be served: the cluster knows this member, a leader answers, and the version that the cluster
-/// speaks is decided, unless a member that has never come keeps that open. A member that hears a leader and cannot reach
-/// it serves after a while too.
+/// Waits until clients are served: the member has caught up, and the version that the cluster speaks is decided, unless a
+/// member that has never come keeps that open.
 async fn serves(env: Env, store: Store, stop: Shutdown) -> bool {
-    let heard = async {
-        let mut since = None;
-        loop {
-            let now = env.clock.monotonic();
-            since = if store.status().leader == 0 { None } else { since.or(Some(now)) };
-            if since.is_some_and(|since| now.duration_since(since) >= READY_BY_HEARING) {
-                return;
-            }
-            env.clock.sleep(READY_BY_HEARING / 10).await;
-        }
-    };
-    let read = async {
-        while store.read_barrier().await.is_err() {
-            env.clock.sleep(READY_BY_HEARING / 50).await;
-        }
+    let served = async {
+        store.caught_up().await;
         let end = env.clock.monotonic() + VERSION_PATIENCE;
         while store.view().cluster_version().is_none() && env.clock.monotonic() < end {
             env.clock.sleep(VERSION_POLL).await;
-        }
-    };
-    let served = async {
-        store.introduced().await;
-        tokio::select! {
-            () = read => {}
-            () = heard => {}
         }
     };
     tokio::select! {
