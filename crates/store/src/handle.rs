@@ -179,13 +179,13 @@ impl Store {
 
     /// What this member knows of itself.
     pub fn status(&self) -> Status {
-        let leader = leadership::read(&self.inner).leader;
+        let leadership = leadership::read(&self.inner);
         let metrics = self.inner.raft.metrics();
         let metrics = metrics.borrow_watched();
         let voters: BTreeSet<u64> = metrics.membership_config.membership().voter_ids().collect();
         Status {
-            leader: leader.unwrap_or(0),
-            term: metrics.current_term,
+            leader: leadership.leader.unwrap_or(0),
+            term: leadership.term,
             committed_index: metrics.local_committed.map_or(0, |id| id.index),
             applied_index: *self.inner.shared.applied.borrow(),
             is_learner: !voters.contains(&self.inner.me),
