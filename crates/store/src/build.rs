@@ -12,7 +12,7 @@ use transport::Dialer;
 
 use crate::barrier::{self};
 use crate::config::{Identity, StoreConfig};
-use crate::consensus::{self, Node, Raft};
+use crate::consensus::{self, Raft};
 use crate::contacts::Contacts;
 use crate::disk::Disk;
 use crate::doors::{self, Doors};
@@ -34,6 +34,19 @@ use crate::sessions::Outstanding;
 use crate::state::{Pace, StateMachine};
 use crate::storage::{LogBatch, LogEngine, LogMeta, Storage};
 
+/// What a member has opened and knows before its parts are put together.
+struct Opened {
+    env: Env,
+    storage: Arc<dyn Storage>,
+    engine: Arc<dyn LogEngine>,
+    identity: Identity,
+    doors: Doors,
+    peers: Peers,
+    state: StateMachine,
+    /// Whether the state was just replaced by another member's.
+    repaired: bool,
+}
+
 impl StoreConfig {
     /// Opens the data folder and binds the address for peers. Nothing runs before [`StoreServer::run`].
     ///
@@ -44,10 +57,7 @@ impl StoreConfig {
         env: Env,
         storage: Arc<dyn Storage>,
     ) -> Result<(Store, StoreServer), BuildError> {
-        let mut engine = storage.open_log().map_err(BuildError::Storage)?;
-        if !self.durable {
-            engine = Arc::new(forced::Unsynced(engine));
-        }
+        let engine = self.open_log(&*storage)?;
         let dialer = doors::dialer(&self);
         let identity = self.who(&*engine, &dialer, &env.clock).await?;
         check_identity(&*engine, &identity)?;
@@ -60,6 +70,17 @@ impl StoreConfig {
         }
         let peers = Peers::new(identity.cluster.0, dialer, env.clock.clone());
         let (state, repaired) = self.open_state(&*engine, &storage, &env, &identity, &peers).await?;
+        self.assemble(Opened { env, storage, engine, identity, doors, peers, state, repaired }).await
+    }
+
+    fn open_log(&self, storage: &dyn Storage) -> Result<Arc<dyn LogEngine>, BuildError> {
+        let engine = storage.open_log().map_err(BuildError::Storage)?;
+        Ok(if self.durable { engine } else { Arc::new(forced::Unsynced(engine)) })
+    }
+
+    /// The store of what is open.
+    async fn assemble(self, opened: Opened) -> Result<(Store, StoreServer), BuildError> {
+        let Opened { env, storage, engine, identity, doors, peers, state, repaired } = opened;
         let (shared, core) = (state.shared(), state.core());
         let disk = Arc::new(Disk::new(env.clock.clone()));
         let log = Log::open(engine.clone(), env.clock.clone(), disk.clone()).map_err(BuildError::Storage)?;
@@ -94,8 +115,6 @@ impl StoreConfig {
             proposals,
             leadership: leadership_seen,
         });
-        let node = |peer_urls| Node { peer_urls, joining: false };
-        let nodes = identity.members.into_iter().map(|(id, peer_urls)| (id, node(peer_urls)));
         let server = StoreServer {
             inner: inner.clone(),
             engine,
@@ -110,7 +129,7 @@ impl StoreConfig {
             renewals: to_renew,
             proposals: submitted,
             leadership,
-            first_members: nodes.collect(),
+            first_members: identity.nodes(),
             repaired,
             checks: self.checks,
         };

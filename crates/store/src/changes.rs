@@ -12,8 +12,8 @@ use crate::consensus::{Node, StoredMembership};
 use crate::contacts::Voting;
 use crate::counters::{self};
 use crate::error::StoreError;
+use crate::handover;
 use crate::inner::Inner;
-use crate::run;
 
 /// Hundredths of the leader's log that a learner must have before it gets a vote (etcd's `readyPercentThreshold`).
 const IN_SYNC_PERCENT: u64 = 90;
@@ -108,7 +108,7 @@ impl Inner {
         let others = self.voting(&decided).members.len() > 1;
         if request.change() == Change::Remove && id == self.me && others {
             // Whoever leads next removes it.
-            run::hand_over(self).await;
+            handover::to_the_furthest(self).await;
             return Err(StoreError::NotLeader);
         }
         let change = match request.change() {

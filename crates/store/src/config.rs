@@ -1,5 +1,6 @@
 //! What a store is built from.
 
+use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
@@ -7,6 +8,7 @@ use std::time::Duration;
 use openraft::SnapshotPolicy;
 use transport::{Address, Scheme, SocketOptions, Tls};
 
+use crate::consensus::Node;
 use crate::contacts::HEALTH_INTERVAL;
 use crate::error::BuildError;
 use crate::members::{self, ClusterId};
@@ -202,5 +204,11 @@ impl Identity {
     /// Whether both are the same member of the same cluster.
     pub fn is(&self, other: &Self) -> bool {
         (self.me, self.cluster) == (other.me, other.cluster)
+    }
+
+    /// The first members, as the consensus knows members.
+    pub fn nodes(self) -> BTreeMap<u64, Node> {
+        let node = |peer_urls| Node { peer_urls, joining: false };
+        self.members.into_iter().map(|(id, peer_urls)| (id, node(peer_urls))).collect()
     }
 }

@@ -12,6 +12,7 @@ use tokio::time::Instant;
 
 use crate::error::StoreError;
 use crate::inner::Inner;
+use crate::members::quorum;
 use crate::peers::Lane;
 use crate::server::ALIVE_INTERVAL;
 
@@ -139,16 +140,11 @@ impl Contacts {
         if id != me && !self.since.lock().contains_key(&id) {
             return Ok(());
         }
-        let needed = 1 + (voting.members.len() - 1) / 2;
-        if self.lasting(voting, me, now) < needed + 1 {
+        if self.lasting(voting, me, now) < quorum(voting.members.len() - 1) + 1 {
             return Err(StoreError::Unhealthy);
         }
         Ok(())
     }
-}
-
-fn quorum(size: usize) -> usize {
-    size / 2 + 1
 }
 
 #[cfg(test)]

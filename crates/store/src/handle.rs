@@ -15,6 +15,7 @@ use crate::config::Timing;
 use crate::copy::StateCopy;
 use crate::disk::{self};
 use crate::error::StoreError;
+use crate::handover;
 use crate::inner::Inner;
 use crate::integrity::keys;
 use crate::leadership::{self, Leadership};
@@ -274,21 +275,14 @@ impl Store {
             return Ok(());
         }
         let deadline = self.deadline();
+        handover::to(inner, to, deadline).await?;
         let mut leadership = inner.leadership.clone();
-        while inner.env.clock.monotonic() < deadline {
-            // Who is asked once may not hear it.
-            inner.raft.trigger().transfer_leader(to).await.map_err(|_| StoreError::Stopped)?;
-            let moved = leadership.wait_for(|now| now.leader == Some(to));
-            match tokio::time::timeout(inner.timing.election_max, moved).await {
-                Ok(Ok(_)) => return Ok(()),
-                Ok(Err(_)) => return Err(StoreError::Stopped),
-                Err(_) if inner.leader() != Some(inner.me) => break,
-                Err(_) => {}
-            }
+        let moved = leadership.wait_for(|now| now.leader == Some(to));
+        match tokio::time::timeout_at(deadline, moved).await {
+            Ok(Ok(_)) => Ok(()),
+            Ok(Err(_)) => Err(StoreError::Stopped),
+            Err(_) => Err(StoreError::Timeout),
         }
-        let moved =
-            tokio::time::timeout_at(deadline, leadership.wait_for(|now| now.leader == Some(to))).await;
-        moved.map_err(|_| StoreError::Timeout)?.map(drop).map_err(|_| StoreError::Stopped)
     }
 
     /// Adds a member; it has to be started afterwards.

@@ -11,6 +11,7 @@ use tokio::sync::watch;
 
 use crate::consensus::{Node, TypeConfig};
 use crate::disk;
+use crate::handover;
 use crate::inner::Inner;
 use crate::peers::Lane;
 use crate::pulse::{Standing, Verdict};
@@ -263,11 +264,12 @@ pub(crate) async fn leave_slow_disk(inner: Arc<Inner>) {
         }
         let Some(to) = quicker(&inner, latency) else { continue };
         tracing::warn!(sync = ?latency, to = format!("{to:x}"), "the disk is slow, handing the leadership over");
-        if inner.raft.trigger().transfer_leader(to).await.is_err() {
-            return;
-        }
+        let handed_over = async {
+            drop(handover::soon(&inner, to).await);
+            inner.env.clock.sleep(HAND_OVER_PAUSE).await;
+        };
         tokio::select! {
-            () = inner.env.clock.sleep(HAND_OVER_PAUSE) => {}
+            () = handed_over => {}
             () = inner.shutdown.wait() => return,
         }
     }

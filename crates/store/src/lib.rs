@@ -30,6 +30,7 @@ mod error;
 mod failpoints;
 mod forced;
 mod handle;
+mod handover;
 mod inner;
 mod integrity;
 mod join;

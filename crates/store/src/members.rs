@@ -33,6 +33,11 @@ pub struct Member {
     pub is_learner: bool,
 }
 
+/// How many of so many voters decide.
+pub(crate) fn quorum(voters: usize) -> usize {
+    voters / 2 + 1
+}
+
 /// An id as etcd spells it: hexadecimal, without zeros before it.
 pub fn hex(id: u64) -> String {
     format!("{id:x}")

@@ -1,6 +1,6 @@
 //! The running store: its tasks, its beginning, and how it ends.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::io;
 use std::sync::Arc;
 use std::time::Duration;
@@ -18,13 +18,13 @@ use crate::consensus::Node;
 use crate::contacts::{self};
 use crate::doors::Doors;
 use crate::error::REMOVED;
+use crate::handover;
 use crate::inner::Inner;
 use crate::integrity::repair::{self};
 use crate::integrity::{self, Wrong, checks};
 use crate::join;
 use crate::leadership::{self, Leadership};
 use crate::lessor;
-use crate::members::hex;
 use crate::proposals::{self, Submission};
 use crate::renewals::{self, Asked};
 use crate::storage::LogEngine;
@@ -34,8 +34,6 @@ use crate::upkeep;
 const PUBLISH_RETRY: Duration = Duration::from_millis(250);
 /// How often proposals are looked for whose time is over.
 const PROPOSAL_TICK: Duration = Duration::from_millis(100);
-/// How long a leader that stops waits for another one.
-const TRANSFER_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// What must run for the handle to work.
 pub struct StoreServer {
@@ -141,7 +139,7 @@ impl StoreServer {
             build::note_removal(&*self.engine).map_err(|error| RunError::Consensus(error.to_string()))?;
         }
         if matches!(&ended, Ok(()) | Err(RunError::Repair(_))) {
-            hand_over(&inner).await;
+            handover::to_the_furthest(&inner).await;
         }
         inner.shutdown.trigger();
         drop(inner.raft.shutdown().await);
@@ -221,33 +219,6 @@ async fn expire_proposals(inner: Arc<Inner>) {
         inner.shared.outstanding.expire(inner.env.clock.monotonic());
     }
     inner.shared.outstanding.stop();
-}
-
-/// Before a leader stops it makes the member that is furthest along the leader.
-pub(crate) async fn hand_over(inner: &Inner) {
-    let target = {
-        let metrics = inner.raft.metrics();
-        let metrics = metrics.borrow_watched();
-        let voters: BTreeSet<u64> = metrics.membership_config.membership().voter_ids().collect();
-        let replication = metrics.replication.iter().flatten();
-        let others = replication.filter(|(id, _)| **id != inner.me && voters.contains(id));
-        others.max_by_key(|(_, matched)| matched.map(|matched| matched.index)).map(|(id, _)| *id)
-    };
-    let Some(target) = target else { return };
-    if inner.raft.trigger().transfer_leader(target).await.is_err() {
-        return;
-    }
-    let mut metrics = inner.raft.metrics();
-    let moved = async {
-        while metrics.borrow_watched().current_leader == Some(inner.me) {
-            if metrics.changed().await.is_err() {
-                return;
-            }
-        }
-    };
-    if tokio::time::timeout(TRANSFER_TIMEOUT, moved).await.is_err() {
-        tracing::warn!(to = hex(target), "the leadership was not taken over in time");
-    }
 }
 
 /// Tells the cluster this member's name and addresses and its version, until it is told.

@@ -2,6 +2,8 @@
 
 use std::collections::{BTreeMap, VecDeque};
 
+use crate::members::quorum;
+
 /// The hash is noted after every so many entries.
 pub(crate) const STRIDE: u64 = 16;
 /// Notes that are kept.
@@ -75,7 +77,7 @@ pub(crate) fn judge(notes: &BTreeMap<u64, Vec<Mark>>, voters: &[u64]) -> Verdict
         *votes.entry(*hash).or_default() += 1;
     }
     let differ = answers.values().any(|hash| Some(hash) != answers.values().next());
-    match votes.into_iter().find(|(_, count)| *count > voters.len() / 2) {
+    match votes.into_iter().find(|(_, count)| *count >= quorum(voters.len())) {
         _ if !differ => Verdict::Same { index },
         Some((hash, _)) => {
             let members = answers.into_iter().filter(|(_, other)| *other != hash).map(|(member, _)| member);

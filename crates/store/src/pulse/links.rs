@@ -10,6 +10,7 @@ use tokio::time::Instant;
 use crate::config::Timing;
 use crate::consensus::Metrics;
 use crate::disk::SLOW;
+use crate::members::quorum;
 
 /// How many of the largest silences are remembered, each for [`REMEMBERED`].
 const WINDOWS: usize = 3;
@@ -260,7 +261,7 @@ impl Links {
             let met = |link: &Link| link.number > mark.number && link.heard > before + 1;
             **id == self.me || self.links.get(id).is_none_or(|link| !link.established || met(link))
         };
-        voters.iter().filter(met).count() > voters.len() / 2
+        voters.iter().filter(met).count() >= quorum(voters.len())
     }
 
     /// For how long a member has been out of touch; nothing if that was never judged.
@@ -281,7 +282,7 @@ impl Links {
         let newest = said.iter().copied().filter(|(_, leader)| *leader != 0).max()?;
         let agree = said.iter().filter(|word| **word == newest).count();
         let near = newest.1 == self.me || self.in_touch(newest.1, now);
-        (near && newest.0 >= standing.term && agree > standing.voters.len() / 2).then_some(newest)
+        (near && newest.0 >= standing.term && agree >= quorum(standing.voters.len())).then_some(newest)
     }
 
     /// What a member said last, if it is in touch.
@@ -307,7 +308,7 @@ impl Links {
     /// What is to be made of it.
     pub fn verdict(&self, standing: &Standing, me: &Word, now: Instant) -> Verdict {
         let Some(leader) = standing.leader else { return Verdict::Calm };
-        let quorum = standing.voters.len() / 2 + 1;
+        let quorum = quorum(standing.voters.len());
         if leader == self.me {
             let with_me = standing.voters.iter().filter(|id| **id == self.me || self.in_touch(**id, now));
             return if with_me.count() < quorum { Verdict::Deserted } else { Verdict::Calm };
