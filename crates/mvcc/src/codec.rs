@@ -48,76 +48,62 @@ impl Command {
     }
 
     fn put(&self, out: &mut BytesMut) {
+        out.put_u8(self.kind());
+        self.put_fields(out);
+    }
+
+    fn kind(&self) -> u8 {
         match self {
-            Self::Noop => out.put_u8(0),
-            Self::Txn(txn) => {
-                out.put_u8(1);
-                put_txn(out, txn);
-            }
-            Self::Compact { revision } => {
-                out.put_u8(2);
-                put_int(out, *revision);
-            }
-            Self::LeaseGrant { id, ttl } => {
-                out.put_u8(3);
-                put_int(out, *id);
-                put_int(out, *ttl);
-            }
-            Self::LeaseRevoke { id } => {
-                out.put_u8(4);
-                put_int(out, *id);
-            }
+            Self::Noop => 0,
+            Self::Txn(_) => 1,
+            Self::Compact { .. } => 2,
+            Self::LeaseGrant { .. } => 3,
+            Self::LeaseRevoke { .. } => 4,
+            Self::LeaseCheckpoint { .. } => 5,
+            Self::Alarm { .. } => 6,
+            Self::MemberAttributes(_) => 7,
+            Self::MemberForget { .. } => 8,
+            Self::ClusterVersion { .. } => 9,
+            Self::By { .. } => 10,
+            Self::Auth(_) => 11,
+            Self::MemberVersion { .. } => 12,
+            Self::Downgrade { .. } => 13,
+            Self::LeaseExpire { .. } => 14,
+        }
+    }
+
+    fn put_fields(&self, out: &mut BytesMut) {
+        match self {
+            Self::Noop => {}
+            Self::Txn(txn) => put_txn(out, txn),
+            Self::Compact { revision } => put_int(out, *revision),
+            Self::LeaseGrant { id, ttl } => put_pair(out, &(*id, *ttl)),
+            Self::LeaseRevoke { id } => put_int(out, *id),
             Self::LeaseExpire { id, term } => {
-                out.put_u8(14);
                 put_int(out, *id);
                 put_uint(out, *term);
             }
             Self::LeaseCheckpoint { term, remaining } => {
-                out.put_u8(5);
                 put_uint(out, *term);
-                put_list(out, remaining, |out, (id, seconds)| {
-                    put_int(out, *id);
-                    put_int(out, *seconds);
-                });
+                put_list(out, remaining, put_pair);
             }
             Self::Alarm { action, alarm } => {
-                out.put_u8(6);
                 out.put_u8(u8::from(*action == AlarmAction::Deactivate));
                 put_uint(out, alarm.member);
                 out.put_u8(u8::from(alarm.kind == AlarmKind::Corrupt));
             }
-            Self::MemberAttributes(member) => {
-                out.put_u8(7);
-                put_member(out, member);
-            }
-            Self::MemberForget { id } => {
-                out.put_u8(8);
-                put_uint(out, *id);
-            }
-            Self::ClusterVersion { version } => {
-                out.put_u8(9);
-                put_bytes(out, version.as_bytes());
-            }
-            Self::MemberVersion { id, version } => {
-                out.put_u8(12);
-                put_uint(out, *id);
-                put_bytes(out, version.as_bytes());
-            }
-            Self::Downgrade { target } => {
-                out.put_u8(13);
-                // Nobody goes to a version without a name.
-                put_bytes(out, target.as_deref().unwrap_or_default().as_bytes());
-            }
+            Self::MemberAttributes(member) => put_member(out, member),
+            Self::MemberForget { id } => put_uint(out, *id),
+            Self::ClusterVersion { version } => put_bytes(out, version.as_bytes()),
+            Self::MemberVersion { id, version } => put_version(out, *id, version),
+            // Nobody goes to a version without a name.
+            Self::Downgrade { target } => put_bytes(out, target.as_deref().unwrap_or_default().as_bytes()),
             Self::By { caller, command } => {
-                out.put_u8(10);
                 put_bytes(out, caller.user.as_bytes());
                 put_uint(out, caller.revision);
                 command.put(out);
             }
-            Self::Auth(command) => {
-                out.put_u8(11);
-                auth::put_command(out, command);
-            }
+            Self::Auth(command) => auth::put_command(out, command),
         }
     }
 
@@ -209,6 +195,11 @@ pub(crate) fn put_uint(out: &mut BytesMut, mut value: u64) {
 
 fn put_int(out: &mut BytesMut, value: i64) {
     put_uint(out, ((value << 1) ^ (value >> 63)) as u64);
+}
+
+fn put_pair(out: &mut BytesMut, (first, second): &(i64, i64)) {
+    put_int(out, *first);
+    put_int(out, *second);
 }
 
 pub(crate) fn put_bytes(out: &mut BytesMut, bytes: &[u8]) {
