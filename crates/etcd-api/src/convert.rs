@@ -25,6 +25,7 @@ fn invalid_sort() -> Status {
 
 pub(crate) fn range(request: pb::RangeRequest) -> Result<RangeRequest, Status> {
     use pb::range_request as wire;
+    let range = range_of(request.key, request.range_end)?;
     let sort_order = match wire::SortOrder::try_from(request.sort_order).map_err(|_| invalid_sort())? {
         wire::SortOrder::None => SortOrder::None,
         wire::SortOrder::Ascend => SortOrder::Ascend,
@@ -38,7 +39,7 @@ pub(crate) fn range(request: pb::RangeRequest) -> Result<RangeRequest, Status> {
         wire::SortTarget::Value => SortTarget::Value,
     };
     Ok(RangeRequest {
-        range: range_of(request.key, request.range_end)?,
+        range,
         limit: request.limit,
         revision: request.revision,
         sort_order,

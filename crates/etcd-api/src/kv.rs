@@ -5,7 +5,7 @@ use std::sync::Arc;
 use futures::stream::BoxStream;
 use mvcc::{
     Caller, Command, KeyRange, MvccError, Op, OpResponse, PutRequest, RangeRequest, RangeResponse,
-    Response as Answer, SortTarget, Txn, TxnResponse, View,
+    Response as Answer, SortOrder, SortTarget, Txn, TxnResponse, View,
 };
 use protos::etcd::etcdserverpb as pb;
 use protos::etcd::etcdserverpb::kv_server::Kv;
@@ -119,26 +119,13 @@ impl Kv for KvService {
         &self,
         request: Request<pb::RangeRequest>,
     ) -> Result<Response<Self::RangeStreamStream>, Status> {
+        let wanted = convert::range(request.get_ref().clone())?;
+        check_streamed(&wanted)?;
+        self.0.barrier(request.get_ref().serializable).await?;
         let caller = self.0.caller(&request).await?;
         let share = Share::of_call(&self.0, request.extensions());
-        let request = request.into_inner();
-        let filters = [
-            request.min_mod_revision,
-            request.max_mod_revision,
-            request.min_create_revision,
-            request.max_create_revision,
-        ];
-        if !is_default_order(&request) {
-            return Err(Status::unimplemented("RangeStream does not support custom sort orders"));
-        }
-        if filters.iter().any(|&bound| bound != 0) {
-            return Err(Status::unimplemented("RangeStream does not support revision filters"));
-        }
-        let serializable = request.serializable;
-        let request = convert::range(request)?;
-        self.0.barrier(serializable).await?;
-        self.0.store.view().auth().check_read(&caller, &request.range).map_err(auth_status)?;
-        let chunks = Chunks::new(&self.0, request)?;
+        self.0.store.view().auth().check_read(&caller, &wanted.range).map_err(auth_status)?;
+        let chunks = Chunks::new(&self.0, wanted)?;
         let memory = Arc::new((share, self.0.env.clock.clone()));
         Ok(Response::new(Box::pin(futures::stream::unfold(Some(chunks), move |chunks| {
             let memory = memory.clone();
@@ -356,9 +343,14 @@ fn txn_cost(txn: &Txn) -> usize {
     branch(&txn.success).max(branch(&txn.failure))
 }
 
-/// By key, or not at all: what can be sent page by page (etcd's `IsDefaultOrdering`).
-fn is_default_order(request: &pb::RangeRequest) -> bool {
-    use pb::range_request::{SortOrder, SortTarget};
-    request.sort_order == SortOrder::None as i32
-        || (request.sort_target == SortTarget::Key as i32 && request.sort_order == SortOrder::Ascend as i32)
+/// Whether a range can be sent page by page, with etcd's answers where it cannot (`checkRangeStreamRequest`).
+fn check_streamed(request: &RangeRequest) -> Result<(), Status> {
+    let by_key = request.sort_target == SortTarget::Key && request.sort_order == SortOrder::Ascend;
+    if !by_key && request.sort_order != SortOrder::None {
+        return Err(Status::unimplemented("RangeStream does not support custom sort orders"));
+    }
+    if request.filters() {
+        return Err(Status::unimplemented("RangeStream does not support revision filters"));
+    }
+    Ok(())
 }

@@ -219,7 +219,8 @@ impl RangeRequest {
         Self::new(KeyRange::prefix(prefix))
     }
 
-    pub(crate) fn filters(&self) -> bool {
+    /// Whether keys are left out by their revisions.
+    pub fn filters(&self) -> bool {
         let bounds = [
             self.min_mod_revision,
             self.max_mod_revision,

@@ -170,6 +170,52 @@ async fn errors_are_those_that_clients_match_on() {
     assert_eq!(error(compacted), told(tonic::Code::OutOfRange, text));
 }
 
+/// What etcd 3.7 does not stream either, and says in the same words; the request is checked before anything else.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_range_is_streamed_in_the_order_of_its_keys_and_whole() {
+    use protos::etcd::etcdserverpb::range_request::{SortOrder, SortTarget};
+    use protos::etcd::etcdserverpb::{RangeRequest, kv_client::KvClient};
+    let server = start().await;
+    let mut client = connect(&server).await;
+    for key in ["k2", "k1"] {
+        client.put(key, "v", None).await.expect("put");
+    }
+    let all = RangeRequest { key: "k".into(), range_end: "l".into(), ..RangeRequest::default() };
+    let sorted = |target: SortTarget, order: SortOrder| RangeRequest {
+        sort_target: target.into(),
+        sort_order: order.into(),
+        ..all.clone()
+    };
+    let mut kv = KvClient::connect(format!("http://{}", server.address)).await.expect("connect");
+    let orders = [SortOrder::None, SortOrder::Ascend].map(|order| sorted(SortTarget::Key, order));
+    for request in orders.into_iter().chain([sorted(SortTarget::Mod, SortOrder::None)]) {
+        let mut stream = kv.range_stream(request.clone()).await.expect("a stream").into_inner();
+        let answer = stream.message().await.expect("no error").expect("a message").range_response;
+        assert_eq!(answer.map(|answer| answer.count), Some(2), "{request:?}");
+    }
+    let order = (tonic::Code::Unimplemented, "RangeStream does not support custom sort orders");
+    let filters = (tonic::Code::Unimplemented, "RangeStream does not support revision filters");
+    let invalid = (tonic::Code::InvalidArgument, "etcdserver: invalid sort option");
+    let no_key = (tonic::Code::InvalidArgument, "etcdserver: key is not provided");
+    let refused = [
+        (sorted(SortTarget::Key, SortOrder::Descend), order),
+        (sorted(SortTarget::Mod, SortOrder::Ascend), order),
+        (RangeRequest { min_mod_revision: 1, ..sorted(SortTarget::Value, SortOrder::Descend) }, order),
+        (RangeRequest { min_mod_revision: 1, ..all.clone() }, filters),
+        (RangeRequest { max_mod_revision: 9, ..all.clone() }, filters),
+        (RangeRequest { min_create_revision: 1, ..all.clone() }, filters),
+        (RangeRequest { max_create_revision: 9, ..all.clone() }, filters),
+        (RangeRequest { sort_order: 3, ..all.clone() }, invalid),
+        (RangeRequest { sort_target: 5, min_mod_revision: 1, ..all.clone() }, invalid),
+        (RangeRequest { sort_order: 2, ..RangeRequest::default() }, no_key),
+        (RangeRequest { sort_order: 3, ..RangeRequest::default() }, no_key),
+    ];
+    for (request, told) in refused {
+        let status = kv.range_stream(request.clone()).await.expect_err("refused");
+        assert_eq!((status.code(), status.message()), told, "{request:?}");
+    }
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_transaction_takes_the_branch_that_its_compares_say() {
     let server = start().await;
