@@ -14,6 +14,8 @@ pub(crate) const HEADER: usize = 32;
 const MAGIC: &[u8; 8] = b"triwal\x00\x01";
 const EXTENSION: &str = "wal";
 const SPARE: &str = "spare";
+/// What is to be a spare file.
+const FILLING: &str = "filling";
 /// Bytes written at a time when a file is filled.
 const CHUNK: usize = 1 << 20;
 /// What writes past the page cache must begin at and be multiples of, on every disk.
@@ -117,9 +119,13 @@ impl Folder {
         if self.spare().exists() {
             return Ok(());
         }
-        let path = self.path.join("filling");
-        fill(&path, self.capacity)?;
-        fs::rename(&path, self.spare())
+        let path = self.path.join(FILLING);
+        let made = fill(&path, self.capacity).and_then(|()| fs::rename(&path, self.spare()));
+        if made.is_err() {
+            // It may have taken the last room.
+            drop(fs::remove_file(&path));
+        }
+        made
     }
 
     /// Makes names durable.
@@ -156,4 +162,21 @@ fn write_zeros(file: &File, bytes: usize) -> io::Result<File> {
         file.write_all_at(&buffer[start..start + length], at as u64)?;
     }
     file.try_clone()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_file_that_has_no_room_takes_none() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let path = folder.path().join(FILLING);
+        std::os::unix::fs::symlink("/dev/full", &path).expect("a link");
+        let segments = Folder::open(folder.path(), 1 << 20).expect("open");
+        segments.prepare().expect_err("no room");
+        assert!(path.symlink_metadata().is_err(), "it is gone");
+        segments.prepare().expect("there is room again");
+        assert!(segments.spare().exists());
+    }
 }
