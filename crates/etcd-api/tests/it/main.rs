@@ -607,25 +607,22 @@ async fn a_member_that_the_cluster_does_not_know_keeps_its_clients_waiting() {
         |api| api.listen_metrics = vec![format!("http://{metrics}").parse().expect("address")],
     )
     .await;
-    let address = first.address;
-    let asked = tokio::spawn(async move {
-        let mut client = Client::connect([address.to_string()], None).await.expect("connect");
+    let asked = async {
+        let mut client = Client::connect([first.address.to_string()], None).await.expect("connect");
         client.status().await.expect("status")
-    });
-    // Whoever watches over the process is answered, and so the member runs.
-    let page = page(metrics, "/metrics").await;
-    assert!(page.contains("some_metric 1"), "{page}");
-
-    let _second = start_over(
-        |config| {
+    };
+    let joined = async {
+        // Whoever watches over the process is answered, and so the member runs.
+        let page = page(metrics, "/metrics").await;
+        assert!(page.contains("some_metric 1"), "{page}");
+        let config = |config: &mut StoreConfig| {
             config.name = second.0;
             config.listen_peers = vec![second.1.parse().expect("address")];
             config.initial_cluster = alone;
-        },
-        |_| {},
-    )
-    .await;
-    let status = asked.await.expect("task");
+        };
+        start_over(config, |_| {}).await
+    };
+    let (status, _second) = tokio::join!(asked, joined);
     assert_ne!(status.leader(), 0);
     assert!(status.raft_applied_index() > 0);
 }
