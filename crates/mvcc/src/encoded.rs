@@ -9,6 +9,7 @@ use crate::engine::EngineError;
 use crate::record;
 use crate::tree::{Entry, Place};
 use crate::types::{KeyRange, MvccError, RangeRequest};
+use crate::values::Extent;
 use crate::view::{View, check_revision};
 
 /// Tag of `RangeResponse.kvs`.
@@ -21,6 +22,8 @@ pub struct EncodedRange {
     rest: KeyRange,
     left: usize,
     bytes: u64,
+    /// What pages are of.
+    extent: Extent,
     /// How many keys are in the whole range.
     pub count: i64,
     /// Whether the limit cuts the answer.
@@ -57,10 +60,14 @@ impl View {
             rest: request.range.clone(),
             left,
             bytes: 0,
+            extent: Extent::Piece,
             count,
             more: total > left,
         };
         encoded.bytes = encoded.live().take(left).map(|(key, entry)| field_len(key, entry) as u64).sum();
+        if !encoded.more {
+            encoded.extent = Extent::Whole { bytes: encoded.bytes };
+        }
         Ok(Some(encoded))
     }
 }
@@ -110,7 +117,7 @@ impl EncodedRange {
     fn fill(&self, spots: &[Spot], len: usize) -> Result<Bytes, MvccError> {
         let mut page = BytesMut::zeroed(len);
         let places: Vec<Place> = spots.iter().map(|spot| spot.place).collect();
-        self.view.source().read(&places, &mut |number, read| {
+        self.view.source().read(&places, self.extent, &mut |number, read| {
             let spot = &spots[number];
             let message = record::message(spot.place, read.bytes())?;
             if message.len() != spot.len {

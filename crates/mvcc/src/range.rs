@@ -6,7 +6,7 @@ use crate::tree::{Entry, Place};
 use crate::types::{
     KeyRange, KeyValue, MvccError, RangeRequest, RangeResponse, Revision, SortOrder, SortTarget,
 };
-use crate::values::Source;
+use crate::values::{Extent, Source};
 use crate::view::{State, View, decode};
 
 /// Keys that [`Pages`] reads at first; each page is twice as long as the one before.
@@ -175,7 +175,7 @@ impl Found<'_> {
 fn read(source: Source<'_>, found: &[Found<'_>]) -> Result<Vec<KeyValue>, MvccError> {
     let places: Vec<Place> = found.iter().map(|found| found.entry.place()).collect();
     let mut kvs = vec![KeyValue::default(); places.len()];
-    source.read(&places, &mut |number, read| {
+    source.read(&places, Extent::Piece, &mut |number, read| {
         kvs[number] = decode(places[number], &read.to_bytes())?;
         Ok(())
     })?;

@@ -18,8 +18,10 @@ use crate::types::{MvccError, Revision};
 const OVERHEAD: usize = 160;
 /// What a version is taken to have when the cache is laid out, in bytes.
 const TYPICAL: u64 = 512;
-/// Reads of more versions than this do not drive others out of the cache.
+/// Reads of more versions than this do not drive others out of the cache, unless they are all that was asked for and small.
 const LONG_READ: usize = 256;
+/// Small is what takes no more than this part of the cache.
+const SMALL_PART: u64 = 4;
 
 #[derive(Clone)]
 struct Size;
@@ -67,7 +69,7 @@ impl Values {
     }
 
     /// Calls `visit` for each place with its number and its version, in any order; `None` for one that is deleted.
-    pub fn read(&self, places: &[Place], visit: VisitRead<'_>) -> Result<(), MvccError> {
+    pub fn read(&self, places: &[Place], of: Extent, visit: VisitRead<'_>) -> Result<(), MvccError> {
         let mut missing: Vec<(Place, usize)> = Vec::new();
         for (number, place) in places.iter().enumerate() {
             match self.cache.get(place) {
@@ -79,7 +81,9 @@ impl Values {
             return Ok(());
         }
         missing.sort_unstable();
-        let keep = missing.len() <= LONG_READ || self.cache.weight() < self.cache.capacity() / 10 * 9;
+        let keep = missing.len() <= LONG_READ
+            || self.cache.weight() < self.cache.capacity() / 10 * 9
+            || matches!(of, Extent::Whole { bytes } if bytes <= self.cache.capacity() / SMALL_PART);
         let keys: Vec<record::PlaceKey> =
             missing.iter().map(|(place, _)| record::place_key(*place)).collect();
         let keys: Vec<&[u8]> = keys.iter().map(<[u8; 12]>::as_slice).collect();
@@ -131,6 +135,15 @@ impl Values {
             _ => MvccError::from(EngineError(format!("revision {}.{} is missing", place.main, place.sub))),
         }
     }
+}
+
+/// What versions that are read together are of.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Extent {
+    /// Something of which the rest is not read, or is asked for some other time.
+    Piece,
+    /// Or a page of it: all of what was asked for, so many bytes.
+    Whole { bytes: u64 },
 }
 
 /// Sees the number of a place and the version there; none if it is deleted.
@@ -231,6 +244,7 @@ impl Source<'_> {
     pub fn read(
         &self,
         places: &[Place],
+        of: Extent,
         visit: &mut dyn FnMut(usize, Read<'_>) -> Result<(), MvccError>,
     ) -> Result<(), MvccError> {
         let is_fresh = |place: &Place| self.fresh.is_some_and(|fresh| fresh.holds(*place));
@@ -238,7 +252,7 @@ impl Source<'_> {
             let mut each = places.iter().enumerate();
             return each.try_for_each(|(number, place)| visit(number, Read::Shared(&self.record(*place)?)));
         }
-        self.values.read(places, &mut |number, read| match read {
+        self.values.read(places, of, &mut |number, read| match read {
             Some(read) => visit(number, read),
             None => Err(self.values.gone(places[number])),
         })
@@ -266,5 +280,55 @@ impl Source<'_> {
             return Ok(entry.create <= revision);
         }
         Ok(self.at(entry, revision)?.is_some())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::engine::{Batch, MemoryEngine};
+
+    const VERSIONS: i64 = 400;
+    const LEN: usize = 256;
+
+    fn places() -> Vec<Place> {
+        (1..=VERSIONS).map(|main| Place { main, sub: 0 }).collect()
+    }
+
+    /// How many versions are in a cache that was full before they were read a few times.
+    fn kept(of: Extent) -> usize {
+        let (engine, record) = (MemoryEngine::default(), Bytes::from(vec![b'x'; LEN]));
+        let change = |value: Option<&Bytes>| {
+            let mut batch = Batch::default();
+            for place in places() {
+                let key = Bytes::copy_from_slice(&record::place_key(place));
+                match value {
+                    Some(value) => batch.put(Table::Revisions, key, value.clone()),
+                    None => batch.delete(Table::Revisions, key),
+                }
+            }
+            engine.write(batch).expect("written");
+        };
+        change(Some(&record));
+        let values = Values::new(Arc::new(engine.clone()), 1 << 20, 0);
+        (0..10_000).for_each(|n| values.remember(Place { main: 1_000_000 + n, sub: 0 }, record.clone()));
+        for _ in 0..3 {
+            values.read(&places(), of, &mut |_, _| Ok(())).expect("read");
+        }
+        // What is found now was kept.
+        change(None);
+        places().into_iter().filter(|place| values.record(*place).expect("read").is_some()).count()
+    }
+
+    #[test]
+    fn a_whole_range_that_is_read_again_comes_from_a_cache_that_was_full() {
+        let bytes = VERSIONS.cast_unsigned() * LEN as u64;
+        assert_eq!(kept(Extent::Whole { bytes }), places().len());
+    }
+
+    #[test]
+    fn what_is_too_much_for_the_cache_drives_nothing_out() {
+        assert_eq!(kept(Extent::Whole { bytes: 1 << 20 }), 0);
+        assert_eq!(kept(Extent::Piece), 0);
     }
 }
