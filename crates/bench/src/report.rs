@@ -58,6 +58,7 @@ static LINES: &[Line] = &[
     line("sget-100 rate", "serializable get, 100 clients", "1/s", MORE, ["≥ 2 ×", ""]),
     line("sget-100 cpu", "serializable get, 100 clients: CPU", "µs", LESS, ["≤ 15", ""]),
     line("range-10k p50", "range of 10,000 × 1 KiB", "ms", LESS, ["≤ 8", ""]),
+    line("range-10k cpu", "range of 10,000 × 1 KiB: CPU", "ms", LESS, ["", ""]),
     line(
         "watch-flat rate",
         "1,000 watchers of one prefix, flat out: events",

@@ -6,7 +6,7 @@ use prost::Message as _;
 use protos::etcd::etcdserverpb as pb;
 
 use crate::bench::Bench;
-use crate::load::{CONNECTIONS, Client, closed, percentile};
+use crate::load::{CONNECTIONS, Client, Meter, closed};
 use crate::member::{Members, RANGE};
 use crate::report::Notes;
 use crate::values::{Dice, value};
@@ -56,7 +56,9 @@ pub async fn run(bench: &Bench, members: &mut Members, notes: &mut Notes<'_>) ->
         }
     }
     if bench.wants("range-10k") {
-        notes.note("range-10k p50", range(bench, members).await?);
+        let (took, cpu) = range(bench, members).await?;
+        notes.note("range-10k p50", took);
+        notes.note("range-10k cpu", cpu);
     }
     Ok(())
 }
@@ -182,16 +184,18 @@ impl Client for Guarded {
     }
 }
 
-/// The median time of a range of all large values, in milliseconds.
-async fn range(bench: &Bench, members: &Members) -> Result<f64> {
+/// The median time of a range of all large values, and the members' processor time for one, in milliseconds.
+async fn range(bench: &Bench, members: &Members) -> Result<(f64, f64)> {
     fill(members, "kib/", KEYS, LARGE_VALUE).await?;
     let mut door = members.connect(0).await?;
     let mut times = Vec::new();
+    let meter = Meter::start(bench, members);
     for _ in 0..RANGES {
         let begun = bench.now();
         let bytes = door.bulk(RANGE, &below("kib/")).await?;
         times.push(bench.now() - begun);
         ensure!(bytes > KEYS * LARGE_VALUE as u64, "the range is not whole: {bytes} bytes");
     }
-    Ok(percentile(&mut times, 50))
+    let outcome = meter.stop(bench, members, RANGES as u64, times);
+    Ok((outcome.p50, outcome.cpu / 1e3))
 }

@@ -34,15 +34,7 @@ const LEVEL: Duration = Duration::from_secs(30);
 
 /// Runs the rows.
 pub async fn run(bench: &Bench, members: &mut Members, notes: &mut Notes<'_>) -> Result<()> {
-    for (row, own, paced) in
-        [("watch-paced", false, true), ("watch-flat", false, false), ("watch-own", true, false)]
-    {
-        if bench.wants(row) {
-            let load = Load::new(bench, own, paced);
-            let outcome = load.run(bench, members).await?;
-            notes.outcome(row, &outcome);
-        }
-    }
+    // First: what other rows free could hold the watchers.
     if bench.wants("watch-memory") {
         let before = members.memory().0;
         let mut watchers = Vec::new();
@@ -55,6 +47,15 @@ pub async fn run(bench: &Bench, members: &mut Members, notes: &mut Notes<'_>) ->
         let more = members.memory().0 - before;
         let each = more * 1024.0 * members.size() as f64 / (10 * ALL_WATCHERS) as f64;
         notes.note("watch-memory each", each.max(0.0));
+    }
+    for (row, own, paced) in
+        [("watch-paced", false, true), ("watch-flat", false, false), ("watch-own", true, false)]
+    {
+        if bench.wants(row) {
+            let load = Load::new(bench, own, paced);
+            let outcome = load.run(bench, members).await?;
+            notes.outcome(row, &outcome);
+        }
     }
     Ok(())
 }
