@@ -139,6 +139,11 @@ impl Connection {
         KvClient::with_interceptor(self.channel.clone(), WithToken(self.token.clone()))
     }
 
+    /// Users and roles.
+    pub fn auth(&self) -> AuthClient<Service> {
+        AuthClient::with_interceptor(self.channel.clone(), WithToken(self.token.clone()))
+    }
+
     /// Leases.
     pub fn lease(&self) -> LeaseClient<Service> {
         LeaseClient::with_interceptor(self.channel.clone(), WithToken(self.token.clone()))

@@ -1,9 +1,11 @@
 //! Follows a running store from a copy of it on, so that the writers of the old one stand still for a moment only.
 
+use std::fs;
+use std::path::PathBuf;
 use std::time::Duration;
 
 use env::{Backoff, Env, Shutdown};
-use etcd_files::Lease;
+use etcd_files::{AuthTables, FileError, Lease};
 use protos::etcd::etcdserverpb as pb;
 use tokio::sync::mpsc;
 
@@ -11,6 +13,7 @@ use crate::changes::{Change, Changes, Progress, granted, status};
 use crate::connection::{ConnectOptions, Connection};
 use crate::error::BackupError;
 use crate::segment::Record;
+use crate::snapshot::{open_snapshot, save_snapshot};
 
 /// Pauses before a store that cannot be reached is tried again.
 const RETRY: Backoff = Backoff::new(Duration::from_millis(200), 2.0, Duration::from_secs(5), 0.5);
@@ -20,8 +23,13 @@ const RETRY: Backoff = Backoff::new(Duration::from_millis(200), 2.0, Duration::f
 pub enum Followed {
     /// The changes of the next revision.
     Changes(Record),
-    /// There are no more. The leases that there are now.
-    End(Vec<Lease>),
+    /// There are no more.
+    End {
+        /// The leases that there are now.
+        leases: Vec<Lease>,
+        /// Users and roles, if they may be others than the copy's.
+        auth: Option<AuthTables>,
+    },
 }
 
 /// Follows a store.
@@ -34,6 +42,10 @@ pub struct Follower {
     pub from: i64,
     /// The last revision that is wanted. Without it: all that there is when it is told to stop.
     pub until: Option<i64>,
+    /// Whether the copy's users and roles matter, and how often they were changed.
+    pub auth: (bool, u64),
+    /// Where another copy may lie for a while: no call tells passwords.
+    pub folder: PathBuf,
 }
 
 impl Follower {
@@ -45,29 +57,45 @@ impl Follower {
     /// cannot be reached is tried again, unless it is to stop.
     pub async fn run(&self, stop: &Shutdown, tell: &mpsc::Sender<Followed>) -> Result<i64, BackupError> {
         let (mut progress, mut backoff) = (Progress::behind(self.from), RETRY);
-        let mut until = self.until;
+        let (mut until, mut renewed_at) = (self.until, None);
         loop {
             let followed = async {
                 let connection = self.connect.connect().await?;
                 self.session(&connection, &mut progress, &mut until, stop, tell).await?;
-                leases(&connection).await
+                let leases = leases(&connection).await?;
+                Ok(Followed::End { leases, auth: self.new_auth(&connection).await? })
             };
             let error = match followed.await {
-                Ok(leases) => {
-                    say(tell, Followed::End(leases)).await?;
+                Ok(end) => {
+                    say(tell, end).await?;
                     return Ok(progress.covered);
                 }
                 Err(error) => error,
             };
-            if stop.is_triggered() || !is_passing(&error) {
+            // Once at a revision: a store that takes no token at all is not asked for ever.
+            let renews =
+                is_of_token(&error) && renewed_at.replace(progress.covered) != Some(progress.covered);
+            if !renews && (stop.is_triggered() || !is_passing(&error)) {
                 return Err(error);
             }
             tracing::warn!(%error, revision = progress.covered, "the store cannot be followed, and is asked again");
             tokio::select! {
                 () = self.env.clock.sleep(backoff.next(&self.env.rng)) => {}
-                () = stop.wait() => {}
+                () = stop.wait(), if !renews => {}
             }
         }
+    }
+
+    /// Users and roles, unless they are the copy's still.
+    async fn new_auth(&self, connection: &Connection) -> Result<Option<AuthTables>, BackupError> {
+        if auth_status(connection).await? == Some(self.auth) {
+            return Ok(None);
+        }
+        let path = self.folder.join("users.db");
+        save_snapshot(connection, &path).await?;
+        let auth = open_snapshot(&path)?.auth().map_err(FileError::from)?;
+        fs::remove_file(&path).map_err(BackupError::file(&path))?;
+        Ok(Some(auth))
     }
 
     /// Over one connection.
@@ -112,12 +140,33 @@ impl Follower {
     }
 }
 
+/// Whether users and roles matter, and how often they were changed; an etcd before 3.5 does not tell.
+async fn auth_status(connection: &Connection) -> Result<Option<(bool, u64)>, BackupError> {
+    match connection.auth().auth_status(pb::AuthStatusRequest {}).await {
+        Ok(answer) => Ok(Some((answer.get_ref().enabled, answer.get_ref().auth_revision))),
+        Err(status) if status.code() == tonic::Code::Unimplemented => Ok(None),
+        Err(status) => Err(status.into()),
+    }
+}
+
 /// Whether an error is of a connection or a member, and passes.
 fn is_passing(error: &BackupError) -> bool {
     match error {
         BackupError::Connect { .. } => true,
         BackupError::Refused(status) => {
             matches!(status.code(), tonic::Code::Unavailable | tonic::Code::Unknown | tonic::Code::Cancelled)
+        }
+        _ => false,
+    }
+}
+
+/// Whether another token may help: an old one is given up, and with the user's password or, if it says when it was made,
+/// with every change of users and roles.
+fn is_of_token(error: &BackupError) -> bool {
+    match error {
+        BackupError::Refused(status) => {
+            status.code() == tonic::Code::Unauthenticated
+                || status.message() == "etcdserver: revision of auth store is old"
         }
         _ => false,
     }

@@ -34,4 +34,4 @@ pub use manifest::{Manifest, Stored};
 pub use repository::{Repository, Retention, S3Options};
 pub use run::{Runner, RunnerOptions};
 pub use segment::Record;
-pub use snapshot::save_snapshot;
+pub use snapshot::{open_snapshot, save_snapshot};

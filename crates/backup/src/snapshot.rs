@@ -4,6 +4,7 @@ use std::fs::{self, File};
 use std::io::Write as _;
 use std::path::Path;
 
+use etcd_files::{Database, FileError};
 use protos::etcd::etcdserverpb as pb;
 
 use crate::connection::Connection;
@@ -31,6 +32,16 @@ pub async fn save_snapshot(connection: &Connection, path: &Path) -> Result<Strin
     let synced = File::open(folder).and_then(|folder| folder.sync_all());
     synced.map_err(BackupError::file(folder))?;
     Ok(version)
+}
+
+/// Opens a snapshot that was saved; its checksum is checked.
+///
+/// # Errors
+/// When it cannot be read or is damaged.
+pub fn open_snapshot(path: &Path) -> Result<Database<File>, BackupError> {
+    let file = File::open(path).map_err(BackupError::file(path))?;
+    etcd_files::check_trailer(&file, false)?;
+    Ok(Database::open(file).map_err(FileError::from)?)
 }
 
 async fn receive(connection: &Connection, part: &Path) -> Result<String, BackupError> {

@@ -126,12 +126,13 @@ impl Loaded {
             alarms: database.alarms()?.iter().filter_map(convert::alarm_of).collect(),
             members,
             cluster_version: database.cluster_version()?,
-            auth: auth(database.auth()?),
+            auth: stored_auth(database.auth()?),
         })
     }
 }
 
-fn auth(tables: AuthTables) -> Auth {
+/// Users and roles as the store has them.
+pub fn stored_auth(tables: AuthTables) -> Auth {
     let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
     let users = tables.users.into_iter().map(|user| {
         let no_password = user.options.is_some_and(|options| options.no_password);

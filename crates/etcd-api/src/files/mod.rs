@@ -7,7 +7,7 @@ mod send;
 mod takeover;
 mod write;
 
-pub use load::{LoadError, Loaded, Restore, stored_version};
+pub use load::{LoadError, Loaded, Restore, stored_auth, stored_version};
 pub use takeover::{Takeover, TakeoverError};
 pub use write::write_snapshot;
 

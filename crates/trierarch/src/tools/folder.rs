@@ -1,8 +1,9 @@
 //! New data folders: all of it is written beside, and takes its name when it is whole and durable.
 
 use std::collections::BTreeMap;
-use std::fs::{self, File};
+use std::fs::{self, DirBuilder, File};
 use std::io;
+use std::os::unix::fs::DirBuilderExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -43,6 +44,15 @@ pub struct NewMember {
 impl NewMember {
     pub fn data_dir(&self) -> PathBuf {
         self.data_dir.clone().unwrap_or_else(|| PathBuf::from(format!("{}.etcd", self.name)))
+    }
+
+    /// A place for copies of the store whose folder it is to be.
+    pub fn copies(&self) -> Result<Copies> {
+        let path = beside(&self.data_dir(), "copying");
+        remove_if_there(&path)?;
+        let made = DirBuilder::new().recursive(true).mode(0o700).create(&path);
+        made.with_context(|| format!("cannot make {path:?}"))?;
+        Ok(Copies(path))
     }
 
     /// What the folder begins with, and what the members tell of themselves.
@@ -94,19 +104,44 @@ impl NewMember {
         if data_dir.exists() && fs::read_dir(&data_dir).map_or(true, |mut entries| entries.next().is_some()) {
             bail!("data-dir {data_dir:?} not empty or could not be read");
         }
+        let building = beside(&data_dir, "restoring");
+        remove_building(&building)?;
         if let Some(wal_dir) = self.wal_dir.as_ref().filter(|wal_dir| wal_dir.exists()) {
             bail!("wal-dir {wal_dir:?} exists");
         }
-        let mut name = data_dir.as_os_str().to_owned();
-        name.push(".restoring");
-        let building = PathBuf::from(name);
-        remove_if_there(&building)?;
-        build(&building, seed, self.wal_dir.as_deref(), fill)
-            .with_context(|| format!("cannot write {data_dir:?}"))?;
+        let built = build(&building, seed, self.wal_dir.as_deref(), fill);
+        if built.is_err() {
+            // Nobody can use it, and it may have taken the last room.
+            drop(remove_building(&building));
+        }
+        built.with_context(|| format!("cannot write {data_dir:?}"))?;
         fs::rename(&building, &data_dir).with_context(|| format!("cannot make {data_dir:?}"))?;
         sync_folder(data_dir.parent())?;
         Ok(data_dir)
     }
+}
+
+/// A folder for what is only read; it goes with this, and what an interrupted process left goes with the next.
+pub struct Copies(PathBuf);
+
+impl Copies {
+    pub fn path(&self) -> &Path {
+        &self.0
+    }
+}
+
+impl Drop for Copies {
+    fn drop(&mut self) {
+        drop(fs::remove_dir_all(&self.0));
+    }
+}
+
+/// A name for what belongs to a folder and is not whole.
+fn beside(folder: &Path, ending: &str) -> PathBuf {
+    let mut name = folder.as_os_str().to_owned();
+    name.push(".");
+    name.push(ending);
+    PathBuf::from(name)
 }
 
 /// Writes a folder under a name that nobody runs on.
@@ -138,6 +173,14 @@ pub fn append(loader: &mut StateLoader<'_>, loaded: &mut Loaded, record: &Record
 pub fn sync_folder(folder: Option<&Path>) -> Result<()> {
     let folder = folder.filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
     File::open(folder).and_then(|folder| folder.sync_all()).with_context(|| format!("cannot sync {folder:?}"))
+}
+
+/// Removes a folder that is not whole, with the log that it has elsewhere.
+fn remove_building(building: &Path) -> Result<()> {
+    if let Ok(wal_dir) = fs::read_link(building.join("wal")) {
+        remove_if_there(&wal_dir)?;
+    }
+    remove_if_there(building)
 }
 
 /// Removes a folder that an interrupted process left.

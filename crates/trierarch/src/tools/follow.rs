@@ -2,14 +2,14 @@
 
 use std::collections::BTreeMap;
 use std::fs::File;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::time::Duration;
 
 use ::backup::{Followed, Follower};
-use anyhow::{Context as _, Result};
+use anyhow::Result;
 use clap::Args;
 use env::{Env, Shutdown, TaskGroup};
-use etcd_api::files::Loaded;
+use etcd_api::files::{Loaded, stored_auth};
 use etcd_files::{Database, FileError, Lease};
 use mvcc::StoredLease;
 use store::StateLoader;
@@ -53,20 +53,24 @@ pub async fn import(
     flags: FollowFlags,
 ) -> Result<PathBuf> {
     logging::start(&flags.log);
-    let data_dir = member.data_dir();
-    let parent = data_dir.parent().filter(|parent| !parent.as_os_str().is_empty());
-    let folder = tempfile::tempdir_in(parent.unwrap_or(Path::new("."))).context("cannot make a folder")?;
-    let file = folder.path().join("snapshot.db");
+    let copies = member.copies()?;
+    let file = copies.path().join("snapshot.db");
     ::backup::save_snapshot(&connect.options().connect().await?, &file).await?;
-    let opened = File::open(&file)?;
-    etcd_files::check_trailer(&opened, false)?;
-    let database = Database::open(opened).map_err(FileError::from)?;
+    let database = ::backup::open_snapshot(&file)?;
     let from = database.revision().map_err(FileError::from)?;
+    let auth = database.auth().map_err(FileError::from)?;
     println!("Copied revision {from}, following");
     let tasks = TaskGroup::new("import", Shutdown::new());
     signals::watch(&tasks)?;
     let (tell, told) = mpsc::channel(QUEUE);
-    let follower = Follower { env, connect: connect.options(), from, until: flags.until_revision };
+    let follower = Follower {
+        env,
+        connect: connect.options(),
+        from,
+        until: flags.until_revision,
+        auth: (auth.enabled, auth.revision),
+        folder: copies.path().to_owned(),
+    };
     let stop = tasks.shutdown().clone();
     let write = tokio::task::spawn_blocking(move || write(&database, &member, told));
     let followed = follower.run(&stop, &tell).await;
@@ -98,13 +102,13 @@ fn write(
     member.write(&seed, |loader| {
         let mut loaded = Loaded::versions(database, loader)?;
         let mut granted = BTreeMap::new();
-        let there = loop {
+        let (there, auth) = loop {
             match told.blocking_recv() {
                 Some(Followed::Changes(record)) => {
                     append(loader, &mut loaded, &record)?;
                     granted.extend(record.leases.into_iter().map(|lease| (lease.id, lease.ttl)));
                 }
-                Some(Followed::End(leases)) => break leases,
+                Some(Followed::End { leases, auth }) => break (leases, auth),
                 None => return Err(std::io::Error::other("the changes ended before their end")),
             }
         };
@@ -113,6 +117,9 @@ fn write(
             granted.entry(lease.id).or_insert(lease.ttl);
         }
         contents.leases = leases(loader, &granted, &there);
+        if let Some(auth) = auth {
+            contents.auth = stored_auth(auth);
+        }
         Ok(contents)
     })
 }

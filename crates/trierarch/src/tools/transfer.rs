@@ -73,10 +73,8 @@ pub async fn import(env: Env, options: ImportOptions) -> Result<()> {
 /// A snapshot of a running store. What is written there afterwards is not in it.
 async fn import_live(connect: &ConnectFlags, member: &NewMember, how: &RestoreFlags) -> Result<PathBuf> {
     let connection = connect.options().connect().await?;
-    let data_dir = member.data_dir();
-    let parent = data_dir.parent().filter(|parent| !parent.as_os_str().is_empty());
-    let folder = tempfile::tempdir_in(parent.unwrap_or(Path::new("."))).context("cannot make a folder")?;
-    let file = folder.path().join("snapshot.db");
+    let copies = member.copies()?;
+    let file = copies.path().join("snapshot.db");
     ::backup::save_snapshot(&connection, &file).await?;
     restore(&file, member, how)
 }

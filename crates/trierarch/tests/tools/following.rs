@@ -1,6 +1,7 @@
 //! `trierarch import --follow`: a running etcd is copied, and followed until the clients move.
 
 use std::fs::File;
+use std::io::Write as _;
 use std::process::{Child, Command, Stdio};
 
 use crate::member::{Member, Site, etcd, fill, good, trierarch};
@@ -88,7 +89,16 @@ fn follow(version: &str, signal: &str) {
     // Killed, and started again: what was read is not read twice, and nothing is left out.
     drop(member);
     let member = site.start_etcd(&etcd(version), "etcd");
-    for words in ["put /k3 newer", "del /k4", "put /k4 back"] {
+    for words in [
+        "put /k3 newer",
+        "del /k4",
+        "put /k4 back",
+        "user delete reader",
+        "user add reader:other",
+        "role add late",
+        "role grant-permission late write /w",
+        "user grant-role reader late",
+    ] {
         member.ask(words);
     }
     let picture = member.picture(None);
@@ -108,6 +118,34 @@ fn follow(version: &str, signal: &str) {
     assert!(member.ask("put /next x -w json").contains(&format!("\"revision\":{}", revision + 1)));
     member.ask(&format!("lease revoke {late}"));
     assert_eq!(member.ask("get /late"), "");
+    member.ask("auth enable");
+    member.ask("--user reader:other put /w x");
+}
+
+#[test]
+fn an_import_that_was_killed_is_begun_again_with_a_folder_of_its_own_for_the_log() {
+    let site = Site::new();
+    let member = site.start_etcd(&etcd("3.7.1"), "etcd");
+    fill(&member);
+    let log = site.path("log").display().to_string();
+    let flags = ["--follow", "--wal-dir", &log];
+    let import = Import::start(&site, &member, &flags);
+    eventually("its log has a folder", || site.path("ours.restoring/wal").exists().then_some(()));
+    drop(import);
+    let import = Import::start(&site, &member, &flags);
+    member.ask("put /late x");
+    import.signal("TERM");
+    let (good, said) = import.ends();
+    assert!(good, "{said}");
+    let left =
+        site.folder.path().read_dir().expect("a folder").map(|entry| entry.expect("an entry").file_name());
+    let mut left: Vec<_> = left.collect();
+    left.sort();
+    assert_eq!(left, ["etcd", "etcd.log", "import.log", "log", "ours"]);
+    let picture = member.picture(None);
+    member.stop();
+    let member = site.start("ours");
+    assert_eq!(member.picture(None), picture);
 }
 
 #[test]
@@ -138,6 +176,29 @@ fn an_import_ends_by_itself_at_the_revision_that_it_is_told() {
     });
 }
 
+/// A new password makes an end of the user's tokens, also where it is the old one.
+#[test]
+fn an_import_whose_token_is_given_up_takes_another_one() {
+    let site = Site::new();
+    let member = site.start_etcd(&etcd("3.7.1"), "etcd");
+    fill(&member);
+    member.ask("auth enable");
+    let import = Import::start(&site, &member, &["--follow", "--user", "root:pw"]);
+    let mut passwd = member.etcdctl();
+    passwd.args(["--user", "root:pw", "user", "passwd", "root", "--interactive=false"]);
+    let mut passwd = passwd.stdin(Stdio::piped()).stdout(Stdio::null()).spawn().expect("start");
+    passwd.stdin.take().expect("a pipe").write_all(b"pw\n").expect("written");
+    assert!(passwd.wait().expect("a child").success());
+    member.ask("--user root:pw put /late x");
+    import.signal("TERM");
+    let (good, said) = import.ends();
+    assert!(good && said.contains("invalid auth token"), "{said}");
+    let picture = member.picture(Some("root:pw"));
+    member.stop();
+    let member = site.start("ours");
+    assert_eq!(member.picture(Some("root:pw")), picture);
+}
+
 #[test]
 fn changes_that_are_compacted_before_they_are_read_end_an_import() {
     let site = Site::new();
@@ -155,4 +216,7 @@ fn changes_that_are_compacted_before_they_are_read_end_an_import() {
     let (good, said) = import.ends();
     assert!(!good && said.contains("was compacted before it was read"), "{said}");
     assert!(!site.path("ours").exists(), "nothing is half done");
+    for left in ["ours.restoring", "ours.copying"] {
+        assert!(!site.path(left).exists(), "and nothing is left over");
+    }
 }
