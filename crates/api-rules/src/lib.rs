@@ -21,6 +21,7 @@ mod cron;
 pub mod custom;
 pub mod defaults;
 pub mod errors;
+mod expression;
 pub mod fields;
 pub mod format;
 mod index;

@@ -400,7 +400,7 @@ fn validations(schema: &Value, at: At<'_>, errors: &mut Errors) {
         let (text, message) = (rule.text("rule"), rule.text("message"));
         if text.trim().is_empty() {
             errors.required(at.at("rule"), "rule is not specified");
-        } else if let Err(problem) = kube_cel::cel::Program::compile(text) {
+        } else if let Err(problem) = crate::expression::compile(text) {
             errors.invalid(at.at("rule"), text, format!("compilation failed: {problem}"));
         }
         if rule.has("message") && message.trim().is_empty() {
