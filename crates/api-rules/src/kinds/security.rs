@@ -5,6 +5,7 @@ use crate::errors::{At, Errors};
 use crate::look::Look;
 use crate::meta::NameFormat;
 use serde_json::Value;
+use x509_parser::pem::Pem;
 
 const SPEC: At<'static> = At::root("spec");
 const USAGES: &[&str] = &[
@@ -34,6 +35,10 @@ const USAGES: &[&str] = &[
 ];
 /// Shortest life of a certificate and of a token in seconds.
 const MIN_SECONDS: i64 = 600;
+/// Bytes of a trust bundle.
+const MAX_TRUST_BUNDLE: usize = 1 << 20;
+/// What stands in errors in place of a bundle.
+const OMITTED: &str = "<value omitted>";
 const MAX_TOKEN_SECONDS: i64 = 1 << 32;
 
 pub(super) static KINDS: &[Kind] = &[
@@ -41,6 +46,10 @@ pub(super) static KINDS: &[Kind] = &[
         .create(signing_request)
         .update(kept_conditions)
         .status(kept_conditions),
+    Kind::new("certificates.k8s.io", "ClusterTrustBundle")
+        .names(NameFormat::Own)
+        .create(trust_bundle)
+        .update(trust_bundle_update),
     Kind::new("authentication.k8s.io", "TokenRequest").names(NameFormat::Own).create(token_request),
 ];
 
@@ -136,6 +145,81 @@ fn kept_conditions(new: &Value, old: &Value, errors: &mut Errors) {
     }
 }
 
+/// Its name says who signs it.
+fn trust_bundle(object: &Value, errors: &mut Errors) {
+    trust_bundle_name(object, errors);
+    trust_anchors(object.text("spec.trustBundle"), errors);
+}
+
+fn trust_bundle_update(new: &Value, old: &Value, errors: &mut Errors) {
+    trust_bundle_name(new, errors);
+    if new.at("spec.trustBundle") != old.at("spec.trustBundle") {
+        trust_anchors(new.text("spec.trustBundle"), errors);
+    }
+    errors.immutable(SPEC.at("signerName"), new.at("spec.signerName"), old.at("spec.signerName"));
+}
+
+fn trust_bundle_name(object: &Value, errors: &mut Errors) {
+    let (name, signed_by) = (object.text("metadata.name"), object.text("spec.signerName"));
+    let at = At::root("metadata.name");
+    if signed_by.is_empty() {
+        match name.contains(':') {
+            true => {
+                errors.invalid(
+                    at,
+                    name,
+                    "ClusterTrustBundle without signer name must not have \":\" in its name",
+                );
+            }
+            false => errors.format(at, name, crate::format::dns1123_subdomain(name)),
+        }
+        return;
+    }
+    let prefix = format!("{}:", signed_by.replace('/', ":"));
+    match name.strip_prefix(&prefix) {
+        Some(rest) => errors.format(at, name, crate::format::dns1123_subdomain(rest)),
+        None => {
+            let text =
+                format!("ClusterTrustBundle for signerName {signed_by} must be named with prefix {prefix}");
+            errors.invalid(at, name, text);
+        }
+    }
+    signer(signed_by, SPEC.at("signerName"), errors);
+}
+
+/// Certificates of authorities in PEM, each once (upstream: `pkg/apis/certificates/validation`).
+fn trust_anchors(text: &str, errors: &mut Errors) {
+    let at = SPEC.at("trustBundle");
+    if text.len() > MAX_TRUST_BUNDLE {
+        errors.too_long(at, MAX_TRUST_BUNDLE);
+        return;
+    }
+    let mut seen: Vec<Vec<u8>> = Vec::new();
+    let blocks = Pem::iter_from_buffer(text.as_bytes()).map_while(Result::ok);
+    for (i, block) in blocks.enumerate() {
+        if let Some(problem) = anchor_problem(&block) {
+            errors.invalid(at, OMITTED, format!("entry {i} {problem}"));
+        }
+        if let Some(first) = seen.iter().position(|other| *other == block.contents) {
+            errors.invalid(at, OMITTED, format!("duplicate trust anchor (indices [{first} {i}])"));
+        }
+        seen.push(block.contents);
+    }
+    if seen.is_empty() {
+        errors.invalid(at, OMITTED, "at least one trust anchor must be provided");
+    }
+}
+
+fn anchor_problem(block: &Pem) -> Option<String> {
+    if block.label != "CERTIFICATE" {
+        return Some(format!("has bad block type: {}", block.label));
+    }
+    let Ok(certificate) = block.parse_x509() else {
+        return Some("does not parse as X.509".to_owned());
+    };
+    (!certificate.is_ca()).then(|| "does not have the CA bit set".to_owned())
+}
+
 fn token_request(object: &Value, errors: &mut Errors) {
     let seconds = object.int("spec.expirationSeconds");
     let at = SPEC.at("expirationSeconds");
@@ -168,6 +252,36 @@ mod tests {
                 "spec.expirationSeconds: Invalid value: 5: may not specify a duration less than 600 seconds (10 minutes)",
             ]
         );
+    }
+
+    #[test]
+    fn trust_bundles_are_named_after_their_signer() {
+        let rules = rules_of("certificates.k8s.io", "v1", "ClusterTrustBundle").unwrap();
+        let of = |name: &str, signer: &str, bundle: &str| {
+            let object = json!({"apiVersion": "certificates.k8s.io/v1", "kind": "ClusterTrustBundle",
+                "metadata": {"name": name}, "spec": {"signerName": signer, "trustBundle": bundle}});
+            (rules.validate)(&object).iter().map(ToString::to_string).collect::<Vec<_>>()
+        };
+        let authority = |is_ca: bool| {
+            let mut params = rcgen::CertificateParams::default();
+            if is_ca {
+                params.is_ca = rcgen::IsCa::Ca(rcgen::BasicConstraints::Unconstrained);
+            }
+            params.self_signed(&rcgen::KeyPair::generate().unwrap()).unwrap().pem()
+        };
+        let (good, leaf) = (authority(true), authority(false));
+        assert!(of("a", "", &good).is_empty());
+        assert!(of("example.com:x:a", "example.com/x", &good).is_empty());
+        let name = |name, text: &str| [format!("metadata.name: Invalid value: \"{name}\": {text}")];
+        let text = "ClusterTrustBundle without signer name must not have \":\" in its name";
+        assert_eq!(of("x:a", "", &good), name("x:a", text));
+        let text = "ClusterTrustBundle for signerName example.com/x must be named with prefix example.com:x:";
+        assert_eq!(of("a", "example.com/x", &good), name("a", text));
+        let bundle = |text: &str| format!("spec.trustBundle: Invalid value: \"<value omitted>\": {text}");
+        assert_eq!(of("a", "", "x"), [bundle("at least one trust anchor must be provided")]);
+        assert_eq!(of("a", "", &leaf), [bundle("entry 0 does not have the CA bit set")]);
+        let twice = format!("{good}{good}");
+        assert_eq!(of("a", "", &twice), [bundle("duplicate trust anchor (indices [0 1])")]);
     }
 
     #[test]

@@ -75,7 +75,12 @@ impl UpdateKind {
             Self::Main => (rules.prepare_update)(new, old),
             Self::Status => (rules.prepare_status_update)(new, old),
             Self::Finalize => keep_only(new, old, &["spec", "finalizers"]),
-            Self::Approval => keep_only(new, old, &["status", "conditions"]),
+            Self::Approval => {
+                (rules.prepare_status_update)(new, old);
+                let metadata = new["metadata"].take();
+                keep_only(new, old, &["status", "conditions"]);
+                new["metadata"] = metadata;
+            }
             Self::EphemeralContainers => {
                 keep_only(new, old, &["spec", "ephemeralContainers"]);
                 raise_generation(new, old);

@@ -201,3 +201,22 @@ async fn many_writers_of_one_object_lose_nothing() {
     let object = cluster.root(ask("GET", &path)).await.expect(200);
     assert_eq!(object["data"].as_object().map(serde_json::Map::len), Some(21));
 }
+
+#[tokio::test]
+async fn an_approval_changes_conditions_and_metadata_and_nothing_else() {
+    const REQUESTS: &str = "/apis/certificates.k8s.io/v1/certificatesigningrequests";
+    let cluster = Cluster::start().await;
+    let request = json!({"apiVersion": "certificates.k8s.io/v1", "kind": "CertificateSigningRequest",
+        "metadata": {"name": "a"},
+        "spec": {"request": "eA==", "signerName": "example.com/x", "usages": ["client auth"]}});
+    let created = cluster.create(REQUESTS, &request).await;
+    let patch = json!({"metadata": {"annotations": {"by": "me"}}, "spec": {"username": "other"},
+        "status": {"certificate": "eA==", "conditions": [{"type": "Approved", "status": "True", "reason": "r"}]}});
+    let path = format!("{REQUESTS}/a/approval");
+    let ask = ask("PATCH", &path).body("application/merge-patch+json", patch.to_string());
+    let approved = cluster.root(ask).await.expect(200);
+    assert_eq!(approved["metadata"]["annotations"], json!({"by": "me"}));
+    assert_eq!(approved["status"]["conditions"][0]["reason"], "r");
+    assert_eq!(approved["spec"], created["spec"]);
+    assert!(approved["status"].get("certificate").is_none());
+}
