@@ -30,6 +30,7 @@ pub mod look;
 pub mod meta;
 pub mod patch;
 pub mod qos;
+pub mod quota;
 mod rules;
 pub mod strategy;
 mod warnings;

@@ -6,7 +6,7 @@ use api_types::time;
 use env::{Shutdown, TaskGroup};
 use tokio::sync::Semaphore;
 
-use crate::admission::Settings;
+use crate::admission::{Settings, Turns};
 use crate::authn::Authenticator;
 use crate::authz::Authorizer;
 use crate::config::{ApiServerConfig, MetricsText};
@@ -33,6 +33,7 @@ pub(crate) struct Api {
     pub authorizer: Authorizer,
     pub admission: Settings,
     pub allocator: Allocator,
+    pub turns: Turns,
     pub documents: Arc<Documents>,
     pub watched: Shared,
     pub event_leases: EventLeases,
@@ -63,6 +64,7 @@ impl Api {
                 unreachable_toleration_seconds: config.default_unreachable_toleration_seconds,
             },
             allocator: Allocator::new(config.service_cidr, config.node_ports.clone()),
+            turns: Turns::default(),
             documents: Documents::new(),
             watched: Shared::default(),
             event_leases: EventLeases::default(),

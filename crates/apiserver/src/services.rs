@@ -138,10 +138,10 @@ impl Allocator {
         }
         let kept = if has_address(new) { addresses(new) } else { Vec::new() };
         let released = held.iter().filter(|address| !kept.contains(address));
-        extra.extend(released.map(|address| (None, storage::delete(address_key(address)))));
+        extra.extend(released.map(|address| (None, Some(storage::delete(address_key(address))))));
         let kept = node_ports(new);
         let released = held_ports.iter().filter(|port| !kept.contains(port));
-        extra.extend(released.map(|port| (None, storage::delete(port_key(*port)))));
+        extra.extend(released.map(|port| (None, Some(storage::delete(port_key(*port))))));
         Ok(extra)
     }
 
@@ -149,7 +149,7 @@ impl Allocator {
     pub fn release(&self, service: &Value) -> Extra {
         let addresses = addresses(service).into_iter().map(|address| address_key(&address));
         let ports = node_ports(service).into_iter().map(port_key);
-        addresses.chain(ports).map(|key| (None, storage::delete(key))).collect()
+        addresses.chain(ports).map(|key| (None, Some(storage::delete(key)))).collect()
     }
 
     fn settle_address(
@@ -183,7 +183,7 @@ impl Allocator {
         if address != HEADLESS && !held.contains(&address) {
             let key = address_key(&address);
             let value = ip_address(api, new, &address)?;
-            extra.push((Some(Compare::mod_revision(key.clone(), 0)), storage::put(key, value)));
+            extra.push((Some(Compare::mod_revision(key.clone(), 0)), Some(storage::put(key, value))));
         }
         Ok(())
     }
@@ -251,7 +251,7 @@ impl Allocator {
                 object.insert("nodePort".into(), chosen.into());
             }
             let key = port_key(chosen);
-            extra.push((Some(Compare::mod_revision(key.clone(), 0)), storage::put(key, owner.clone())));
+            extra.push((Some(Compare::mod_revision(key.clone(), 0)), Some(storage::put(key, owner.clone()))));
         }
         Ok(())
     }

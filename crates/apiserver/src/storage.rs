@@ -64,7 +64,7 @@ pub(crate) struct Write {
     pub lease: i64,
     pub fence: Option<Fence>,
     /// Further conditions and steps in the same transaction.
-    pub extra: Vec<(Option<Compare>, Op)>,
+    pub extra: Vec<(Option<Compare>, Option<Op>)>,
 }
 
 /// How a [`Write`] ended.
@@ -175,7 +175,7 @@ impl Write {
         }];
         for (condition, step) in &self.extra {
             compare.extend(condition.clone());
-            success.push(step.clone());
+            success.extend(step.clone());
         }
         Txn { compare, success, failure }
     }

@@ -18,6 +18,7 @@ mod node_lifecycle;
 mod plan;
 mod pod_gc;
 mod replica_set;
+mod resource_quota;
 mod root_ca;
 mod runner;
 mod service_account;

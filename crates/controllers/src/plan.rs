@@ -49,6 +49,8 @@ pub enum Action {
     Collect(&'static Resource, Arc<Value>),
     /// Let a namespace go, if the API confirms that nothing is left in it.
     FinalizeNamespace(Arc<Value>),
+    /// Write what is used of a quota, by what the API shows of these kinds (`resource.group`) and the informers of others.
+    CountQuota(Arc<Value>, Vec<String>),
     /// Tell people.
     Event(Arc<Value>, EventType, &'static str, String),
 }

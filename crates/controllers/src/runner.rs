@@ -19,8 +19,9 @@ use crate::controller::{Controller, Key, Listers, Now, UID_INDEX, indexes};
 use crate::node_ipam::{self, Ipv4Range};
 use crate::plan::{Action, Plan};
 use crate::{
-    deployment, endpoint_slice, endpoints, garbage_collector, namespace, node_lifecycle, pod_gc, replica_set,
-    root_ca, service_account, storage_protection, taint_eviction,
+    deployment, endpoint_slice, endpoints, garbage_collector, namespace,
+    node_lifecycle, pod_gc, replica_set, resource_quota, root_ca, service_account, storage_protection,
+    taint_eviction,
 };
 
 /// Keys of one controller that are worked on at a time.
@@ -28,6 +29,8 @@ const WORKERS: usize = 4;
 /// How long a key waits for the informers to show what was written for it.
 const SEEN_DEADLINE: Duration = Duration::from_secs(10);
 const SEEN_POLL: Duration = Duration::from_millis(2);
+/// Objects asked for at a time when a quota is counted.
+const QUOTA_PAGE: u64 = 500;
 const STOP_DEADLINE: Duration = Duration::from_secs(5);
 
 /// What the controllers need to know.
@@ -74,6 +77,7 @@ impl Controllers {
             Arc::new(taint_eviction::TaintEviction::default()),
             Arc::new(pod_gc::PodGc::default()),
             Arc::new(storage_protection::StorageProtection),
+            Arc::new(resource_quota::ResourceQuotas),
         ];
         let loops =
             controllers.into_iter().map(|controller| Loop { controller, queue: WorkQueue::new(env.clone()) });
@@ -299,12 +303,35 @@ impl Worker {
                 Ok(None)
             }
             Action::Collect(resource, object) => collect(client, resource, &object).await,
+            Action::CountQuota(quota, kinds) => self.count_quota(&quota, &kinds, client).await,
             Action::FinalizeNamespace(namespace) => finalize_namespace(client, &namespace).await,
             Action::Event(object, kind, reason, text) => {
                 self.recorder.record(&object, kind, reason, text);
                 Ok(None)
             }
         }
+    }
+
+    /// Counts what is used of a quota where the informers may be behind it: the API shows everything that the quota was
+    /// charged for, and the write fails when it is charged again.
+    async fn count_quota(
+        &self,
+        quota: &Value,
+        kinds: &[String],
+        client: &Client,
+    ) -> Result<Option<Unseen>, ClientError> {
+        let mut read = HashMap::new();
+        for kind in resource_quota::kinds().filter(|kind| kinds.contains(&kind.qualified())) {
+            let page = ListParams { limit: QUOTA_PAGE, ..ListParams::default() };
+            let list = client.namespaced(kind, meta::namespace(quota)).list_all(&page).await?;
+            read.insert(kind.qualified(), list.items.into_iter().map(Arc::new).collect());
+        }
+        let counted = resource_quota::counted(quota, &self.listers, &read, self.now());
+        let written = client
+            .namespaced(resource_quota::resource(), meta::namespace(quota))
+            .update_status(&counted)
+            .await?;
+        Ok(version_of(resource_quota::resource(), &written))
     }
 
     /// Makes a pod and says so in its owner's events; a namespace that is going is no news.

@@ -56,6 +56,7 @@ pub fn show(plan: &Plan) -> Vec<String> {
         }
         Action::Collect(resource, object) => format!("collect {} {}", resource.qualified(), key(object)),
         Action::FinalizeNamespace(namespace) => format!("finalize {}", meta::name(namespace)),
+        Action::CountQuota(quota, kinds) => format!("count {} for {}", kinds.join(","), key(quota)),
         Action::Event(_, _, reason, text) => format!("event {reason}: {text}"),
     };
     plan.actions.iter().map(line).collect()

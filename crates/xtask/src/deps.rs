@@ -21,7 +21,7 @@ const ALLOWED: &[(&str, &[&str])] = &[
     ("backup", &["env", "protos", "etcd-files"]),
     ("apiserver", &["env", "api-types", "api-rules", "store", "mvcc"]),
     ("client", &["env", "api-types"]),
-    ("controllers", &["env", "api-types", "client"]),
+    ("controllers", &["env", "api-types", "api-rules", "client"]),
     ("scheduler", &["env", "api-types", "client"]),
     ("node-agent", &["env", "api-types", "client", "protos"]),
     ("trierarch", &["*"]),

@@ -6,7 +6,10 @@ mod lifecycle;
 mod limit_ranger;
 mod node;
 mod pods;
+mod quota;
 mod service_account;
+
+pub(crate) use quota::{Charged, Turns};
 
 use api_types::Value;
 use api_types::status::Status;

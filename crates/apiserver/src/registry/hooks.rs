@@ -13,7 +13,7 @@ use crate::api::Api;
 use crate::storage::{self, fence_key};
 
 /// Further conditions and steps of a write.
-pub(crate) type Extra = Vec<(Option<Compare>, Op)>;
+pub(crate) type Extra = Vec<(Option<Compare>, Option<Op>)>;
 
 /// How long Events live (upstream's `--event-ttl`).
 const EVENT_SECONDS: i64 = 3600;
@@ -94,7 +94,7 @@ impl Api {
             return self.allocator.release(old);
         }
         if is(target.resource, "coordination.k8s.io", "Lease") {
-            return vec![(None, storage::delete(fence_key(&target.namespace, &target.name)))];
+            return vec![(None, Some(storage::delete(fence_key(&target.namespace, &target.name))))];
         }
         Extra::new()
     }
@@ -108,6 +108,6 @@ fn fence(view: &View, target: &Target, lease: &Value) -> Result<Extra, Status> {
     let key = fence_key(&target.namespace, meta::name(lease));
     Ok(match storage::get(view, key.as_bytes())? {
         Some(kv) if kv.value == token.as_bytes() => Extra::new(),
-        _ => vec![(None, storage::put(key, token))],
+        _ => vec![(None, Some(storage::put(key, token)))],
     })
 }

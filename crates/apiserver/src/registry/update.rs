@@ -10,7 +10,7 @@ use mvcc::KeyValue;
 
 use super::ownership::check_manager;
 use super::{Target, Written};
-use crate::admission::{Attributes, Operation};
+use crate::admission::{Attributes, Charged, Operation};
 use crate::api::Api;
 use crate::body::Body;
 use crate::call::Call;
@@ -287,9 +287,17 @@ impl Api {
         mut new: Value,
     ) -> Result<Try, Status> {
         let gone = is_finished(target, &new);
+        let subresource = update.kind.subresource();
+        let _turn = self.quota_turn(target, subresource, true).await?;
+        let view = self.storage.view();
         let extra = match gone {
             true => self.after_delete(target, old),
-            false => self.before_write(&self.storage.view(), target, Some(old), &mut new)?,
+            false => {
+                let mut extra = self.before_write(&view, target, Some(old), &mut new)?;
+                let charged = Charged { target, subresource, old: Some(old), new: &new };
+                extra.extend(self.charge_quota(&view, &charged).await?);
+                extra
+            }
         };
         let value = Bytes::from(convert::encode(target.resource, &new)?);
         let mut after = KeyValue { value: value.clone(), ..kv.clone() };

@@ -9,7 +9,7 @@ use mvcc::KeyValue;
 
 use super::Target;
 use super::ownership::check_manager;
-use crate::admission::{Attributes, Operation};
+use crate::admission::{Attributes, Charged, Operation};
 use crate::api::Api;
 use crate::body::Body;
 use crate::call::Call;
@@ -21,8 +21,8 @@ use crate::storage::{Outcome, Write};
 const MAX_NAMES: usize = 8;
 /// Letters of a generated name's end.
 const SUFFIX: usize = 5;
-/// Tries of a write whose addresses were taken in between.
-const MAX_TAKEN: usize = 16;
+/// Tries of a write whose addresses, or whose room in a quota, were taken in between.
+const MAX_TAKEN: usize = 64;
 
 /// A stored object after a write.
 pub(crate) struct Written {
@@ -115,10 +115,13 @@ impl Api {
     ) -> Result<Written, Status> {
         let key = target.key();
         let lease = if dry_run { 0 } else { self.event_lease(target.resource).await? };
+        let _turn = self.quota_turn(target, "", false).await?;
         for _ in 0..MAX_TAKEN {
             let view = self.storage.view();
             let mut candidate = object.clone();
-            let extra = self.before_write(&view, target, None, &mut candidate)?;
+            let mut extra = self.before_write(&view, target, None, &mut candidate)?;
+            let charged = Charged { target, subresource: "", old: None, new: &candidate };
+            extra.extend(self.charge_quota(&view, &charged).await?);
             let value = Bytes::from(convert::encode(target.resource, &candidate)?);
             if dry_run {
                 if view.contains(&key) {
@@ -143,7 +146,12 @@ impl Api {
                 Outcome::Taken => {}
             }
         }
-        Err(Status::internal("no free address was found"))
+        Err(Status::conflict(
+            target.resource.group,
+            target.resource.resource,
+            &target.name,
+            "what it needs was taken again and again; please try again",
+        ))
     }
 }
 

@@ -8,6 +8,7 @@ mod formats;
 mod kubectl;
 mod lists;
 mod logs;
+mod quotas;
 mod replicas;
 mod security;
 mod services;
