@@ -7,6 +7,7 @@
 //!
 //! Read `plan.rs` and `controller.rs` (the shape), `runner.rs`, then one file a controller.
 
+mod cluster_role;
 mod controller;
 mod deployment;
 mod endpoint_slice;
