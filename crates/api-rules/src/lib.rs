@@ -29,6 +29,7 @@ mod kinds;
 pub mod look;
 pub mod meta;
 pub mod patch;
+pub mod pod_disruption;
 pub mod qos;
 pub mod quota;
 mod rules;

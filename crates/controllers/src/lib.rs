@@ -10,6 +10,7 @@
 mod cluster_role;
 mod controller;
 mod deployment;
+mod disruption;
 mod endpoint_slice;
 mod endpoints;
 mod garbage_collector;

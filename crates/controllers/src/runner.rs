@@ -19,7 +19,7 @@ use crate::controller::{Controller, Key, Listers, Now, UID_INDEX, indexes};
 use crate::node_ipam::{self, Ipv4Range};
 use crate::plan::{Action, Plan};
 use crate::{
-    cluster_role, deployment, endpoint_slice, endpoints, garbage_collector, namespace,
+    cluster_role, deployment, disruption, endpoint_slice, endpoints, garbage_collector, namespace,
     node_lifecycle, pod_gc, replica_set, resource_quota, root_ca, service_account, storage_protection,
     taint_eviction,
 };
@@ -79,6 +79,7 @@ impl Controllers {
             Arc::new(storage_protection::StorageProtection),
             Arc::new(resource_quota::ResourceQuotas),
             Arc::new(cluster_role::ClusterRoles),
+            Arc::new(disruption::Disruption),
         ];
         let loops =
             controllers.into_iter().map(|controller| Loop { controller, queue: WorkQueue::new(env.clone()) });
