@@ -4,24 +4,19 @@ use std::sync::Arc;
 
 use api_types::time;
 use env::{Shutdown, TaskGroup};
-use tokio::sync::Semaphore;
 
 use crate::admission::{Settings, Turns};
 use crate::authn::Authenticator;
 use crate::authz::Authorizer;
 use crate::config::{ApiServerConfig, MetricsText};
 use crate::discovery::Documents;
+use crate::flow::Flow;
 use crate::health::Health;
 use crate::node_client::NodeClient;
 use crate::registry::EventLeases;
 use crate::services::Allocator;
 use crate::storage::Storage;
 use crate::watch::Shared;
-
-/// Requests that read, at the same time (upstream's `--max-requests-inflight`).
-const MAX_READS: usize = 400;
-/// Requests that write, at the same time (upstream's `--max-mutating-requests-inflight`).
-const MAX_WRITES: usize = 200;
 
 /// Everything a request needs.
 pub(crate) struct Api {
@@ -40,8 +35,7 @@ pub(crate) struct Api {
     pub health: Health,
     pub nodes: Option<NodeClient>,
     pub metrics: Option<MetricsText>,
-    pub reads: Arc<Semaphore>,
-    pub writes: Arc<Semaphore>,
+    pub flow: Flow,
 }
 
 impl Api {
@@ -55,6 +49,7 @@ impl Api {
         Self {
             name: config.name.clone(),
             authorizer: Authorizer::new(&storage.store),
+            flow: Flow::new(&storage.store, storage.env.clock.clone()),
             storage,
             shutdown: tasks.shutdown().clone(),
             tasks,
@@ -71,8 +66,6 @@ impl Api {
             health: Health::default(),
             nodes,
             metrics: config.metrics.clone(),
-            reads: Arc::new(Semaphore::new(MAX_READS)),
-            writes: Arc::new(Semaphore::new(MAX_WRITES)),
         }
     }
 

@@ -2,22 +2,23 @@
 
 use std::future::Future;
 use std::pin::Pin;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use api_types::status::Status;
 use http::{HeaderMap, Request, Response, header};
-use tokio::sync::OwnedSemaphorePermit;
+use mvcc::{KeyRange, View};
 
 use crate::api::Api;
 use crate::authz::Ask;
 use crate::body::{self, Body};
 use crate::call::{Call, status_response};
 use crate::discovery;
+use crate::flow::{self, Classified, Permit};
 use crate::info::{Query, RequestInfo};
 use crate::negotiate::{self, Media};
 use crate::registry::{Target, UpdateKind};
-use crate::user::{MASTERS, UserInfo};
+use crate::user::UserInfo;
 
 /// How long a request may take that is not meant to last (upstream's `--request-timeout`).
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(60);
@@ -51,7 +52,8 @@ impl Api {
             crate::compress::is_wanted(request.headers()) && matches!(info.verb, "get" | "list");
         let labels = Labels::of(&info);
         let id = self.audit_id(request.headers());
-        let answer = self.clone().answer(request, info, query, origin);
+        let classified = OnceLock::new();
+        let answer = self.clone().answer(request, info, query, origin, &classified);
         let answer = match limit {
             None => answer.await,
             Some(limit) => tokio::time::timeout(limit, answer).await.unwrap_or_else(|_| {
@@ -63,6 +65,9 @@ impl Api {
             response = crate::compress::response(response).await;
         }
         body::set_header(&mut response, header::HeaderName::from_static("audit-id"), &id);
+        if let Some(classified) = classified.get() {
+            classified.tell(&mut response);
+        }
         if !response.headers().contains_key(header::CACHE_CONTROL) {
             body::set_header(&mut response, header::CACHE_CONTROL, "no-cache, private");
         }
@@ -83,11 +88,12 @@ impl Api {
         info: RequestInfo,
         query: Query,
         origin: Origin,
+        classified: &OnceLock<Classified>,
     ) -> Result<Response<Body>, Status> {
         let (parts, body) = request.into_parts();
         let user = self.identify(&parts.headers, &info, origin)?;
         let mut call = Call::new(parts.method, info, query, parts.headers, user, bytes::Bytes::new());
-        let _permit = self.admit_flow(&call)?;
+        let _permit = self.admit_flow(&call, classified).await?;
         self.authorize(&call)?;
         call.body = body::read(body).await?;
         let mut response = self.dispatch(&call).await?;
@@ -115,18 +121,25 @@ impl Api {
         crate::impersonate::user(self, headers, user)
     }
 
-    /// Refuses what is more than the server takes on at a time.
-    fn admit_flow(&self, call: &Call) -> Result<Option<OwnedSemaphorePermit>, Status> {
-        if call.info.is_long_running() || call.user.is_in(MASTERS) || crate::authn::is_public(&call.info.path)
-        {
+    /// Waits until it is the request's turn by the priority of its flow.
+    async fn admit_flow(
+        &self,
+        call: &Call,
+        classified: &OnceLock<Classified>,
+    ) -> Result<Option<Permit>, Status> {
+        // A watch takes seats until it has begun.
+        if call.info.is_long_running() && call.info.verb != "watch" {
             return Ok(None);
         }
-        let semaphore = if call.info.is_read_only() { &self.reads } else { &self.writes };
-        semaphore
-            .clone()
-            .try_acquire_owned()
-            .map(Some)
-            .map_err(|_| Status::too_many("Too many requests, please try again later.", 1))
+        let way = {
+            let view = self.storage.view();
+            let objects = listed(&view, call);
+            let request = flow::Request { info: &call.info, user: &call.user, objects };
+            let (found, way) = self.flow.classify(&view, &request);
+            drop(classified.set(found));
+            way
+        };
+        self.flow.enter(&way).await
     }
 
     fn authorize(&self, call: &Call) -> Result<(), Status> {
@@ -223,6 +236,21 @@ impl Api {
             "deletecollection" => self.delete_collection(call, &Target::new(resource, namespace, "")).await,
             _ => Err(Status::method_not_allowed()),
         }
+    }
+}
+
+/// Objects that a list goes through.
+fn listed(view: &View, call: &Call) -> i64 {
+    if call.info.verb != "list" || !call.info.name.is_empty() {
+        return 1;
+    }
+    let Some(resource) = discovery::find(&call.info.group, &call.info.version, &call.info.resource) else {
+        return 1;
+    };
+    let there = view.count(&KeyRange::prefix(Target::new(resource, &call.info.namespace, "").prefix()));
+    match call.query.get("limit").parse::<i64>() {
+        Ok(limit) if limit > 0 => there.min(limit),
+        _ => there,
     }
 }
 

@@ -118,11 +118,6 @@ impl RequestInfo {
         self.verb == "watch"
             || matches!(self.subresource.as_str(), "log" | "exec" | "attach" | "portforward" | "proxy")
     }
-
-    /// Whether the request only reads.
-    pub fn is_read_only(&self) -> bool {
-        matches!(self.verb, "get" | "list" | "watch" | "head" | "options")
-    }
 }
 
 fn decode(part: &str) -> String {

@@ -13,7 +13,7 @@
 //! - a failure is an answer: no request ends a task.
 //!
 //! Reading order: [`ApiServerConfig`], `server.rs` (connections), `handler.rs` (the way of a request), `info.rs`,
-//! `negotiate.rs`, `call.rs`, `authn/`, `authz/`, `admission/`, `registry/` (the writes and reads), `storage.rs` (the
+//! `negotiate.rs`, `call.rs`, `authn/`, `flow/` (whose turn it is), `authz/`, `admission/`, `registry/` (the writes and reads), `storage.rs` (the
 //! store in the API's terms), `encode.rs`, `watch.rs`, `subresources/`, `discovery/`, `bootstrap/`.
 
 mod admission;
@@ -30,6 +30,7 @@ mod convert;
 mod decode;
 mod discovery;
 mod encode;
+mod flow;
 mod handler;
 mod health;
 mod impersonate;

@@ -30,6 +30,7 @@ use crate::bootstrap;
 use crate::call::status_response;
 use crate::compact;
 use crate::config::{ApiServerConfig, BuildError, RunError};
+use crate::flow;
 use crate::handler::Origin;
 use crate::negotiate::Media;
 use crate::node_client::NodeClient;
@@ -108,7 +109,11 @@ impl ApiServer {
         let tasks = api.tasks.clone();
         let port = self.listener.local_addr().map_or(self.config.listen.port(), |address| address.port());
         let client_ca = self.config.tls.client_ca.clone();
-        tasks.spawn_detached("bootstrap", bootstrap::ensure(api.clone(), port, client_ca));
+        let shaped = api.clone();
+        tasks.spawn_detached("bootstrap", async move {
+            bootstrap::ensure(shaped.clone(), port, client_ca).await;
+            flow::keep(shaped).await;
+        });
         let advertised = self.config.advertise_address;
         tasks.spawn_detached("endpoints", bootstrap::reconcile(api.clone(), advertised, port));
         tasks.spawn_detached("compaction", compact::run(api.clone(), self.config.compaction_interval));

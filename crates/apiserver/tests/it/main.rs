@@ -4,6 +4,7 @@ mod apply;
 mod cluster;
 mod crud;
 mod fences;
+mod flow;
 mod formats;
 mod kubectl;
 mod lists;

@@ -1,0 +1,253 @@
+//! Priority and fairness (KEP-1040): every request belongs to a flow of a FlowSchema, and takes seats of a priority
+//! level. When a level's seats are taken, its requests wait in queues that flows share fairly; when a flow's queues are
+//! full too, or a request waited too long, it is refused with 429.
+//!
+//! Pure: `rules.rs` (whose request is whose), `config.rs` (objects into rules and seats), `seats.rs` (who may run, in
+//! virtual time), `defaults.rs` (what every cluster has). This file is the driver; `keep.rs` keeps the objects in shape.
+//!
+//! Unlike upstream, which moves lent seats between levels every ten seconds, a level lends what it does not need at
+//! once, and has it back as soon as who borrowed it is done.
+
+mod config;
+mod defaults;
+mod keep;
+mod rules;
+mod seats;
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicI64, Ordering};
+use std::time::Duration;
+
+use api_types::status::Status;
+use arc_swap::ArcSwap;
+use env::Clock;
+use http::{HeaderName, Response};
+use mvcc::{KeyRange, View};
+use parking_lot::Mutex;
+use store::{Store, WatchRequest, Watcher};
+use tokio::sync::oneshot;
+use tokio::time::Instant;
+
+pub(crate) use keep::keep;
+
+use crate::body::{self, Body};
+use crate::info::RequestInfo;
+use crate::user::UserInfo;
+use config::{Config, Level};
+use seats::{Arrival, Seats, Ticket};
+
+/// Seats of all levels together (upstream's `--max-requests-inflight` and `--max-mutating-requests-inflight`).
+const SEATS: u32 = 600;
+/// How long a request may wait in a queue (upstream: a quarter of the request timeout).
+const PATIENCE: Duration = Duration::from_secs(15);
+/// Seconds after which a client that was refused may come again.
+const RETRY_AFTER: i32 = 1;
+/// Objects that a list makes of one seat (upstream's `objectsPerSeat`).
+const OBJECTS_A_SEAT: i64 = 100;
+
+const FLOW_SCHEMAS: &str = "/registry/flowschemas/";
+const LEVELS: &str = "/registry/prioritylevelconfigurations/";
+
+fn ranges() -> [KeyRange; 2] {
+    [KeyRange::prefix(FLOW_SCHEMAS), KeyRange::prefix(LEVELS)]
+}
+
+/// What a request was found to belong to.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Classified {
+    schema_uid: String,
+    level_uid: String,
+}
+
+impl Classified {
+    /// Tells a client in an answer.
+    pub fn tell(&self, response: &mut Response<Body>) {
+        let names = ["x-kubernetes-pf-flowschema-uid", "x-kubernetes-pf-prioritylevel-uid"];
+        for (name, uid) in names.into_iter().zip([&self.schema_uid, &self.level_uid]) {
+            if !uid.is_empty() {
+                body::set_header(response, HeaderName::from_static(name), uid);
+            }
+        }
+    }
+}
+
+/// Who runs, who waits, by the rules of the moment.
+pub(crate) struct Flow {
+    store: Store,
+    clock: Clock,
+    started: Instant,
+    config: ArcSwap<Config>,
+    seen: AtomicI64,
+    watchers: Mutex<Vec<Watcher>>,
+    state: Arc<Mutex<State>>,
+}
+
+struct State {
+    seats: Seats,
+    waiting: HashMap<Ticket, oneshot::Sender<()>>,
+}
+
+impl State {
+    fn wake(&mut self, tickets: Vec<Ticket>) {
+        for ticket in tickets {
+            if let Some(waiter) = self.waiting.remove(&ticket) {
+                // Who has gone meanwhile gives the seats back when its permit is dropped.
+                let _ = waiter.send(());
+            }
+        }
+    }
+}
+
+/// Seats, until it is dropped; or a place in a queue.
+pub(crate) struct Permit {
+    state: Arc<Mutex<State>>,
+    ticket: Ticket,
+    clock: Clock,
+    started: Instant,
+}
+
+impl Drop for Permit {
+    fn drop(&mut self) {
+        let now = self.clock.monotonic().duration_since(self.started);
+        let mut state = self.state.lock();
+        state.waiting.remove(&self.ticket);
+        let next = state.seats.leave(self.ticket, now);
+        state.wake(next);
+    }
+}
+
+/// A request, as flows see it.
+pub(crate) struct Request<'a> {
+    pub info: &'a RequestInfo,
+    pub user: &'a UserInfo,
+    /// Objects that it will go through, if it is a list.
+    pub objects: i64,
+}
+
+impl Flow {
+    pub fn new(store: &Store, clock: Clock) -> Self {
+        let config = Config::of(&[], &[]);
+        let mut seats = Seats::default();
+        seats.configure(&config.shares(SEATS), Duration::ZERO);
+        Self {
+            store: store.clone(),
+            started: clock.monotonic(),
+            clock,
+            config: ArcSwap::from_pointee(config),
+            seen: AtomicI64::new(-1),
+            watchers: Mutex::default(),
+            state: Arc::new(Mutex::new(State { seats, waiting: HashMap::new() })),
+        }
+    }
+
+    /// What a request belongs to, and the way to its seats.
+    pub fn classify(&self, view: &View, request: &Request<'_>) -> (Classified, Way) {
+        let config = self.config(view);
+        let schema = config.classify(request.info, request.user);
+        let level = config.level(&schema.level);
+        let found = Classified { schema_uid: schema.uid.clone(), level_uid: level.uid.clone() };
+        let way = Way {
+            level: schema.level.clone(),
+            flow: schema.flow(request.info, request.user),
+            seats: seats_of(level, request.objects),
+            is_exempt: level.is_exempt(),
+        };
+        (found, way)
+    }
+
+    /// Waits for seats.
+    ///
+    /// # Errors
+    /// 429 when there are too many others.
+    pub async fn enter(&self, way: &Way) -> Result<Option<Permit>, Status> {
+        if way.is_exempt {
+            return Ok(None);
+        }
+        let now = self.clock.monotonic().duration_since(self.started);
+        let (permit, waiting) = {
+            let mut state = self.state.lock();
+            let permit = |ticket| Permit {
+                state: self.state.clone(),
+                ticket,
+                clock: self.clock.clone(),
+                started: self.started,
+            };
+            let arrival = state.seats.arrive(&way.level, way.flow, way.seats, now);
+            let others = state.seats.take_others();
+            state.wake(others);
+            match arrival {
+                Arrival::Runs(ticket) => return Ok(Some(permit(ticket))),
+                Arrival::Refused => return Err(refused(&way.level, "queue-full")),
+                Arrival::Waits(ticket) => {
+                    let (waiter, woken) = oneshot::channel();
+                    state.waiting.insert(ticket, waiter);
+                    (permit(ticket), woken)
+                }
+            }
+        };
+        match tokio::time::timeout(PATIENCE, waiting).await {
+            Ok(Ok(())) => Ok(Some(permit)),
+            Ok(Err(_)) | Err(_) => Err(refused(&way.level, "time-out")),
+        }
+    }
+
+    /// The rules as of the view, or newer.
+    fn config(&self, view: &View) -> Arc<Config> {
+        if self.seen.load(Ordering::Acquire) < view.revision() {
+            self.catch_up();
+        }
+        self.config.load_full()
+    }
+
+    fn catch_up(&self) {
+        let mut watchers = self.watchers.lock();
+        let (mut changed, mut reached) = (watchers.is_empty(), i64::MAX);
+        for watcher in watchers.iter_mut() {
+            changed |= watcher.poll().map_or(true, |batch| !batch.events.is_empty());
+            reached = reached.min(watcher.progress());
+        }
+        if changed {
+            // The rules stay as they were until these can be read.
+            let Ok((config, revision)) = self.load() else { return };
+            let now = self.clock.monotonic().duration_since(self.started);
+            let mut state = self.state.lock();
+            let next = state.seats.configure(&config.shares(SEATS), now);
+            state.wake(next);
+            self.config.store(Arc::new(config));
+            reached = revision;
+            let start_revision = revision + 1;
+            *watchers = ranges().map(|range| self.store.watch(WatchRequest { range, start_revision })).into();
+        }
+        self.seen.store(reached, Ordering::Release);
+    }
+
+    fn load(&self) -> Result<(Config, i64), Status> {
+        let view = self.store.view();
+        let [schemas, levels] = keep::stored(&view)?;
+        Ok((Config::of(&schemas, &levels), view.revision()))
+    }
+}
+
+/// Where a request goes.
+pub(crate) struct Way {
+    level: Arc<str>,
+    flow: u64,
+    seats: u32,
+    is_exempt: bool,
+}
+
+/// Seats that a request takes: more for a list of many objects, but never so many that few lists fill a level.
+fn seats_of(level: &Level, objects: i64) -> u32 {
+    let wanted = objects.saturating_add(OBJECTS_A_SEAT - 1) / OBJECTS_A_SEAT;
+    u32::try_from(wanted).unwrap_or(u32::MAX).clamp(1, level.max_seats(SEATS))
+}
+
+fn refused(level: &str, reason: &'static str) -> Status {
+    metrics::counter!(
+        "apiserver_flowcontrol_rejected_requests_total",
+        "priority_level" => level.to_owned(), "reason" => reason
+    )
+    .increment(1);
+    Status::too_many("Too many requests, please try again later.", RETRY_AFTER)
+}
