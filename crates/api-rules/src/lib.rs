@@ -30,6 +30,7 @@ pub mod look;
 pub mod meta;
 pub mod patch;
 pub mod pod_disruption;
+pub mod pod_security;
 pub mod qos;
 pub mod quota;
 mod rules;

@@ -5,6 +5,7 @@ mod escalation;
 mod lifecycle;
 mod limit_ranger;
 mod node;
+mod pod_security;
 mod pods;
 mod quota;
 mod service_account;
@@ -15,6 +16,7 @@ use api_types::Value;
 use api_types::status::Status;
 
 use crate::api::Api;
+use crate::call::Call;
 use crate::registry::Target;
 use crate::user::UserInfo;
 
@@ -32,6 +34,8 @@ pub(crate) struct Attributes<'a> {
     pub target: &'a Target,
     pub subresource: &'a str,
     pub user: &'a UserInfo,
+    /// The request itself; it takes the warnings.
+    pub call: &'a Call,
     pub old: Option<&'a Value>,
 }
 
@@ -45,8 +49,8 @@ pub(crate) struct Settings {
 }
 
 impl<'a> Attributes<'a> {
-    pub fn new(operation: Operation, target: &'a Target, user: &'a UserInfo) -> Self {
-        Self { operation, target, subresource: "", user, old: None }
+    pub fn new(operation: Operation, target: &'a Target, call: &'a Call) -> Self {
+        Self { operation, target, subresource: "", user: &call.user, call, old: None }
     }
 
     /// Whether this is about the objects of a resource themselves.
@@ -86,6 +90,7 @@ impl Api {
             return node::restrict(&self.storage.view(), attributes, &Value::Null);
         }
         limit_ranger::check(&self.storage.view(), attributes, object)?;
+        pod_security::check(self, attributes, object)?;
         escalation::check(self, attributes, object)
     }
 }

@@ -89,14 +89,14 @@ fn restrict_pod(view: &View, attributes: &Attributes<'_>, object: &Value, node: 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::call::Call;
     use crate::registry::Target;
-    use crate::user::UserInfo;
 
     #[test]
     fn a_new_node_is_tainted_once() {
-        let (target, user) =
-            (Target::new(table::find("", "v1", "nodes").unwrap(), "", "a"), UserInfo::default());
-        let attributes = Attributes::new(Operation::Create, &target, &user);
+        let (target, call) =
+            (Target::new(table::find("", "v1", "nodes").unwrap(), "", "a"), Call::internal());
+        let attributes = Attributes::new(Operation::Create, &target, &call);
         let mut node = json!({"metadata": {"name": "a"}});
         taint(&attributes, &mut node);
         taint(&attributes, &mut node);

@@ -105,14 +105,14 @@ pub(super) fn admit_storage_protection(attributes: &Attributes<'_>, object: &mut
 mod tests {
     use super::*;
     use crate::admission::Operation;
+    use crate::call::Call;
     use crate::registry::Target;
-    use crate::user::UserInfo;
 
     #[test]
     fn a_pod_tolerates_a_lost_node_for_a_while() {
-        let (target, user) =
-            (Target::new(table::find("", "v1", "pods").unwrap(), "n", "p"), UserInfo::default());
-        let attributes = Attributes::new(Operation::Create, &target, &user);
+        let (target, call) =
+            (Target::new(table::find("", "v1", "pods").unwrap(), "n", "p"), Call::internal());
+        let attributes = Attributes::new(Operation::Create, &target, &call);
         let mut pod = json!({"spec": {"tolerations": [{"key": "node.kubernetes.io/not-ready", "operator": "Exists", "effect": "NoExecute", "tolerationSeconds": 5}]}});
         let settings = Settings { not_ready_toleration_seconds: 60, unreachable_toleration_seconds: 300 };
         admit_tolerations(&settings, &attributes, &mut pod);

@@ -175,7 +175,7 @@ impl Api {
         target: &Target,
         options: &DeleteOptions,
     ) -> Result<Deleted, Status> {
-        let attributes = Attributes::new(Operation::Delete, target, &call.user);
+        let attributes = Attributes::new(Operation::Delete, target, call);
         self.validate_admission(&attributes, &Value::Null).await?;
         let mut fresh = false;
         for _ in 0..MAX_CONFLICTS {

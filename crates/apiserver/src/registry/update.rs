@@ -249,7 +249,7 @@ impl Api {
         (rules(target.resource).default)(&mut new);
         self.keep_allocated(target, &mut new, &old);
         self.track(call, target, Some(&old), &mut new);
-        let mut attributes = Attributes::new(Operation::Update, target, &call.user);
+        let mut attributes = Attributes::new(Operation::Update, target, call);
         attributes.subresource = update.kind.subresource();
         attributes.old = Some(&old);
         self.admit(&attributes, &mut new).await?;

@@ -89,7 +89,7 @@ impl Api {
         dry_run: bool,
     ) -> Result<Written, Status> {
         let rules = rules(target.resource);
-        let attributes = Attributes::new(Operation::Create, target, &call.user);
+        let attributes = Attributes::new(Operation::Create, target, call);
         self.track(call, target, None, &mut object);
         self.admit(&attributes, &mut object).await?;
         let (uid, created) = (meta::uid(&object).to_owned(), meta::creation_timestamp(&object).to_owned());

@@ -9,6 +9,7 @@ mod formats;
 mod kubectl;
 mod lists;
 mod logs;
+mod pod_security;
 mod quotas;
 mod replicas;
 mod security;

@@ -1,0 +1,102 @@
+//! PodSecurity: pods keep to the security standard that the labels of their namespace ask for; whoever makes pods in
+//! other objects is warned (`k8s.io/pod-security-admission`). Without labels everything is allowed.
+
+use api_rules::pod_security::{Level, Policy, details, is_significant, violations, warn_of_pods};
+use api_types::status::Status;
+use api_types::{Value, codec, meta, table};
+use mvcc::{KeyRange, View};
+
+use super::{Attributes, Operation};
+use crate::api::Api;
+use crate::storage;
+
+/// Subresources of pods that change nothing that matters here.
+const IGNORED: [&str; 8] = ["exec", "attach", "binding", "eviction", "log", "portforward", "proxy", "status"];
+
+pub(super) fn check(api: &Api, attributes: &Attributes<'_>, object: &Value) -> Result<(), Status> {
+    if !matches!(attributes.operation, Operation::Create | Operation::Update) {
+        return Ok(());
+    }
+    let (resource, view) = (attributes.target.resource, api.storage.view());
+    match (resource.group, resource.resource, attributes.subresource) {
+        ("", "namespaces", "") => namespace(&view, attributes, object),
+        ("", "pods", subresource) if !IGNORED.contains(&subresource) => pod(&view, attributes, object),
+        (group, resource, "") => match template(group, resource, object) {
+            Some(template) => workload(&view, attributes, template),
+            None => Ok(()),
+        },
+        _ => Ok(()),
+    }
+}
+
+/// What an object makes pods of.
+fn template<'a>(group: &str, resource: &str, object: &'a Value) -> Option<&'a Value> {
+    let template = match (group, resource) {
+        ("", "podtemplates") => &object["template"],
+        ("", "replicationcontrollers")
+        | ("apps", "replicasets" | "deployments" | "statefulsets" | "daemonsets")
+        | ("batch", "jobs") => &object["spec"]["template"],
+        ("batch", "cronjobs") => &object["spec"]["jobTemplate"]["spec"]["template"],
+        _ => return None,
+    };
+    template.is_object().then_some(template)
+}
+
+fn policy(view: &View, namespace: &str) -> Result<Policy, Status> {
+    let missing = || Status::internal(format_args!("failed to lookup namespace \"{namespace}\""));
+    let namespaces = table::find("", "v1", "namespaces").ok_or_else(missing)?;
+    let kv = storage::get(view, namespaces.key("", namespace).as_bytes())?.ok_or_else(missing)?;
+    codec::from_stored(&kv.value, 0).map(|namespace| Policy::of(&namespace)).map_err(|_| missing())
+}
+
+fn pod(view: &View, attributes: &Attributes<'_>, pod: &Value) -> Result<(), Status> {
+    let policy = policy(view, &attributes.target.namespace)?;
+    let unchanged = attributes.old.is_some_and(|old| !is_significant(pod, old));
+    if policy.allows_everything() || unchanged {
+        return Ok(());
+    }
+    let found = violations(policy.enforce, pod);
+    if found.is_empty() {
+        warn(attributes, &policy, pod);
+        return Ok(());
+    }
+    let why = format!("violates PodSecurity \"{}\": {}", policy.enforce, details(&found));
+    Err(attributes.target.forbidden(&why))
+}
+
+fn workload(view: &View, attributes: &Attributes<'_>, template: &Value) -> Result<(), Status> {
+    if let Ok(policy) = policy(view, &attributes.target.namespace) {
+        warn(attributes, &policy, template);
+    }
+    Ok(())
+}
+
+fn warn(attributes: &Attributes<'_>, policy: &Policy, pod: &Value) {
+    let found = violations(policy.warn, pod);
+    if !found.is_empty() {
+        let text = format!("would violate PodSecurity \"{}\": {}", policy.warn, details(&found));
+        attributes.call.warn(text);
+    }
+}
+
+/// Labels must be readable; pods that do not keep to a stricter standard are told of.
+fn namespace(view: &View, attributes: &Attributes<'_>, namespace: &Value) -> Result<(), Status> {
+    let new = Policy::of(namespace);
+    let old = attributes.old.map(Policy::of);
+    let before = old.as_ref().map(|old| &old.errors);
+    if !new.errors.is_empty() && before != Some(&new.errors) {
+        return Err(attributes.target.invalid(&new.errors));
+    }
+    let Some(old) = old else { return Ok(()) };
+    let relaxed = new.enforce.minor == old.enforce.minor && new.enforce.level <= old.enforce.level;
+    if new.enforce == old.enforce || new.enforce.level == Level::Privileged || relaxed {
+        return Ok(());
+    }
+    let name = meta::name(namespace);
+    let range = KeyRange::prefix(format!("/registry/pods/{name}/"));
+    let stored: Vec<_> = storage::each(view, &range).collect::<Result<_, _>>()?;
+    let pods: Vec<Value> =
+        stored.iter().filter_map(|kv| codec::from_stored(&kv.value, kv.mod_revision).ok()).collect();
+    warn_of_pods(name, new.enforce, &pods).into_iter().for_each(|text| attributes.call.warn(text));
+    Ok(())
+}
