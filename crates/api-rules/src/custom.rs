@@ -3,9 +3,19 @@
 //!
 //! Build a [`CustomSchema`] once per version of a definition and share it.
 
+mod json_path;
+mod kind;
+pub(crate) mod rule_types;
+
+pub use json_path::JsonPath;
+pub use kind::{CREATION_TIMESTAMP, CustomRules, ScalePaths};
+
 use crate::errors::{At, Errors};
+use crate::expression;
 use crate::look::Look;
+use api_types::MessageId;
 use api_types::field::{ErrorType, FieldError};
+use api_types::schema as tables;
 use kube_cel::{CompiledSchema, Validator, compile_schema};
 use regex::Regex;
 use serde_json::{Map, Value};
@@ -21,6 +31,8 @@ const MAX_PATTERN_BYTES: usize = 1024 * 1024;
 #[derive(Debug)]
 pub struct CustomSchema {
     schema: Value,
+    /// The same, marked as that of a whole object: structured merge knows of its metadata.
+    merge: Value,
     rules: CompiledSchema,
     patterns: Patterns,
 }
@@ -37,12 +49,25 @@ impl CustomSchema {
     pub fn new(schema: Value) -> CustomSchema {
         let mut patterns = Patterns::new();
         collect_patterns(&schema, &mut patterns);
-        CustomSchema { rules: compile_schema(&schema), patterns, schema }
+        let mut merge = schema.clone();
+        if let Some(root) = merge.as_object_mut() {
+            root.insert("x-kubernetes-embedded-resource".into(), true.into());
+        }
+        let rules = match has_rules(&schema) {
+            true => expression::deep(|| compile_schema(&schema)).unwrap_or_else(|_| compile_schema(&schema)),
+            false => compile_schema(&schema),
+        };
+        CustomSchema { rules, patterns, schema, merge }
     }
 
     /// The schema it was made of.
     pub fn schema(&self) -> &Value {
         &self.schema
+    }
+
+    /// The schema as structured merge needs it.
+    pub(crate) fn merge_schema(&self) -> &Value {
+        &self.merge
     }
 
     /// [`prune`] with this schema.
@@ -56,17 +81,30 @@ impl CustomSchema {
     }
 
     /// Errors of an object, and of the change from `old` where rules speak of it. CEL rules run only on what fits the
-    /// schema otherwise.
+    /// schema otherwise. What `old` had already is not held against the new object (KEP-4008).
     pub fn validate(&self, object: &Value, old: Option<&Value>) -> Vec<FieldError> {
         let mut errors = Errors::new();
         check(&self.schema, object, At::root(""), &self.patterns, &mut errors);
+        let mut errors = errors.done();
+        let is_new = |error: &FieldError| {
+            old.is_none_or(|old| !is_unchanged(&self.schema, object, old, blamed(error)))
+        };
+        errors.retain(is_new);
         if !errors.is_empty() {
-            return errors.done();
+            return errors;
         }
         let failed = VALIDATOR.with(|v| v.validate_compiled(&self.rules, object, old));
-        failed
-            .err()
-            .map_or_else(Vec::new, |all| all.into_vec().iter().map(|e| rule_error(object, e)).collect())
+        let failed = failed.err().map_or_else(Vec::new, |all| all.into_vec());
+        failed.iter().map(|error| rule_error(object, error)).filter(is_new).collect()
+    }
+}
+
+/// Whether there is a CEL rule anywhere in a schema.
+fn has_rules(schema: &Value) -> bool {
+    match schema {
+        Value::Object(map) => map.contains_key("x-kubernetes-validations") || map.values().any(has_rules),
+        Value::Array(items) => items.iter().any(has_rules),
+        _ => false,
     }
 }
 
@@ -103,6 +141,45 @@ fn rule_error(object: &Value, error: &kube_cel::ValidationError) -> FieldError {
         detail: error.message.clone(),
         origin: "",
     }
+}
+
+/// The path of the value that an error is about: what lacks a field, or the value itself.
+fn blamed(error: &FieldError) -> &str {
+    match error.ty {
+        ErrorType::Required => error.field.rfind(['.', '[']).map_or("", |at| &error.field[..at]),
+        _ => &error.field,
+    }
+}
+
+/// Whether the value at a path, or one that it is part of, is what it was. Elements of lists are told apart by their
+/// keys; those of other lists cannot be.
+fn is_unchanged(schema: &Value, new: &Value, old: &Value, path: &str) -> bool {
+    let (mut schema, mut new, mut old) = (schema, new, old);
+    for step in path.split(['.', '[']).filter(|s| !s.is_empty() && *s != "<nil>") {
+        if new == old {
+            return true;
+        }
+        let step = step.trim_end_matches(']');
+        match (new, old) {
+            (Value::Array(items), Value::Array(before)) => {
+                let Some(item) = step.parse().ok().and_then(|i: usize| items.get(i)) else { return false };
+                let keys = schema.items("x-kubernetes-list-map-keys");
+                let same = |other: &&Value| {
+                    keys.iter().filter_map(Value::as_str).all(|key| other.get(key) == item.get(key))
+                };
+                let Some(found) = before.iter().find(same).filter(|_| !keys.is_empty()) else { return false };
+                (schema, new, old) = (schema.at("items"), item, found);
+            }
+            _ => {
+                let name = step.trim_matches(['"', '\'']);
+                let property = schema.at("properties").get(name);
+                schema = property.unwrap_or_else(|| schema.at("additionalProperties"));
+                let (Some(a), Some(b)) = (new.get(name), old.get(name)) else { return false };
+                (new, old) = (a, b);
+            }
+        }
+    }
+    new == old
 }
 
 /// The value at a path like `spec.items[0].name`.
@@ -157,6 +234,9 @@ fn prune_map(
     map.retain(|key, child| {
         let inner = properties.get(key).or(more.is_object().then_some(more));
         if embedded && META.contains(&key.as_str()) {
+            if key == "metadata" {
+                prune_metadata(child, &join(key), gone);
+            }
             return true;
         }
         match inner {
@@ -173,17 +253,29 @@ fn prune_map(
     });
 }
 
-/// Fills defaults; a null that may not be null is dropped and defaulted.
+fn object_meta() -> Option<MessageId> {
+    tables::by_name("io.k8s.apimachinery.pkg.apis.meta.v1.ObjectMeta")
+}
+
+/// Metadata has a shape of its own, whatever the schema says of it.
+fn prune_metadata(metadata: &mut Value, path: &str, gone: &mut Vec<String>) {
+    let Some(message) = object_meta() else { return };
+    let unknown = tables::check(message, metadata).unknown_fields;
+    if !unknown.is_empty() {
+        gone.extend(unknown.iter().map(|field| format!("{path}.{field}")));
+        tables::prune_unknown(message, metadata);
+    }
+}
+
+/// Fills defaults; a null that may not be null is dropped, and defaulted where there is a default.
 pub fn default(schema: &Value, value: &mut Value) {
     match value {
         Value::Object(map) => {
             for (key, inner) in schema.entries("properties") {
-                let replace = match map.get(key) {
-                    None => true,
-                    Some(Value::Null) => !inner.flag("nullable") && inner.get("default").is_some(),
-                    Some(_) => false,
-                };
-                if let Some(wanted) = inner.get("default").filter(|_| replace) {
+                if map.get(key).is_some_and(Value::is_null) && !inner.flag("nullable") {
+                    map.remove(key);
+                }
+                if let Some(wanted) = inner.get("default").filter(|_| !map.contains_key(key)) {
                     map.insert(key.to_owned(), wanted.clone());
                 }
             }
@@ -265,6 +357,13 @@ fn object_checks(
     for name in schema.items("required").iter().filter_map(Value::as_str) {
         if !map.contains_key(name) {
             errors.required(at.at(name), "");
+        }
+    }
+    if schema.flag("x-kubernetes-embedded-resource") {
+        for name in ["apiVersion", "kind"] {
+            if map.get(name).and_then(Value::as_str).is_none_or(str::is_empty) {
+                errors.required(at.at(name), "must not be empty");
+            }
         }
     }
     let count = map.len();
@@ -486,6 +585,33 @@ mod tests {
             faults(size, json!({"size": 1, "name": "A"})),
             ["spec.name: Invalid value: \"A\": spec.name in body should match '^[a-z]+$'"]
         );
+    }
+
+    #[test]
+    fn what_was_wrong_before_may_stay() {
+        let schema = CustomSchema::new(schema(
+            json!({"size": {"type": "integer", "minimum": 1}, "other": {"type": "string"},
+            "list": {"type": "array", "x-kubernetes-list-type": "map", "x-kubernetes-list-map-keys": ["name"],
+                "items": {"type": "object", "properties": {"name": {"type": "string"}, "n": {"type": "integer", "maximum": 3}}}}}),
+        ));
+        let of = |size: i64, n: i64| json!({"spec": {"size": size, "list": [{"name": "b", "n": 1}, {"name": "a", "n": n}]}});
+        let moved = json!({"spec": {"size": 0, "other": "x", "list": [{"name": "a", "n": 9}]}});
+        assert!(schema.validate(&moved, Some(&of(0, 9))).is_empty());
+        assert_eq!(schema.validate(&moved, Some(&of(1, 9))).len(), 1);
+        assert_eq!(schema.validate(&moved, Some(&of(0, 8))).len(), 1);
+        assert_eq!(schema.validate(&moved, None).len(), 2);
+    }
+
+    #[test]
+    fn embedded_objects_have_metadata_of_a_known_shape() {
+        let schema = json!({"type": "object", "properties": {"pod": {"type": "object", "x-kubernetes-embedded-resource": true}}});
+        let mut object =
+            json!({"metadata": {"name": "a", "x": 1}, "pod": {"metadata": {"labels": {"a": "b"}, "y": 2}}});
+        let mut gone = prune(&schema, &mut object);
+        gone.sort();
+        assert_eq!(gone, ["metadata.x", "pod.metadata.y"]);
+        let found = CustomSchema::new(schema).validate(&object, None);
+        assert_eq!(found[0].to_string(), "pod.apiVersion: Required value: must not be empty");
     }
 
     #[test]

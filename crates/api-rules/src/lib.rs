@@ -6,8 +6,8 @@
 //! [`rules`] gives the rules of a kind. The order in which an API server calls them for a create:
 //! `default`, [`meta::fill_system_fields`], [`patch::apply::update`] (ownership), `prepare_create`, `validate`,
 //! `warnings`; for an update: `default`, [`patch::apply::update`], `prepare_update` (or `prepare_status_update`),
-//! `validate_update` (or `validate_status_update`), `warnings`, [`patch::apply::keep_times`]. Custom resources have
-//! [`custom_rules`] for their metadata and a [`CustomSchema`] for the rest.
+//! `validate_update` (or `validate_status_update`), `warnings`, [`patch::apply::keep_times`]. A version of a custom
+//! resource has [`CustomRules`], made from its definition.
 //!
 //! Invariants: a rule never fails and never panics, whatever the tree holds: a field of another type reads as its
 //! zero value. Defaulting is idempotent. Error texts, field paths and the order of alternatives are upstream's
@@ -37,7 +37,7 @@ mod rules;
 pub mod strategy;
 mod warnings;
 
-pub use custom::CustomSchema;
+pub use custom::{CREATION_TIMESTAMP, CustomRules, CustomSchema, JsonPath, ScalePaths};
 pub use kinds::pod::{validate_binding, validate_ephemeral_containers_update, validate_resize};
 pub use rules::{Rules, custom_rules, rules, rules_of};
 pub use warnings::deprecation;

@@ -50,15 +50,19 @@ pub struct Rules {
     pub warnings: fn(&Value, Option<&Value>) -> Vec<String>,
 }
 
-static TABLE: LazyLock<Index<3, Rules>> =
-    LazyLock::new(|| table::resources().iter().map(|r| ([r.group, r.version, r.kind], build(r))).collect());
+static TABLE: LazyLock<Index<3, Rules>> = LazyLock::new(|| {
+    table::resources()
+        .iter()
+        .map(|r| ([r.group.as_str(), r.version.as_str(), r.kind.as_str()], build(r)))
+        .collect()
+});
 
 static CUSTOM_NAMESPACED: LazyLock<Rules> = LazyLock::new(|| custom(true));
 static CUSTOM_CLUSTER: LazyLock<Rules> = LazyLock::new(|| custom(false));
 
 /// The rules of a built-in resource.
 pub fn rules(resource: &Resource) -> &'static Rules {
-    rules_of(resource.group, resource.version, resource.kind)
+    rules_of(&resource.group, &resource.version, &resource.kind)
         .unwrap_or_else(|| custom_rules(resource.namespaced))
 }
 
@@ -73,10 +77,10 @@ pub fn custom_rules(namespaced: bool) -> &'static Rules {
 }
 
 fn build(resource: &'static Resource) -> Rules {
-    let strategy = strategy::strategy(resource.group, resource.kind);
+    let strategy = strategy::strategy(&resource.group, &resource.kind);
     Rules {
-        columns: columns::columns(resource.group, resource.kind),
-        supported_field_labels: fields::labels(resource.group, resource.kind),
+        columns: columns::columns(&resource.group, &resource.kind),
+        supported_field_labels: fields::labels(&resource.group, &resource.kind),
         allow_create_on_update: strategy.create_on_update,
         allow_unconditional_update: strategy.unconditional_update,
         default_deletion: strategy.deletion,

@@ -55,7 +55,7 @@ const RELEASE: (u32, u32) = (1, 37);
 
 /// The warning that every request to a deprecated version of a kind gets.
 pub fn deprecation(resource: &Resource) -> Option<String> {
-    let (since, removed, instead) = match (resource.group, resource.kind) {
+    let (since, removed, instead) = match (resource.group.as_str(), resource.kind.as_str()) {
         ("", "ComponentStatus") => ("1.19", "", ""),
         ("", "Endpoints") => ("1.33", "", "discovery.k8s.io/v1 EndpointSlice"),
         _ => (resource.deprecated, resource.removed, ""),

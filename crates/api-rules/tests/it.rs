@@ -15,7 +15,7 @@ fn resource_of(object: &Value) -> &'static Resource {
 fn create(sent: &Value) -> (&'static Rules, Value) {
     let resource = resource_of(sent);
     let rules = rules(resource);
-    let mut object = codec::normalize(resource.message, sent).unwrap();
+    let mut object = codec::normalize(resource.built_in_message(), sent).unwrap();
     (rules.default)(&mut object);
     meta::fill_system_fields(&mut object, NOW, "0a1b2c3d-0000-4000-8000-000000000000", "abcde");
     let writer = Writer {
@@ -25,7 +25,7 @@ fn create(sent: &Value) -> (&'static Rules, Value) {
         now: NOW,
         reset: &["status"],
     };
-    apply::update(Type::Message(resource.message), None, &mut object, &writer);
+    apply::update(Type::Message(resource.built_in_message()), None, &mut object, &writer);
     (rules.prepare_create)(&mut object);
     (rules, object)
 }
@@ -34,7 +34,7 @@ fn create(sent: &Value) -> (&'static Rules, Value) {
 fn stored(object: &Value) -> Value {
     let resource = resource_of(object);
     let version = object["apiVersion"].as_str().unwrap();
-    let bytes = codec::to_stored(resource.message, version, resource.kind, object).unwrap();
+    let bytes = codec::to_stored(resource.built_in_message(), version, &resource.kind, object).unwrap();
     let mut json = Vec::new();
     codec::stored_to_json(&bytes, &mut json, 7).unwrap();
     serde_json::from_slice(&json).unwrap()
@@ -54,7 +54,7 @@ fn round(sent: &Value) -> Value {
     let before = old.clone();
     (rules.default)(&mut old);
     assert_eq!(old, before, "{name}: defaults are stable through the store");
-    let mut new = codec::normalize(resource_of(sent).message, sent).unwrap();
+    let mut new = codec::normalize(resource_of(sent).built_in_message(), sent).unwrap();
     (rules.default)(&mut new);
     new["metadata"]["resourceVersion"] = json!("7");
     (rules.prepare_update)(&mut new, &old);
@@ -254,7 +254,7 @@ fn applying_twice_through_the_store() {
         "Deployment",
         json!({"spec": {"selector": {"matchLabels": {"app": "web"}}, "template": template()}}),
     );
-    let message = resource_of(&sent).message;
+    let message = resource_of(&sent).built_in_message();
     let writer =
         Writer { manager: "one", api_version: "apps/v1", subresource: "", now: NOW, reset: &["status"] };
     let mut live = apply::apply(Type::Message(message), &json!({}), &sent, &writer, false).unwrap();

@@ -6,6 +6,7 @@
 //! * [`schema`]: every message and field (type, required, enum, list type, merge key), strict checks.
 //! * [`codec`]: JSON, YAML and protobuf; the stored form; cheap reads of stored bytes ([`codec::peek`]).
 //! * [`openapi`]: OpenAPI v3 documents from the same tables.
+//! * [`definition`]: what a CustomResourceDefinition says of its kinds.
 //! * [`meta`], [`selector`], [`quantity`], [`taint`], [`time`]: questions about data.
 //! * [`status`], [`field`]: the API's errors in upstream's words.
 //!
@@ -16,7 +17,7 @@
 //! assert_eq!(pods.kind, "Pod");
 //! let pod = codec::decode_json(br#"{"apiVersion":"v1","kind":"Pod","metadata":{"name":"a"}}"#).unwrap().value;
 //! assert_eq!(meta::name(&pod), "a");
-//! let stored = codec::to_stored(pods.message, "v1", "Pod", &pod).unwrap();
+//! let stored = codec::to_stored(pods.built_in_message(), "v1", "Pod", &pod).unwrap();
 //! let mut json = Vec::new();
 //! codec::stored_to_json(&stored, &mut json, 7).unwrap();
 //! assert!(json.starts_with(br#"{"kind":"Pod","apiVersion":"v1","metadata":{"name":"a","resourceVersion":"7"}"#));
@@ -32,6 +33,7 @@
 pub const RELEASE: &str = "v1.37.2";
 
 pub mod codec;
+pub mod definition;
 pub mod field;
 #[rustfmt::skip]
 mod generated;
@@ -43,8 +45,10 @@ pub mod selector;
 pub mod status;
 pub mod table;
 pub mod taint;
+pub mod text;
 pub mod time;
 
 pub use schema::MessageId;
 pub use serde_json::Value;
-pub use table::{Resource, Subresource};
+pub use table::{Resource, ResourceRef, Subresource};
+pub use text::{List, Text};

@@ -10,32 +10,37 @@
 
 use crate::generated::resources::{GROUPS, RESOURCES};
 use crate::schema::MessageId;
+use crate::text::{List, Text};
+use std::ops::Deref;
+use std::sync::Arc;
 
-/// One resource in one version.
+/// One resource in one version: of the table, or made from a CustomResourceDefinition.
 #[derive(Debug)]
 pub struct Resource {
     /// Empty for the core group.
-    pub group: &'static str,
-    pub version: &'static str,
+    pub group: Text,
+    pub version: Text,
     /// Plural name: the path segment.
-    pub resource: &'static str,
-    pub singular: &'static str,
-    pub kind: &'static str,
+    pub resource: Text,
+    pub singular: Text,
+    pub kind: Text,
+    /// Kind of a list of them.
+    pub list_kind: Text,
     pub namespaced: bool,
     pub verbs: &'static [&'static str],
-    pub short_names: &'static [&'static str],
-    pub categories: &'static [&'static str],
+    pub short_names: List<Text>,
+    pub categories: List<Text>,
     /// Key prefix in the store with a trailing slash; empty for kinds that are not stored.
-    pub storage_prefix: &'static str,
+    pub storage_prefix: Text,
     /// Group that upstream stores the kind in (events.k8s.io events are stored as core events).
-    pub storage_group: &'static str,
+    pub storage_group: Text,
     /// Version that upstream stores the kind in; empty for kinds that are not stored.
-    pub storage_version: &'static str,
-    pub storage_version_hash: &'static str,
-    /// Schema and protobuf of the object.
-    pub message: MessageId,
+    pub storage_version: Text,
+    pub storage_version_hash: Text,
+    /// Schema and protobuf of the object; custom resources have none.
+    pub message: Option<MessageId>,
     /// The preferred version of the group.
-    pub preferred_version: &'static str,
+    pub preferred_version: Text,
     /// Whether a server with default settings serves it (all versions that are generally available).
     pub served_by_default: bool,
     pub feature_gate: &'static str,
@@ -44,7 +49,43 @@ pub struct Resource {
     pub deprecated: &'static str,
     /// First release that no longer serves it.
     pub removed: &'static str,
-    pub subresources: &'static [Subresource],
+    pub subresources: List<Subresource>,
+}
+
+/// A shared resource: a row of the table, or what a definition made.
+#[derive(Clone, Debug)]
+pub enum ResourceRef {
+    Table(&'static Resource),
+    Defined(Arc<Resource>),
+}
+
+impl Deref for ResourceRef {
+    type Target = Resource;
+
+    fn deref(&self) -> &Resource {
+        match self {
+            Self::Table(resource) => resource,
+            Self::Defined(resource) => resource,
+        }
+    }
+}
+
+impl From<&'static Resource> for ResourceRef {
+    fn from(resource: &'static Resource) -> Self {
+        Self::Table(resource)
+    }
+}
+
+impl From<Arc<Resource>> for ResourceRef {
+    fn from(resource: Arc<Resource>) -> Self {
+        Self::Defined(resource)
+    }
+}
+
+impl From<&ResourceRef> for ResourceRef {
+    fn from(resource: &ResourceRef) -> Self {
+        resource.clone()
+    }
 }
 
 /// One subresource of a resource.
@@ -53,13 +94,14 @@ pub struct Subresource {
     /// `status`, `scale`, …
     pub name: &'static str,
     /// Kind of the request and response body.
-    pub kind: &'static str,
+    pub kind: Text,
     /// Group of that kind.
-    pub group: &'static str,
+    pub group: Text,
     /// Version of that kind.
-    pub version: &'static str,
+    pub version: Text,
     pub verbs: &'static [&'static str],
-    pub message: MessageId,
+    /// Schema and protobuf of that kind; the status of a custom resource has none.
+    pub message: Option<MessageId>,
     pub served_by_default: bool,
 }
 
@@ -87,25 +129,28 @@ pub struct GroupVersion {
 impl Resource {
     /// `v1` or `apps/v1`.
     pub fn api_version(&self) -> String {
-        api_version(self.group, self.version)
+        api_version(&self.group, &self.version)
     }
 
     /// `pods` or `deployments.apps`: the name in error messages.
     pub fn qualified(&self) -> String {
-        qualified(self.resource, self.group)
+        qualified(&self.resource, &self.group)
     }
 
     /// `Pod` or `Deployment.apps`.
     pub fn qualified_kind(&self) -> String {
-        qualified(self.kind, self.group)
+        qualified(&self.kind, &self.group)
     }
 
-    /// `PodList`.
-    pub fn list_kind(&self) -> String {
-        format!("{}List", self.kind)
+    /// The message of a built-in kind.
+    ///
+    /// # Panics
+    /// For a custom resource: its callers know that the kind is of the table.
+    pub fn built_in_message(&self) -> MessageId {
+        self.message.expect("invariant: built-in kinds have a message")
     }
 
-    pub fn subresource(&self, name: &str) -> Option<&'static Subresource> {
+    pub fn subresource(&self, name: &str) -> Option<&Subresource> {
         self.subresources.iter().find(|s| s.name == name)
     }
 
@@ -133,13 +178,21 @@ impl Resource {
 }
 
 impl Subresource {
+    /// The message of a subresource of a built-in kind.
+    ///
+    /// # Panics
+    /// For the status of a custom resource.
+    pub fn built_in_message(&self) -> MessageId {
+        self.message.expect("invariant: built-in kinds have a message")
+    }
+
     pub fn has_verb(&self, verb: &str) -> bool {
         self.verbs.contains(&verb)
     }
 
     /// `v1` or `autoscaling/v1`: apiVersion of the body.
     pub fn api_version(&self) -> String {
-        api_version(self.group, self.version)
+        api_version(&self.group, &self.version)
     }
 }
 

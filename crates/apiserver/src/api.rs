@@ -8,6 +8,7 @@ use env::{Shutdown, TaskGroup};
 use crate::admission::{Settings, Turns};
 use crate::authn::Authenticator;
 use crate::authz::Authorizer;
+use crate::catalog::Catalog;
 use crate::config::{ApiServerConfig, MetricsText};
 use crate::discovery::Documents;
 use crate::flow::Flow;
@@ -30,6 +31,7 @@ pub(crate) struct Api {
     pub allocator: Allocator,
     pub turns: Turns,
     pub documents: Arc<Documents>,
+    pub catalog: Catalog,
     pub watched: Shared,
     pub event_leases: EventLeases,
     pub health: Health,
@@ -61,6 +63,7 @@ impl Api {
             allocator: Allocator::new(config.service_cidr, config.node_ports.clone()),
             turns: Turns::default(),
             documents: Documents::new(),
+            catalog: Catalog::default(),
             watched: Shared::default(),
             event_leases: EventLeases::default(),
             health: Health::default(),

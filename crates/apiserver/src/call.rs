@@ -1,17 +1,18 @@
 //! One request on its way through the server.
 
+use api_types::Value;
 use api_types::field::{FieldError, Path};
 use api_types::status::Status;
-use api_types::{Resource, Value};
 use bytes::Bytes;
 use http::{HeaderMap, Method, Response, header};
 use mvcc::KeyValue;
 use parking_lot::Mutex;
 
 use crate::body::{self, Body};
+use crate::catalog::Kind;
 use crate::encode::{Include, Writer};
 use crate::info::{Query, RequestInfo};
-use crate::negotiate::{self, Media};
+use crate::negotiate::{self, Format, Media, Shape};
 use crate::storage::Fence;
 use crate::user::UserInfo;
 
@@ -82,10 +83,27 @@ impl Call {
         Ok(media)
     }
 
+    /// The form of an answer with objects. Custom objects have no protobuf: the client's next choice counts.
+    fn media_of(&self, resource: &Kind) -> Result<Media, Status> {
+        let media = self.media(true)?;
+        if resource.message.is_some() || media.format != Format::Protobuf || media.shape == Shape::Metadata {
+            return Ok(media);
+        }
+        let accept = self.header(header::ACCEPT).split(',');
+        let others: Vec<&str> =
+            accept.filter(|clause| negotiate::media_type(clause) != negotiate::PROTOBUF).collect();
+        if others.is_empty() {
+            return Err(Status::not_acceptable(&[negotiate::JSON, negotiate::YAML]));
+        }
+        let second = negotiate::accept(&others.join(","), true)?;
+        Ok(Media { pretty: media.pretty || second.pretty, ..second })
+    }
+
     /// How objects of a resource are written.
-    pub fn writer(&self, resource: &'static Resource, now: i64) -> Result<Writer, Status> {
+    pub fn writer(&self, resource: &Kind, now: i64) -> Result<Writer, Status> {
         let include = Include::parse(self.query.get("includeObject"))?;
-        Ok(Writer { resource, media: self.media(true)?, include, now })
+        let media = self.media_of(resource)?;
+        Ok(Writer { resource: resource.clone(), media, include, now })
     }
 
     pub fn fence(&self) -> Result<Option<Fence>, Status> {
@@ -160,7 +178,7 @@ impl Call {
     /// An answer with one stored object.
     pub fn object(
         &self,
-        resource: &'static Resource,
+        resource: &Kind,
         now: i64,
         code: u16,
         kv: &KeyValue,

@@ -12,7 +12,7 @@ use serde_json::{Map, json};
 /// An object as a tree in the resource's version, `resourceVersion` filled in.
 pub(crate) fn decode(resource: &Resource, kv: &KeyValue) -> Result<Value, Status> {
     let value = codec::from_stored(&kv.value, kv.mod_revision).map_err(unreadable)?;
-    Ok(to_version(value, resource.group, resource.version))
+    Ok(to_version(value, &resource.group, &resource.version))
 }
 
 /// Whether the stored bytes are in the resource's own version, so that they can be written without a tree.
@@ -30,24 +30,24 @@ pub(crate) fn is_native(resource: &Resource, stored: &[u8]) -> bool {
 pub(crate) fn encode(resource: &Resource, value: &Value) -> Result<Vec<u8>, Status> {
     let (group, version, message) = storage(resource);
     let api_version = table::api_version(group, version);
-    let stored = if (group, version) == (resource.group, resource.version) {
-        codec::to_stored(message, &api_version, resource.kind, value)
+    let stored = if resource.group == group && resource.version == version {
+        codec::to_stored(message, &api_version, &resource.kind, value)
     } else {
         let converted = to_version(value.clone(), group, version);
-        codec::to_stored(message, &api_version, resource.kind, &converted)
+        codec::to_stored(message, &api_version, &resource.kind, &converted)
     };
     stored.map_err(|error| Status::bad_request(error.to_string()))
 }
 
 /// The version that objects are stored in. CustomResourceDefinitions have two shapes that are not translated: they
 /// are stored as they are served.
-fn storage(resource: &Resource) -> (&'static str, &'static str, MessageId) {
-    let own = (resource.group, resource.version, resource.message);
+fn storage(resource: &Resource) -> (&str, &str, MessageId) {
+    let own = (resource.group.as_str(), resource.version.as_str(), resource.built_in_message());
     if resource.is_storage_version() || resource.group == "apiextensions.k8s.io" {
         return own;
     }
-    let (group, version) = (resource.storage_group, resource.storage_version);
-    match schema::lookup(group, version, resource.kind) {
+    let (group, version) = (resource.storage_group.as_str(), resource.storage_version.as_str());
+    match schema::lookup(group, version, &resource.kind) {
         Some(message) => (group, version, message),
         None => own,
     }

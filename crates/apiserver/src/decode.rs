@@ -3,21 +3,51 @@
 use api_types::codec::Decoded;
 use api_types::schema::{self, DocumentReport, MessageId};
 use api_types::status::Status;
-use api_types::{Value, codec, meta};
+use api_types::{Subresource, Value, codec, meta};
 use bytes::Bytes;
 
 use crate::call::{Call, FieldValidation};
+use crate::catalog::{CustomKind, Kind};
 use crate::negotiate::{self, Format};
 
 /// Characters of an unreadable body that its error shows.
 const SUMMARY: usize = 30;
 
+/// What is known of a body's fields.
+#[derive(Clone, Copy)]
+pub(crate) enum Form<'a> {
+    Message(MessageId),
+    Custom(&'a CustomKind),
+}
+
 /// The kind that a body must have.
 #[derive(Clone, Copy)]
 pub(crate) struct Expected<'a> {
-    pub message: MessageId,
+    pub form: Form<'a>,
     pub api_version: &'a str,
     pub kind: &'a str,
+}
+
+impl<'a> Expected<'a> {
+    /// An object of a kind; `api_version` is the kind's.
+    pub fn of(kind: &'a Kind, api_version: &'a str) -> Self {
+        let form = match kind {
+            Kind::BuiltIn(resource) => Form::Message(resource.built_in_message()),
+            Kind::Custom(custom) => Form::Custom(custom),
+        };
+        Self { form, api_version, kind: &kind.kind }
+    }
+
+    /// The body of a subresource of its own kind; `api_version` is that kind's.
+    pub fn sub(sub: &'a Subresource, api_version: &'a str) -> Self {
+        Self { form: Form::Message(sub.built_in_message()), api_version, kind: &sub.kind }
+    }
+}
+
+/// Fields of the metadata of every object.
+fn object_meta() -> MessageId {
+    schema::by_name("io.k8s.apimachinery.pkg.apis.meta.v1.ObjectMeta")
+        .expect("invariant: the tables hold ObjectMeta")
 }
 
 /// Decodes a body of the request's content type.
@@ -28,25 +58,109 @@ pub(crate) fn body(call: &Call, expected: Expected<'_>) -> Result<Value, Status>
             .map_err(|error| unrecognized(&call.body, expected.kind, &json_error(&error.to_string())))?,
         Format::Yaml => codec::decode_yaml(&call.body)
             .map_err(|error| unrecognized(&call.body, expected.kind, &json_error(&error.to_string())))?,
-        Format::Protobuf => Decoded { value: protobuf(&call.body, expected)?, duplicates: Vec::new() },
+        Format::Protobuf => match expected.form {
+            Form::Message(message) => {
+                Decoded { value: protobuf(&call.body, message, expected)?, duplicates: Vec::new() }
+            }
+            Form::Custom(_) => return Err(Status::unsupported_media(&[negotiate::JSON, negotiate::YAML])),
+        },
     };
     settle_kind(&mut decoded.value, expected)?;
-    let report = schema::check_document(expected.message, &decoded, &call.body);
-    judge(call, &decoded.value, report, expected)?;
-    let value = decoded.value;
-    codec::normalize(expected.message, &value)
-        .map_err(|error| cannot_handle(&value, expected, &error.to_string()))
+    match expected.form {
+        Form::Message(message) => {
+            let report = schema::check_document(message, &decoded, &call.body);
+            judge(call, &decoded.value, report, expected)?;
+            let value = decoded.value;
+            codec::normalize(message, &value)
+                .map_err(|error| cannot_handle(&value, expected, &error.to_string()))
+        }
+        Form::Custom(kind) => custom(call, decoded.value, &decoded.duplicates, kind, expected),
+    }
+}
+
+/// A custom object: what its schema does not name is dropped, its metadata has the form that all metadata has.
+fn custom(
+    call: &Call,
+    mut value: Value,
+    duplicates: &[String],
+    kind: &CustomKind,
+    expected: Expected<'_>,
+) -> Result<Value, Status> {
+    let mut strict: Vec<String> = duplicates.iter().map(|path| format!("duplicate field {path:?}")).collect();
+    let gone = kind.rules.schema().prune(&mut value);
+    strict.extend(gone.iter().map(|path| format!("unknown field {path:?}")));
+    let metadata = value.get("metadata").filter(|metadata| !metadata.is_null()).cloned();
+    let mut type_errors = Vec::new();
+    if let Some(metadata) = &metadata {
+        let wrong = schema::check(object_meta(), metadata).type_errors;
+        type_errors.extend(wrong.iter().map(|error| format!("metadata: {error}")));
+    }
+    judge(call, &value, DocumentReport { strict_errors: strict, type_errors }, expected)?;
+    let metadata = match metadata {
+        Some(metadata) => codec::normalize(object_meta(), &metadata)
+            .map_err(|error| cannot_handle(&value, expected, &format!("metadata: {error}")))?,
+        None => Value::Object(serde_json::Map::new()),
+    };
+    if let Some(object) = value.as_object_mut() {
+        object.insert("metadata".into(), metadata);
+    }
+    Ok(value)
+}
+
+/// Checks an applied configuration. Fields that its kind does not have are dropped of a built-in kind; of a custom one
+/// the merge refuses them.
+pub(crate) fn settle_applied(
+    call: &Call,
+    decoded: &Decoded,
+    applied: &mut Value,
+    expected: Expected<'_>,
+) -> Result<(), Status> {
+    match expected.form {
+        Form::Message(message) => {
+            judge(call, applied, schema::check_document(message, decoded, &call.body), expected)?;
+            schema::prune_unknown(message, applied);
+            Ok(())
+        }
+        Form::Custom(_) if decoded.duplicates.is_empty() => Ok(()),
+        Form::Custom(_) => {
+            let repeated = decoded.duplicates.iter().map(|path| already_set(&call.body, path));
+            let text = format!(
+                "error converting YAML to JSON: yaml: unmarshal errors:\n{}",
+                repeated.collect::<Vec<_>>().join("\n")
+            );
+            match call.field_validation()? {
+                FieldValidation::Ignore => {}
+                FieldValidation::Warn => call.warn(text),
+                FieldValidation::Strict => {
+                    return Err(Status::bad_request(format!("error strict decoding YAML: {text}")));
+                }
+            }
+            Ok(())
+        }
+    }
+}
+
+/// A repeated key in the words of Go's YAML: with the line that repeats it.
+fn already_set(body: &[u8], path: &str) -> String {
+    let key = path.rsplit('.').next().unwrap_or(path);
+    let text = String::from_utf8_lossy(body);
+    let has_key = |line: &str| line.trim_start().strip_prefix(key).is_some_and(|rest| rest.starts_with(':'));
+    let indent = |line: &str| line.len() - line.trim_start().len();
+    let found: Vec<(usize, &str)> =
+        text.lines().enumerate().filter(|(_, line)| has_key(line)).map(|(at, line)| (at + 1, line)).collect();
+    let second = found.windows(2).find(|pair| indent(pair[0].1) == indent(pair[1].1)).map(|pair| pair[1].0);
+    format!("  line {}: key {key:?} already set in map", second.unwrap_or(1))
 }
 
 fn json_error(text: &str) -> String {
     format!("couldn't get version/kind; json parse error: {text}")
 }
 
-fn protobuf(bytes: &Bytes, expected: Expected<'_>) -> Result<Value, Status> {
+fn protobuf(bytes: &Bytes, message: MessageId, expected: Expected<'_>) -> Result<Value, Status> {
     let failed = |error: codec::CodecError| unrecognized(bytes, expected.kind, &error.to_string());
     let unknown = codec::unwrap_unknown(bytes).map_err(failed)?;
     if unknown.kind.is_empty() {
-        let mut value = codec::from_proto(expected.message, unknown.raw).map_err(failed)?;
+        let mut value = codec::from_proto(message, unknown.raw).map_err(failed)?;
         meta::set_kind(&mut value, expected.api_version, expected.kind);
         return Ok(value);
     }
@@ -86,21 +200,22 @@ fn json_type(value: &Value) -> &'static str {
     }
 }
 
-/// Checks a tree that no document stands behind (the outcome of a patch).
-pub(crate) fn check(call: &Call, value: &Value, expected: Expected<'_>) -> Result<(), Status> {
-    let report = schema::check(expected.message, value);
+/// Checks a tree that no document stands behind (the outcome of a patch), and brings it into its form.
+pub(crate) fn settle(call: &Call, mut value: Value, expected: Expected<'_>) -> Result<Value, Status> {
+    let message = match expected.form {
+        Form::Message(message) => message,
+        Form::Custom(kind) => return custom(call, value, &[], kind, expected),
+    };
+    let report = schema::check(message, &value);
     let strict = report.unknown_fields.iter().map(|path| format!("unknown field {path:?}"));
     let report = DocumentReport { strict_errors: strict.collect(), type_errors: report.type_errors };
-    judge(call, value, report, expected)
+    judge(call, &value, report, expected)?;
+    schema::prune_unknown(message, &mut value);
+    codec::normalize(message, &value).map_err(|error| Status::bad_request(error.to_string()))
 }
 
 /// Values of the wrong type are refused; unknown and repeated fields as `fieldValidation` says.
-pub(crate) fn judge(
-    call: &Call,
-    value: &Value,
-    report: DocumentReport,
-    expected: Expected<'_>,
-) -> Result<(), Status> {
+fn judge(call: &Call, value: &Value, report: DocumentReport, expected: Expected<'_>) -> Result<(), Status> {
     if let Some(error) = report.type_errors.first() {
         return Err(cannot_handle(value, expected, error));
     }
@@ -203,7 +318,7 @@ mod tests {
             Default::default(),
             Bytes::copy_from_slice(text.as_bytes()),
         );
-        body(&call, Expected { message: resource.message, api_version: "apps/v1", kind: "Deployment" })
+        body(&call, Expected::of(&Kind::from(resource), "apps/v1"))
     }
 
     #[test]

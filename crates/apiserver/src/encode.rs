@@ -4,12 +4,13 @@ use api_rules::columns::Column;
 use api_rules::rules;
 use api_types::schema::{self, MessageId};
 use api_types::status::Status;
-use api_types::{Resource, Value, codec};
+use api_types::{Value, codec};
 use bytes::Bytes;
 use mvcc::KeyValue;
 use serde_json::json;
 
 use crate::body::{self, Body};
+use crate::catalog::Kind;
 use crate::convert;
 use crate::negotiate::{Format, Media, Shape};
 
@@ -33,9 +34,9 @@ impl Include {
 }
 
 /// Everything that decides how objects of a request are written.
-#[derive(Clone, Copy)]
+#[derive(Clone)]
 pub(crate) struct Writer {
-    pub resource: &'static Resource,
+    pub resource: Kind,
     pub media: Media,
     pub include: Include,
     /// Milliseconds since the epoch: ages in tables count from here.
@@ -144,14 +145,14 @@ impl Writer {
         let mut out = Vec::with_capacity(kv.value.len() * 2);
         match (self.media.shape, self.media.format) {
             (Shape::Object, Format::Protobuf) => {
-                if convert::is_native(self.resource, &kv.value) {
+                if convert::is_native(&self.resource, &kv.value) {
                     codec::stored_to_proto(&kv.value, &mut out, kv.mod_revision).map_err(failed)?;
                     return Ok(out.into());
                 }
-                return value(self.resource.message, self.media, &convert::decode(self.resource, kv)?);
+                return value(self.resource.built_in_message(), self.media, &self.resource.decode(kv)?);
             }
             (Shape::Metadata, Format::Protobuf) => {
-                let partial = convert::partial(&mut convert::decode(self.resource, kv)?);
+                let partial = convert::partial(&mut self.resource.decode(kv)?);
                 return value(partial_message(), self.media, &partial);
             }
             (Shape::Object, _) => self.object_json(kv, true, &mut out)?,
@@ -174,30 +175,37 @@ impl Writer {
     }
 
     fn object_json(&self, kv: &KeyValue, typed: bool, out: &mut Vec<u8>) -> Result<(), Status> {
-        if convert::is_native(self.resource, &kv.value) {
+        if self.resource.custom().is_some() {
+            // Of custom kinds also the items of lists say what they are.
+            return serde_json::to_writer(out, &self.resource.decode(kv)?).map_err(Status::internal);
+        }
+        if convert::is_native(&self.resource, &kv.value) {
             let written = match typed {
                 true => codec::stored_to_json(&kv.value, out, kv.mod_revision),
                 false => codec::stored_to_json_item(&kv.value, out, kv.mod_revision),
             };
             return written.map_err(failed);
         }
-        let mut value = convert::decode(self.resource, kv)?;
+        let mut value = self.resource.decode(kv)?;
         if let (false, Some(object)) = (typed, value.as_object_mut()) {
             object.remove("kind");
             object.remove("apiVersion");
         }
-        codec::encode_json(self.resource.message, &value, out).map_err(failed)
+        codec::encode_json(self.resource.built_in_message(), &value, out).map_err(failed)
     }
 
     fn partial_json(&self, kv: &KeyValue, out: &mut Vec<u8>) -> Result<(), Status> {
-        let partial = convert::partial(&mut convert::decode(self.resource, kv)?);
+        let partial = convert::partial(&mut self.resource.decode(kv)?);
         codec::encode_json(partial_message(), &partial, out).map_err(failed)
     }
 
     /// A table up to its rows. `headed`: with the columns (a watch sends them once).
     fn table_head(&self, metadata: &Value, headed: bool, out: &mut Vec<u8>) {
         let columns = match headed {
-            true => json_columns(rules(self.resource).columns),
+            true => match self.resource.custom() {
+                Some(kind) => kind.rules.columns().to_string(),
+                None => json_columns(rules(&self.resource).columns),
+            },
             false => "null".to_owned(),
         };
         let head = format!(
@@ -207,11 +215,15 @@ impl Writer {
     }
 
     fn row(&self, kv: &KeyValue, out: &mut Vec<u8>) -> Result<(), Status> {
-        let rules = rules(self.resource);
-        let mut object = convert::decode(self.resource, kv)?;
-        let cells = Value::Array((rules.cells)(&object, self.now));
-        out.extend_from_slice(format!(r#"{{"cells":{cells}"#).as_bytes());
-        let conditions = (rules.row_conditions)(&object);
+        let mut object = self.resource.decode(kv)?;
+        let (cells, conditions) = match self.resource.custom() {
+            Some(kind) => (kind.rules.cells(&object, self.now), Vec::new()),
+            None => {
+                let rules = rules(&self.resource);
+                ((rules.cells)(&object, self.now), (rules.row_conditions)(&object))
+            }
+        };
+        out.extend_from_slice(format!(r#"{{"cells":{}"#, Value::Array(cells)).as_bytes());
         if !conditions.is_empty() {
             out.extend_from_slice(format!(r#","conditions":{}"#, Value::Array(conditions)).as_bytes());
         }
@@ -240,7 +252,7 @@ impl Writer {
     fn list_head(&self, metadata: &Value) -> Vec<u8> {
         let mut out = Vec::new();
         let (kind, api_version) = match self.media.shape {
-            Shape::Object => (format!("{}List", self.resource.kind), self.resource.api_version()),
+            Shape::Object => (String::from(&self.resource.list_kind), self.resource.api_version()),
             Shape::Metadata => ("PartialObjectMetadataList".to_owned(), "meta.k8s.io/v1".to_owned()),
             Shape::Table => {
                 self.table_head(metadata, true, &mut out);
@@ -285,15 +297,15 @@ impl Writer {
         let mut scratch = Vec::new();
         for kv in items {
             match self.media.shape {
-                Shape::Object if convert::is_native(self.resource, &kv.value) => {
+                Shape::Object if convert::is_native(&self.resource, &kv.value) => {
                     codec::stored_to_proto_item(&kv.value, &mut raw, kv.mod_revision).map_err(failed)?;
                 }
                 shape => {
-                    let mut object = convert::decode(self.resource, kv)?;
+                    let mut object = self.resource.decode(kv)?;
                     scratch.clear();
                     let (message, object) = match shape {
                         Shape::Metadata => (partial_message(), convert::partial(&mut object)),
-                        _ => (self.resource.message, object),
+                        _ => (self.resource.built_in_message(), object),
                     };
                     codec::to_proto(message, &object, &mut scratch).map_err(failed)?;
                     put_field(2, &scratch, &mut raw);
@@ -302,18 +314,14 @@ impl Writer {
         }
         Ok(match self.media.shape {
             Shape::Metadata => codec::wrap_unknown("meta.k8s.io/v1", "PartialObjectMetadataList", &raw),
-            _ => codec::wrap_unknown(
-                &self.resource.api_version(),
-                &format!("{}List", self.resource.kind),
-                &raw,
-            ),
+            _ => codec::wrap_unknown(&self.resource.api_version(), &self.resource.list_kind, &raw),
         })
     }
 
     /// One object as an event of a watch carries it; `headed`: a table with its columns.
     pub fn watched(&self, kv: &KeyValue, headed: bool) -> Result<Bytes, Status> {
         if self.media.shape != Shape::Table {
-            let plain = Self { media: Media { pretty: false, ..self.media }, ..*self };
+            let plain = Self { media: Media { pretty: false, ..self.media }, ..self.clone() };
             return plain.object(kv);
         }
         let mut out = Vec::new();
@@ -330,8 +338,12 @@ impl Writer {
             metadata["annotations"] = json!({"k8s.io/initial-events-end": "true"});
         }
         let (message, kind, api_version) = match self.media.shape {
-            Shape::Object => (self.resource.message, self.resource.kind, self.resource.api_version()),
-            Shape::Metadata => (partial_message(), "PartialObjectMetadata", "meta.k8s.io/v1".to_owned()),
+            Shape::Object => {
+                (self.resource.message, self.resource.kind.as_str(), self.resource.api_version())
+            }
+            Shape::Metadata => {
+                (Some(partial_message()), "PartialObjectMetadata", "meta.k8s.io/v1".to_owned())
+            }
             Shape::Table => {
                 let mut out = Vec::new();
                 self.table_head(&json!({"resourceVersion": revision.to_string()}), false, &mut out);
@@ -341,7 +353,10 @@ impl Writer {
             }
         };
         let object = json!({"kind": kind, "apiVersion": api_version, "metadata": metadata});
-        value(message, Media { pretty: false, ..self.media }, &object)
+        match message {
+            Some(message) => value(message, Media { pretty: false, ..self.media }, &object),
+            None => Ok(format!("{object}\n").into()),
+        }
     }
 }
 
@@ -427,7 +442,7 @@ mod tests {
     }
 
     fn writer(media: Media) -> Writer {
-        let resource = table::find("", "v1", "configmaps").unwrap();
+        let resource = Kind::from(table::find("", "v1", "configmaps").unwrap());
         Writer { resource, media, include: Include::Metadata, now: 0 }
     }
 

@@ -13,6 +13,7 @@ use crate::api::Api;
 use crate::authz::Ask;
 use crate::body::{self, Body};
 use crate::call::{Call, status_response};
+use crate::catalog::Kind;
 use crate::discovery;
 use crate::flow::{self, Classified, Permit};
 use crate::info::{Query, RequestInfo};
@@ -177,7 +178,10 @@ impl Api {
             path if crate::authn::is_public(path) => return self.health(call).await,
             _ => {}
         }
-        self.discovery(call).or_else(|| self.openapi(call)).unwrap_or_else(|| Ok(not_found()))
+        match self.discovery(call)? {
+            Some(response) => Ok(response),
+            None => Ok(self.openapi(call)?.unwrap_or_else(not_found)),
+        }
     }
 
     fn root(&self) -> Response<Body> {
@@ -197,16 +201,33 @@ impl Api {
         body::response(200, negotiate::JSON, crate::encode::indent(text.as_bytes()))
     }
 
+    /// The kind that a request names. What this replica does not know yet it may have missed: it looks again behind the
+    /// barrier before it says so.
+    async fn kind(&self, call: &Call) -> Result<Option<Kind>, Status> {
+        let info = &call.info;
+        let find = |view: &mvcc::View| self.catalog.find(view, &info.group, &info.version, &info.resource);
+        match find(&self.storage.view())? {
+            None if !discovery::has_version(&info.group, &info.version) => {
+                let view = self.storage.fresh().await?;
+                find(&view)
+            }
+            found => Ok(found),
+        }
+    }
+
     async fn resource(self: &Arc<Self>, call: &Call) -> Result<Response<Body>, Status> {
         let info = &call.info;
-        if !discovery::has_version(&info.group, &info.version) {
-            return Ok(not_found());
-        }
-        let Some(resource) = discovery::find(&info.group, &info.version, &info.resource) else {
-            return Err(Status::path_not_found());
+        let Some(resource) = self.kind(call).await? else {
+            return match discovery::has_version(&info.group, &info.version) {
+                true => Err(Status::path_not_found()),
+                false => Ok(not_found()),
+            };
         };
+        if let Some(warning) = resource.custom().and_then(|kind| kind.warning.as_ref()) {
+            call.warn(warning.clone());
+        }
         let namespace = if resource.namespaced { info.namespace.as_str() } else { "" };
-        let target = Target::new(resource, namespace, &info.name);
+        let target = Target::new(&resource, namespace, &info.name);
         if !info.subresource.is_empty() {
             let Some(sub) = resource.subresource(&info.subresource).filter(|sub| sub.served_by_default)
             else {
@@ -227,13 +248,13 @@ impl Api {
         }
         match info.verb {
             "get" => self.get(call, &target).await,
-            "list" => self.list(call, &Target::new(resource, namespace, "")).await,
+            "list" => self.list(call, &Target::new(&resource, namespace, "")).await,
             "watch" => self.watch(call, &target).await,
             "create" if info.name.is_empty() => self.create_request(call, &target).await,
             "update" if !info.name.is_empty() => self.update_request(call, &target, UpdateKind::Main).await,
             "patch" if !info.name.is_empty() => self.patch_request(call, &target, UpdateKind::Main).await,
             "delete" => self.delete_request(call, &target).await,
-            "deletecollection" => self.delete_collection(call, &Target::new(resource, namespace, "")).await,
+            "deletecollection" => self.delete_collection(call, &Target::new(&resource, namespace, "")).await,
             _ => Err(Status::method_not_allowed()),
         }
     }
@@ -274,9 +295,9 @@ impl Labels {
         let sub = found.and_then(|resource| resource.subresource(&info.subresource));
         Self {
             verb: info.verb,
-            group: found.map_or("", |resource| resource.group),
-            version: found.map_or("", |resource| resource.version),
-            resource: found.map_or("", |resource| resource.resource),
+            group: found.map_or("", |resource| resource.group.as_str()),
+            version: found.map_or("", |resource| resource.version.as_str()),
+            resource: found.map_or("", |resource| resource.resource.as_str()),
             subresource: sub.map_or("", |sub| sub.name),
         }
     }

@@ -23,6 +23,7 @@ mod authz;
 mod body;
 mod bootstrap;
 mod call;
+mod catalog;
 mod compact;
 mod compress;
 mod config;

@@ -16,7 +16,7 @@ use crate::user::{MASTERS, UserInfo};
 
 impl Api {
     pub(crate) async fn review(&self, call: &Call, target: &Target) -> Result<Response<Body>, Status> {
-        let resource = target.resource;
+        let resource = &target.resource;
         if !resource.has_verb(call.info.verb) {
             return Err(Status::method_not_allowed());
         }
@@ -25,9 +25,9 @@ impl Api {
         }
         call.media(false)?;
         let api_version = resource.api_version();
-        let expected = Expected { message: resource.message, api_version: &api_version, kind: resource.kind };
+        let expected = Expected::of(resource, &api_version);
         let mut review = decode::body(call, expected)?;
-        match resource.resource {
+        match resource.resource.as_str() {
             "selfsubjectreviews" => set(&mut review, "status", json!({"userInfo": call.user.to_value()})),
             "selfsubjectaccessreviews" => self.access(&mut review, &call.user),
             "subjectaccessreviews" | "localsubjectaccessreviews" => {
@@ -39,14 +39,14 @@ impl Api {
             "bindings" => return self.bind_by_body(call, target, &review).await,
             _ => return Err(Status::method_not_allowed()),
         }
-        let review = codec::normalize(resource.message, &review).map_err(Status::internal)?;
-        call.value(201, resource.message, &review)
+        let review = codec::normalize(resource.built_in_message(), &review).map_err(Status::internal)?;
+        call.value(201, resource.built_in_message(), &review)
     }
 
     fn component_status(&self, call: &Call, target: &Target) -> Result<Response<Body>, Status> {
         match call.info.verb {
             "list" => {
-                let writer = call.writer(target.resource, self.now())?;
+                let writer = call.writer(&target.resource, self.now())?;
                 let mut response = crate::body::response(200, writer.content_type(), bytes::Bytes::new());
                 *response.body_mut() = writer.list(&json!({}), Vec::new())?;
                 Ok(response)

@@ -4,22 +4,23 @@ use api_rules::rules;
 use api_types::codec::peek::{self, Peek};
 use api_types::selector::{FieldSelector, LabelSelector};
 use api_types::status::Status;
-use api_types::{Resource, table};
+use api_types::table;
 use mvcc::KeyValue;
 
+use crate::catalog::{CustomKind, Kind};
 use crate::info::Query;
 
 /// Which objects of a kind are wanted.
 #[derive(Clone, Debug)]
 pub(crate) struct Selection {
-    resource: &'static Resource,
+    resource: Kind,
     labels: LabelSelector,
     fields: FieldSelector,
 }
 
 impl Selection {
     /// Reads `labelSelector` and `fieldSelector`.
-    pub fn parse(resource: &'static Resource, query: &Query) -> Result<Self, Status> {
+    pub fn parse(resource: &Kind, query: &Query) -> Result<Self, Status> {
         let labels = LabelSelector::parse(query.get("labelSelector"))
             .map_err(|error| Status::bad_request(format!("unable to parse requirement: {error}")))?;
         let fields = FieldSelector::parse(query.get("fieldSelector"))
@@ -27,7 +28,7 @@ impl Selection {
         for requirement in &fields.requirements {
             check_label(resource, &requirement.field)?;
         }
-        Ok(Self { resource, labels, fields })
+        Ok(Self { resource: resource.clone(), labels, fields })
     }
 
     pub fn is_everything(&self) -> bool {
@@ -50,7 +51,7 @@ impl Selection {
             return true;
         }
         let Ok(object) = peek::open(&kv.value) else { return true };
-        self.match_labels(&object) && self.fields.matches(|label| field(self.resource, &object, label))
+        self.match_labels(&object) && self.fields.matches(|label| field(&self.resource, &object, label))
     }
 
     fn match_labels(&self, object: &Peek<'_>) -> bool {
@@ -63,7 +64,11 @@ impl Selection {
 }
 
 /// Whether the kind knows a field label; otherwise the 400 that its conversion gives upstream.
-fn check_label(resource: &Resource, label: &str) -> Result<(), Status> {
+fn check_label(kind: &Kind, label: &str) -> Result<(), Status> {
+    let resource = match kind {
+        Kind::BuiltIn(resource) => resource,
+        Kind::Custom(custom) => return check_custom_label(custom, label),
+    };
     let supported = rules(resource).supported_field_labels;
     if supported.contains(&label) || matches!(label, "metadata.name") {
         return Ok(());
@@ -72,10 +77,10 @@ fn check_label(resource: &Resource, label: &str) -> Result<(), Status> {
     if label == "metadata.namespace" && plain {
         return Ok(());
     }
-    Err(Status::bad_request(match (resource.group, resource.kind) {
+    Err(Status::bad_request(match (resource.group.as_str(), resource.kind.as_str()) {
         ("batch", "Job") => format!("field label \"{label}\" not supported for Job"),
         ("resource.k8s.io", "ResourceSlice") => {
-            let api_version = table::api_version(resource.group, resource.version);
+            let api_version = table::api_version(&resource.group, &resource.version);
             format!("field label not supported for {api_version}, Kind=ResourceSlice: {label}")
         }
         ("", "Namespace") => format!("field label not supported: {label}"),
@@ -88,14 +93,26 @@ fn check_label(resource: &Resource, label: &str) -> Result<(), Status> {
     }))
 }
 
+fn check_custom_label(kind: &CustomKind, label: &str) -> Result<(), Status> {
+    let own = ["metadata.name", "metadata.namespace"];
+    if own.contains(&label) || kind.rules.selectable().any(|field| field == label) {
+        return Ok(());
+    }
+    Err(Status::bad_request(format!("field label not supported: {label}")))
+}
+
 /// The value that a field label stands for in a stored object.
-fn field(resource: &Resource, object: &Peek<'_>, label: &str) -> Option<String> {
+fn field(kind: &Kind, object: &Peek<'_>, label: &str) -> Option<String> {
+    let resource = match kind {
+        Kind::BuiltIn(resource) => resource,
+        Kind::Custom(_) => return custom_field(object, label),
+    };
     let scalar = |path: &str| {
         let path: Vec<&str> = path.split('.').collect();
         object.scalar(&path).map(|text| text.into_owned())
     };
     let or = |path: &str, absent: &str| Some(scalar(path).unwrap_or_else(|| absent.to_owned()));
-    match (resource.kind, label) {
+    match (resource.kind.as_str(), label) {
         (_, "metadata.name") => Some(object.name().into_owned()),
         (_, "metadata.namespace") => Some(object.namespace().into_owned()),
         ("Pod", "spec.host") => scalar("spec.nodeName"),
@@ -113,14 +130,24 @@ fn field(resource: &Resource, object: &Peek<'_>, label: &str) -> Option<String> 
     }
 }
 
+/// Selectable fields are plain paths.
+fn custom_field(object: &Peek<'_>, label: &str) -> Option<String> {
+    match label {
+        "metadata.name" => Some(object.name().into_owned()),
+        "metadata.namespace" => Some(object.namespace().into_owned()),
+        path => object.scalar(&path.split('.').collect::<Vec<_>>()).map(|text| text.into_owned()),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::convert;
+    use api_types::Resource;
     use serde_json::json;
 
     fn select(resource: &'static Resource, query: &str) -> Result<Selection, Status> {
-        Selection::parse(resource, &Query::parse(query))
+        Selection::parse(&Kind::from(resource), &Query::parse(query))
     }
 
     fn pod() -> KeyValue {

@@ -4,6 +4,7 @@ use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
 
+use api_types::Text;
 use api_types::field::{FieldError, Path};
 use api_types::status::Status;
 use bytes::{BufMut, Bytes, BytesMut};
@@ -51,8 +52,10 @@ struct SharedKey {
     revision: i64,
     format: Format,
     shape: Shape,
-    group: &'static str,
-    version: &'static str,
+    group: Text,
+    version: Text,
+    /// Revision of the kind's definition.
+    definition: i64,
     deleted: bool,
 }
 
@@ -141,14 +144,15 @@ impl Api {
         call: &Call,
         target: &Target,
     ) -> Result<Response<Body>, Status> {
-        let writer = call.writer(target.resource, self.now())?;
+        let writer = call.writer(&target.resource, self.now())?;
         if writer.media.format == Format::Yaml {
             return Err(Status::not_acceptable(&[crate::negotiate::JSON, crate::negotiate::PROTOBUF]));
         }
-        let selection = Selection::parse(target.resource, &call.query)?;
+        let selection = Selection::parse(&target.resource, &call.query)?;
         let begin = begin(&call.query)?;
+        let format = writer.media.format;
         let stream = self.begin_watch(call, target, writer, selection, begin).await?;
-        let content_type = match writer.media.format {
+        let content_type = match format {
             Format::Protobuf => "application/vnd.kubernetes.protobuf;stream=watch",
             _ => "application/json",
         };
@@ -319,8 +323,9 @@ impl Stream {
             revision: kv.mod_revision,
             format: self.writer.media.format,
             shape: self.writer.media.shape,
-            group: self.writer.resource.group,
-            version: self.writer.resource.version,
+            group: self.writer.resource.group.clone(),
+            version: self.writer.resource.version.clone(),
+            definition: self.writer.resource.definition_revision(),
             deleted,
         };
         if let Some(bytes) = self.api.watched.get(&key) {

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use api_types::Resource;
+use api_types::{Resource, ResourceRef};
 use http::Method;
 use serde_json::{Value, json};
 
@@ -14,7 +14,7 @@ use crate::watch::WatchStream;
 #[derive(Clone)]
 pub struct Api {
     client: Client,
-    resource: &'static Resource,
+    resource: ResourceRef,
     namespace: Option<Arc<str>>,
 }
 
@@ -116,17 +116,17 @@ impl DeleteParams {
 const JSON: &str = "application/json";
 
 impl Api {
-    pub(crate) fn new(client: Client, resource: &'static Resource, namespace: Option<Arc<str>>) -> Self {
+    pub(crate) fn new(client: Client, resource: ResourceRef, namespace: Option<Arc<str>>) -> Self {
         Self { client, resource, namespace }
     }
 
     /// The kind.
-    pub fn resource(&self) -> &'static Resource {
-        self.resource
+    pub fn resource(&self) -> &Resource {
+        &self.resource
     }
 
     fn path(&self, name: &str, subresource: &str) -> String {
-        let Resource { group, version, resource, .. } = self.resource;
+        let Resource { group, version, resource, .. } = &*self.resource;
         let mut path =
             if group.is_empty() { format!("/api/{version}") } else { format!("/apis/{group}/{version}") };
         if let Some(namespace) = &self.namespace {
@@ -180,7 +180,7 @@ impl Api {
         };
         // Items of a list come without their kind, which all of them share.
         let api_version = self.resource.api_version();
-        items.iter_mut().for_each(|item| api_types::meta::set_kind(item, &api_version, self.resource.kind));
+        items.iter_mut().for_each(|item| api_types::meta::set_kind(item, &api_version, &self.resource.kind));
         Ok(List {
             items,
             resource_version: text(&answer["metadata"]["resourceVersion"]),

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use api_types::Resource;
+use api_types::ResourceRef;
 use api_types::status::Status;
 use bytes::Bytes;
 use futures::future::BoxFuture;
@@ -70,12 +70,13 @@ impl Client {
     }
 
     /// Objects of a kind, in all namespaces.
-    pub fn all(&self, resource: &'static Resource) -> Api {
-        Api::new(self.clone(), resource, None)
+    pub fn all(&self, resource: impl Into<ResourceRef>) -> Api {
+        Api::new(self.clone(), resource.into(), None)
     }
 
     /// Objects of a kind in a namespace; the namespace is ignored for kinds without one.
-    pub fn namespaced(&self, resource: &'static Resource, namespace: &str) -> Api {
+    pub fn namespaced(&self, resource: impl Into<ResourceRef>, namespace: &str) -> Api {
+        let resource = resource.into();
         let namespace = (resource.namespaced && !namespace.is_empty()).then(|| Arc::from(namespace));
         Api::new(self.clone(), resource, namespace)
     }

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use api_types::{Resource, meta};
+use api_types::{ResourceRef, meta};
 use env::{Backoff, Env, Shutdown};
 use tokio::sync::watch;
 
@@ -22,7 +22,7 @@ const LONGEST_PAUSE: Duration = Duration::from_secs(5);
 /// An informer to be.
 pub struct InformerConfig {
     /// Which kind.
-    pub resource: &'static Resource,
+    pub resource: ResourceRef,
     /// Only one namespace; all when empty.
     pub namespace: String,
     /// Only those with such labels.
@@ -47,9 +47,9 @@ pub struct Informer {
 
 impl InformerConfig {
     /// All objects of a kind.
-    pub fn all(resource: &'static Resource) -> Self {
+    pub fn all(resource: impl Into<ResourceRef>) -> Self {
         Self {
-            resource,
+            resource: resource.into(),
             namespace: String::new(),
             label_selector: String::new(),
             field_selector: String::new(),

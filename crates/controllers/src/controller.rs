@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use api_types::{Resource, meta, table};
 use client::{Change, Index, Lister};
+use parking_lot::RwLock;
 use serde_json::Value;
 
 use crate::plan::Plan;
@@ -58,11 +59,37 @@ pub(crate) fn indexes() -> Vec<Index> {
 #[derive(Clone, Default)]
 pub struct Listers {
     by_resource: Arc<HashMap<String, Lister>>,
+    /// Of custom kinds: they come and go with their definitions.
+    custom: Arc<RwLock<HashMap<String, Lister>>>,
 }
 
 impl Listers {
     pub(crate) fn new(by_resource: HashMap<String, Lister>) -> Self {
-        Self { by_resource: Arc::new(by_resource) }
+        Self { by_resource: Arc::new(by_resource), custom: Arc::default() }
+    }
+
+    /// Makes the lister of a custom kind known, or forgets it.
+    pub(crate) fn set_custom(&self, resource: &str, lister: Option<Lister>) {
+        let mut custom = self.custom.write();
+        match lister {
+            Some(lister) => custom.insert(resource.to_owned(), lister),
+            None => custom.remove(resource),
+        };
+    }
+
+    /// The lister of any kind, custom ones too.
+    pub(crate) fn any(&self, resource: &str) -> Option<Lister> {
+        self.get(resource).cloned().or_else(|| self.custom.read().get(resource).cloned())
+    }
+
+    /// All listers, those of custom kinds too.
+    pub(crate) fn everything(&self) -> Vec<(String, Lister)> {
+        let custom = self.custom.read();
+        self.by_resource
+            .iter()
+            .chain(custom.iter())
+            .map(|(name, lister)| (name.clone(), lister.clone()))
+            .collect()
     }
 
     /// The lister of a kind that some controller watches.
@@ -72,7 +99,7 @@ impl Listers {
 
     /// One object.
     pub fn object(&self, key: &Key) -> Option<Arc<Value>> {
-        self.get(&key.resource)?.get(&key.namespace, &key.name)
+        self.any(&key.resource)?.get(&key.namespace, &key.name)
     }
 
     /// Objects of a kind that an object owns as their controller.
@@ -150,7 +177,7 @@ pub(crate) fn served_kinds() -> impl Iterator<Item = &'static Resource> {
     let mut seen = std::collections::HashSet::new();
     let stored =
         table::resources().iter().filter(|resource| resource.served_by_default && resource.is_stored());
-    stored.filter(move |resource| seen.insert(resource.storage_prefix))
+    stored.filter(move |resource| seen.insert(resource.storage_prefix.as_str()))
 }
 
 /// The changed object's own key.

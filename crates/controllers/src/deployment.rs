@@ -352,7 +352,7 @@ impl Rollout {
         let idle: Vec<_> = self.old.iter().filter(empty).filter(|set| !meta::is_being_deleted(set)).collect();
         for set in idle.iter().take(idle.len().saturating_sub(kept)) {
             actions.push(Action::Delete(
-                kind("apps", "v1", "replicasets"),
+                kind("apps", "v1", "replicasets").into(),
                 (*set).clone(),
                 DeleteParams::default(),
             ));

@@ -181,7 +181,9 @@ fn difference(service: &Arc<Value>, wanted: Vec<(Value, Vec<Value>)>, there: Vec
             None => actions.push(Action::Create(resource, made(service, ports, endpoints))),
         }
     }
-    actions.extend(free.into_iter().map(|slice| Action::Delete(resource, slice, DeleteParams::default())));
+    actions.extend(
+        free.into_iter().map(|slice| Action::Delete(resource.into(), slice, DeleteParams::default())),
+    );
     actions
 }
 

@@ -60,7 +60,7 @@ fn of_service(change: &Change, _: &Listers) -> Vec<Key> {
 /// Endpoints that this controller made go with their Service.
 fn forsaken(there: Option<Arc<Value>>) -> Plan {
     let ours = there.filter(|there| meta::label(there, MANAGED_LABEL) == Some(MANAGER));
-    let delete = |there| Action::Delete(kind("", "v1", ENDPOINTS), there, DeleteParams::default());
+    let delete = |there| Action::Delete(kind("", "v1", ENDPOINTS).into(), there, DeleteParams::default());
     ours.map(|there| Plan::of(delete(there))).unwrap_or_default()
 }
 

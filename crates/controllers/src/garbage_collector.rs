@@ -2,15 +2,18 @@
 
 use std::sync::Arc;
 
-use api_types::{Resource, meta, table};
+use api_types::{Resource, ResourceRef, meta, table};
 use client::{Change, DeleteParams, Patch, Propagation};
 use serde_json::{Value, json};
 
 use crate::controller::{Controller, Key, Listers, Now, OWNER_INDEX, UID_INDEX, Watch};
+use crate::custom_resources;
 use crate::plan::{Action, Plan};
 
 const FOREGROUND: &str = "foregroundDeletion";
 const ORPHAN: &str = "orphan";
+/// The controller's name.
+pub(crate) const NAME: &str = "garbage-collector-controller";
 
 /// See the module.
 pub struct GarbageCollector;
@@ -26,7 +29,7 @@ fn kinds() -> impl Iterator<Item = &'static Resource> {
 
 impl Controller for GarbageCollector {
     fn name(&self) -> &'static str {
-        "garbage-collector-controller"
+        NAME
     }
 
     fn watches(&self) -> Vec<Watch> {
@@ -34,7 +37,7 @@ impl Controller for GarbageCollector {
     }
 
     fn reconcile(&self, listers: &Listers, key: &Key, _now: Now) -> Plan {
-        let Some(resource) = resource_of(&key.resource) else { return Plan::nothing() };
+        let Some(resource) = resource_of(listers, &key.resource) else { return Plan::nothing() };
         let Some(object) = listers.object(key) else { return Plan::nothing() };
         if meta::is_being_deleted(&object) {
             return if meta::has_finalizer(&object, ORPHAN) {
@@ -49,14 +52,27 @@ impl Controller for GarbageCollector {
     }
 }
 
-fn resource_of(qualified: &str) -> Option<&'static Resource> {
-    kinds().find(|resource| resource.qualified() == qualified)
+fn resource_of(listers: &Listers, qualified: &str) -> Option<ResourceRef> {
+    let built_in = kinds().find(|resource| resource.qualified() == qualified).map(ResourceRef::from);
+    built_in.or_else(|| {
+        custom_resources::kinds(listers).into_iter().find(|resource| resource.qualified() == qualified)
+    })
+}
+
+/// The kind of an object or an owner, built-in or custom.
+pub(crate) fn kind_of(listers: &Listers, api_version: &str, kind: &str) -> Option<ResourceRef> {
+    let built_in = table::by_api_version(api_version, kind).map(ResourceRef::from);
+    built_in.or_else(|| {
+        let (group, _) = api_version.split_once('/')?;
+        let mut all = custom_resources::kinds(listers).into_iter();
+        all.find(|resource| resource.group == group && resource.kind == kind)
+    })
 }
 
 /// The object itself, and those that are tied to it when it goes.
-fn concerned(change: &Change, listers: &Listers) -> Vec<Key> {
+pub(crate) fn concerned(change: &Change, listers: &Listers) -> Vec<Key> {
     let object = change.object();
-    let Some(resource) = table::by_api_version(meta::api_version(object), meta::kind(object)) else {
+    let Some(resource) = kind_of(listers, meta::api_version(object), meta::kind(object)) else {
         return Vec::new();
     };
     let mut keys = match change {
@@ -75,7 +91,7 @@ fn concerned(change: &Change, listers: &Listers) -> Vec<Key> {
 fn owners_that_wait(listers: &Listers, object: &Value) -> Vec<Key> {
     let owners = meta::owner_references(object);
     let kinds = owners.iter().filter_map(|owner| {
-        let kind = table::by_api_version(&owner.api_version, &owner.kind)?;
+        let kind = kind_of(listers, &owner.api_version, &owner.kind)?;
         Some(Key::new(
             &kind.qualified(),
             if kind.namespaced { meta::namespace(object) } else { "" },
@@ -88,19 +104,20 @@ fn owners_that_wait(listers: &Listers, object: &Value) -> Vec<Key> {
 /// Everything that names `owner` among its owners, with its kind.
 fn dependents(listers: &Listers, owner: &Value) -> Vec<(String, Arc<Value>)> {
     let uid = meta::uid(owner);
-    let found = listers.all().flat_map(|(resource, lister)| {
-        lister.by_index(OWNER_INDEX, uid).into_iter().map(|object| (resource.clone(), object))
+    let found = listers.everything().into_iter().flat_map(|(resource, lister)| {
+        lister.by_index(OWNER_INDEX, uid).into_iter().map(move |object| (resource.clone(), object))
     });
     found.collect()
 }
 
 /// An object whose owners are all gone goes; one of which some are left loses the names of the others.
-fn dependent(listers: &Listers, resource: &'static Resource, object: &Arc<Value>) -> Plan {
+fn dependent(listers: &Listers, resource: ResourceRef, object: &Arc<Value>) -> Plan {
     let owners = meta::owner_references(object);
-    let gone = |uid: &str| !listers.all().any(|(_, lister)| !lister.by_index(UID_INDEX, uid).is_empty());
+    let all = listers.everything();
+    let gone = |uid: &str| all.iter().all(|(_, lister)| lister.by_index(UID_INDEX, uid).is_empty());
     let known = |owner: &meta::OwnerReference| {
-        let kind = table::by_api_version(&owner.api_version, &owner.kind);
-        kind.is_some_and(|kind| listers.get(&kind.qualified()).is_some())
+        let kind = kind_of(listers, &owner.api_version, &owner.kind);
+        kind.and_then(|kind| listers.any(&kind.qualified())).is_some_and(|lister| lister.is_synced())
     };
     if owners.is_empty() || !owners.iter().all(|owner| known(owner) && gone(&owner.uid)) {
         return Plan::nothing();
@@ -109,11 +126,11 @@ fn dependent(listers: &Listers, resource: &'static Resource, object: &Arc<Value>
 }
 
 /// Dependents go first; the owner when none that blocks it is left.
-fn foreground(listers: &Listers, resource: &'static Resource, owner: &Arc<Value>) -> Plan {
+fn foreground(listers: &Listers, resource: ResourceRef, owner: &Arc<Value>) -> Plan {
     let mut actions = Vec::new();
     let mut blocked = false;
     for (kind, found) in dependents(listers, owner) {
-        let Some(kind) = resource_of(&kind) else { continue };
+        let Some(kind) = resource_of(listers, &kind) else { continue };
         let references = meta::owner_references(&found);
         let blocks = references
             .iter()
@@ -132,10 +149,10 @@ fn foreground(listers: &Listers, resource: &'static Resource, owner: &Arc<Value>
 }
 
 /// Dependents forget the owner, then it goes.
-fn orphan(listers: &Listers, resource: &'static Resource, owner: &Arc<Value>) -> Plan {
+fn orphan(listers: &Listers, resource: ResourceRef, owner: &Arc<Value>) -> Plan {
     let mut actions = Vec::new();
     for (kind, found) in dependents(listers, owner) {
-        let Some(kind) = resource_of(&kind) else { continue };
+        let Some(kind) = resource_of(listers, &kind) else { continue };
         let references = found["metadata"]["ownerReferences"].as_array().cloned().unwrap_or_default();
         let kept: Vec<Value> =
             references.into_iter().filter(|reference| reference["uid"] != owner["metadata"]["uid"]).collect();
@@ -146,7 +163,7 @@ fn orphan(listers: &Listers, resource: &'static Resource, owner: &Arc<Value>) ->
     Plan { actions, recheck_after: None }
 }
 
-fn without_finalizer(resource: &'static Resource, object: &Arc<Value>, finalizer: &str) -> Action {
+fn without_finalizer(resource: ResourceRef, object: &Arc<Value>, finalizer: &str) -> Action {
     let kept: Vec<&str> = meta::finalizers(object).filter(|found| *found != finalizer).collect();
     // At this version: finalizers that others add meanwhile must not be lost.
     let metadata = json!({
@@ -195,6 +212,30 @@ mod tests {
         let key = Key::new("pods", "ns", "p");
         assert_eq!(plan(&key, vec![pod("p")]), ["collect pods ns/p"]);
         assert!(plan(&key, vec![pod("p"), owner(None)]).is_empty());
+    }
+
+    #[test]
+    fn owners_may_be_of_custom_kinds() {
+        let definition = json!({
+            "apiVersion": "apiextensions.k8s.io/v1", "kind": "CustomResourceDefinition",
+            "metadata": {"name": "widgets.example.com", "uid": "d"},
+            "spec": {"group": "example.com", "scope": "Namespaced",
+                "names": {"plural": "widgets", "singular": "widget", "kind": "Widget", "listKind": "WidgetList"},
+                "versions": [{"name": "v1", "served": true, "storage": true}]},
+            "status": {"conditions": [{"type": "Established", "status": "True"}]},
+        });
+        let mut owned = pod("p");
+        owned["metadata"]["ownerReferences"][0]["apiVersion"] = json!("example.com/v1");
+        owned["metadata"]["ownerReferences"][0]["kind"] = json!("Widget");
+        let all = listers(vec![definition, owned]);
+        let decide = || show(&GarbageCollector.reconcile(&all, &Key::new("pods", "ns", "p"), Now::at(0)));
+        assert!(decide().is_empty(), "nothing is known of widgets yet");
+        let widget = json!({"apiVersion": "example.com/v1", "kind": "Widget", "metadata": {"name": "rs", "namespace": "ns", "uid": "u1"}});
+        let indexes = crate::controller::indexes;
+        all.set_custom("widgets.example.com", Some(client::Lister::of(indexes(), vec![widget])));
+        assert!(decide().is_empty());
+        all.set_custom("widgets.example.com", Some(client::Lister::of(indexes(), Vec::new())));
+        assert_eq!(decide(), ["collect pods ns/p"]);
     }
 
     #[test]

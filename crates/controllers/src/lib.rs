@@ -9,6 +9,8 @@
 
 mod cluster_role;
 mod controller;
+mod custom_informers;
+mod custom_resources;
 mod deployment;
 mod disruption;
 mod endpoint_slice;

@@ -2,9 +2,10 @@
 
 use std::time::Duration;
 
-use api_types::{Resource, meta};
+use api_types::{ResourceRef, meta};
 
 use crate::controller::{Controller, Key, Listers, Now, Watch, kind, own_key, served_kinds};
+use crate::custom_resources;
 use crate::plan::{Action, Plan};
 
 /// What holds a namespace until its contents are gone.
@@ -20,10 +21,12 @@ pub(crate) fn is_alive(listers: &Listers, key: &Key) -> bool {
     listers.object(key).is_some_and(|namespace| !meta::is_being_deleted(&namespace))
 }
 
-/// The kinds whose objects a namespace holds.
-pub(crate) fn contents() -> impl Iterator<Item = &'static Resource> {
+/// The kinds whose objects a namespace holds: built-in ones, and those of definitions.
+pub(crate) fn contents(listers: &Listers) -> Vec<ResourceRef> {
     let all = served_kinds().filter(|resource| resource.namespaced);
-    all.filter(|resource| resource.has_verb("deletecollection") && resource.has_verb("list"))
+    let all = all.filter(|resource| resource.has_verb("deletecollection") && resource.has_verb("list"));
+    let custom = custom_resources::kinds(listers).into_iter().filter(|resource| resource.namespaced);
+    all.map(ResourceRef::from).chain(custom).collect()
 }
 
 impl Controller for Namespaces {
@@ -32,10 +35,10 @@ impl Controller for Namespaces {
     }
 
     fn watches(&self) -> Vec<Watch> {
-        vec![Watch {
-            resource: kind("", "v1", "namespaces"),
-            keys: |change, _| own_key("namespaces", change),
-        }]
+        let namespaces =
+            Watch { resource: kind("", "v1", "namespaces"), keys: |change, _| own_key("namespaces", change) };
+        let definitions = Watch { resource: custom_resources::definitions(), keys: |_, _| Vec::new() };
+        vec![namespaces, definitions]
     }
 
     /// First everything is deleted, whatever the informers show; then the API is asked until nothing is left.
@@ -46,8 +49,9 @@ impl Controller for Namespaces {
         if !meta::is_being_deleted(&namespace) || !held {
             return Plan::nothing();
         }
-        let deletes = contents().map(|resource| Action::DeleteCollection(resource, key.name.clone()));
-        let mut actions: Vec<Action> = deletes.collect();
+        let deletes = contents(listers).into_iter();
+        let mut actions: Vec<Action> =
+            deletes.map(|resource| Action::DeleteCollection(resource, key.name.clone())).collect();
         actions.push(Action::FinalizeNamespace(namespace));
         Plan { actions, recheck_after: Some(RECHECK) }
     }

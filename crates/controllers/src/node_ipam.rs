@@ -69,7 +69,7 @@ impl Controller for NodeIpam {
         let given = waiting.filter_map(|node| {
             let range = free.next()?;
             let patch = Patch::Strategic(json!({ "spec": { "podCIDR": range, "podCIDRs": [range] } }));
-            Some(Action::Patch(kind("", "v1", "nodes"), node.clone(), patch))
+            Some(Action::Patch(kind("", "v1", "nodes").into(), node.clone(), patch))
         });
         Plan { actions: given.collect(), recheck_after: None }
     }

@@ -250,7 +250,7 @@ fn tainted(listers: &Listers, node: &Arc<Value>, taints: &[Value], now: Now) -> 
         "metadata": { "resourceVersion": meta::resource_version(node) },
         "spec": { "taints": taints },
     });
-    actions.push(Action::Patch(kind("", "v1", NODES), node.clone(), Patch::Merge(patch)));
+    actions.push(Action::Patch(kind("", "v1", NODES).into(), node.clone(), Patch::Merge(patch)));
     actions
 }
 

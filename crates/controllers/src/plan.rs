@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use api_types::Resource;
+use api_types::{Resource, ResourceRef};
 use client::{DeleteParams, EventType, Patch};
 use serde_json::Value;
 
@@ -40,13 +40,15 @@ pub enum Action {
     /// Replace an object's status at its version.
     UpdateStatus(&'static Resource, Value),
     /// Change an object; one that is gone is no failure.
-    Patch(&'static Resource, Arc<Value>, Patch),
+    Patch(ResourceRef, Arc<Value>, Patch),
     /// Delete an object, exactly this one; one that is gone is no failure.
-    Delete(&'static Resource, Arc<Value>, DeleteParams),
+    Delete(ResourceRef, Arc<Value>, DeleteParams),
     /// Delete everything of a kind in a namespace.
-    DeleteCollection(&'static Resource, String),
+    DeleteCollection(ResourceRef, String),
+    /// Delete all objects of a definition's kind, and let the definition go when the API shows none any more.
+    FinalizeDefinition(ResourceRef, Arc<Value>),
     /// Delete a dependent whose owners are all gone, if the API confirms that they are.
-    Collect(&'static Resource, Arc<Value>),
+    Collect(ResourceRef, Arc<Value>),
     /// Let a namespace go, if the API confirms that nothing is left in it.
     FinalizeNamespace(Arc<Value>),
     /// Write what is used of a quota, by what the API shows of these kinds (`resource.group`) and the informers of others.

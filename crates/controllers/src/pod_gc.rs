@@ -107,7 +107,7 @@ fn force(pod: &Arc<Value>, disruption: Option<&str>, now: Now) -> Vec<Action> {
         actions.push(Action::UpdateStatus(kind("", "v1", PODS), failed));
     }
     let at_once = DeleteParams { grace_seconds: Some(0), ..DeleteParams::default() };
-    actions.push(Action::Delete(kind("", "v1", PODS), pod.clone(), at_once));
+    actions.push(Action::Delete(kind("", "v1", PODS).into(), pod.clone(), at_once));
     actions
 }
 

@@ -90,7 +90,11 @@ fn claim(
             } else if !meta::is_being_deleted(&pod) {
                 let owners = json!([{ "$patch": "delete", "uid": meta::uid(set) }]);
                 let metadata = json!({ "uid": meta::uid(&pod), "ownerReferences": owners });
-                actions.push(Action::Patch(pods, pod, Patch::Strategic(json!({ "metadata": metadata }))));
+                actions.push(Action::Patch(
+                    pods.into(),
+                    pod,
+                    Patch::Strategic(json!({ "metadata": metadata })),
+                ));
             }
         } else if fits && meta::controller(&pod).is_none() && !meta::is_being_deleted(set) {
             if meta::is_being_deleted(&pod) || is_over(&pod) {
@@ -98,7 +102,7 @@ fn claim(
             }
             let owners = json!([meta::OwnerReference::controller_of(set).to_value()]);
             let metadata = json!({ "uid": meta::uid(&pod), "ownerReferences": owners });
-            actions.push(Action::Patch(pods, pod, Patch::Strategic(json!({ "metadata": metadata }))));
+            actions.push(Action::Patch(pods.into(), pod, Patch::Strategic(json!({ "metadata": metadata }))));
         }
     }
     owned
@@ -117,7 +121,7 @@ fn scale(set: &Arc<Value>, wanted: usize, active: &[Arc<Value>], actions: &mut V
         let surplus = (active.len() - wanted).min(BURST);
         for pod in ranked.into_iter().take(surplus) {
             let text = format!("Deleted pod: {}", meta::name(&pod));
-            actions.push(Action::Delete(pods, pod, DeleteParams::default()));
+            actions.push(Action::Delete(pods.into(), pod, DeleteParams::default()));
             actions.push(Action::Event(set.clone(), EventType::Normal, "SuccessfulDelete", text));
         }
     }

@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use api_types::{Resource, meta, table};
+use api_types::{Resource, ResourceRef, meta};
 use client::{
     Api, Client, ClientError, EventRecorder, EventType, Fence, Informer, InformerConfig, ListParams,
     WorkQueue,
@@ -12,16 +12,17 @@ use client::{
 use env::{Env, Shutdown, TaskGroup};
 use parking_lot::Mutex;
 use serde_json::Value;
-use tokio::sync::watch;
+use tokio::sync::{Notify, watch};
 use tokio::time::Instant;
 
 use crate::controller::{Controller, Key, Listers, Now, UID_INDEX, indexes};
+use crate::custom_informers::CustomInformers;
 use crate::node_ipam::{self, Ipv4Range};
 use crate::plan::{Action, Plan};
 use crate::{
-    cluster_role, deployment, disruption, endpoint_slice, endpoints, garbage_collector, namespace,
-    node_lifecycle, pod_gc, replica_set, resource_quota, root_ca, service_account, storage_protection,
-    taint_eviction,
+    cluster_role, custom_resources, deployment, disruption, endpoint_slice, endpoints, garbage_collector,
+    namespace, node_lifecycle, pod_gc, replica_set, resource_quota, root_ca, service_account,
+    storage_protection, taint_eviction,
 };
 
 /// Keys of one controller that are worked on at a time.
@@ -53,6 +54,8 @@ pub struct Controllers {
     config: ControllersConfig,
     informers: HashMap<String, Informer>,
     loops: Vec<Loop>,
+    definitions: Arc<Notify>,
+    listers: Listers,
 }
 
 struct Loop {
@@ -71,6 +74,7 @@ impl Controllers {
             Arc::new(service_account::ServiceAccounts),
             Arc::new(root_ca::RootCa { certificate: config.root_ca.clone() }),
             Arc::new(namespace::Namespaces),
+            Arc::new(custom_resources::Definitions),
             Arc::new(garbage_collector::GarbageCollector),
             Arc::new(node_ipam::NodeIpam { cluster: config.cluster_cidr }),
             Arc::new(node_lifecycle::NodeLifecycle::new(config.node_monitor_grace)),
@@ -83,7 +87,10 @@ impl Controllers {
         ];
         let loops =
             controllers.into_iter().map(|controller| Loop { controller, queue: WorkQueue::new(env.clone()) });
-        let mut all = Self { client, config, informers: HashMap::new(), loops: loops.collect(), env };
+        let loops = loops.collect();
+        let (informers, definitions) = (HashMap::new(), Arc::new(Notify::new()));
+        let mut all =
+            Self { client, config, informers, loops, env, definitions, listers: Listers::default() };
         all.connect();
         all
     }
@@ -98,7 +105,13 @@ impl Controllers {
             };
             self.informers.entry(watch.resource.qualified()).or_insert_with(informer);
         }
+        let listers = self.informers.iter().map(|(resource, informer)| (resource.clone(), informer.lister()));
+        self.listers = Listers::new(listers.collect());
         let listers = self.listers();
+        if let Some(informer) = self.informers.get_mut(custom_resources::DEFINITIONS) {
+            let changed = self.definitions.clone();
+            informer.on_change(move |_| changed.notify_one());
+        }
         for each in &self.loops {
             for watch in each.controller.watches() {
                 let (queue, listers) = (each.queue.clone(), listers.clone());
@@ -113,8 +126,19 @@ impl Controllers {
 
     /// What the informers know.
     pub fn listers(&self) -> Listers {
-        let listers = self.informers.iter().map(|(resource, informer)| (resource.clone(), informer.lister()));
-        Listers::new(listers.collect())
+        self.listers.clone()
+    }
+
+    /// The informers of custom kinds, for who collects garbage.
+    fn custom_informers(&self) -> Option<CustomInformers> {
+        let collector = self.loops.iter().find(|each| each.controller.name() == garbage_collector::NAME)?;
+        Some(CustomInformers {
+            env: self.env.clone(),
+            client: self.client.clone(),
+            listers: self.listers(),
+            changed: self.definitions.clone(),
+            queue: collector.queue.clone(),
+        })
     }
 
     /// Runs until shutdown; acts only while `leading` holds a fence.
@@ -128,6 +152,9 @@ impl Controllers {
     ) -> Result<(), env::TaskFailure> {
         let tasks = TaskGroup::new("controllers", shutdown.clone());
         let listers = self.listers();
+        if let Some(custom) = self.custom_informers() {
+            tasks.spawn_detached("custom-informers", custom.run(shutdown.clone()));
+        }
         for (resource, informer) in self.informers {
             tasks.spawn_detached(format!("informer-{resource}"), informer.run(shutdown.clone()));
         }
@@ -292,21 +319,27 @@ impl Worker {
                 Ok(version_of(resource, &written))
             }
             Action::Patch(resource, object, patch) => {
-                let api = client.namespaced(resource, meta::namespace(&object));
+                let api = client.namespaced(&resource, meta::namespace(&object));
                 match api.patch(meta::name(&object), "", &patch).await {
                     Err(error) if error.is_not_found() => Ok(None),
-                    other => other.map(|written| version_of(resource, &written)),
+                    other => other.map(|written| version_of(&resource, &written)),
                 }
             }
-            Action::Delete(resource, object, params) => delete(client, resource, &object, params).await,
+            Action::Delete(resource, object, params) => delete(client, &resource, &object, params).await,
             Action::DeleteCollection(resource, namespace) => {
-                let api = client.namespaced(resource, &namespace);
+                let api = client.namespaced(&resource, &namespace);
                 api.delete_collection(&ListParams::default(), &client::DeleteParams::default()).await?;
                 Ok(None)
             }
-            Action::Collect(resource, object) => collect(client, resource, &object).await,
             Action::CountQuota(quota, kinds) => self.count_quota(&quota, &kinds, client).await,
-            Action::FinalizeNamespace(namespace) => finalize_namespace(client, &namespace).await,
+            Action::Collect(resource, object) => collect(client, &self.listers, &resource, &object).await,
+            Action::FinalizeDefinition(resource, definition) => {
+                custom_resources::finalize(client, &resource, &definition).await?;
+                Ok(None)
+            }
+            Action::FinalizeNamespace(namespace) => {
+                finalize_namespace(client, &namespace::contents(&self.listers), &namespace).await
+            }
             Action::Event(object, kind, reason, text) => {
                 self.recorder.record(&object, kind, reason, text);
                 Ok(None)
@@ -360,14 +393,14 @@ impl Worker {
     }
 }
 
-fn version_of(resource: &'static Resource, written: &Value) -> Option<Unseen> {
+fn version_of(resource: &Resource, written: &Value) -> Option<Unseen> {
     let version = meta::resource_version(written).parse().ok()?;
     Some(Unseen::Version(resource.qualified(), version))
 }
 
 async fn delete(
     client: &Client,
-    resource: &'static Resource,
+    resource: &ResourceRef,
     object: &Value,
     params: client::DeleteParams,
 ) -> Result<Option<Unseen>, ClientError> {
@@ -388,11 +421,14 @@ async fn is_same(api: &Api, object: &Value) -> bool {
 /// Deletes a dependent if none of its owners exists any more. The informers may be behind, so the API is asked.
 async fn collect(
     client: &Client,
-    resource: &'static Resource,
+    listers: &Listers,
+    resource: &ResourceRef,
     object: &Value,
 ) -> Result<Option<Unseen>, ClientError> {
     for owner in meta::owner_references(object) {
-        let Some(kind) = table::by_api_version(&owner.api_version, &owner.kind) else { return Ok(None) };
+        let Some(kind) = garbage_collector::kind_of(listers, &owner.api_version, &owner.kind) else {
+            return Ok(None);
+        };
         let namespace = if kind.namespaced { meta::namespace(object) } else { "" };
         match client.namespaced(kind, namespace).get(&owner.name).await {
             Ok(found) if meta::uid(&found) == owner.uid => return Ok(None),
@@ -407,9 +443,13 @@ async fn collect(
 }
 
 /// Takes the finalizer off a namespace in which the API finds nothing any more.
-async fn finalize_namespace(client: &Client, namespace: &Value) -> Result<Option<Unseen>, ClientError> {
+async fn finalize_namespace(
+    client: &Client,
+    contents: &[ResourceRef],
+    namespace: &Value,
+) -> Result<Option<Unseen>, ClientError> {
     let name = meta::name(namespace);
-    for resource in namespace::contents() {
+    for resource in contents {
         let found =
             client.namespaced(resource, name).list(&ListParams { limit: 1, ..ListParams::default() }).await?;
         if !found.items.is_empty() {

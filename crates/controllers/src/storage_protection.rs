@@ -78,7 +78,7 @@ fn without(resource: &'static api_types::Resource, object: &Arc<Value>, finalize
     let patch = json!({
         "metadata": { "resourceVersion": meta::resource_version(object), "finalizers": left },
     });
-    Action::Patch(resource, object.clone(), Patch::Merge(patch))
+    Action::Patch(resource.into(), object.clone(), Patch::Merge(patch))
 }
 
 #[cfg(test)]

@@ -55,7 +55,7 @@ impl Controller for TaintEviction {
             actions: vec![
                 Action::Event(pod.clone(), EventType::Normal, "TaintManagerEviction", text),
                 Action::UpdateStatus(kind("", "v1", PODS), marked),
-                Action::Delete(kind("", "v1", PODS), pod, DeleteParams::default()),
+                Action::Delete(kind("", "v1", PODS).into(), pod, DeleteParams::default()),
             ],
             recheck_after: None,
         }

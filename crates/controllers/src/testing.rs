@@ -55,6 +55,7 @@ pub fn show(plan: &Plan) -> Vec<String> {
             format!("delete all {} in {namespace}", resource.qualified())
         }
         Action::Collect(resource, object) => format!("collect {} {}", resource.qualified(), key(object)),
+        Action::FinalizeDefinition(resource, _) => format!("empty {}", resource.qualified()),
         Action::FinalizeNamespace(namespace) => format!("finalize {}", meta::name(namespace)),
         Action::CountQuota(quota, kinds) => format!("count {} for {}", kinds.join(","), key(quota)),
         Action::Event(_, _, reason, text) => format!("event {reason}: {text}"),

@@ -12,7 +12,7 @@ pub fn generate(rows: &[Row], priorities: &[Row], messages: &[Message]) -> Resul
     let by_name: HashMap<(&str, String), &Message> =
         messages.iter().map(|m| ((m.name.as_str(), package_group(&m.package)), m)).collect();
     let mut out = format!(
-        "{HEADER}\nuse crate::generated::*;\nuse crate::table::{{Group, GroupVersion, Resource, Subresource}};\n\n"
+        "{HEADER}\nuse crate::generated::*;\nuse crate::table::{{Group, GroupVersion, Resource, Subresource}};\nuse crate::text::{{List, Text}};\n\nconst fn t(text: &'static str) -> Text {{\n    Text::Static(text)\n}}\n\n"
     );
     let parents: Vec<&Row> = rows.iter().filter(|r| r.get("subresource").is_empty()).collect();
     writeln!(out, "pub(crate) static RESOURCES: [Resource; {}] = [", parents.len())?;
@@ -34,16 +34,17 @@ fn write_resource(out: &mut String, row: &Row, rows: &[Row], messages: &ByName<'
     };
     writeln!(
         out,
-        "    Resource {{ group: {:?}, version: {:?}, resource: {:?}, singular: {:?}, kind: {:?}, namespaced: {}, verbs: &{:?},\n        short_names: &{:?}, categories: &{:?}, storage_prefix: {stored:?}, storage_group: {storage_group:?}, storage_version: {storage_version:?}, storage_version_hash: {:?},\n        message: &{}, preferred_version: {:?}, served_by_default: {}, feature_gate: {:?}, introduced: {:?}, deprecated: {:?}, removed: {:?}, subresources: &[",
+        "    Resource {{ group: t({:?}), version: t({:?}), resource: t({:?}), singular: t({:?}), kind: t({:?}), list_kind: t({:?}), namespaced: {}, verbs: &{:?},\n        short_names: {}, categories: {}, storage_prefix: t({stored:?}), storage_group: t({storage_group:?}), storage_version: t({storage_version:?}), storage_version_hash: t({:?}),\n        message: Some(&{}), preferred_version: t({:?}), served_by_default: {}, feature_gate: {:?}, introduced: {:?}, deprecated: {:?}, removed: {:?}, subresources: List::Static(&[",
         row.get("group"),
         row.get("version"),
         row.get("resource"),
         row.get("singular"),
         row.get("kind"),
+        format!("{}List", row.get("kind")),
         row.get("namespaced"),
         row.list("verbs"),
-        row.list("short_names"),
-        row.list("categories"),
+        texts(&row.list("short_names")),
+        texts(&row.list("categories")),
         row.get("storage_version_hash"),
         message_of(row, messages)?,
         row.get("group_preferred_version"),
@@ -61,7 +62,7 @@ fn write_resource(out: &mut String, row: &Row, rows: &[Row], messages: &ByName<'
         let (group, version) = response_group_version(sub);
         writeln!(
             out,
-            "            Subresource {{ name: {:?}, kind: {:?}, group: {group:?}, version: {version:?}, verbs: &{:?}, message: &{}, served_by_default: {} }},",
+            "            Subresource {{ name: {:?}, kind: t({:?}), group: t({group:?}), version: t({version:?}), verbs: &{:?}, message: Some(&{}), served_by_default: {} }},",
             sub.get("subresource"),
             sub.get("kind"),
             sub.list("verbs"),
@@ -69,8 +70,14 @@ fn write_resource(out: &mut String, row: &Row, rows: &[Row], messages: &ByName<'
             sub.get("served_by_default") == "yes",
         )?;
     }
-    writeln!(out, "    ] }},")?;
+    writeln!(out, "    ]) }},")?;
     Ok(())
+}
+
+/// A list of texts as the table writes it.
+fn texts(list: &[&str]) -> String {
+    let items: Vec<String> = list.iter().map(|text| format!("t({text:?})")).collect();
+    format!("List::Static(&[{}])", items.join(", "))
 }
 
 fn response_group_version(row: &Row) -> (&str, &str) {

@@ -1,6 +1,7 @@
 //! CustomResourceDefinition and APIService: how the API grows.
 
 use super::{Kind, shared::unchanged};
+use crate::custom::rule_types;
 use crate::errors::{At, Errors};
 use crate::format;
 use crate::look::{Look, set};
@@ -309,7 +310,7 @@ fn structural(schema: &Value, at: At<'_>, depth: usize, errors: &mut Errors) {
         errors.invalid(at.at("x-kubernetes-preserve-unknown-fields"), false, text);
     }
     list_type(schema, at, errors);
-    validations(schema, at, errors);
+    validations(schema, at, depth == MAX_DEPTH, errors);
     children(schema, at, depth, errors);
 }
 
@@ -393,14 +394,14 @@ fn list_type(schema: &Value, at: At<'_>, errors: &mut Errors) {
     }
 }
 
-fn validations(schema: &Value, at: At<'_>, errors: &mut Errors) {
+fn validations(schema: &Value, at: At<'_>, root: bool, errors: &mut Errors) {
     let list = at.at("x-kubernetes-validations");
     for (i, rule) in schema.items("x-kubernetes-validations").iter().enumerate() {
         let at = list.index(i);
         let (text, message) = (rule.text("rule"), rule.text("message"));
         if text.trim().is_empty() {
             errors.required(at.at("rule"), "rule is not specified");
-        } else if let Err(problem) = crate::expression::compile(text) {
+        } else if let Some(problem) = rule_types::problem(text, schema, root) {
             errors.invalid(at.at("rule"), text, format!("compilation failed: {problem}"));
         }
         if rule.has("message") && message.trim().is_empty() {
@@ -582,7 +583,8 @@ mod tests {
 
     #[test]
     fn rules_compile() {
-        let schema = json!({"type": "object", "x-kubernetes-validations": [{"rule": "self.size > 0"}, {"rule": "self.size >"}]});
+        let schema = json!({"type": "object", "properties": {"size": {"type": "integer"}},
+            "x-kubernetes-validations": [{"rule": "self.size > 0"}, {"rule": "self.size >"}]});
         let found = check(
             json!({"spec.versions": [{"name": "v1", "served": true, "storage": true, "schema": {"openAPIV3Schema": schema}}]}),
         );

@@ -4,7 +4,7 @@
 //! # use api_types::{codec, table};
 //! # let pods = table::find("", "v1", "pods").unwrap();
 //! # let pod = serde_json::json!({"metadata": {"name": "a", "labels": {"x": "y"}}, "spec": {"nodeName": "n"}});
-//! # let stored = codec::to_stored(pods.message, "v1", "Pod", &pod).unwrap();
+//! # let stored = codec::to_stored(pods.built_in_message(), "v1", "Pod", &pod).unwrap();
 //! let peek = codec::peek::open(&stored).unwrap();
 //! assert_eq!(peek.name(), "a");
 //! assert_eq!(peek.label("x").as_deref(), Some("y"));

@@ -2,470 +2,475 @@
 
 use crate::generated::*;
 use crate::table::{Group, GroupVersion, Resource, Subresource};
+use crate::text::{List, Text};
+
+const fn t(text: &'static str) -> Text {
+    Text::Static(text)
+}
 
 pub(crate) static RESOURCES: [Resource; 100] = [
-    Resource { group: "", version: "v1", resource: "bindings", singular: "binding", kind: "Binding", namespaced: true, verbs: &["create"],
-        short_names: &[], categories: &[], storage_prefix: "", storage_group: "", storage_version: "", storage_version_hash: "",
-        message: &core_v1::BINDING, preferred_version: "v1", served_by_default: true, feature_gate: "", introduced: "1.0", deprecated: "", removed: "", subresources: &[
-    ] },
-    Resource { group: "", version: "v1", resource: "componentstatuses", singular: "componentstatus", kind: "ComponentStatus", namespaced: false, verbs: &["get", "list"],
-        short_names: &["cs"], categories: &[], storage_prefix: "", storage_group: "", storage_version: "", storage_version_hash: "",
-        message: &core_v1::COMPONENT_STATUS, preferred_version: "v1", served_by_default: true, feature_gate: "", introduced: "", deprecated: "", removed: "", subresources: &[
-    ] },
-    Resource { group: "", version: "v1", resource: "configmaps", singular: "configmap", kind: "ConfigMap", namespaced: true, verbs: &["create", "delete", "deletecollection", "get", "list", "patch", "update", "watch"],
-        short_names: &["cm"], categories: &[], storage_prefix: "/registry/configmaps/", storage_group: "", storage_version: "v1", storage_version_hash: "qFsyl6wFWjQ=",
-        message: &core_v1::CONFIG_MAP, preferred_version: "v1", served_by_default: true, feature_gate: "", introduced: "1.2", deprecated: "", removed: "", subresources: &[
-    ] },
-    Resource { group: "", version: "v1", resource: "endpoints", singular: "endpoints", kind: "Endpoints", namespaced: true, verbs: &["create", "delete", "deletecollection", "get", "list", "patch", "update", "watch"],
-        short_names: &["ep"], categories: &[], storage_prefix: "/registry/services/endpoints/", storage_group: "", storage_version: "v1", storage_version_hash: "fWeeMqaN/OA=",
-        message: &core_v1::ENDPOINTS, preferred_version: "v1", served_by_default: true, feature_gate: "", introduced: "1.0", deprecated: "", removed: "", subresources: &[
-    ] },
-    Resource { group: "", version: "v1", resource: "events", singular: "event", kind: "Event", namespaced: true, verbs: &["create", "delete", "deletecollection", "get", "list", "patch", "update", "watch"],
-        short_names: &["ev"], categories: &[], storage_prefix: "/registry/events/", storage_group: "", storage_version: "v1", storage_version_hash: "r2yiGXH7wu8=",
-        message: &core_v1::EVENT, preferred_version: "v1", served_by_default: true, feature_gate: "", introduced: "1.0", deprecated: "", removed: "", subresources: &[
-    ] },
-    Resource { group: "", version: "v1", resource: "limitranges", singular: "limitrange", kind: "LimitRange", namespaced: true, verbs: &["create", "delete", "deletecollection", "get", "list", "patch", "update", "watch"],
-        short_names: &["limits"], categories: &[], storage_prefix: "/registry/limitranges/", storage_group: "", storage_version: "v1", storage_version_hash: "EBKMFVe6cwo=",
-        message: &core_v1::LIMIT_RANGE, preferred_version: "v1", served_by_default: true, feature_gate: "", introduced: "1.0", deprecated: "", removed: "", subresources: &[
-    ] },
-    Resource { group: "", version: "v1", resource: "namespaces", singular: "namespace", kind: "Namespace", namespaced: false, verbs: &["create", "delete", "get", "list", "patch", "update", "watch"],
-        short_names: &["ns"], categories: &[], storage_prefix: "/registry/namespaces/", storage_group: "", storage_version: "v1", storage_version_hash: "Q3oi5N2YM8M=",
-        message: &core_v1::NAMESPACE, preferred_version: "v1", served_by_default: true, feature_gate: "", introduced: "1.0", deprecated: "", removed: "", subresources: &[
-            Subresource { name: "finalize", kind: "Namespace", group: "", version: "v1", verbs: &["update"], message: &core_v1::NAMESPACE, served_by_default: true },
-            Subresource { name: "status", kind: "Namespace", group: "", version: "v1", verbs: &["get", "patch", "update"], message: &core_v1::NAMESPACE, served_by_default: true },
-    ] },
-    Resource { group: "", version: "v1", resource: "nodes", singular: "node", kind: "Node", namespaced: false, verbs: &["create", "delete", "deletecollection", "get", "list", "patch", "update", "watch"],
-        short_names: &["no"], categories: &[], storage_prefix: "/registry/minions/", storage_group: "", storage_version: "v1", storage_version_hash: "XwShjMxG9Fs=",
-        message: &core_v1::NODE, preferred_version: "v1", served_by_default: true, feature_gate: "", introduced: "1.0", deprecated: "", removed: "", subresources: &[
-            Subresource { name: "proxy", kind: "NodeProxyOptions", group: "", version: "v1", verbs: &["create", "delete", "get", "patch", "update"], message: &core_v1::NODE_PROXY_OPTIONS, served_by_default: true },
-            Subresource { name: "status", kind: "Node", group: "", version: "v1", verbs: &["get", "patch", "update"], message: &core_v1::NODE, served_by_default: true },
-    ] },
-    Resource { group: "", version: "v1", resource: "persistentvolumeclaims", singular: "persistentvolumeclaim", kind: "PersistentVolumeClaim", namespaced: true, verbs: &["create", "delete", "deletecollection", "get", "list", "patch", "update", "watch"],
-        short_names: &["pvc"], categories: &[], storage_prefix: "/registry/persistentvolumeclaims/", storage_group: "", storage_version: "v1", storage_version_hash: "QWTyNDq0dC4=",
-        message: &core_v1::PERSISTENT_VOLUME_CLAIM, preferred_version: "v1", served_by_default: true, feature_gate: "", introduced: "1.0", deprecated: "", removed: "", subresources: &[
-            Subresource { name: "status", kind: "PersistentVolumeClaim", group: "", version: "v1", verbs: &["get", "patch", "update"], message: &core_v1::PERSISTENT_VOLUME_CLAIM, served_by_default: true },
-    ] },
-    Resource { group: "", version: "v1", resource: "persistentvolumes", singular: "persistentvolume", kind: "PersistentVolume", namespaced: false, verbs: &["create", "delete", "deletecollection", "get", "list", "patch", "update", "watch"],
-        short_names: &["pv"], categories: &[], storage_prefix: "/registry/persistentvolumes/", storage_group: "", storage_version: "v1", storage_version_hash: "HN/zwEC+JgM=",
-        message: &core_v1::PERSISTENT_VOLUME, preferred_version: "v1", served_by_default: true, feature_gate: "", introduced: "1.0", deprecated: "", removed: "", subresources: &[
-            Subresource { name: "status", kind: "PersistentVolume", group: "", version: "v1", verbs: &["get", "patch", "update"], message: &core_v1::PERSISTENT_VOLUME, served_by_default: true },
-    ] },
-    Resource { group: "", version: "v1", resource: "pods", singular: "pod", kind: "Pod", namespaced: true, verbs: &["create", "delete", "deletecollection", "get", "list", "patch", "update", "watch"],
-        short_names: &["po"], categories: &["all"], storage_prefix: "/registry/pods/", storage_group: "", storage_version: "v1", storage_version_hash: "xPOwRZ+Yhw8=",
-        message: &core_v1::POD, preferred_version: "v1", served_by_default: true, feature_gate: "", introduced: "1.0", deprecated: "", removed: "", subresources: &[
-            Subresource { name: "attach", kind: "PodAttachOptions", group: "", version: "v1", verbs: &["create", "get"], message: &core_v1::POD_ATTACH_OPTIONS, served_by_default: true },
-            Subresource { name: "binding", kind: "Binding", group: "", version: "v1", verbs: &["create"], message: &core_v1::BINDING, served_by_default: true },
-            Subresource { name: "ephemeralcontainers", kind: "Pod", group: "", version: "v1", verbs: &["get", "patch", "update"], message: &core_v1::POD, served_by_default: true },
-            Subresource { name: "eviction", kind: "Eviction", group: "policy", version: "v1", verbs: &["create"], message: &policy_v1::EVICTION, served_by_default: true },
-            Subresource { name: "exec", kind: "PodExecOptions", group: "", version: "v1", verbs: &["create", "get"], message: &core_v1::POD_EXEC_OPTIONS, served_by_default: true },
-            Subresource { name: "log", kind: "Pod", group: "", version: "v1", verbs: &["get"], message: &core_v1::POD, served_by_default: true },
-            Subresource { name: "portforward", kind: "PodPortForwardOptions", group: "", version: "v1", verbs: &["create", "get"], message: &core_v1::POD_PORT_FORWARD_OPTIONS, served_by_default: true },
-            Subresource { name: "proxy", kind: "PodProxyOptions", group: "", version: "v1", verbs: &["create", "delete", "get", "patch", "update"], message: &core_v1::POD_PROXY_OPTIONS, served_by_default: true },
-            Subresource { name: "resize", kind: "Pod", group: "", version: "v1", verbs: &["get", "patch", "update"], message: &core_v1::POD, served_by_default: true },
-            Subresource { name: "status", kind: "Pod", group: "", version: "v1", verbs: &["get", "patch", "update"], message: &core_v1::POD, served_by_default: true },
-    ] },
-    Resource { group: "", version: "v1", resource: "podtemplates", singular: "podtemplate", kind: "PodTemplate", namespaced: true, verbs: &["create", "delete", "deletecollection", "get", "list", "patch", "update", "watch"],
-        short_names: &[], categories: &[], storage_prefix: "/registry/podtemplates/", storage_group: "", storage_version: "v1", storage_version_hash: "LIXB2x4IFpk=",
-        message: &core_v1::POD_TEMPLATE, preferred_version: "v1", served_by_default: true, feature_gate: "", introduced: "1.0", deprecated: "", removed: "", subresources: &[
-    ] },
-    Resource { group: "", version: "v1", resource: "replicationcontrollers", singular: "replicationcontroller", kind: "ReplicationController", namespaced: true, verbs: &["create", "delete", "deletecollection", "get", "list", "patch", "update", "watch"],
-        short_names: &["rc"], categories: &["all"], storage_prefix: "/registry/controllers/", storage_group: "", storage_version: "v1", storage_version_hash: "Jond2If31h0=",
-        message: &core_v1::REPLICATION_CONTROLLER, preferred_version: "v1", served_by_default: true, feature_gate: "", introduced: "1.0", deprecated: "", removed: "", subresources: &[
-            Subresource { name: "scale", kind: "Scale", group: "autoscaling", version: "v1", verbs: &["get", "patch", "update"], message: &autoscaling_v1::SCALE, served_by_default: true },
-            Subresource { name: "status", kind: "ReplicationController", group: "", version: "v1", verbs: &["get", "patch", "update"], message: &core_v1::REPLICATION_CONTROLLER, served_by_default: true },
-    ] },
-    Resource { group: "", version: "v1", resource: "resourcequotas", singular: "resourcequota", kind: "ResourceQuota", namespaced: true, verbs: &["create", "delete", "deletecollection", "get", "list", "patch", "update", "watch"],
-        short_names: &["quota"], categories: &[], storage_prefix: "/registry/resourcequotas/", storage_group: "", storage_version: "v1", storage_version_hash: "8uhSgffRX6w=",
-        message: &core_v1::RESOURCE_QUOTA, preferred_version: "v1", served_by_default: true, feature_gate: "", introduced: "1.0", deprecated: "", removed: "", subresources: &[
-            Subresource { name: "status", kind: "ResourceQuota", group: "", version: "v1", verbs: &["get", "patch", "update"], message: &core_v1::RESOURCE_QUOTA, served_by_default: true },
-    ] },
-    Resource { group: "", version: "v1", resource: "secrets", singular: "secret", kind: "Secret", namespaced: true, verbs: &["create", "delete", "deletecollection", "get", "list", "patch", "update", "watch"],
-        short_names: &[], categories: &[], storage_prefix: "/registry/secrets/", storage_group: "", storage_version: "v1", storage_version_hash: "S6u1pOWzb84=",
-        message: &core_v1::SECRET, preferred_version: "v1", served_by_default: true, feature_gate: "", introduced: "1.0", deprecated: "", removed: "", subresources: &[
-    ] },
-    Resource { group: "", version: "v1", resource: "serviceaccounts", singular: "serviceaccount", kind: "ServiceAccount", namespaced: true, verbs: &["create", "delete", "deletecollection", "get", "list", "patch", "update", "watch"],
-        short_names: &["sa"], categories: &[], storage_prefix: "/registry/serviceaccounts/", storage_group: "", storage_version: "v1", storage_version_hash: "pbx9ZvyFpBE=",
-        message: &core_v1::SERVICE_ACCOUNT, preferred_version: "v1", served_by_default: true, feature_gate: "", introduced: "1.0", deprecated: "", removed: "", subresources: &[
-            Subresource { name: "token", kind: "TokenRequest", group: "authentication.k8s.io", version: "v1", verbs: &["create"], message: &authentication_v1::TOKEN_REQUEST, served_by_default: true },
-    ] },
-    Resource { group: "", version: "v1", resource: "services", singular: "service", kind: "Service", namespaced: true, verbs: &["create", "delete", "deletecollection", "get", "list", "patch", "update", "watch"],
-        short_names: &["svc"], categories: &["all"], storage_prefix: "/registry/services/specs/", storage_group: "", storage_version: "v1", storage_version_hash: "0/CO1lhkEBI=",
-        message: &core_v1::SERVICE, preferred_version: "v1", served_by_default: true, feature_gate: "", introduced: "1.0", deprecated: "", removed: "", subresources: &[
-            Subresource { name: "proxy", kind: "ServiceProxyOptions", group: "", version: "v1", verbs: &["create", "delete", "get", "patch", "update"], message: &core_v1::SERVICE_PROXY_OPTIONS, served_by_default: true },
-            Subresource { name: "status", kind: "Service", group: "", version: "v1", verbs: &["get", "patch", "update"], message: &core_v1::SERVICE, served_by_default: true },
-    ] },
-    Resource { group: "apiregistration.k8s.io", version: "v1", resource: "apiservices", singular: "apiservice", kind: "APIService", namespaced: false, verbs: &["create", "delete", "deletecollection", "get", "list", "patch", "update", "watch"],
-        short_names: &[], categories: &["api-extensions"], storage_prefix: "/registry/apiregistration.k8s.io/apiservices/", storage_group: "apiregistration.k8s.io", storage_version: "v1", storage_version_hash: "InPBPD7+PqM=",
-        message: &apiregistration_v1::API_SERVICE, preferred_version: "v1", served_by_default: true, feature_gate: "", introduced: "", deprecated: "", removed: "", subresources: &[
-            Subresource { name: "status", kind: "APIService", group: "apiregistration.k8s.io", version: "v1", verbs: &["get", "patch", "update"], message: &apiregistration_v1::API_SERVICE, served_by_default: true },
-    ] },
-    Resource { group: "apps", version: "v1", resource: "controllerrevisions", singular: "controllerrevision", kind: "ControllerRevision", namespaced: true, verbs: &["create", "delete", "deletecollection", "get", "list", "patch", "update", "watch"],
-        short_names: &[], categories: &[], storage_prefix: "/registry/controllerrevisions/", storage_group: "apps", storage_version: "v1", storage_version_hash: "85nkx63pcBU=",
-        message: &apps_v1::CONTROLLER_REVISION, preferred_version: "v1", served_by_default: true, feature_gate: "", introduced: "1.9", deprecated: "", removed: "", subresources: &[
-    ] },
-    Resource { group: "apps", version: "v1", resource: "daemonsets", singular: "daemonset", kind: "DaemonSet", namespaced: true, verbs: &["create", "delete", "deletecollection", "get", "list", "patch", "update", "watch"],
-        short_names: &["ds"], categories: &["all"], storage_prefix: "/registry/daemonsets/", storage_group: "apps", storage_version: "v1", storage_version_hash: "dd7pWHUlMKQ=",
-        message: &apps_v1::DAEMON_SET, preferred_version: "v1", served_by_default: true, feature_gate: "", introduced: "1.9", deprecated: "", removed: "", subresources: &[
-            Subresource { name: "status", kind: "DaemonSet", group: "apps", version: "v1", verbs: &["get", "patch", "update"], message: &apps_v1::DAEMON_SET, served_by_default: true },
-    ] },
-    Resource { group: "apps", version: "v1", resource: "deployments", singular: "deployment", kind: "Deployment", namespaced: true, verbs: &["create", "delete", "deletecollection", "get", "list", "patch", "update", "watch"],
-        short_names: &["deploy"], categories: &["all"], storage_prefix: "/registry/deployments/", storage_group: "apps", storage_version: "v1", storage_version_hash: "8aSe+NMegvE=",
-        message: &apps_v1::DEPLOYMENT, preferred_version: "v1", served_by_default: true, feature_gate: "", introduced: "1.9", deprecated: "", removed: "", subresources: &[
-            Subresource { name: "scale", kind: "Scale", group: "autoscaling", version: "v1", verbs: &["get", "patch", "update"], message: &autoscaling_v1::SCALE, served_by_default: true },
-            Subresource { name: "status", kind: "Deployment", group: "apps", version: "v1", verbs: &["get", "patch", "update"], message: &apps_v1::DEPLOYMENT, served_by_default: true },
-    ] },
-    Resource { group: "apps", version: "v1", resource: "replicasets", singular: "replicaset", kind: "ReplicaSet", namespaced: true, verbs: &["create", "delete", "deletecollection", "get", "list", "patch", "update", "watch"],
-        short_names: &["rs"], categories: &["all"], storage_prefix: "/registry/replicasets/", storage_group: "apps", storage_version: "v1", storage_version_hash: "P1RzHs8/mWQ=",
-        message: &apps_v1::REPLICA_SET, preferred_version: "v1", served_by_default: true, feature_gate: "", introduced: "1.9", deprecated: "", removed: "", subresources: &[
-            Subresource { name: "scale", kind: "Scale", group: "autoscaling", version: "v1", verbs: &["get", "patch", "update"], message: &autoscaling_v1::SCALE, served_by_default: true },
-            Subresource { name: "status", kind: "ReplicaSet", group: "apps", version: "v1", verbs: &["get", "patch", "update"], message: &apps_v1::REPLICA_SET, served_by_default: true },
-    ] },
-    Resource { group: "apps", version: "v1", resource: "statefulsets", singular: "statefulset", kind: "StatefulSet", namespaced: true, verbs: &["create", "delete", "deletecollection", "get", "list", "patch", "update", "watch"],
-        short_names: &["sts"], categories: &["all"], storage_prefix: "/registry/statefulsets/", storage_group: "apps", storage_version: "v1", storage_version_hash: "H+vl74LkKdo=",
-        message: &apps_v1::STATEFUL_SET, preferred_version: "v1", served_by_default: true, feature_gate: "", introduced: "1.9", deprecated: "", removed: "", subresources: &[
-            Subresource { name: "scale", kind: "Scale", group: "autoscaling", version: "v1", verbs: &["get", "patch", "update"], message: &autoscaling_v1::SCALE, served_by_default: true },
-            Subresource { name: "status", kind: "StatefulSet", group: "apps", version: "v1", verbs: &["get", "patch", "update"], message: &apps_v1::STATEFUL_SET, served_by_default: true },
-    ] },
-    Resource { group: "events.k8s.io", version: "v1", resource: "events", singular: "event", kind: "Event", namespaced: true, verbs: &["create", "delete", "deletecollection", "get", "list", "patch", "update", "watch"],
-        short_names: &["ev"], categories: &[], storage_prefix: "/registry/events/", storage_group: "", storage_version: "v1", storage_version_hash: "r2yiGXH7wu8=",
-        message: &events_v1::EVENT, preferred_version: "v1", served_by_default: true, feature_gate: "", introduced: "1.19", deprecated: "", removed: "", subresources: &[
-    ] },
-    Resource { group: "authentication.k8s.io", version: "v1", resource: "selfsubjectreviews", singular: "selfsubjectreview", kind: "SelfSubjectReview", namespaced: false, verbs: &["create"],
-        short_names: &[], categories: &[], storage_prefix: "", storage_group: "", storage_version: "", storage_version_hash: "",
-        message: &authentication_v1::SELF_SUBJECT_REVIEW, preferred_version: "v1", served_by_default: true, feature_gate: "", introduced: "1.28", deprecated: "", removed: "", subresources: &[
-    ] },
-    Resource { group: "authentication.k8s.io", version: "v1", resource: "tokenreviews", singular: "tokenreview", kind: "TokenReview", namespaced: false, verbs: &["create"],
-        short_names: &[], categories: &[], storage_prefix: "", storage_group: "", storage_version: "", storage_version_hash: "",
-        message: &authentication_v1::TOKEN_REVIEW, preferred_version: "v1", served_by_default: true, feature_gate: "", introduced: "1.6", deprecated: "", removed: "", subresources: &[
-    ] },
-    Resource { group: "authorization.k8s.io", version: "v1", resource: "localsubjectaccessreviews", singular: "localsubjectaccessreview", kind: "LocalSubjectAccessReview", namespaced: true, verbs: &["create"],
-        short_names: &[], categories: &[], storage_prefix: "", storage_group: "", storage_version: "", storage_version_hash: "",
-        message: &authorization_v1::LOCAL_SUBJECT_ACCESS_REVIEW, preferred_version: "v1", served_by_default: true, feature_gate: "", introduced: "1.19", deprecated: "", removed: "", subresources: &[
-    ] },
-    Resource { group: "authorization.k8s.io", version: "v1", resource: "selfsubjectaccessreviews", singular: "selfsubjectaccessreview", kind: "SelfSubjectAccessReview", namespaced: false, verbs: &["create"],
-        short_names: &[], categories: &[], storage_prefix: "", storage_group: "", storage_version: "", storage_version_hash: "",
-        message: &authorization_v1::SELF_SUBJECT_ACCESS_REVIEW, preferred_version: "v1", served_by_default: true, feature_gate: "", introduced: "1.19", deprecated: "", removed: "", subresources: &[
-    ] },
-    Resource { group: "authorization.k8s.io", version: "v1", resource: "selfsubjectrulesreviews", singular: "selfsubjectrulesreview", kind: "SelfSubjectRulesReview", namespaced: false, verbs: &["create"],
-        short_names: &[], categories: &[], storage_prefix: "", storage_group: "", storage_version: "", storage_version_hash: "",
-        message: &authorization_v1::SELF_SUBJECT_RULES_REVIEW, preferred_version: "v1", served_by_default: true, feature_gate: "", introduced: "1.19", deprecated: "", removed: "", subresources: &[
-    ] },
-    Resource { group: "authorization.k8s.io", version: "v1", resource: "subjectaccessreviews", singular: "subjectaccessreview", kind: "SubjectAccessReview", namespaced: false, verbs: &["create"],
-        short_names: &[], categories: &[], storage_prefix: "", storage_group: "", storage_version: "", storage_version_hash: "",
-        message: &authorization_v1::SUBJECT_ACCESS_REVIEW, preferred_version: "v1", served_by_default: true, feature_gate: "", introduced: "1.6", deprecated: "", removed: "", subresources: &[
-    ] },
-    Resource { group: "autoscaling", version: "v2", resource: "horizontalpodautoscalers", singular: "horizontalpodautoscaler", kind: "HorizontalPodAutoscaler", namespaced: true, verbs: &["create", "delete", "deletecollection", "get", "list", "patch", "update", "watch"],
-        short_names: &["hpa"], categories: &["all"], storage_prefix: "/registry/horizontalpodautoscalers/", storage_group: "autoscaling", storage_version: "v2", storage_version_hash: "qwQve8ut294=",
-        message: &autoscaling_v2::HORIZONTAL_POD_AUTOSCALER, preferred_version: "v2", served_by_default: true, feature_gate: "", introduced: "1.23", deprecated: "", removed: "", subresources: &[
-            Subresource { name: "status", kind: "HorizontalPodAutoscaler", group: "autoscaling", version: "v2", verbs: &["get", "patch", "update"], message: &autoscaling_v2::HORIZONTAL_POD_AUTOSCALER, served_by_default: true },
-    ] },
-    Resource { group: "autoscaling", version: "v1", resource: "horizontalpodautoscalers", singular: "horizontalpodautoscaler", kind: "HorizontalPodAutoscaler", namespaced: true, verbs: &["create", "delete", "deletecollection", "get", "list", "patch", "update", "watch"],
-        short_names: &["hpa"], categories: &["all"], storage_prefix: "/registry/horizontalpodautoscalers/", storage_group: "autoscaling", storage_version: "v2", storage_version_hash: "qwQve8ut294=",
-        message: &autoscaling_v1::HORIZONTAL_POD_AUTOSCALER, preferred_version: "v2", served_by_default: true, feature_gate: "", introduced: "1.2", deprecated: "", removed: "", subresources: &[
-            Subresource { name: "status", kind: "HorizontalPodAutoscaler", group: "autoscaling", version: "v1", verbs: &["get", "patch", "update"], message: &autoscaling_v1::HORIZONTAL_POD_AUTOSCALER, served_by_default: true },
-    ] },
-    Resource { group: "batch", version: "v1", resource: "cronjobs", singular: "cronjob", kind: "CronJob", namespaced: true, verbs: &["create", "delete", "deletecollection", "get", "list", "patch", "update", "watch"],
-        short_names: &["cj"], categories: &["all"], storage_prefix: "/registry/cronjobs/", storage_group: "batch", storage_version: "v1", storage_version_hash: "sd5LIXh4Fjs=",
-        message: &batch_v1::CRON_JOB, preferred_version: "v1", served_by_default: true, feature_gate: "", introduced: "1.21", deprecated: "", removed: "", subresources: &[
-            Subresource { name: "status", kind: "CronJob", group: "batch", version: "v1", verbs: &["get", "patch", "update"], message: &batch_v1::CRON_JOB, served_by_default: true },
-    ] },
-    Resource { group: "batch", version: "v1", resource: "jobs", singular: "job", kind: "Job", namespaced: true, verbs: &["create", "delete", "deletecollection", "get", "list", "patch", "update", "watch"],
-        short_names: &[], categories: &["all"], storage_prefix: "/registry/jobs/", storage_group: "batch", storage_version: "v1", storage_version_hash: "mudhfqk/qZY=",
-        message: &batch_v1::JOB, preferred_version: "v1", served_by_default: true, feature_gate: "", introduced: "1.2", deprecated: "", removed: "", subresources: &[
-            Subresource { name: "status", kind: "Job", group: "batch", version: "v1", verbs: &["get", "patch", "update"], message: &batch_v1::JOB, served_by_default: true },
-    ] },
-    Resource { group: "certificates.k8s.io", version: "v1", resource: "certificatesigningrequests", singular: "certificatesigningrequest", kind: "CertificateSigningRequest", namespaced: false, verbs: &["create", "delete", "deletecollection", "get", "list", "patch", "update", "watch"],
-        short_names: &["csr"], categories: &[], storage_prefix: "/registry/certificatesigningrequests/", storage_group: "certificates.k8s.io", storage_version: "v1", storage_version_hash: "95fRKMXA+00=",
-        message: &certificates_v1::CERTIFICATE_SIGNING_REQUEST, preferred_version: "v1", served_by_default: true, feature_gate: "", introduced: "1.19", deprecated: "", removed: "", subresources: &[
-            Subresource { name: "approval", kind: "CertificateSigningRequest", group: "certificates.k8s.io", version: "v1", verbs: &["get", "patch", "update"], message: &certificates_v1::CERTIFICATE_SIGNING_REQUEST, served_by_default: true },
-            Subresource { name: "status", kind: "CertificateSigningRequest", group: "certificates.k8s.io", version: "v1", verbs: &["get", "patch", "update"], message: &certificates_v1::CERTIFICATE_SIGNING_REQUEST, served_by_default: true },
-    ] },
-    Resource { group: "certificates.k8s.io", version: "v1", resource: "clustertrustbundles", singular: "clustertrustbundle", kind: "ClusterTrustBundle", namespaced: false, verbs: &["create", "delete", "deletecollection", "get", "list", "patch", "update", "watch"],
-        short_names: &[], categories: &[], storage_prefix: "/registry/clustertrustbundles/", storage_group: "certificates.k8s.io", storage_version: "v1beta1", storage_version_hash: "v5yhuVertL4=",
-        message: &certificates_v1::CLUSTER_TRUST_BUNDLE, preferred_version: "v1", served_by_default: true, feature_gate: "ClusterTrustBundle", introduced: "1.37", deprecated: "", removed: "", subresources: &[
-    ] },
-    Resource { group: "certificates.k8s.io", version: "v1", resource: "podcertificaterequests", singular: "podcertificaterequest", kind: "PodCertificateRequest", namespaced: true, verbs: &["create", "delete", "deletecollection", "get", "list", "patch", "update", "watch"],
-        short_names: &[], categories: &[], storage_prefix: "/registry/podcertificaterequests/", storage_group: "certificates.k8s.io", storage_version: "v1beta1", storage_version_hash: "wYA9yXQH8fg=",
-        message: &certificates_v1::POD_CERTIFICATE_REQUEST, preferred_version: "v1", served_by_default: true, feature_gate: "PodCertificateRequest", introduced: "1.37", deprecated: "", removed: "", subresources: &[
-            Subresource { name: "status", kind: "PodCertificateRequest", group: "certificates.k8s.io", version: "v1", verbs: &["get", "patch", "update"], message: &certificates_v1::POD_CERTIFICATE_REQUEST, served_by_default: true },
-    ] },
-    Resource { group: "certificates.k8s.io", version: "v1beta1", resource: "clustertrustbundles", singular: "clustertrustbundle", kind: "ClusterTrustBundle", namespaced: false, verbs: &["create", "delete", "deletecollection", "get", "list", "patch", "update", "watch"],
-        short_names: &[], categories: &[], storage_prefix: "/registry/clustertrustbundles/", storage_group: "certificates.k8s.io", storage_version: "v1beta1", storage_version_hash: "v5yhuVertL4=",
-        message: &certificates_v1beta1::CLUSTER_TRUST_BUNDLE, preferred_version: "v1", served_by_default: false, feature_gate: "ClusterTrustBundle", introduced: "1.33", deprecated: "1.37", removed: "1.40", subresources: &[
-    ] },
-    Resource { group: "certificates.k8s.io", version: "v1beta1", resource: "podcertificaterequests", singular: "podcertificaterequest", kind: "PodCertificateRequest", namespaced: true, verbs: &["create", "delete", "deletecollection", "get", "list", "patch", "update", "watch"],
-        short_names: &[], categories: &[], storage_prefix: "/registry/podcertificaterequests/", storage_group: "certificates.k8s.io", storage_version: "v1beta1", storage_version_hash: "wYA9yXQH8fg=",
-        message: &certificates_v1beta1::POD_CERTIFICATE_REQUEST, preferred_version: "v1", served_by_default: false, feature_gate: "PodCertificateRequest", introduced: "1.35", deprecated: "1.37", removed: "1.40", subresources: &[
-            Subresource { name: "status", kind: "PodCertificateRequest", group: "certificates.k8s.io", version: "v1beta1", verbs: &["get", "patch", "update"], message: &certificates_v1beta1::POD_CERTIFICATE_REQUEST, served_by_default: false },
-    ] },
-    Resource { group: "networking.k8s.io", version: "v1", resource: "ingressclasses", singular: "ingressclass", kind: "IngressClass", namespaced: false, verbs: &["create", "delete", "deletecollection", "get", "list", "patch", "update", "watch"],
-        short_names: &[], categories: &[], storage_prefix: "/registry/ingressclasses/", storage_group: "networking.k8s.io", storage_version: "v1", storage_version_hash: "l/iqIbDgFyQ=",
-        message: &networking_v1::INGRESS_CLASS, preferred_version: "v1", served_by_default: true, feature_gate: "", introduced: "1.19", deprecated: "", removed: "", subresources: &[
-    ] },
-    Resource { group: "networking.k8s.io", version: "v1", resource: "ingresses", singular: "ingress", kind: "Ingress", namespaced: true, verbs: &["create", "delete", "deletecollection", "get", "list", "patch", "update", "watch"],
-        short_names: &["ing"], categories: &[], storage_prefix: "/registry/ingress/", storage_group: "networking.k8s.io", storage_version: "v1", storage_version_hash: "39NQlfNR+bo=",
-        message: &networking_v1::INGRESS, preferred_version: "v1", served_by_default: true, feature_gate: "", introduced: "1.19", deprecated: "", removed: "", subresources: &[
-            Subresource { name: "status", kind: "Ingress", group: "networking.k8s.io", version: "v1", verbs: &["get", "patch", "update"], message: &networking_v1::INGRESS, served_by_default: true },
-    ] },
-    Resource { group: "networking.k8s.io", version: "v1", resource: "ipaddresses", singular: "ipaddress", kind: "IPAddress", namespaced: false, verbs: &["create", "delete", "deletecollection", "get", "list", "patch", "update", "watch"],
-        short_names: &["ip"], categories: &[], storage_prefix: "/registry/ipaddresses/", storage_group: "networking.k8s.io", storage_version: "v1", storage_version_hash: "3f/plJFChNE=",
-        message: &networking_v1::IP_ADDRESS, preferred_version: "v1", served_by_default: true, feature_gate: "", introduced: "1.33", deprecated: "", removed: "", subresources: &[
-    ] },
-    Resource { group: "networking.k8s.io", version: "v1", resource: "networkpolicies", singular: "networkpolicy", kind: "NetworkPolicy", namespaced: true, verbs: &["create", "delete", "deletecollection", "get", "list", "patch", "update", "watch"],
-        short_names: &["netpol"], categories: &[], storage_prefix: "/registry/networkpolicies/", storage_group: "networking.k8s.io", storage_version: "v1", storage_version_hash: "YpfwF18m1G8=",
-        message: &networking_v1::NETWORK_POLICY, preferred_version: "v1", served_by_default: true, feature_gate: "", introduced: "1.7", deprecated: "", removed: "", subresources: &[
-    ] },
-    Resource { group: "networking.k8s.io", version: "v1", resource: "servicecidrs", singular: "servicecidr", kind: "ServiceCIDR", namespaced: false, verbs: &["create", "delete", "deletecollection", "get", "list", "patch", "update", "watch"],
-        short_names: &[], categories: &[], storage_prefix: "/registry/servicecidrs/", storage_group: "networking.k8s.io", storage_version: "v1", storage_version_hash: "gNLvruQhW2g=",
-        message: &networking_v1::SERVICE_CIDR, preferred_version: "v1", served_by_default: true, feature_gate: "", introduced: "1.33", deprecated: "", removed: "", subresources: &[
-            Subresource { name: "status", kind: "ServiceCIDR", group: "networking.k8s.io", version: "v1", verbs: &["get", "patch", "update"], message: &networking_v1::SERVICE_CIDR, served_by_default: true },
-    ] },
-    Resource { group: "policy", version: "v1", resource: "poddisruptionbudgets", singular: "poddisruptionbudget", kind: "PodDisruptionBudget", namespaced: true, verbs: &["create", "delete", "deletecollection", "get", "list", "patch", "update", "watch"],
-        short_names: &["pdb"], categories: &[], storage_prefix: "/registry/poddisruptionbudgets/", storage_group: "policy", storage_version: "v1", storage_version_hash: "EVWiDmWqyJw=",
-        message: &policy_v1::POD_DISRUPTION_BUDGET, preferred_version: "v1", served_by_default: true, feature_gate: "", introduced: "1.21", deprecated: "", removed: "", subresources: &[
-            Subresource { name: "status", kind: "PodDisruptionBudget", group: "policy", version: "v1", verbs: &["get", "patch", "update"], message: &policy_v1::POD_DISRUPTION_BUDGET, served_by_default: true },
-    ] },
-    Resource { group: "rbac.authorization.k8s.io", version: "v1", resource: "clusterrolebindings", singular: "clusterrolebinding", kind: "ClusterRoleBinding", namespaced: false, verbs: &["create", "delete", "deletecollection", "get", "list", "patch", "update", "watch"],
-        short_names: &[], categories: &[], storage_prefix: "/registry/clusterrolebindings/", storage_group: "rbac.authorization.k8s.io", storage_version: "v1", storage_version_hash: "48tpQ8gZHFc=",
-        message: &rbac_v1::CLUSTER_ROLE_BINDING, preferred_version: "v1", served_by_default: true, feature_gate: "", introduced: "1.8", deprecated: "", removed: "", subresources: &[
-    ] },
-    Resource { group: "rbac.authorization.k8s.io", version: "v1", resource: "clusterroles", singular: "clusterrole", kind: "ClusterRole", namespaced: false, verbs: &["create", "delete", "deletecollection", "get", "list", "patch", "update", "watch"],
-        short_names: &[], categories: &[], storage_prefix: "/registry/clusterroles/", storage_group: "rbac.authorization.k8s.io", storage_version: "v1", storage_version_hash: "bYE5ZWDrJ44=",
-        message: &rbac_v1::CLUSTER_ROLE, preferred_version: "v1", served_by_default: true, feature_gate: "", introduced: "1.8", deprecated: "", removed: "", subresources: &[
-    ] },
-    Resource { group: "rbac.authorization.k8s.io", version: "v1", resource: "rolebindings", singular: "rolebinding", kind: "RoleBinding", namespaced: true, verbs: &["create", "delete", "deletecollection", "get", "list", "patch", "update", "watch"],
-        short_names: &[], categories: &[], storage_prefix: "/registry/rolebindings/", storage_group: "rbac.authorization.k8s.io", storage_version: "v1", storage_version_hash: "eGsCzGH6b1g=",
-        message: &rbac_v1::ROLE_BINDING, preferred_version: "v1", served_by_default: true, feature_gate: "", introduced: "1.8", deprecated: "", removed: "", subresources: &[
-    ] },
-    Resource { group: "rbac.authorization.k8s.io", version: "v1", resource: "roles", singular: "role", kind: "Role", namespaced: true, verbs: &["create", "delete", "deletecollection", "get", "list", "patch", "update", "watch"],
-        short_names: &[], categories: &[], storage_prefix: "/registry/roles/", storage_group: "rbac.authorization.k8s.io", storage_version: "v1", storage_version_hash: "7FuwZcIIItM=",
-        message: &rbac_v1::ROLE, preferred_version: "v1", served_by_default: true, feature_gate: "", introduced: "1.8", deprecated: "", removed: "", subresources: &[
-    ] },
-    Resource { group: "storage.k8s.io", version: "v1", resource: "csidrivers", singular: "csidriver", kind: "CSIDriver", namespaced: false, verbs: &["create", "delete", "deletecollection", "get", "list", "patch", "update", "watch"],
-        short_names: &[], categories: &[], storage_prefix: "/registry/csidrivers/", storage_group: "storage.k8s.io", storage_version: "v1", storage_version_hash: "hL6j/rwBV5w=",
-        message: &storage_v1::CSI_DRIVER, preferred_version: "v1", served_by_default: true, feature_gate: "", introduced: "1.18", deprecated: "", removed: "", subresources: &[
-    ] },
-    Resource { group: "storage.k8s.io", version: "v1", resource: "csinodes", singular: "csinode", kind: "CSINode", namespaced: false, verbs: &["create", "delete", "deletecollection", "get", "list", "patch", "update", "watch"],
-        short_names: &[], categories: &[], storage_prefix: "/registry/csinodes/", storage_group: "storage.k8s.io", storage_version: "v1", storage_version_hash: "Pe62DkZtjuo=",
-        message: &storage_v1::CSI_NODE, preferred_version: "v1", served_by_default: true, feature_gate: "", introduced: "1.17", deprecated: "", removed: "", subresources: &[
-            Subresource { name: "status", kind: "CSINode", group: "storage.k8s.io", version: "v1", verbs: &["get", "patch", "update"], message: &storage_v1::CSI_NODE, served_by_default: true },
-    ] },
-    Resource { group: "storage.k8s.io", version: "v1", resource: "csistoragecapacities", singular: "csistoragecapacity", kind: "CSIStorageCapacity", namespaced: true, verbs: &["create", "delete", "deletecollection", "get", "list", "patch", "update", "watch"],
-        short_names: &[], categories: &[], storage_prefix: "/registry/csistoragecapacities/", storage_group: "storage.k8s.io", storage_version: "v1", storage_version_hash: "xeVl+2Ly1kE=",
-        message: &storage_v1::CSI_STORAGE_CAPACITY, preferred_version: "v1", served_by_default: true, feature_gate: "", introduced: "1.24", deprecated: "", removed: "", subresources: &[
-    ] },
-    Resource { group: "storage.k8s.io", version: "v1", resource: "storageclasses", singular: "storageclass", kind: "StorageClass", namespaced: false, verbs: &["create", "delete", "deletecollection", "get", "list", "patch", "update", "watch"],
-        short_names: &["sc"], categories: &[], storage_prefix: "/registry/storageclasses/", storage_group: "storage.k8s.io", storage_version: "v1", storage_version_hash: "K+m6uJwbjGY=",
-        message: &storage_v1::STORAGE_CLASS, preferred_version: "v1", served_by_default: true, feature_gate: "", introduced: "1.6", deprecated: "", removed: "", subresources: &[
-    ] },
-    Resource { group: "storage.k8s.io", version: "v1", resource: "volumeattachments", singular: "volumeattachment", kind: "VolumeAttachment", namespaced: false, verbs: &["create", "delete", "deletecollection", "get", "list", "patch", "update", "watch"],
-        short_names: &[], categories: &[], storage_prefix: "/registry/volumeattachments/", storage_group: "storage.k8s.io", storage_version: "v1", storage_version_hash: "tJx/ezt6UDU=",
-        message: &storage_v1::VOLUME_ATTACHMENT, preferred_version: "v1", served_by_default: true, feature_gate: "", introduced: "1.13", deprecated: "", removed: "", subresources: &[
-            Subresource { name: "status", kind: "VolumeAttachment", group: "storage.k8s.io", version: "v1", verbs: &["get", "patch", "update"], message: &storage_v1::VOLUME_ATTACHMENT, served_by_default: true },
-    ] },
-    Resource { group: "storage.k8s.io", version: "v1", resource: "volumeattributesclasses", singular: "volumeattributesclass", kind: "VolumeAttributesClass", namespaced: false, verbs: &["create", "delete", "deletecollection", "get", "list", "patch", "update", "watch"],
-        short_names: &["vac"], categories: &[], storage_prefix: "/registry/volumeattributesclasses/", storage_group: "storage.k8s.io", storage_version: "v1", storage_version_hash: "tIjydgKBC5w=",
-        message: &storage_v1::VOLUME_ATTRIBUTES_CLASS, preferred_version: "v1", served_by_default: true, feature_gate: "", introduced: "1.34", deprecated: "", removed: "", subresources: &[
-    ] },
-    Resource { group: "admissionregistration.k8s.io", version: "v1", resource: "mutatingadmissionpolicies", singular: "mutatingadmissionpolicy", kind: "MutatingAdmissionPolicy", namespaced: false, verbs: &["create", "delete", "deletecollection", "get", "list", "patch", "update", "watch"],
-        short_names: &[], categories: &["api-extensions"], storage_prefix: "/registry/mutatingadmissionpolicies/", storage_group: "admissionregistration.k8s.io", storage_version: "v1", storage_version_hash: "mHCkTKpUTrE=",
-        message: &admissionregistration_v1::MUTATING_ADMISSION_POLICY, preferred_version: "v1", served_by_default: true, feature_gate: "", introduced: "1.36", deprecated: "", removed: "", subresources: &[
-    ] },
-    Resource { group: "admissionregistration.k8s.io", version: "v1", resource: "mutatingadmissionpolicybindings", singular: "mutatingadmissionpolicybinding", kind: "MutatingAdmissionPolicyBinding", namespaced: false, verbs: &["create", "delete", "deletecollection", "get", "list", "patch", "update", "watch"],
-        short_names: &[], categories: &["api-extensions"], storage_prefix: "/registry/mutatingadmissionpolicybindings/", storage_group: "admissionregistration.k8s.io", storage_version: "v1", storage_version_hash: "ZKgZT1uTmZ0=",
-        message: &admissionregistration_v1::MUTATING_ADMISSION_POLICY_BINDING, preferred_version: "v1", served_by_default: true, feature_gate: "", introduced: "1.36", deprecated: "", removed: "", subresources: &[
-    ] },
-    Resource { group: "admissionregistration.k8s.io", version: "v1", resource: "mutatingwebhookconfigurations", singular: "mutatingwebhookconfiguration", kind: "MutatingWebhookConfiguration", namespaced: false, verbs: &["create", "delete", "deletecollection", "get", "list", "patch", "update", "watch"],
-        short_names: &[], categories: &["api-extensions"], storage_prefix: "/registry/mutatingwebhookconfigurations/", storage_group: "admissionregistration.k8s.io", storage_version: "v1", storage_version_hash: "Sqi0GUgDaX0=",
-        message: &admissionregistration_v1::MUTATING_WEBHOOK_CONFIGURATION, preferred_version: "v1", served_by_default: true, feature_gate: "", introduced: "1.16", deprecated: "", removed: "", subresources: &[
-    ] },
-    Resource { group: "admissionregistration.k8s.io", version: "v1", resource: "validatingadmissionpolicies", singular: "validatingadmissionpolicy", kind: "ValidatingAdmissionPolicy", namespaced: false, verbs: &["create", "delete", "deletecollection", "get", "list", "patch", "update", "watch"],
-        short_names: &[], categories: &["api-extensions"], storage_prefix: "/registry/validatingadmissionpolicies/", storage_group: "admissionregistration.k8s.io", storage_version: "v1", storage_version_hash: "6OxvlMmQ6is=",
-        message: &admissionregistration_v1::VALIDATING_ADMISSION_POLICY, preferred_version: "v1", served_by_default: true, feature_gate: "", introduced: "1.30", deprecated: "", removed: "", subresources: &[
-            Subresource { name: "status", kind: "ValidatingAdmissionPolicy", group: "admissionregistration.k8s.io", version: "v1", verbs: &["get", "patch", "update"], message: &admissionregistration_v1::VALIDATING_ADMISSION_POLICY, served_by_default: true },
-    ] },
-    Resource { group: "admissionregistration.k8s.io", version: "v1", resource: "validatingadmissionpolicybindings", singular: "validatingadmissionpolicybinding", kind: "ValidatingAdmissionPolicyBinding", namespaced: false, verbs: &["create", "delete", "deletecollection", "get", "list", "patch", "update", "watch"],
-        short_names: &[], categories: &["api-extensions"], storage_prefix: "/registry/validatingadmissionpolicybindings/", storage_group: "admissionregistration.k8s.io", storage_version: "v1", storage_version_hash: "v9715VZqakg=",
-        message: &admissionregistration_v1::VALIDATING_ADMISSION_POLICY_BINDING, preferred_version: "v1", served_by_default: true, feature_gate: "", introduced: "1.30", deprecated: "", removed: "", subresources: &[
-    ] },
-    Resource { group: "admissionregistration.k8s.io", version: "v1", resource: "validatingwebhookconfigurations", singular: "validatingwebhookconfiguration", kind: "ValidatingWebhookConfiguration", namespaced: false, verbs: &["create", "delete", "deletecollection", "get", "list", "patch", "update", "watch"],
-        short_names: &[], categories: &["api-extensions"], storage_prefix: "/registry/validatingwebhookconfigurations/", storage_group: "admissionregistration.k8s.io", storage_version: "v1", storage_version_hash: "B0wHjQmsGNk=",
-        message: &admissionregistration_v1::VALIDATING_WEBHOOK_CONFIGURATION, preferred_version: "v1", served_by_default: true, feature_gate: "", introduced: "1.16", deprecated: "", removed: "", subresources: &[
-    ] },
-    Resource { group: "admissionregistration.k8s.io", version: "v1beta1", resource: "mutatingadmissionpolicies", singular: "mutatingadmissionpolicy", kind: "MutatingAdmissionPolicy", namespaced: false, verbs: &["create", "delete", "deletecollection", "get", "list", "patch", "update", "watch"],
-        short_names: &[], categories: &["api-extensions"], storage_prefix: "/registry/mutatingadmissionpolicies/", storage_group: "admissionregistration.k8s.io", storage_version: "v1", storage_version_hash: "mHCkTKpUTrE=",
-        message: &admissionregistration_v1beta1::MUTATING_ADMISSION_POLICY, preferred_version: "v1", served_by_default: false, feature_gate: "", introduced: "1.34", deprecated: "1.37", removed: "1.40", subresources: &[
-    ] },
-    Resource { group: "admissionregistration.k8s.io", version: "v1beta1", resource: "mutatingadmissionpolicybindings", singular: "mutatingadmissionpolicybinding", kind: "MutatingAdmissionPolicyBinding", namespaced: false, verbs: &["create", "delete", "deletecollection", "get", "list", "patch", "update", "watch"],
-        short_names: &[], categories: &["api-extensions"], storage_prefix: "/registry/mutatingadmissionpolicybindings/", storage_group: "admissionregistration.k8s.io", storage_version: "v1", storage_version_hash: "ZKgZT1uTmZ0=",
-        message: &admissionregistration_v1beta1::MUTATING_ADMISSION_POLICY_BINDING, preferred_version: "v1", served_by_default: false, feature_gate: "", introduced: "1.34", deprecated: "1.37", removed: "1.40", subresources: &[
-    ] },
-    Resource { group: "admissionregistration.k8s.io", version: "v1alpha1", resource: "mutatingadmissionpolicies", singular: "mutatingadmissionpolicy", kind: "MutatingAdmissionPolicy", namespaced: false, verbs: &["create", "delete", "deletecollection", "get", "list", "patch", "update", "watch"],
-        short_names: &[], categories: &["api-extensions"], storage_prefix: "/registry/mutatingadmissionpolicies/", storage_group: "admissionregistration.k8s.io", storage_version: "v1", storage_version_hash: "mHCkTKpUTrE=",
-        message: &admissionregistration_v1alpha1::MUTATING_ADMISSION_POLICY, preferred_version: "v1", served_by_default: false, feature_gate: "", introduced: "1.32", deprecated: "1.35", removed: "1.38", subresources: &[
-    ] },
-    Resource { group: "admissionregistration.k8s.io", version: "v1alpha1", resource: "mutatingadmissionpolicybindings", singular: "mutatingadmissionpolicybinding", kind: "MutatingAdmissionPolicyBinding", namespaced: false, verbs: &["create", "delete", "deletecollection", "get", "list", "patch", "update", "watch"],
-        short_names: &[], categories: &["api-extensions"], storage_prefix: "/registry/mutatingadmissionpolicybindings/", storage_group: "admissionregistration.k8s.io", storage_version: "v1", storage_version_hash: "ZKgZT1uTmZ0=",
-        message: &admissionregistration_v1alpha1::MUTATING_ADMISSION_POLICY_BINDING, preferred_version: "v1", served_by_default: false, feature_gate: "", introduced: "1.32", deprecated: "1.35", removed: "1.38", subresources: &[
-    ] },
-    Resource { group: "apiextensions.k8s.io", version: "v1", resource: "customresourcedefinitions", singular: "customresourcedefinition", kind: "CustomResourceDefinition", namespaced: false, verbs: &["create", "delete", "deletecollection", "get", "list", "patch", "update", "watch"],
-        short_names: &["crd", "crds"], categories: &["api-extensions"], storage_prefix: "/registry/apiextensions.k8s.io/customresourcedefinitions/", storage_group: "apiextensions.k8s.io", storage_version: "v1beta1", storage_version_hash: "jfWCUB31mvA=",
-        message: &apiextensions_v1::CUSTOM_RESOURCE_DEFINITION, preferred_version: "v1", served_by_default: true, feature_gate: "", introduced: "", deprecated: "", removed: "", subresources: &[
-            Subresource { name: "status", kind: "CustomResourceDefinition", group: "apiextensions.k8s.io", version: "v1", verbs: &["get", "patch", "update"], message: &apiextensions_v1::CUSTOM_RESOURCE_DEFINITION, served_by_default: true },
-    ] },
-    Resource { group: "scheduling.k8s.io", version: "v1", resource: "priorityclasses", singular: "priorityclass", kind: "PriorityClass", namespaced: false, verbs: &["create", "delete", "deletecollection", "get", "list", "patch", "update", "watch"],
-        short_names: &["pc"], categories: &[], storage_prefix: "/registry/priorityclasses/", storage_group: "scheduling.k8s.io", storage_version: "v1", storage_version_hash: "1QwjyaZjj3Y=",
-        message: &scheduling_v1::PRIORITY_CLASS, preferred_version: "v1", served_by_default: true, feature_gate: "", introduced: "1.14", deprecated: "", removed: "", subresources: &[
-    ] },
-    Resource { group: "scheduling.k8s.io", version: "v1beta1", resource: "podgroups", singular: "podgroup", kind: "PodGroup", namespaced: true, verbs: &["create", "delete", "deletecollection", "get", "list", "patch", "update", "watch"],
-        short_names: &[], categories: &[], storage_prefix: "/registry/podgroups/", storage_group: "scheduling.k8s.io", storage_version: "v1beta1", storage_version_hash: "QjOl2H5qPs0=",
-        message: &scheduling_v1beta1::POD_GROUP, preferred_version: "v1", served_by_default: false, feature_gate: "GenericWorkload", introduced: "1.37", deprecated: "1.40", removed: "1.43", subresources: &[
-            Subresource { name: "status", kind: "PodGroup", group: "scheduling.k8s.io", version: "v1beta1", verbs: &["get", "patch", "update"], message: &scheduling_v1beta1::POD_GROUP, served_by_default: false },
-    ] },
-    Resource { group: "scheduling.k8s.io", version: "v1beta1", resource: "workloads", singular: "workload", kind: "Workload", namespaced: true, verbs: &["create", "delete", "deletecollection", "get", "list", "patch", "update", "watch"],
-        short_names: &[], categories: &[], storage_prefix: "/registry/workloads/", storage_group: "scheduling.k8s.io", storage_version: "v1beta1", storage_version_hash: "Fgcxusx6IUo=",
-        message: &scheduling_v1beta1::WORKLOAD, preferred_version: "v1", served_by_default: false, feature_gate: "GenericWorkload", introduced: "1.37", deprecated: "1.40", removed: "1.43", subresources: &[
-    ] },
-    Resource { group: "scheduling.k8s.io", version: "v1alpha3", resource: "compositepodgroups", singular: "compositepodgroup", kind: "CompositePodGroup", namespaced: true, verbs: &["create", "delete", "deletecollection", "get", "list", "patch", "update", "watch"],
-        short_names: &[], categories: &[], storage_prefix: "/registry/compositepodgroups/", storage_group: "scheduling.k8s.io", storage_version: "v1alpha3", storage_version_hash: "L+dT284DGFE=",
-        message: &scheduling_v1alpha3::COMPOSITE_POD_GROUP, preferred_version: "v1", served_by_default: false, feature_gate: "CompositePodGroup", introduced: "", deprecated: "", removed: "", subresources: &[
-            Subresource { name: "status", kind: "CompositePodGroup", group: "scheduling.k8s.io", version: "v1alpha3", verbs: &["get", "patch", "update"], message: &scheduling_v1alpha3::COMPOSITE_POD_GROUP, served_by_default: false },
-    ] },
-    Resource { group: "scheduling.k8s.io", version: "v1alpha3", resource: "podgroups", singular: "podgroup", kind: "PodGroup", namespaced: true, verbs: &["create", "delete", "deletecollection", "get", "list", "patch", "update", "watch"],
-        short_names: &[], categories: &[], storage_prefix: "/registry/podgroups/", storage_group: "scheduling.k8s.io", storage_version: "v1beta1", storage_version_hash: "QjOl2H5qPs0=",
-        message: &scheduling_v1alpha3::POD_GROUP, preferred_version: "v1", served_by_default: false, feature_gate: "GenericWorkload", introduced: "", deprecated: "", removed: "", subresources: &[
-            Subresource { name: "status", kind: "PodGroup", group: "scheduling.k8s.io", version: "v1alpha3", verbs: &["get", "patch", "update"], message: &scheduling_v1alpha3::POD_GROUP, served_by_default: false },
-    ] },
-    Resource { group: "scheduling.k8s.io", version: "v1alpha3", resource: "workloads", singular: "workload", kind: "Workload", namespaced: true, verbs: &["create", "delete", "deletecollection", "get", "list", "patch", "update", "watch"],
-        short_names: &[], categories: &[], storage_prefix: "/registry/workloads/", storage_group: "scheduling.k8s.io", storage_version: "v1beta1", storage_version_hash: "Fgcxusx6IUo=",
-        message: &scheduling_v1alpha3::WORKLOAD, preferred_version: "v1", served_by_default: false, feature_gate: "GenericWorkload", introduced: "", deprecated: "", removed: "", subresources: &[
-    ] },
-    Resource { group: "coordination.k8s.io", version: "v1", resource: "leases", singular: "lease", kind: "Lease", namespaced: true, verbs: &["create", "delete", "deletecollection", "get", "list", "patch", "update", "watch"],
-        short_names: &[], categories: &[], storage_prefix: "/registry/leases/", storage_group: "coordination.k8s.io", storage_version: "v1", storage_version_hash: "gqkMMb/YqFM=",
-        message: &coordination_v1::LEASE, preferred_version: "v1", served_by_default: true, feature_gate: "", introduced: "1.14", deprecated: "", removed: "", subresources: &[
-    ] },
-    Resource { group: "coordination.k8s.io", version: "v1beta1", resource: "leasecandidates", singular: "leasecandidate", kind: "LeaseCandidate", namespaced: true, verbs: &["create", "delete", "deletecollection", "get", "list", "patch", "update", "watch"],
-        short_names: &[], categories: &[], storage_prefix: "/registry/leasecandidates/", storage_group: "coordination.k8s.io", storage_version: "v1beta1", storage_version_hash: "lvME0iHWE20=",
-        message: &coordination_v1beta1::LEASE_CANDIDATE, preferred_version: "v1", served_by_default: false, feature_gate: "", introduced: "1.33", deprecated: "1.36", removed: "1.39", subresources: &[
-    ] },
-    Resource { group: "coordination.k8s.io", version: "v1alpha2", resource: "leasecandidates", singular: "leasecandidate", kind: "LeaseCandidate", namespaced: true, verbs: &["create", "delete", "deletecollection", "get", "list", "patch", "update", "watch"],
-        short_names: &[], categories: &[], storage_prefix: "/registry/leasecandidates/", storage_group: "coordination.k8s.io", storage_version: "v1beta1", storage_version_hash: "lvME0iHWE20=",
-        message: &coordination_v1alpha2::LEASE_CANDIDATE, preferred_version: "v1", served_by_default: false, feature_gate: "", introduced: "1.32", deprecated: "1.35", removed: "1.38", subresources: &[
-    ] },
-    Resource { group: "node.k8s.io", version: "v1", resource: "runtimeclasses", singular: "runtimeclass", kind: "RuntimeClass", namespaced: false, verbs: &["create", "delete", "deletecollection", "get", "list", "patch", "update", "watch"],
-        short_names: &[], categories: &[], storage_prefix: "/registry/runtimeclasses/", storage_group: "node.k8s.io", storage_version: "v1", storage_version_hash: "WQTu1GL3T2Q=",
-        message: &node_v1::RUNTIME_CLASS, preferred_version: "v1", served_by_default: true, feature_gate: "", introduced: "1.20", deprecated: "", removed: "", subresources: &[
-    ] },
-    Resource { group: "discovery.k8s.io", version: "v1", resource: "endpointslices", singular: "endpointslice", kind: "EndpointSlice", namespaced: true, verbs: &["create", "delete", "deletecollection", "get", "list", "patch", "update", "watch"],
-        short_names: &[], categories: &[], storage_prefix: "/registry/endpointslices/", storage_group: "discovery.k8s.io", storage_version: "v1", storage_version_hash: "qgS0xkrxYAI=",
-        message: &discovery_v1::ENDPOINT_SLICE, preferred_version: "v1", served_by_default: true, feature_gate: "", introduced: "1.21", deprecated: "", removed: "", subresources: &[
-    ] },
-    Resource { group: "resource.k8s.io", version: "v1", resource: "deviceclasses", singular: "deviceclass", kind: "DeviceClass", namespaced: false, verbs: &["create", "delete", "deletecollection", "get", "list", "patch", "update", "watch"],
-        short_names: &[], categories: &[], storage_prefix: "/registry/deviceclasses/", storage_group: "resource.k8s.io", storage_version: "v1", storage_version_hash: "Yk2PTc1Ybxk=",
-        message: &resource_v1::DEVICE_CLASS, preferred_version: "v1", served_by_default: true, feature_gate: "", introduced: "1.34", deprecated: "", removed: "", subresources: &[
-    ] },
-    Resource { group: "resource.k8s.io", version: "v1", resource: "devicetaintrules", singular: "devicetaintrule", kind: "DeviceTaintRule", namespaced: false, verbs: &["create", "delete", "deletecollection", "get", "list", "patch", "update", "watch"],
-        short_names: &[], categories: &[], storage_prefix: "/registry/devicetaintrules/", storage_group: "resource.k8s.io", storage_version: "v1beta2", storage_version_hash: "i+85+TcIKpA=",
-        message: &resource_v1::DEVICE_TAINT_RULE, preferred_version: "v1", served_by_default: true, feature_gate: "", introduced: "1.37", deprecated: "", removed: "", subresources: &[
-            Subresource { name: "status", kind: "DeviceTaintRule", group: "resource.k8s.io", version: "v1", verbs: &["get", "patch", "update"], message: &resource_v1::DEVICE_TAINT_RULE, served_by_default: true },
-    ] },
-    Resource { group: "resource.k8s.io", version: "v1", resource: "resourceclaims", singular: "resourceclaim", kind: "ResourceClaim", namespaced: true, verbs: &["create", "delete", "deletecollection", "get", "list", "patch", "update", "watch"],
-        short_names: &[], categories: &[], storage_prefix: "/registry/resourceclaims/", storage_group: "resource.k8s.io", storage_version: "v1", storage_version_hash: "wgAZaHcZxUg=",
-        message: &resource_v1::RESOURCE_CLAIM, preferred_version: "v1", served_by_default: true, feature_gate: "", introduced: "1.34", deprecated: "", removed: "", subresources: &[
-            Subresource { name: "status", kind: "ResourceClaim", group: "resource.k8s.io", version: "v1", verbs: &["get", "patch", "update"], message: &resource_v1::RESOURCE_CLAIM, served_by_default: true },
-    ] },
-    Resource { group: "resource.k8s.io", version: "v1", resource: "resourceclaimtemplates", singular: "resourceclaimtemplate", kind: "ResourceClaimTemplate", namespaced: true, verbs: &["create", "delete", "deletecollection", "get", "list", "patch", "update", "watch"],
-        short_names: &[], categories: &[], storage_prefix: "/registry/resourceclaimtemplates/", storage_group: "resource.k8s.io", storage_version: "v1", storage_version_hash: "TuzjC49aUfM=",
-        message: &resource_v1::RESOURCE_CLAIM_TEMPLATE, preferred_version: "v1", served_by_default: true, feature_gate: "", introduced: "1.34", deprecated: "", removed: "", subresources: &[
-    ] },
-    Resource { group: "resource.k8s.io", version: "v1", resource: "resourceslices", singular: "resourceslice", kind: "ResourceSlice", namespaced: false, verbs: &["create", "delete", "deletecollection", "get", "list", "patch", "update", "watch"],
-        short_names: &[], categories: &[], storage_prefix: "/registry/resourceslices/", storage_group: "resource.k8s.io", storage_version: "v1", storage_version_hash: "KsC072WgaEY=",
-        message: &resource_v1::RESOURCE_SLICE, preferred_version: "v1", served_by_default: true, feature_gate: "", introduced: "1.34", deprecated: "", removed: "", subresources: &[
-    ] },
-    Resource { group: "resource.k8s.io", version: "v1beta2", resource: "deviceclasses", singular: "deviceclass", kind: "DeviceClass", namespaced: false, verbs: &["create", "delete", "deletecollection", "get", "list", "patch", "update", "watch"],
-        short_names: &[], categories: &[], storage_prefix: "/registry/deviceclasses/", storage_group: "resource.k8s.io", storage_version: "v1", storage_version_hash: "Yk2PTc1Ybxk=",
-        message: &resource_v1beta2::DEVICE_CLASS, preferred_version: "v1", served_by_default: false, feature_gate: "", introduced: "1.33", deprecated: "1.36", removed: "1.39", subresources: &[
-    ] },
-    Resource { group: "resource.k8s.io", version: "v1beta2", resource: "devicetaintrules", singular: "devicetaintrule", kind: "DeviceTaintRule", namespaced: false, verbs: &["create", "delete", "deletecollection", "get", "list", "patch", "update", "watch"],
-        short_names: &[], categories: &[], storage_prefix: "/registry/devicetaintrules/", storage_group: "resource.k8s.io", storage_version: "v1beta2", storage_version_hash: "i+85+TcIKpA=",
-        message: &resource_v1beta2::DEVICE_TAINT_RULE, preferred_version: "v1", served_by_default: false, feature_gate: "", introduced: "1.36", deprecated: "1.39", removed: "1.42", subresources: &[
-            Subresource { name: "status", kind: "DeviceTaintRule", group: "resource.k8s.io", version: "v1beta2", verbs: &["get", "patch", "update"], message: &resource_v1beta2::DEVICE_TAINT_RULE, served_by_default: false },
-    ] },
-    Resource { group: "resource.k8s.io", version: "v1beta2", resource: "resourceclaims", singular: "resourceclaim", kind: "ResourceClaim", namespaced: true, verbs: &["create", "delete", "deletecollection", "get", "list", "patch", "update", "watch"],
-        short_names: &[], categories: &[], storage_prefix: "/registry/resourceclaims/", storage_group: "resource.k8s.io", storage_version: "v1", storage_version_hash: "wgAZaHcZxUg=",
-        message: &resource_v1beta2::RESOURCE_CLAIM, preferred_version: "v1", served_by_default: false, feature_gate: "", introduced: "1.33", deprecated: "1.36", removed: "1.39", subresources: &[
-            Subresource { name: "status", kind: "ResourceClaim", group: "resource.k8s.io", version: "v1beta2", verbs: &["get", "patch", "update"], message: &resource_v1beta2::RESOURCE_CLAIM, served_by_default: false },
-    ] },
-    Resource { group: "resource.k8s.io", version: "v1beta2", resource: "resourceclaimtemplates", singular: "resourceclaimtemplate", kind: "ResourceClaimTemplate", namespaced: true, verbs: &["create", "delete", "deletecollection", "get", "list", "patch", "update", "watch"],
-        short_names: &[], categories: &[], storage_prefix: "/registry/resourceclaimtemplates/", storage_group: "resource.k8s.io", storage_version: "v1", storage_version_hash: "TuzjC49aUfM=",
-        message: &resource_v1beta2::RESOURCE_CLAIM_TEMPLATE, preferred_version: "v1", served_by_default: false, feature_gate: "", introduced: "1.33", deprecated: "1.36", removed: "1.39", subresources: &[
-    ] },
-    Resource { group: "resource.k8s.io", version: "v1beta2", resource: "resourceslices", singular: "resourceslice", kind: "ResourceSlice", namespaced: false, verbs: &["create", "delete", "deletecollection", "get", "list", "patch", "update", "watch"],
-        short_names: &[], categories: &[], storage_prefix: "/registry/resourceslices/", storage_group: "resource.k8s.io", storage_version: "v1", storage_version_hash: "KsC072WgaEY=",
-        message: &resource_v1beta2::RESOURCE_SLICE, preferred_version: "v1", served_by_default: false, feature_gate: "", introduced: "1.33", deprecated: "1.36", removed: "1.39", subresources: &[
-    ] },
-    Resource { group: "resource.k8s.io", version: "v1beta1", resource: "deviceclasses", singular: "deviceclass", kind: "DeviceClass", namespaced: false, verbs: &["create", "delete", "deletecollection", "get", "list", "patch", "update", "watch"],
-        short_names: &[], categories: &[], storage_prefix: "/registry/deviceclasses/", storage_group: "resource.k8s.io", storage_version: "v1", storage_version_hash: "Yk2PTc1Ybxk=",
-        message: &resource_v1beta1::DEVICE_CLASS, preferred_version: "v1", served_by_default: false, feature_gate: "", introduced: "1.32", deprecated: "1.35", removed: "1.38", subresources: &[
-    ] },
-    Resource { group: "resource.k8s.io", version: "v1beta1", resource: "resourceclaims", singular: "resourceclaim", kind: "ResourceClaim", namespaced: true, verbs: &["create", "delete", "deletecollection", "get", "list", "patch", "update", "watch"],
-        short_names: &[], categories: &[], storage_prefix: "/registry/resourceclaims/", storage_group: "resource.k8s.io", storage_version: "v1", storage_version_hash: "wgAZaHcZxUg=",
-        message: &resource_v1beta1::RESOURCE_CLAIM, preferred_version: "v1", served_by_default: false, feature_gate: "", introduced: "1.32", deprecated: "1.35", removed: "1.38", subresources: &[
-            Subresource { name: "status", kind: "ResourceClaim", group: "resource.k8s.io", version: "v1beta1", verbs: &["get", "patch", "update"], message: &resource_v1beta1::RESOURCE_CLAIM, served_by_default: false },
-    ] },
-    Resource { group: "resource.k8s.io", version: "v1beta1", resource: "resourceclaimtemplates", singular: "resourceclaimtemplate", kind: "ResourceClaimTemplate", namespaced: true, verbs: &["create", "delete", "deletecollection", "get", "list", "patch", "update", "watch"],
-        short_names: &[], categories: &[], storage_prefix: "/registry/resourceclaimtemplates/", storage_group: "resource.k8s.io", storage_version: "v1", storage_version_hash: "TuzjC49aUfM=",
-        message: &resource_v1beta1::RESOURCE_CLAIM_TEMPLATE, preferred_version: "v1", served_by_default: false, feature_gate: "", introduced: "1.32", deprecated: "1.35", removed: "1.38", subresources: &[
-    ] },
-    Resource { group: "resource.k8s.io", version: "v1beta1", resource: "resourceslices", singular: "resourceslice", kind: "ResourceSlice", namespaced: false, verbs: &["create", "delete", "deletecollection", "get", "list", "patch", "update", "watch"],
-        short_names: &[], categories: &[], storage_prefix: "/registry/resourceslices/", storage_group: "resource.k8s.io", storage_version: "v1", storage_version_hash: "KsC072WgaEY=",
-        message: &resource_v1beta1::RESOURCE_SLICE, preferred_version: "v1", served_by_default: false, feature_gate: "", introduced: "1.32", deprecated: "1.35", removed: "1.38", subresources: &[
-    ] },
-    Resource { group: "resource.k8s.io", version: "v1alpha3", resource: "devicetaintrules", singular: "devicetaintrule", kind: "DeviceTaintRule", namespaced: false, verbs: &["create", "delete", "deletecollection", "get", "list", "patch", "update", "watch"],
-        short_names: &[], categories: &[], storage_prefix: "/registry/devicetaintrules/", storage_group: "resource.k8s.io", storage_version: "v1beta2", storage_version_hash: "i+85+TcIKpA=",
-        message: &resource_v1alpha3::DEVICE_TAINT_RULE, preferred_version: "v1", served_by_default: false, feature_gate: "", introduced: "1.33", deprecated: "1.36", removed: "1.39", subresources: &[
-            Subresource { name: "status", kind: "DeviceTaintRule", group: "resource.k8s.io", version: "v1alpha3", verbs: &["get", "patch", "update"], message: &resource_v1alpha3::DEVICE_TAINT_RULE, served_by_default: false },
-    ] },
-    Resource { group: "resource.k8s.io", version: "v1alpha3", resource: "resourcepoolstatusrequests", singular: "resourcepoolstatusrequest", kind: "ResourcePoolStatusRequest", namespaced: false, verbs: &["create", "delete", "deletecollection", "get", "list", "patch", "update", "watch"],
-        short_names: &[], categories: &[], storage_prefix: "/registry/resourcepoolstatusrequests/", storage_group: "resource.k8s.io", storage_version: "v1alpha3", storage_version_hash: "iy583CtMwdY=",
-        message: &resource_v1alpha3::RESOURCE_POOL_STATUS_REQUEST, preferred_version: "v1", served_by_default: false, feature_gate: "", introduced: "1.36", deprecated: "1.39", removed: "1.42", subresources: &[
-            Subresource { name: "status", kind: "ResourcePoolStatusRequest", group: "resource.k8s.io", version: "v1alpha3", verbs: &["get", "patch", "update"], message: &resource_v1alpha3::RESOURCE_POOL_STATUS_REQUEST, served_by_default: false },
-    ] },
-    Resource { group: "flowcontrol.apiserver.k8s.io", version: "v1", resource: "flowschemas", singular: "flowschema", kind: "FlowSchema", namespaced: false, verbs: &["create", "delete", "deletecollection", "get", "list", "patch", "update", "watch"],
-        short_names: &[], categories: &[], storage_prefix: "/registry/flowschemas/", storage_group: "flowcontrol.apiserver.k8s.io", storage_version: "v1", storage_version_hash: "GJVAJZSZBIw=",
-        message: &flowcontrol_v1::FLOW_SCHEMA, preferred_version: "v1", served_by_default: true, feature_gate: "", introduced: "1.29", deprecated: "", removed: "", subresources: &[
-            Subresource { name: "status", kind: "FlowSchema", group: "flowcontrol.apiserver.k8s.io", version: "v1", verbs: &["get", "patch", "update"], message: &flowcontrol_v1::FLOW_SCHEMA, served_by_default: true },
-    ] },
-    Resource { group: "flowcontrol.apiserver.k8s.io", version: "v1", resource: "prioritylevelconfigurations", singular: "prioritylevelconfiguration", kind: "PriorityLevelConfiguration", namespaced: false, verbs: &["create", "delete", "deletecollection", "get", "list", "patch", "update", "watch"],
-        short_names: &[], categories: &[], storage_prefix: "/registry/prioritylevelconfigurations/", storage_group: "flowcontrol.apiserver.k8s.io", storage_version: "v1", storage_version_hash: "Kir5PVfvNeI=",
-        message: &flowcontrol_v1::PRIORITY_LEVEL_CONFIGURATION, preferred_version: "v1", served_by_default: true, feature_gate: "", introduced: "1.29", deprecated: "", removed: "", subresources: &[
-            Subresource { name: "status", kind: "PriorityLevelConfiguration", group: "flowcontrol.apiserver.k8s.io", version: "v1", verbs: &["get", "patch", "update"], message: &flowcontrol_v1::PRIORITY_LEVEL_CONFIGURATION, served_by_default: true },
-    ] },
-    Resource { group: "internal.apiserver.k8s.io", version: "v1alpha1", resource: "storageversions", singular: "storageversion", kind: "StorageVersion", namespaced: false, verbs: &["create", "delete", "deletecollection", "get", "list", "patch", "update", "watch"],
-        short_names: &[], categories: &[], storage_prefix: "/registry/storageversions/", storage_group: "internal.apiserver.k8s.io", storage_version: "v1alpha1", storage_version_hash: "c8YZt5U0nPk=",
-        message: &apiserverinternal_v1alpha1::STORAGE_VERSION, preferred_version: "v1alpha1", served_by_default: false, feature_gate: "", introduced: "", deprecated: "", removed: "", subresources: &[
-            Subresource { name: "status", kind: "StorageVersion", group: "internal.apiserver.k8s.io", version: "v1alpha1", verbs: &["get", "patch", "update"], message: &apiserverinternal_v1alpha1::STORAGE_VERSION, served_by_default: false },
-    ] },
-    Resource { group: "storagemigration.k8s.io", version: "v1", resource: "storageversionmigrations", singular: "storageversionmigration", kind: "StorageVersionMigration", namespaced: false, verbs: &["create", "delete", "deletecollection", "get", "list", "patch", "update", "watch"],
-        short_names: &[], categories: &[], storage_prefix: "/registry/storageversionmigrations/", storage_group: "storagemigration.k8s.io", storage_version: "v1beta1", storage_version_hash: "pCjmmKOkLy4=",
-        message: &storagemigration_v1::STORAGE_VERSION_MIGRATION, preferred_version: "v1", served_by_default: true, feature_gate: "StorageVersionMigrator", introduced: "1.37", deprecated: "", removed: "", subresources: &[
-            Subresource { name: "status", kind: "StorageVersionMigration", group: "storagemigration.k8s.io", version: "v1", verbs: &["get", "patch", "update"], message: &storagemigration_v1::STORAGE_VERSION_MIGRATION, served_by_default: true },
-    ] },
-    Resource { group: "storagemigration.k8s.io", version: "v1beta1", resource: "storageversionmigrations", singular: "storageversionmigration", kind: "StorageVersionMigration", namespaced: false, verbs: &["create", "delete", "deletecollection", "get", "list", "patch", "update", "watch"],
-        short_names: &[], categories: &[], storage_prefix: "/registry/storageversionmigrations/", storage_group: "storagemigration.k8s.io", storage_version: "v1beta1", storage_version_hash: "pCjmmKOkLy4=",
-        message: &storagemigration_v1beta1::STORAGE_VERSION_MIGRATION, preferred_version: "v1", served_by_default: false, feature_gate: "StorageVersionMigrator", introduced: "1.35", deprecated: "1.37", removed: "1.40", subresources: &[
-            Subresource { name: "status", kind: "StorageVersionMigration", group: "storagemigration.k8s.io", version: "v1beta1", verbs: &["get", "patch", "update"], message: &storagemigration_v1beta1::STORAGE_VERSION_MIGRATION, served_by_default: false },
-    ] },
-    Resource { group: "lifecycle.k8s.io", version: "v1alpha1", resource: "evictionrequests", singular: "evictionrequest", kind: "EvictionRequest", namespaced: true, verbs: &["create", "delete", "deletecollection", "get", "list", "patch", "update", "watch"],
-        short_names: &[], categories: &[], storage_prefix: "/registry/evictionrequests/", storage_group: "lifecycle.k8s.io", storage_version: "v1alpha1", storage_version_hash: "0sGDWzI0u0Q=",
-        message: &lifecycle_v1alpha1::EVICTION_REQUEST, preferred_version: "v1alpha1", served_by_default: false, feature_gate: "EvictionRequestAPI", introduced: "1.37", deprecated: "1.40", removed: "1.43", subresources: &[
-            Subresource { name: "status", kind: "EvictionRequest", group: "lifecycle.k8s.io", version: "v1alpha1", verbs: &["get", "patch", "update"], message: &lifecycle_v1alpha1::EVICTION_REQUEST, served_by_default: false },
-    ] },
-    Resource { group: "lifecycle.k8s.io", version: "v1alpha1", resource: "evictions", singular: "eviction", kind: "Eviction", namespaced: true, verbs: &["create", "delete", "deletecollection", "get", "list", "patch", "update", "watch"],
-        short_names: &[], categories: &[], storage_prefix: "/registry/evictions/", storage_group: "lifecycle.k8s.io", storage_version: "v1alpha1", storage_version_hash: "Un48RuLRFt0=",
-        message: &lifecycle_v1alpha1::EVICTION, preferred_version: "v1alpha1", served_by_default: false, feature_gate: "EvictionRequestAPI", introduced: "1.37", deprecated: "1.40", removed: "1.43", subresources: &[
-            Subresource { name: "status", kind: "Eviction", group: "lifecycle.k8s.io", version: "v1alpha1", verbs: &["get", "patch", "update"], message: &lifecycle_v1alpha1::EVICTION, served_by_default: false },
-    ] },
+    Resource { group: t(""), version: t("v1"), resource: t("bindings"), singular: t("binding"), kind: t("Binding"), list_kind: t("BindingList"), namespaced: true, verbs: &["create"],
+        short_names: List::Static(&[]), categories: List::Static(&[]), storage_prefix: t(""), storage_group: t(""), storage_version: t(""), storage_version_hash: t(""),
+        message: Some(&core_v1::BINDING), preferred_version: t("v1"), served_by_default: true, feature_gate: "", introduced: "1.0", deprecated: "", removed: "", subresources: List::Static(&[
+    ]) },
+    Resource { group: t(""), version: t("v1"), resource: t("componentstatuses"), singular: t("componentstatus"), kind: t("ComponentStatus"), list_kind: t("ComponentStatusList"), namespaced: false, verbs: &["get", "list"],
+        short_names: List::Static(&[t("cs")]), categories: List::Static(&[]), storage_prefix: t(""), storage_group: t(""), storage_version: t(""), storage_version_hash: t(""),
+        message: Some(&core_v1::COMPONENT_STATUS), preferred_version: t("v1"), served_by_default: true, feature_gate: "", introduced: "", deprecated: "", removed: "", subresources: List::Static(&[
+    ]) },
+    Resource { group: t(""), version: t("v1"), resource: t("configmaps"), singular: t("configmap"), kind: t("ConfigMap"), list_kind: t("ConfigMapList"), namespaced: true, verbs: &["create", "delete", "deletecollection", "get", "list", "patch", "update", "watch"],
+        short_names: List::Static(&[t("cm")]), categories: List::Static(&[]), storage_prefix: t("/registry/configmaps/"), storage_group: t(""), storage_version: t("v1"), storage_version_hash: t("qFsyl6wFWjQ="),
+        message: Some(&core_v1::CONFIG_MAP), preferred_version: t("v1"), served_by_default: true, feature_gate: "", introduced: "1.2", deprecated: "", removed: "", subresources: List::Static(&[
+    ]) },
+    Resource { group: t(""), version: t("v1"), resource: t("endpoints"), singular: t("endpoints"), kind: t("Endpoints"), list_kind: t("EndpointsList"), namespaced: true, verbs: &["create", "delete", "deletecollection", "get", "list", "patch", "update", "watch"],
+        short_names: List::Static(&[t("ep")]), categories: List::Static(&[]), storage_prefix: t("/registry/services/endpoints/"), storage_group: t(""), storage_version: t("v1"), storage_version_hash: t("fWeeMqaN/OA="),
+        message: Some(&core_v1::ENDPOINTS), preferred_version: t("v1"), served_by_default: true, feature_gate: "", introduced: "1.0", deprecated: "", removed: "", subresources: List::Static(&[
+    ]) },
+    Resource { group: t(""), version: t("v1"), resource: t("events"), singular: t("event"), kind: t("Event"), list_kind: t("EventList"), namespaced: true, verbs: &["create", "delete", "deletecollection", "get", "list", "patch", "update", "watch"],
+        short_names: List::Static(&[t("ev")]), categories: List::Static(&[]), storage_prefix: t("/registry/events/"), storage_group: t(""), storage_version: t("v1"), storage_version_hash: t("r2yiGXH7wu8="),
+        message: Some(&core_v1::EVENT), preferred_version: t("v1"), served_by_default: true, feature_gate: "", introduced: "1.0", deprecated: "", removed: "", subresources: List::Static(&[
+    ]) },
+    Resource { group: t(""), version: t("v1"), resource: t("limitranges"), singular: t("limitrange"), kind: t("LimitRange"), list_kind: t("LimitRangeList"), namespaced: true, verbs: &["create", "delete", "deletecollection", "get", "list", "patch", "update", "watch"],
+        short_names: List::Static(&[t("limits")]), categories: List::Static(&[]), storage_prefix: t("/registry/limitranges/"), storage_group: t(""), storage_version: t("v1"), storage_version_hash: t("EBKMFVe6cwo="),
+        message: Some(&core_v1::LIMIT_RANGE), preferred_version: t("v1"), served_by_default: true, feature_gate: "", introduced: "1.0", deprecated: "", removed: "", subresources: List::Static(&[
+    ]) },
+    Resource { group: t(""), version: t("v1"), resource: t("namespaces"), singular: t("namespace"), kind: t("Namespace"), list_kind: t("NamespaceList"), namespaced: false, verbs: &["create", "delete", "get", "list", "patch", "update", "watch"],
+        short_names: List::Static(&[t("ns")]), categories: List::Static(&[]), storage_prefix: t("/registry/namespaces/"), storage_group: t(""), storage_version: t("v1"), storage_version_hash: t("Q3oi5N2YM8M="),
+        message: Some(&core_v1::NAMESPACE), preferred_version: t("v1"), served_by_default: true, feature_gate: "", introduced: "1.0", deprecated: "", removed: "", subresources: List::Static(&[
+            Subresource { name: "finalize", kind: t("Namespace"), group: t(""), version: t("v1"), verbs: &["update"], message: Some(&core_v1::NAMESPACE), served_by_default: true },
+            Subresource { name: "status", kind: t("Namespace"), group: t(""), version: t("v1"), verbs: &["get", "patch", "update"], message: Some(&core_v1::NAMESPACE), served_by_default: true },
+    ]) },
+    Resource { group: t(""), version: t("v1"), resource: t("nodes"), singular: t("node"), kind: t("Node"), list_kind: t("NodeList"), namespaced: false, verbs: &["create", "delete", "deletecollection", "get", "list", "patch", "update", "watch"],
+        short_names: List::Static(&[t("no")]), categories: List::Static(&[]), storage_prefix: t("/registry/minions/"), storage_group: t(""), storage_version: t("v1"), storage_version_hash: t("XwShjMxG9Fs="),
+        message: Some(&core_v1::NODE), preferred_version: t("v1"), served_by_default: true, feature_gate: "", introduced: "1.0", deprecated: "", removed: "", subresources: List::Static(&[
+            Subresource { name: "proxy", kind: t("NodeProxyOptions"), group: t(""), version: t("v1"), verbs: &["create", "delete", "get", "patch", "update"], message: Some(&core_v1::NODE_PROXY_OPTIONS), served_by_default: true },
+            Subresource { name: "status", kind: t("Node"), group: t(""), version: t("v1"), verbs: &["get", "patch", "update"], message: Some(&core_v1::NODE), served_by_default: true },
+    ]) },
+    Resource { group: t(""), version: t("v1"), resource: t("persistentvolumeclaims"), singular: t("persistentvolumeclaim"), kind: t("PersistentVolumeClaim"), list_kind: t("PersistentVolumeClaimList"), namespaced: true, verbs: &["create", "delete", "deletecollection", "get", "list", "patch", "update", "watch"],
+        short_names: List::Static(&[t("pvc")]), categories: List::Static(&[]), storage_prefix: t("/registry/persistentvolumeclaims/"), storage_group: t(""), storage_version: t("v1"), storage_version_hash: t("QWTyNDq0dC4="),
+        message: Some(&core_v1::PERSISTENT_VOLUME_CLAIM), preferred_version: t("v1"), served_by_default: true, feature_gate: "", introduced: "1.0", deprecated: "", removed: "", subresources: List::Static(&[
+            Subresource { name: "status", kind: t("PersistentVolumeClaim"), group: t(""), version: t("v1"), verbs: &["get", "patch", "update"], message: Some(&core_v1::PERSISTENT_VOLUME_CLAIM), served_by_default: true },
+    ]) },
+    Resource { group: t(""), version: t("v1"), resource: t("persistentvolumes"), singular: t("persistentvolume"), kind: t("PersistentVolume"), list_kind: t("PersistentVolumeList"), namespaced: false, verbs: &["create", "delete", "deletecollection", "get", "list", "patch", "update", "watch"],
+        short_names: List::Static(&[t("pv")]), categories: List::Static(&[]), storage_prefix: t("/registry/persistentvolumes/"), storage_group: t(""), storage_version: t("v1"), storage_version_hash: t("HN/zwEC+JgM="),
+        message: Some(&core_v1::PERSISTENT_VOLUME), preferred_version: t("v1"), served_by_default: true, feature_gate: "", introduced: "1.0", deprecated: "", removed: "", subresources: List::Static(&[
+            Subresource { name: "status", kind: t("PersistentVolume"), group: t(""), version: t("v1"), verbs: &["get", "patch", "update"], message: Some(&core_v1::PERSISTENT_VOLUME), served_by_default: true },
+    ]) },
+    Resource { group: t(""), version: t("v1"), resource: t("pods"), singular: t("pod"), kind: t("Pod"), list_kind: t("PodList"), namespaced: true, verbs: &["create", "delete", "deletecollection", "get", "list", "patch", "update", "watch"],
+        short_names: List::Static(&[t("po")]), categories: List::Static(&[t("all")]), storage_prefix: t("/registry/pods/"), storage_group: t(""), storage_version: t("v1"), storage_version_hash: t("xPOwRZ+Yhw8="),
+        message: Some(&core_v1::POD), preferred_version: t("v1"), served_by_default: true, feature_gate: "", introduced: "1.0", deprecated: "", removed: "", subresources: List::Static(&[
+            Subresource { name: "attach", kind: t("PodAttachOptions"), group: t(""), version: t("v1"), verbs: &["create", "get"], message: Some(&core_v1::POD_ATTACH_OPTIONS), served_by_default: true },
+            Subresource { name: "binding", kind: t("Binding"), group: t(""), version: t("v1"), verbs: &["create"], message: Some(&core_v1::BINDING), served_by_default: true },
+            Subresource { name: "ephemeralcontainers", kind: t("Pod"), group: t(""), version: t("v1"), verbs: &["get", "patch", "update"], message: Some(&core_v1::POD), served_by_default: true },
+            Subresource { name: "eviction", kind: t("Eviction"), group: t("policy"), version: t("v1"), verbs: &["create"], message: Some(&policy_v1::EVICTION), served_by_default: true },
+            Subresource { name: "exec", kind: t("PodExecOptions"), group: t(""), version: t("v1"), verbs: &["create", "get"], message: Some(&core_v1::POD_EXEC_OPTIONS), served_by_default: true },
+            Subresource { name: "log", kind: t("Pod"), group: t(""), version: t("v1"), verbs: &["get"], message: Some(&core_v1::POD), served_by_default: true },
+            Subresource { name: "portforward", kind: t("PodPortForwardOptions"), group: t(""), version: t("v1"), verbs: &["create", "get"], message: Some(&core_v1::POD_PORT_FORWARD_OPTIONS), served_by_default: true },
+            Subresource { name: "proxy", kind: t("PodProxyOptions"), group: t(""), version: t("v1"), verbs: &["create", "delete", "get", "patch", "update"], message: Some(&core_v1::POD_PROXY_OPTIONS), served_by_default: true },
+            Subresource { name: "resize", kind: t("Pod"), group: t(""), version: t("v1"), verbs: &["get", "patch", "update"], message: Some(&core_v1::POD), served_by_default: true },
+            Subresource { name: "status", kind: t("Pod"), group: t(""), version: t("v1"), verbs: &["get", "patch", "update"], message: Some(&core_v1::POD), served_by_default: true },
+    ]) },
+    Resource { group: t(""), version: t("v1"), resource: t("podtemplates"), singular: t("podtemplate"), kind: t("PodTemplate"), list_kind: t("PodTemplateList"), namespaced: true, verbs: &["create", "delete", "deletecollection", "get", "list", "patch", "update", "watch"],
+        short_names: List::Static(&[]), categories: List::Static(&[]), storage_prefix: t("/registry/podtemplates/"), storage_group: t(""), storage_version: t("v1"), storage_version_hash: t("LIXB2x4IFpk="),
+        message: Some(&core_v1::POD_TEMPLATE), preferred_version: t("v1"), served_by_default: true, feature_gate: "", introduced: "1.0", deprecated: "", removed: "", subresources: List::Static(&[
+    ]) },
+    Resource { group: t(""), version: t("v1"), resource: t("replicationcontrollers"), singular: t("replicationcontroller"), kind: t("ReplicationController"), list_kind: t("ReplicationControllerList"), namespaced: true, verbs: &["create", "delete", "deletecollection", "get", "list", "patch", "update", "watch"],
+        short_names: List::Static(&[t("rc")]), categories: List::Static(&[t("all")]), storage_prefix: t("/registry/controllers/"), storage_group: t(""), storage_version: t("v1"), storage_version_hash: t("Jond2If31h0="),
+        message: Some(&core_v1::REPLICATION_CONTROLLER), preferred_version: t("v1"), served_by_default: true, feature_gate: "", introduced: "1.0", deprecated: "", removed: "", subresources: List::Static(&[
+            Subresource { name: "scale", kind: t("Scale"), group: t("autoscaling"), version: t("v1"), verbs: &["get", "patch", "update"], message: Some(&autoscaling_v1::SCALE), served_by_default: true },
+            Subresource { name: "status", kind: t("ReplicationController"), group: t(""), version: t("v1"), verbs: &["get", "patch", "update"], message: Some(&core_v1::REPLICATION_CONTROLLER), served_by_default: true },
+    ]) },
+    Resource { group: t(""), version: t("v1"), resource: t("resourcequotas"), singular: t("resourcequota"), kind: t("ResourceQuota"), list_kind: t("ResourceQuotaList"), namespaced: true, verbs: &["create", "delete", "deletecollection", "get", "list", "patch", "update", "watch"],
+        short_names: List::Static(&[t("quota")]), categories: List::Static(&[]), storage_prefix: t("/registry/resourcequotas/"), storage_group: t(""), storage_version: t("v1"), storage_version_hash: t("8uhSgffRX6w="),
+        message: Some(&core_v1::RESOURCE_QUOTA), preferred_version: t("v1"), served_by_default: true, feature_gate: "", introduced: "1.0", deprecated: "", removed: "", subresources: List::Static(&[
+            Subresource { name: "status", kind: t("ResourceQuota"), group: t(""), version: t("v1"), verbs: &["get", "patch", "update"], message: Some(&core_v1::RESOURCE_QUOTA), served_by_default: true },
+    ]) },
+    Resource { group: t(""), version: t("v1"), resource: t("secrets"), singular: t("secret"), kind: t("Secret"), list_kind: t("SecretList"), namespaced: true, verbs: &["create", "delete", "deletecollection", "get", "list", "patch", "update", "watch"],
+        short_names: List::Static(&[]), categories: List::Static(&[]), storage_prefix: t("/registry/secrets/"), storage_group: t(""), storage_version: t("v1"), storage_version_hash: t("S6u1pOWzb84="),
+        message: Some(&core_v1::SECRET), preferred_version: t("v1"), served_by_default: true, feature_gate: "", introduced: "1.0", deprecated: "", removed: "", subresources: List::Static(&[
+    ]) },
+    Resource { group: t(""), version: t("v1"), resource: t("serviceaccounts"), singular: t("serviceaccount"), kind: t("ServiceAccount"), list_kind: t("ServiceAccountList"), namespaced: true, verbs: &["create", "delete", "deletecollection", "get", "list", "patch", "update", "watch"],
+        short_names: List::Static(&[t("sa")]), categories: List::Static(&[]), storage_prefix: t("/registry/serviceaccounts/"), storage_group: t(""), storage_version: t("v1"), storage_version_hash: t("pbx9ZvyFpBE="),
+        message: Some(&core_v1::SERVICE_ACCOUNT), preferred_version: t("v1"), served_by_default: true, feature_gate: "", introduced: "1.0", deprecated: "", removed: "", subresources: List::Static(&[
+            Subresource { name: "token", kind: t("TokenRequest"), group: t("authentication.k8s.io"), version: t("v1"), verbs: &["create"], message: Some(&authentication_v1::TOKEN_REQUEST), served_by_default: true },
+    ]) },
+    Resource { group: t(""), version: t("v1"), resource: t("services"), singular: t("service"), kind: t("Service"), list_kind: t("ServiceList"), namespaced: true, verbs: &["create", "delete", "deletecollection", "get", "list", "patch", "update", "watch"],
+        short_names: List::Static(&[t("svc")]), categories: List::Static(&[t("all")]), storage_prefix: t("/registry/services/specs/"), storage_group: t(""), storage_version: t("v1"), storage_version_hash: t("0/CO1lhkEBI="),
+        message: Some(&core_v1::SERVICE), preferred_version: t("v1"), served_by_default: true, feature_gate: "", introduced: "1.0", deprecated: "", removed: "", subresources: List::Static(&[
+            Subresource { name: "proxy", kind: t("ServiceProxyOptions"), group: t(""), version: t("v1"), verbs: &["create", "delete", "get", "patch", "update"], message: Some(&core_v1::SERVICE_PROXY_OPTIONS), served_by_default: true },
+            Subresource { name: "status", kind: t("Service"), group: t(""), version: t("v1"), verbs: &["get", "patch", "update"], message: Some(&core_v1::SERVICE), served_by_default: true },
+    ]) },
+    Resource { group: t("apiregistration.k8s.io"), version: t("v1"), resource: t("apiservices"), singular: t("apiservice"), kind: t("APIService"), list_kind: t("APIServiceList"), namespaced: false, verbs: &["create", "delete", "deletecollection", "get", "list", "patch", "update", "watch"],
+        short_names: List::Static(&[]), categories: List::Static(&[t("api-extensions")]), storage_prefix: t("/registry/apiregistration.k8s.io/apiservices/"), storage_group: t("apiregistration.k8s.io"), storage_version: t("v1"), storage_version_hash: t("InPBPD7+PqM="),
+        message: Some(&apiregistration_v1::API_SERVICE), preferred_version: t("v1"), served_by_default: true, feature_gate: "", introduced: "", deprecated: "", removed: "", subresources: List::Static(&[
+            Subresource { name: "status", kind: t("APIService"), group: t("apiregistration.k8s.io"), version: t("v1"), verbs: &["get", "patch", "update"], message: Some(&apiregistration_v1::API_SERVICE), served_by_default: true },
+    ]) },
+    Resource { group: t("apps"), version: t("v1"), resource: t("controllerrevisions"), singular: t("controllerrevision"), kind: t("ControllerRevision"), list_kind: t("ControllerRevisionList"), namespaced: true, verbs: &["create", "delete", "deletecollection", "get", "list", "patch", "update", "watch"],
+        short_names: List::Static(&[]), categories: List::Static(&[]), storage_prefix: t("/registry/controllerrevisions/"), storage_group: t("apps"), storage_version: t("v1"), storage_version_hash: t("85nkx63pcBU="),
+        message: Some(&apps_v1::CONTROLLER_REVISION), preferred_version: t("v1"), served_by_default: true, feature_gate: "", introduced: "1.9", deprecated: "", removed: "", subresources: List::Static(&[
+    ]) },
+    Resource { group: t("apps"), version: t("v1"), resource: t("daemonsets"), singular: t("daemonset"), kind: t("DaemonSet"), list_kind: t("DaemonSetList"), namespaced: true, verbs: &["create", "delete", "deletecollection", "get", "list", "patch", "update", "watch"],
+        short_names: List::Static(&[t("ds")]), categories: List::Static(&[t("all")]), storage_prefix: t("/registry/daemonsets/"), storage_group: t("apps"), storage_version: t("v1"), storage_version_hash: t("dd7pWHUlMKQ="),
+        message: Some(&apps_v1::DAEMON_SET), preferred_version: t("v1"), served_by_default: true, feature_gate: "", introduced: "1.9", deprecated: "", removed: "", subresources: List::Static(&[
+            Subresource { name: "status", kind: t("DaemonSet"), group: t("apps"), version: t("v1"), verbs: &["get", "patch", "update"], message: Some(&apps_v1::DAEMON_SET), served_by_default: true },
+    ]) },
+    Resource { group: t("apps"), version: t("v1"), resource: t("deployments"), singular: t("deployment"), kind: t("Deployment"), list_kind: t("DeploymentList"), namespaced: true, verbs: &["create", "delete", "deletecollection", "get", "list", "patch", "update", "watch"],
+        short_names: List::Static(&[t("deploy")]), categories: List::Static(&[t("all")]), storage_prefix: t("/registry/deployments/"), storage_group: t("apps"), storage_version: t("v1"), storage_version_hash: t("8aSe+NMegvE="),
+        message: Some(&apps_v1::DEPLOYMENT), preferred_version: t("v1"), served_by_default: true, feature_gate: "", introduced: "1.9", deprecated: "", removed: "", subresources: List::Static(&[
+            Subresource { name: "scale", kind: t("Scale"), group: t("autoscaling"), version: t("v1"), verbs: &["get", "patch", "update"], message: Some(&autoscaling_v1::SCALE), served_by_default: true },
+            Subresource { name: "status", kind: t("Deployment"), group: t("apps"), version: t("v1"), verbs: &["get", "patch", "update"], message: Some(&apps_v1::DEPLOYMENT), served_by_default: true },
+    ]) },
+    Resource { group: t("apps"), version: t("v1"), resource: t("replicasets"), singular: t("replicaset"), kind: t("ReplicaSet"), list_kind: t("ReplicaSetList"), namespaced: true, verbs: &["create", "delete", "deletecollection", "get", "list", "patch", "update", "watch"],
+        short_names: List::Static(&[t("rs")]), categories: List::Static(&[t("all")]), storage_prefix: t("/registry/replicasets/"), storage_group: t("apps"), storage_version: t("v1"), storage_version_hash: t("P1RzHs8/mWQ="),
+        message: Some(&apps_v1::REPLICA_SET), preferred_version: t("v1"), served_by_default: true, feature_gate: "", introduced: "1.9", deprecated: "", removed: "", subresources: List::Static(&[
+            Subresource { name: "scale", kind: t("Scale"), group: t("autoscaling"), version: t("v1"), verbs: &["get", "patch", "update"], message: Some(&autoscaling_v1::SCALE), served_by_default: true },
+            Subresource { name: "status", kind: t("ReplicaSet"), group: t("apps"), version: t("v1"), verbs: &["get", "patch", "update"], message: Some(&apps_v1::REPLICA_SET), served_by_default: true },
+    ]) },
+    Resource { group: t("apps"), version: t("v1"), resource: t("statefulsets"), singular: t("statefulset"), kind: t("StatefulSet"), list_kind: t("StatefulSetList"), namespaced: true, verbs: &["create", "delete", "deletecollection", "get", "list", "patch", "update", "watch"],
+        short_names: List::Static(&[t("sts")]), categories: List::Static(&[t("all")]), storage_prefix: t("/registry/statefulsets/"), storage_group: t("apps"), storage_version: t("v1"), storage_version_hash: t("H+vl74LkKdo="),
+        message: Some(&apps_v1::STATEFUL_SET), preferred_version: t("v1"), served_by_default: true, feature_gate: "", introduced: "1.9", deprecated: "", removed: "", subresources: List::Static(&[
+            Subresource { name: "scale", kind: t("Scale"), group: t("autoscaling"), version: t("v1"), verbs: &["get", "patch", "update"], message: Some(&autoscaling_v1::SCALE), served_by_default: true },
+            Subresource { name: "status", kind: t("StatefulSet"), group: t("apps"), version: t("v1"), verbs: &["get", "patch", "update"], message: Some(&apps_v1::STATEFUL_SET), served_by_default: true },
+    ]) },
+    Resource { group: t("events.k8s.io"), version: t("v1"), resource: t("events"), singular: t("event"), kind: t("Event"), list_kind: t("EventList"), namespaced: true, verbs: &["create", "delete", "deletecollection", "get", "list", "patch", "update", "watch"],
+        short_names: List::Static(&[t("ev")]), categories: List::Static(&[]), storage_prefix: t("/registry/events/"), storage_group: t(""), storage_version: t("v1"), storage_version_hash: t("r2yiGXH7wu8="),
+        message: Some(&events_v1::EVENT), preferred_version: t("v1"), served_by_default: true, feature_gate: "", introduced: "1.19", deprecated: "", removed: "", subresources: List::Static(&[
+    ]) },
+    Resource { group: t("authentication.k8s.io"), version: t("v1"), resource: t("selfsubjectreviews"), singular: t("selfsubjectreview"), kind: t("SelfSubjectReview"), list_kind: t("SelfSubjectReviewList"), namespaced: false, verbs: &["create"],
+        short_names: List::Static(&[]), categories: List::Static(&[]), storage_prefix: t(""), storage_group: t(""), storage_version: t(""), storage_version_hash: t(""),
+        message: Some(&authentication_v1::SELF_SUBJECT_REVIEW), preferred_version: t("v1"), served_by_default: true, feature_gate: "", introduced: "1.28", deprecated: "", removed: "", subresources: List::Static(&[
+    ]) },
+    Resource { group: t("authentication.k8s.io"), version: t("v1"), resource: t("tokenreviews"), singular: t("tokenreview"), kind: t("TokenReview"), list_kind: t("TokenReviewList"), namespaced: false, verbs: &["create"],
+        short_names: List::Static(&[]), categories: List::Static(&[]), storage_prefix: t(""), storage_group: t(""), storage_version: t(""), storage_version_hash: t(""),
+        message: Some(&authentication_v1::TOKEN_REVIEW), preferred_version: t("v1"), served_by_default: true, feature_gate: "", introduced: "1.6", deprecated: "", removed: "", subresources: List::Static(&[
+    ]) },
+    Resource { group: t("authorization.k8s.io"), version: t("v1"), resource: t("localsubjectaccessreviews"), singular: t("localsubjectaccessreview"), kind: t("LocalSubjectAccessReview"), list_kind: t("LocalSubjectAccessReviewList"), namespaced: true, verbs: &["create"],
+        short_names: List::Static(&[]), categories: List::Static(&[]), storage_prefix: t(""), storage_group: t(""), storage_version: t(""), storage_version_hash: t(""),
+        message: Some(&authorization_v1::LOCAL_SUBJECT_ACCESS_REVIEW), preferred_version: t("v1"), served_by_default: true, feature_gate: "", introduced: "1.19", deprecated: "", removed: "", subresources: List::Static(&[
+    ]) },
+    Resource { group: t("authorization.k8s.io"), version: t("v1"), resource: t("selfsubjectaccessreviews"), singular: t("selfsubjectaccessreview"), kind: t("SelfSubjectAccessReview"), list_kind: t("SelfSubjectAccessReviewList"), namespaced: false, verbs: &["create"],
+        short_names: List::Static(&[]), categories: List::Static(&[]), storage_prefix: t(""), storage_group: t(""), storage_version: t(""), storage_version_hash: t(""),
+        message: Some(&authorization_v1::SELF_SUBJECT_ACCESS_REVIEW), preferred_version: t("v1"), served_by_default: true, feature_gate: "", introduced: "1.19", deprecated: "", removed: "", subresources: List::Static(&[
+    ]) },
+    Resource { group: t("authorization.k8s.io"), version: t("v1"), resource: t("selfsubjectrulesreviews"), singular: t("selfsubjectrulesreview"), kind: t("SelfSubjectRulesReview"), list_kind: t("SelfSubjectRulesReviewList"), namespaced: false, verbs: &["create"],
+        short_names: List::Static(&[]), categories: List::Static(&[]), storage_prefix: t(""), storage_group: t(""), storage_version: t(""), storage_version_hash: t(""),
+        message: Some(&authorization_v1::SELF_SUBJECT_RULES_REVIEW), preferred_version: t("v1"), served_by_default: true, feature_gate: "", introduced: "1.19", deprecated: "", removed: "", subresources: List::Static(&[
+    ]) },
+    Resource { group: t("authorization.k8s.io"), version: t("v1"), resource: t("subjectaccessreviews"), singular: t("subjectaccessreview"), kind: t("SubjectAccessReview"), list_kind: t("SubjectAccessReviewList"), namespaced: false, verbs: &["create"],
+        short_names: List::Static(&[]), categories: List::Static(&[]), storage_prefix: t(""), storage_group: t(""), storage_version: t(""), storage_version_hash: t(""),
+        message: Some(&authorization_v1::SUBJECT_ACCESS_REVIEW), preferred_version: t("v1"), served_by_default: true, feature_gate: "", introduced: "1.6", deprecated: "", removed: "", subresources: List::Static(&[
+    ]) },
+    Resource { group: t("autoscaling"), version: t("v2"), resource: t("horizontalpodautoscalers"), singular: t("horizontalpodautoscaler"), kind: t("HorizontalPodAutoscaler"), list_kind: t("HorizontalPodAutoscalerList"), namespaced: true, verbs: &["create", "delete", "deletecollection", "get", "list", "patch", "update", "watch"],
+        short_names: List::Static(&[t("hpa")]), categories: List::Static(&[t("all")]), storage_prefix: t("/registry/horizontalpodautoscalers/"), storage_group: t("autoscaling"), storage_version: t("v2"), storage_version_hash: t("qwQve8ut294="),
+        message: Some(&autoscaling_v2::HORIZONTAL_POD_AUTOSCALER), preferred_version: t("v2"), served_by_default: true, feature_gate: "", introduced: "1.23", deprecated: "", removed: "", subresources: List::Static(&[
+            Subresource { name: "status", kind: t("HorizontalPodAutoscaler"), group: t("autoscaling"), version: t("v2"), verbs: &["get", "patch", "update"], message: Some(&autoscaling_v2::HORIZONTAL_POD_AUTOSCALER), served_by_default: true },
+    ]) },
+    Resource { group: t("autoscaling"), version: t("v1"), resource: t("horizontalpodautoscalers"), singular: t("horizontalpodautoscaler"), kind: t("HorizontalPodAutoscaler"), list_kind: t("HorizontalPodAutoscalerList"), namespaced: true, verbs: &["create", "delete", "deletecollection", "get", "list", "patch", "update", "watch"],
+        short_names: List::Static(&[t("hpa")]), categories: List::Static(&[t("all")]), storage_prefix: t("/registry/horizontalpodautoscalers/"), storage_group: t("autoscaling"), storage_version: t("v2"), storage_version_hash: t("qwQve8ut294="),
+        message: Some(&autoscaling_v1::HORIZONTAL_POD_AUTOSCALER), preferred_version: t("v2"), served_by_default: true, feature_gate: "", introduced: "1.2", deprecated: "", removed: "", subresources: List::Static(&[
+            Subresource { name: "status", kind: t("HorizontalPodAutoscaler"), group: t("autoscaling"), version: t("v1"), verbs: &["get", "patch", "update"], message: Some(&autoscaling_v1::HORIZONTAL_POD_AUTOSCALER), served_by_default: true },
+    ]) },
+    Resource { group: t("batch"), version: t("v1"), resource: t("cronjobs"), singular: t("cronjob"), kind: t("CronJob"), list_kind: t("CronJobList"), namespaced: true, verbs: &["create", "delete", "deletecollection", "get", "list", "patch", "update", "watch"],
+        short_names: List::Static(&[t("cj")]), categories: List::Static(&[t("all")]), storage_prefix: t("/registry/cronjobs/"), storage_group: t("batch"), storage_version: t("v1"), storage_version_hash: t("sd5LIXh4Fjs="),
+        message: Some(&batch_v1::CRON_JOB), preferred_version: t("v1"), served_by_default: true, feature_gate: "", introduced: "1.21", deprecated: "", removed: "", subresources: List::Static(&[
+            Subresource { name: "status", kind: t("CronJob"), group: t("batch"), version: t("v1"), verbs: &["get", "patch", "update"], message: Some(&batch_v1::CRON_JOB), served_by_default: true },
+    ]) },
+    Resource { group: t("batch"), version: t("v1"), resource: t("jobs"), singular: t("job"), kind: t("Job"), list_kind: t("JobList"), namespaced: true, verbs: &["create", "delete", "deletecollection", "get", "list", "patch", "update", "watch"],
+        short_names: List::Static(&[]), categories: List::Static(&[t("all")]), storage_prefix: t("/registry/jobs/"), storage_group: t("batch"), storage_version: t("v1"), storage_version_hash: t("mudhfqk/qZY="),
+        message: Some(&batch_v1::JOB), preferred_version: t("v1"), served_by_default: true, feature_gate: "", introduced: "1.2", deprecated: "", removed: "", subresources: List::Static(&[
+            Subresource { name: "status", kind: t("Job"), group: t("batch"), version: t("v1"), verbs: &["get", "patch", "update"], message: Some(&batch_v1::JOB), served_by_default: true },
+    ]) },
+    Resource { group: t("certificates.k8s.io"), version: t("v1"), resource: t("certificatesigningrequests"), singular: t("certificatesigningrequest"), kind: t("CertificateSigningRequest"), list_kind: t("CertificateSigningRequestList"), namespaced: false, verbs: &["create", "delete", "deletecollection", "get", "list", "patch", "update", "watch"],
+        short_names: List::Static(&[t("csr")]), categories: List::Static(&[]), storage_prefix: t("/registry/certificatesigningrequests/"), storage_group: t("certificates.k8s.io"), storage_version: t("v1"), storage_version_hash: t("95fRKMXA+00="),
+        message: Some(&certificates_v1::CERTIFICATE_SIGNING_REQUEST), preferred_version: t("v1"), served_by_default: true, feature_gate: "", introduced: "1.19", deprecated: "", removed: "", subresources: List::Static(&[
+            Subresource { name: "approval", kind: t("CertificateSigningRequest"), group: t("certificates.k8s.io"), version: t("v1"), verbs: &["get", "patch", "update"], message: Some(&certificates_v1::CERTIFICATE_SIGNING_REQUEST), served_by_default: true },
+            Subresource { name: "status", kind: t("CertificateSigningRequest"), group: t("certificates.k8s.io"), version: t("v1"), verbs: &["get", "patch", "update"], message: Some(&certificates_v1::CERTIFICATE_SIGNING_REQUEST), served_by_default: true },
+    ]) },
+    Resource { group: t("certificates.k8s.io"), version: t("v1"), resource: t("clustertrustbundles"), singular: t("clustertrustbundle"), kind: t("ClusterTrustBundle"), list_kind: t("ClusterTrustBundleList"), namespaced: false, verbs: &["create", "delete", "deletecollection", "get", "list", "patch", "update", "watch"],
+        short_names: List::Static(&[]), categories: List::Static(&[]), storage_prefix: t("/registry/clustertrustbundles/"), storage_group: t("certificates.k8s.io"), storage_version: t("v1beta1"), storage_version_hash: t("v5yhuVertL4="),
+        message: Some(&certificates_v1::CLUSTER_TRUST_BUNDLE), preferred_version: t("v1"), served_by_default: true, feature_gate: "ClusterTrustBundle", introduced: "1.37", deprecated: "", removed: "", subresources: List::Static(&[
+    ]) },
+    Resource { group: t("certificates.k8s.io"), version: t("v1"), resource: t("podcertificaterequests"), singular: t("podcertificaterequest"), kind: t("PodCertificateRequest"), list_kind: t("PodCertificateRequestList"), namespaced: true, verbs: &["create", "delete", "deletecollection", "get", "list", "patch", "update", "watch"],
+        short_names: List::Static(&[]), categories: List::Static(&[]), storage_prefix: t("/registry/podcertificaterequests/"), storage_group: t("certificates.k8s.io"), storage_version: t("v1beta1"), storage_version_hash: t("wYA9yXQH8fg="),
+        message: Some(&certificates_v1::POD_CERTIFICATE_REQUEST), preferred_version: t("v1"), served_by_default: true, feature_gate: "PodCertificateRequest", introduced: "1.37", deprecated: "", removed: "", subresources: List::Static(&[
+            Subresource { name: "status", kind: t("PodCertificateRequest"), group: t("certificates.k8s.io"), version: t("v1"), verbs: &["get", "patch", "update"], message: Some(&certificates_v1::POD_CERTIFICATE_REQUEST), served_by_default: true },
+    ]) },
+    Resource { group: t("certificates.k8s.io"), version: t("v1beta1"), resource: t("clustertrustbundles"), singular: t("clustertrustbundle"), kind: t("ClusterTrustBundle"), list_kind: t("ClusterTrustBundleList"), namespaced: false, verbs: &["create", "delete", "deletecollection", "get", "list", "patch", "update", "watch"],
+        short_names: List::Static(&[]), categories: List::Static(&[]), storage_prefix: t("/registry/clustertrustbundles/"), storage_group: t("certificates.k8s.io"), storage_version: t("v1beta1"), storage_version_hash: t("v5yhuVertL4="),
+        message: Some(&certificates_v1beta1::CLUSTER_TRUST_BUNDLE), preferred_version: t("v1"), served_by_default: false, feature_gate: "ClusterTrustBundle", introduced: "1.33", deprecated: "1.37", removed: "1.40", subresources: List::Static(&[
+    ]) },
+    Resource { group: t("certificates.k8s.io"), version: t("v1beta1"), resource: t("podcertificaterequests"), singular: t("podcertificaterequest"), kind: t("PodCertificateRequest"), list_kind: t("PodCertificateRequestList"), namespaced: true, verbs: &["create", "delete", "deletecollection", "get", "list", "patch", "update", "watch"],
+        short_names: List::Static(&[]), categories: List::Static(&[]), storage_prefix: t("/registry/podcertificaterequests/"), storage_group: t("certificates.k8s.io"), storage_version: t("v1beta1"), storage_version_hash: t("wYA9yXQH8fg="),
+        message: Some(&certificates_v1beta1::POD_CERTIFICATE_REQUEST), preferred_version: t("v1"), served_by_default: false, feature_gate: "PodCertificateRequest", introduced: "1.35", deprecated: "1.37", removed: "1.40", subresources: List::Static(&[
+            Subresource { name: "status", kind: t("PodCertificateRequest"), group: t("certificates.k8s.io"), version: t("v1beta1"), verbs: &["get", "patch", "update"], message: Some(&certificates_v1beta1::POD_CERTIFICATE_REQUEST), served_by_default: false },
+    ]) },
+    Resource { group: t("networking.k8s.io"), version: t("v1"), resource: t("ingressclasses"), singular: t("ingressclass"), kind: t("IngressClass"), list_kind: t("IngressClassList"), namespaced: false, verbs: &["create", "delete", "deletecollection", "get", "list", "patch", "update", "watch"],
+        short_names: List::Static(&[]), categories: List::Static(&[]), storage_prefix: t("/registry/ingressclasses/"), storage_group: t("networking.k8s.io"), storage_version: t("v1"), storage_version_hash: t("l/iqIbDgFyQ="),
+        message: Some(&networking_v1::INGRESS_CLASS), preferred_version: t("v1"), served_by_default: true, feature_gate: "", introduced: "1.19", deprecated: "", removed: "", subresources: List::Static(&[
+    ]) },
+    Resource { group: t("networking.k8s.io"), version: t("v1"), resource: t("ingresses"), singular: t("ingress"), kind: t("Ingress"), list_kind: t("IngressList"), namespaced: true, verbs: &["create", "delete", "deletecollection", "get", "list", "patch", "update", "watch"],
+        short_names: List::Static(&[t("ing")]), categories: List::Static(&[]), storage_prefix: t("/registry/ingress/"), storage_group: t("networking.k8s.io"), storage_version: t("v1"), storage_version_hash: t("39NQlfNR+bo="),
+        message: Some(&networking_v1::INGRESS), preferred_version: t("v1"), served_by_default: true, feature_gate: "", introduced: "1.19", deprecated: "", removed: "", subresources: List::Static(&[
+            Subresource { name: "status", kind: t("Ingress"), group: t("networking.k8s.io"), version: t("v1"), verbs: &["get", "patch", "update"], message: Some(&networking_v1::INGRESS), served_by_default: true },
+    ]) },
+    Resource { group: t("networking.k8s.io"), version: t("v1"), resource: t("ipaddresses"), singular: t("ipaddress"), kind: t("IPAddress"), list_kind: t("IPAddressList"), namespaced: false, verbs: &["create", "delete", "deletecollection", "get", "list", "patch", "update", "watch"],
+        short_names: List::Static(&[t("ip")]), categories: List::Static(&[]), storage_prefix: t("/registry/ipaddresses/"), storage_group: t("networking.k8s.io"), storage_version: t("v1"), storage_version_hash: t("3f/plJFChNE="),
+        message: Some(&networking_v1::IP_ADDRESS), preferred_version: t("v1"), served_by_default: true, feature_gate: "", introduced: "1.33", deprecated: "", removed: "", subresources: List::Static(&[
+    ]) },
+    Resource { group: t("networking.k8s.io"), version: t("v1"), resource: t("networkpolicies"), singular: t("networkpolicy"), kind: t("NetworkPolicy"), list_kind: t("NetworkPolicyList"), namespaced: true, verbs: &["create", "delete", "deletecollection", "get", "list", "patch", "update", "watch"],
+        short_names: List::Static(&[t("netpol")]), categories: List::Static(&[]), storage_prefix: t("/registry/networkpolicies/"), storage_group: t("networking.k8s.io"), storage_version: t("v1"), storage_version_hash: t("YpfwF18m1G8="),
+        message: Some(&networking_v1::NETWORK_POLICY), preferred_version: t("v1"), served_by_default: true, feature_gate: "", introduced: "1.7", deprecated: "", removed: "", subresources: List::Static(&[
+    ]) },
+    Resource { group: t("networking.k8s.io"), version: t("v1"), resource: t("servicecidrs"), singular: t("servicecidr"), kind: t("ServiceCIDR"), list_kind: t("ServiceCIDRList"), namespaced: false, verbs: &["create", "delete", "deletecollection", "get", "list", "patch", "update", "watch"],
+        short_names: List::Static(&[]), categories: List::Static(&[]), storage_prefix: t("/registry/servicecidrs/"), storage_group: t("networking.k8s.io"), storage_version: t("v1"), storage_version_hash: t("gNLvruQhW2g="),
+        message: Some(&networking_v1::SERVICE_CIDR), preferred_version: t("v1"), served_by_default: true, feature_gate: "", introduced: "1.33", deprecated: "", removed: "", subresources: List::Static(&[
+            Subresource { name: "status", kind: t("ServiceCIDR"), group: t("networking.k8s.io"), version: t("v1"), verbs: &["get", "patch", "update"], message: Some(&networking_v1::SERVICE_CIDR), served_by_default: true },
+    ]) },
+    Resource { group: t("policy"), version: t("v1"), resource: t("poddisruptionbudgets"), singular: t("poddisruptionbudget"), kind: t("PodDisruptionBudget"), list_kind: t("PodDisruptionBudgetList"), namespaced: true, verbs: &["create", "delete", "deletecollection", "get", "list", "patch", "update", "watch"],
+        short_names: List::Static(&[t("pdb")]), categories: List::Static(&[]), storage_prefix: t("/registry/poddisruptionbudgets/"), storage_group: t("policy"), storage_version: t("v1"), storage_version_hash: t("EVWiDmWqyJw="),
+        message: Some(&policy_v1::POD_DISRUPTION_BUDGET), preferred_version: t("v1"), served_by_default: true, feature_gate: "", introduced: "1.21", deprecated: "", removed: "", subresources: List::Static(&[
+            Subresource { name: "status", kind: t("PodDisruptionBudget"), group: t("policy"), version: t("v1"), verbs: &["get", "patch", "update"], message: Some(&policy_v1::POD_DISRUPTION_BUDGET), served_by_default: true },
+    ]) },
+    Resource { group: t("rbac.authorization.k8s.io"), version: t("v1"), resource: t("clusterrolebindings"), singular: t("clusterrolebinding"), kind: t("ClusterRoleBinding"), list_kind: t("ClusterRoleBindingList"), namespaced: false, verbs: &["create", "delete", "deletecollection", "get", "list", "patch", "update", "watch"],
+        short_names: List::Static(&[]), categories: List::Static(&[]), storage_prefix: t("/registry/clusterrolebindings/"), storage_group: t("rbac.authorization.k8s.io"), storage_version: t("v1"), storage_version_hash: t("48tpQ8gZHFc="),
+        message: Some(&rbac_v1::CLUSTER_ROLE_BINDING), preferred_version: t("v1"), served_by_default: true, feature_gate: "", introduced: "1.8", deprecated: "", removed: "", subresources: List::Static(&[
+    ]) },
+    Resource { group: t("rbac.authorization.k8s.io"), version: t("v1"), resource: t("clusterroles"), singular: t("clusterrole"), kind: t("ClusterRole"), list_kind: t("ClusterRoleList"), namespaced: false, verbs: &["create", "delete", "deletecollection", "get", "list", "patch", "update", "watch"],
+        short_names: List::Static(&[]), categories: List::Static(&[]), storage_prefix: t("/registry/clusterroles/"), storage_group: t("rbac.authorization.k8s.io"), storage_version: t("v1"), storage_version_hash: t("bYE5ZWDrJ44="),
+        message: Some(&rbac_v1::CLUSTER_ROLE), preferred_version: t("v1"), served_by_default: true, feature_gate: "", introduced: "1.8", deprecated: "", removed: "", subresources: List::Static(&[
+    ]) },
+    Resource { group: t("rbac.authorization.k8s.io"), version: t("v1"), resource: t("rolebindings"), singular: t("rolebinding"), kind: t("RoleBinding"), list_kind: t("RoleBindingList"), namespaced: true, verbs: &["create", "delete", "deletecollection", "get", "list", "patch", "update", "watch"],
+        short_names: List::Static(&[]), categories: List::Static(&[]), storage_prefix: t("/registry/rolebindings/"), storage_group: t("rbac.authorization.k8s.io"), storage_version: t("v1"), storage_version_hash: t("eGsCzGH6b1g="),
+        message: Some(&rbac_v1::ROLE_BINDING), preferred_version: t("v1"), served_by_default: true, feature_gate: "", introduced: "1.8", deprecated: "", removed: "", subresources: List::Static(&[
+    ]) },
+    Resource { group: t("rbac.authorization.k8s.io"), version: t("v1"), resource: t("roles"), singular: t("role"), kind: t("Role"), list_kind: t("RoleList"), namespaced: true, verbs: &["create", "delete", "deletecollection", "get", "list", "patch", "update", "watch"],
+        short_names: List::Static(&[]), categories: List::Static(&[]), storage_prefix: t("/registry/roles/"), storage_group: t("rbac.authorization.k8s.io"), storage_version: t("v1"), storage_version_hash: t("7FuwZcIIItM="),
+        message: Some(&rbac_v1::ROLE), preferred_version: t("v1"), served_by_default: true, feature_gate: "", introduced: "1.8", deprecated: "", removed: "", subresources: List::Static(&[
+    ]) },
+    Resource { group: t("storage.k8s.io"), version: t("v1"), resource: t("csidrivers"), singular: t("csidriver"), kind: t("CSIDriver"), list_kind: t("CSIDriverList"), namespaced: false, verbs: &["create", "delete", "deletecollection", "get", "list", "patch", "update", "watch"],
+        short_names: List::Static(&[]), categories: List::Static(&[]), storage_prefix: t("/registry/csidrivers/"), storage_group: t("storage.k8s.io"), storage_version: t("v1"), storage_version_hash: t("hL6j/rwBV5w="),
+        message: Some(&storage_v1::CSI_DRIVER), preferred_version: t("v1"), served_by_default: true, feature_gate: "", introduced: "1.18", deprecated: "", removed: "", subresources: List::Static(&[
+    ]) },
+    Resource { group: t("storage.k8s.io"), version: t("v1"), resource: t("csinodes"), singular: t("csinode"), kind: t("CSINode"), list_kind: t("CSINodeList"), namespaced: false, verbs: &["create", "delete", "deletecollection", "get", "list", "patch", "update", "watch"],
+        short_names: List::Static(&[]), categories: List::Static(&[]), storage_prefix: t("/registry/csinodes/"), storage_group: t("storage.k8s.io"), storage_version: t("v1"), storage_version_hash: t("Pe62DkZtjuo="),
+        message: Some(&storage_v1::CSI_NODE), preferred_version: t("v1"), served_by_default: true, feature_gate: "", introduced: "1.17", deprecated: "", removed: "", subresources: List::Static(&[
+            Subresource { name: "status", kind: t("CSINode"), group: t("storage.k8s.io"), version: t("v1"), verbs: &["get", "patch", "update"], message: Some(&storage_v1::CSI_NODE), served_by_default: true },
+    ]) },
+    Resource { group: t("storage.k8s.io"), version: t("v1"), resource: t("csistoragecapacities"), singular: t("csistoragecapacity"), kind: t("CSIStorageCapacity"), list_kind: t("CSIStorageCapacityList"), namespaced: true, verbs: &["create", "delete", "deletecollection", "get", "list", "patch", "update", "watch"],
+        short_names: List::Static(&[]), categories: List::Static(&[]), storage_prefix: t("/registry/csistoragecapacities/"), storage_group: t("storage.k8s.io"), storage_version: t("v1"), storage_version_hash: t("xeVl+2Ly1kE="),
+        message: Some(&storage_v1::CSI_STORAGE_CAPACITY), preferred_version: t("v1"), served_by_default: true, feature_gate: "", introduced: "1.24", deprecated: "", removed: "", subresources: List::Static(&[
+    ]) },
+    Resource { group: t("storage.k8s.io"), version: t("v1"), resource: t("storageclasses"), singular: t("storageclass"), kind: t("StorageClass"), list_kind: t("StorageClassList"), namespaced: false, verbs: &["create", "delete", "deletecollection", "get", "list", "patch", "update", "watch"],
+        short_names: List::Static(&[t("sc")]), categories: List::Static(&[]), storage_prefix: t("/registry/storageclasses/"), storage_group: t("storage.k8s.io"), storage_version: t("v1"), storage_version_hash: t("K+m6uJwbjGY="),
+        message: Some(&storage_v1::STORAGE_CLASS), preferred_version: t("v1"), served_by_default: true, feature_gate: "", introduced: "1.6", deprecated: "", removed: "", subresources: List::Static(&[
+    ]) },
+    Resource { group: t("storage.k8s.io"), version: t("v1"), resource: t("volumeattachments"), singular: t("volumeattachment"), kind: t("VolumeAttachment"), list_kind: t("VolumeAttachmentList"), namespaced: false, verbs: &["create", "delete", "deletecollection", "get", "list", "patch", "update", "watch"],
+        short_names: List::Static(&[]), categories: List::Static(&[]), storage_prefix: t("/registry/volumeattachments/"), storage_group: t("storage.k8s.io"), storage_version: t("v1"), storage_version_hash: t("tJx/ezt6UDU="),
+        message: Some(&storage_v1::VOLUME_ATTACHMENT), preferred_version: t("v1"), served_by_default: true, feature_gate: "", introduced: "1.13", deprecated: "", removed: "", subresources: List::Static(&[
+            Subresource { name: "status", kind: t("VolumeAttachment"), group: t("storage.k8s.io"), version: t("v1"), verbs: &["get", "patch", "update"], message: Some(&storage_v1::VOLUME_ATTACHMENT), served_by_default: true },
+    ]) },
+    Resource { group: t("storage.k8s.io"), version: t("v1"), resource: t("volumeattributesclasses"), singular: t("volumeattributesclass"), kind: t("VolumeAttributesClass"), list_kind: t("VolumeAttributesClassList"), namespaced: false, verbs: &["create", "delete", "deletecollection", "get", "list", "patch", "update", "watch"],
+        short_names: List::Static(&[t("vac")]), categories: List::Static(&[]), storage_prefix: t("/registry/volumeattributesclasses/"), storage_group: t("storage.k8s.io"), storage_version: t("v1"), storage_version_hash: t("tIjydgKBC5w="),
+        message: Some(&storage_v1::VOLUME_ATTRIBUTES_CLASS), preferred_version: t("v1"), served_by_default: true, feature_gate: "", introduced: "1.34", deprecated: "", removed: "", subresources: List::Static(&[
+    ]) },
+    Resource { group: t("admissionregistration.k8s.io"), version: t("v1"), resource: t("mutatingadmissionpolicies"), singular: t("mutatingadmissionpolicy"), kind: t("MutatingAdmissionPolicy"), list_kind: t("MutatingAdmissionPolicyList"), namespaced: false, verbs: &["create", "delete", "deletecollection", "get", "list", "patch", "update", "watch"],
+        short_names: List::Static(&[]), categories: List::Static(&[t("api-extensions")]), storage_prefix: t("/registry/mutatingadmissionpolicies/"), storage_group: t("admissionregistration.k8s.io"), storage_version: t("v1"), storage_version_hash: t("mHCkTKpUTrE="),
+        message: Some(&admissionregistration_v1::MUTATING_ADMISSION_POLICY), preferred_version: t("v1"), served_by_default: true, feature_gate: "", introduced: "1.36", deprecated: "", removed: "", subresources: List::Static(&[
+    ]) },
+    Resource { group: t("admissionregistration.k8s.io"), version: t("v1"), resource: t("mutatingadmissionpolicybindings"), singular: t("mutatingadmissionpolicybinding"), kind: t("MutatingAdmissionPolicyBinding"), list_kind: t("MutatingAdmissionPolicyBindingList"), namespaced: false, verbs: &["create", "delete", "deletecollection", "get", "list", "patch", "update", "watch"],
+        short_names: List::Static(&[]), categories: List::Static(&[t("api-extensions")]), storage_prefix: t("/registry/mutatingadmissionpolicybindings/"), storage_group: t("admissionregistration.k8s.io"), storage_version: t("v1"), storage_version_hash: t("ZKgZT1uTmZ0="),
+        message: Some(&admissionregistration_v1::MUTATING_ADMISSION_POLICY_BINDING), preferred_version: t("v1"), served_by_default: true, feature_gate: "", introduced: "1.36", deprecated: "", removed: "", subresources: List::Static(&[
+    ]) },
+    Resource { group: t("admissionregistration.k8s.io"), version: t("v1"), resource: t("mutatingwebhookconfigurations"), singular: t("mutatingwebhookconfiguration"), kind: t("MutatingWebhookConfiguration"), list_kind: t("MutatingWebhookConfigurationList"), namespaced: false, verbs: &["create", "delete", "deletecollection", "get", "list", "patch", "update", "watch"],
+        short_names: List::Static(&[]), categories: List::Static(&[t("api-extensions")]), storage_prefix: t("/registry/mutatingwebhookconfigurations/"), storage_group: t("admissionregistration.k8s.io"), storage_version: t("v1"), storage_version_hash: t("Sqi0GUgDaX0="),
+        message: Some(&admissionregistration_v1::MUTATING_WEBHOOK_CONFIGURATION), preferred_version: t("v1"), served_by_default: true, feature_gate: "", introduced: "1.16", deprecated: "", removed: "", subresources: List::Static(&[
+    ]) },
+    Resource { group: t("admissionregistration.k8s.io"), version: t("v1"), resource: t("validatingadmissionpolicies"), singular: t("validatingadmissionpolicy"), kind: t("ValidatingAdmissionPolicy"), list_kind: t("ValidatingAdmissionPolicyList"), namespaced: false, verbs: &["create", "delete", "deletecollection", "get", "list", "patch", "update", "watch"],
+        short_names: List::Static(&[]), categories: List::Static(&[t("api-extensions")]), storage_prefix: t("/registry/validatingadmissionpolicies/"), storage_group: t("admissionregistration.k8s.io"), storage_version: t("v1"), storage_version_hash: t("6OxvlMmQ6is="),
+        message: Some(&admissionregistration_v1::VALIDATING_ADMISSION_POLICY), preferred_version: t("v1"), served_by_default: true, feature_gate: "", introduced: "1.30", deprecated: "", removed: "", subresources: List::Static(&[
+            Subresource { name: "status", kind: t("ValidatingAdmissionPolicy"), group: t("admissionregistration.k8s.io"), version: t("v1"), verbs: &["get", "patch", "update"], message: Some(&admissionregistration_v1::VALIDATING_ADMISSION_POLICY), served_by_default: true },
+    ]) },
+    Resource { group: t("admissionregistration.k8s.io"), version: t("v1"), resource: t("validatingadmissionpolicybindings"), singular: t("validatingadmissionpolicybinding"), kind: t("ValidatingAdmissionPolicyBinding"), list_kind: t("ValidatingAdmissionPolicyBindingList"), namespaced: false, verbs: &["create", "delete", "deletecollection", "get", "list", "patch", "update", "watch"],
+        short_names: List::Static(&[]), categories: List::Static(&[t("api-extensions")]), storage_prefix: t("/registry/validatingadmissionpolicybindings/"), storage_group: t("admissionregistration.k8s.io"), storage_version: t("v1"), storage_version_hash: t("v9715VZqakg="),
+        message: Some(&admissionregistration_v1::VALIDATING_ADMISSION_POLICY_BINDING), preferred_version: t("v1"), served_by_default: true, feature_gate: "", introduced: "1.30", deprecated: "", removed: "", subresources: List::Static(&[
+    ]) },
+    Resource { group: t("admissionregistration.k8s.io"), version: t("v1"), resource: t("validatingwebhookconfigurations"), singular: t("validatingwebhookconfiguration"), kind: t("ValidatingWebhookConfiguration"), list_kind: t("ValidatingWebhookConfigurationList"), namespaced: false, verbs: &["create", "delete", "deletecollection", "get", "list", "patch", "update", "watch"],
+        short_names: List::Static(&[]), categories: List::Static(&[t("api-extensions")]), storage_prefix: t("/registry/validatingwebhookconfigurations/"), storage_group: t("admissionregistration.k8s.io"), storage_version: t("v1"), storage_version_hash: t("B0wHjQmsGNk="),
+        message: Some(&admissionregistration_v1::VALIDATING_WEBHOOK_CONFIGURATION), preferred_version: t("v1"), served_by_default: true, feature_gate: "", introduced: "1.16", deprecated: "", removed: "", subresources: List::Static(&[
+    ]) },
+    Resource { group: t("admissionregistration.k8s.io"), version: t("v1beta1"), resource: t("mutatingadmissionpolicies"), singular: t("mutatingadmissionpolicy"), kind: t("MutatingAdmissionPolicy"), list_kind: t("MutatingAdmissionPolicyList"), namespaced: false, verbs: &["create", "delete", "deletecollection", "get", "list", "patch", "update", "watch"],
+        short_names: List::Static(&[]), categories: List::Static(&[t("api-extensions")]), storage_prefix: t("/registry/mutatingadmissionpolicies/"), storage_group: t("admissionregistration.k8s.io"), storage_version: t("v1"), storage_version_hash: t("mHCkTKpUTrE="),
+        message: Some(&admissionregistration_v1beta1::MUTATING_ADMISSION_POLICY), preferred_version: t("v1"), served_by_default: false, feature_gate: "", introduced: "1.34", deprecated: "1.37", removed: "1.40", subresources: List::Static(&[
+    ]) },
+    Resource { group: t("admissionregistration.k8s.io"), version: t("v1beta1"), resource: t("mutatingadmissionpolicybindings"), singular: t("mutatingadmissionpolicybinding"), kind: t("MutatingAdmissionPolicyBinding"), list_kind: t("MutatingAdmissionPolicyBindingList"), namespaced: false, verbs: &["create", "delete", "deletecollection", "get", "list", "patch", "update", "watch"],
+        short_names: List::Static(&[]), categories: List::Static(&[t("api-extensions")]), storage_prefix: t("/registry/mutatingadmissionpolicybindings/"), storage_group: t("admissionregistration.k8s.io"), storage_version: t("v1"), storage_version_hash: t("ZKgZT1uTmZ0="),
+        message: Some(&admissionregistration_v1beta1::MUTATING_ADMISSION_POLICY_BINDING), preferred_version: t("v1"), served_by_default: false, feature_gate: "", introduced: "1.34", deprecated: "1.37", removed: "1.40", subresources: List::Static(&[
+    ]) },
+    Resource { group: t("admissionregistration.k8s.io"), version: t("v1alpha1"), resource: t("mutatingadmissionpolicies"), singular: t("mutatingadmissionpolicy"), kind: t("MutatingAdmissionPolicy"), list_kind: t("MutatingAdmissionPolicyList"), namespaced: false, verbs: &["create", "delete", "deletecollection", "get", "list", "patch", "update", "watch"],
+        short_names: List::Static(&[]), categories: List::Static(&[t("api-extensions")]), storage_prefix: t("/registry/mutatingadmissionpolicies/"), storage_group: t("admissionregistration.k8s.io"), storage_version: t("v1"), storage_version_hash: t("mHCkTKpUTrE="),
+        message: Some(&admissionregistration_v1alpha1::MUTATING_ADMISSION_POLICY), preferred_version: t("v1"), served_by_default: false, feature_gate: "", introduced: "1.32", deprecated: "1.35", removed: "1.38", subresources: List::Static(&[
+    ]) },
+    Resource { group: t("admissionregistration.k8s.io"), version: t("v1alpha1"), resource: t("mutatingadmissionpolicybindings"), singular: t("mutatingadmissionpolicybinding"), kind: t("MutatingAdmissionPolicyBinding"), list_kind: t("MutatingAdmissionPolicyBindingList"), namespaced: false, verbs: &["create", "delete", "deletecollection", "get", "list", "patch", "update", "watch"],
+        short_names: List::Static(&[]), categories: List::Static(&[t("api-extensions")]), storage_prefix: t("/registry/mutatingadmissionpolicybindings/"), storage_group: t("admissionregistration.k8s.io"), storage_version: t("v1"), storage_version_hash: t("ZKgZT1uTmZ0="),
+        message: Some(&admissionregistration_v1alpha1::MUTATING_ADMISSION_POLICY_BINDING), preferred_version: t("v1"), served_by_default: false, feature_gate: "", introduced: "1.32", deprecated: "1.35", removed: "1.38", subresources: List::Static(&[
+    ]) },
+    Resource { group: t("apiextensions.k8s.io"), version: t("v1"), resource: t("customresourcedefinitions"), singular: t("customresourcedefinition"), kind: t("CustomResourceDefinition"), list_kind: t("CustomResourceDefinitionList"), namespaced: false, verbs: &["create", "delete", "deletecollection", "get", "list", "patch", "update", "watch"],
+        short_names: List::Static(&[t("crd"), t("crds")]), categories: List::Static(&[t("api-extensions")]), storage_prefix: t("/registry/apiextensions.k8s.io/customresourcedefinitions/"), storage_group: t("apiextensions.k8s.io"), storage_version: t("v1beta1"), storage_version_hash: t("jfWCUB31mvA="),
+        message: Some(&apiextensions_v1::CUSTOM_RESOURCE_DEFINITION), preferred_version: t("v1"), served_by_default: true, feature_gate: "", introduced: "", deprecated: "", removed: "", subresources: List::Static(&[
+            Subresource { name: "status", kind: t("CustomResourceDefinition"), group: t("apiextensions.k8s.io"), version: t("v1"), verbs: &["get", "patch", "update"], message: Some(&apiextensions_v1::CUSTOM_RESOURCE_DEFINITION), served_by_default: true },
+    ]) },
+    Resource { group: t("scheduling.k8s.io"), version: t("v1"), resource: t("priorityclasses"), singular: t("priorityclass"), kind: t("PriorityClass"), list_kind: t("PriorityClassList"), namespaced: false, verbs: &["create", "delete", "deletecollection", "get", "list", "patch", "update", "watch"],
+        short_names: List::Static(&[t("pc")]), categories: List::Static(&[]), storage_prefix: t("/registry/priorityclasses/"), storage_group: t("scheduling.k8s.io"), storage_version: t("v1"), storage_version_hash: t("1QwjyaZjj3Y="),
+        message: Some(&scheduling_v1::PRIORITY_CLASS), preferred_version: t("v1"), served_by_default: true, feature_gate: "", introduced: "1.14", deprecated: "", removed: "", subresources: List::Static(&[
+    ]) },
+    Resource { group: t("scheduling.k8s.io"), version: t("v1beta1"), resource: t("podgroups"), singular: t("podgroup"), kind: t("PodGroup"), list_kind: t("PodGroupList"), namespaced: true, verbs: &["create", "delete", "deletecollection", "get", "list", "patch", "update", "watch"],
+        short_names: List::Static(&[]), categories: List::Static(&[]), storage_prefix: t("/registry/podgroups/"), storage_group: t("scheduling.k8s.io"), storage_version: t("v1beta1"), storage_version_hash: t("QjOl2H5qPs0="),
+        message: Some(&scheduling_v1beta1::POD_GROUP), preferred_version: t("v1"), served_by_default: false, feature_gate: "GenericWorkload", introduced: "1.37", deprecated: "1.40", removed: "1.43", subresources: List::Static(&[
+            Subresource { name: "status", kind: t("PodGroup"), group: t("scheduling.k8s.io"), version: t("v1beta1"), verbs: &["get", "patch", "update"], message: Some(&scheduling_v1beta1::POD_GROUP), served_by_default: false },
+    ]) },
+    Resource { group: t("scheduling.k8s.io"), version: t("v1beta1"), resource: t("workloads"), singular: t("workload"), kind: t("Workload"), list_kind: t("WorkloadList"), namespaced: true, verbs: &["create", "delete", "deletecollection", "get", "list", "patch", "update", "watch"],
+        short_names: List::Static(&[]), categories: List::Static(&[]), storage_prefix: t("/registry/workloads/"), storage_group: t("scheduling.k8s.io"), storage_version: t("v1beta1"), storage_version_hash: t("Fgcxusx6IUo="),
+        message: Some(&scheduling_v1beta1::WORKLOAD), preferred_version: t("v1"), served_by_default: false, feature_gate: "GenericWorkload", introduced: "1.37", deprecated: "1.40", removed: "1.43", subresources: List::Static(&[
+    ]) },
+    Resource { group: t("scheduling.k8s.io"), version: t("v1alpha3"), resource: t("compositepodgroups"), singular: t("compositepodgroup"), kind: t("CompositePodGroup"), list_kind: t("CompositePodGroupList"), namespaced: true, verbs: &["create", "delete", "deletecollection", "get", "list", "patch", "update", "watch"],
+        short_names: List::Static(&[]), categories: List::Static(&[]), storage_prefix: t("/registry/compositepodgroups/"), storage_group: t("scheduling.k8s.io"), storage_version: t("v1alpha3"), storage_version_hash: t("L+dT284DGFE="),
+        message: Some(&scheduling_v1alpha3::COMPOSITE_POD_GROUP), preferred_version: t("v1"), served_by_default: false, feature_gate: "CompositePodGroup", introduced: "", deprecated: "", removed: "", subresources: List::Static(&[
+            Subresource { name: "status", kind: t("CompositePodGroup"), group: t("scheduling.k8s.io"), version: t("v1alpha3"), verbs: &["get", "patch", "update"], message: Some(&scheduling_v1alpha3::COMPOSITE_POD_GROUP), served_by_default: false },
+    ]) },
+    Resource { group: t("scheduling.k8s.io"), version: t("v1alpha3"), resource: t("podgroups"), singular: t("podgroup"), kind: t("PodGroup"), list_kind: t("PodGroupList"), namespaced: true, verbs: &["create", "delete", "deletecollection", "get", "list", "patch", "update", "watch"],
+        short_names: List::Static(&[]), categories: List::Static(&[]), storage_prefix: t("/registry/podgroups/"), storage_group: t("scheduling.k8s.io"), storage_version: t("v1beta1"), storage_version_hash: t("QjOl2H5qPs0="),
+        message: Some(&scheduling_v1alpha3::POD_GROUP), preferred_version: t("v1"), served_by_default: false, feature_gate: "GenericWorkload", introduced: "", deprecated: "", removed: "", subresources: List::Static(&[
+            Subresource { name: "status", kind: t("PodGroup"), group: t("scheduling.k8s.io"), version: t("v1alpha3"), verbs: &["get", "patch", "update"], message: Some(&scheduling_v1alpha3::POD_GROUP), served_by_default: false },
+    ]) },
+    Resource { group: t("scheduling.k8s.io"), version: t("v1alpha3"), resource: t("workloads"), singular: t("workload"), kind: t("Workload"), list_kind: t("WorkloadList"), namespaced: true, verbs: &["create", "delete", "deletecollection", "get", "list", "patch", "update", "watch"],
+        short_names: List::Static(&[]), categories: List::Static(&[]), storage_prefix: t("/registry/workloads/"), storage_group: t("scheduling.k8s.io"), storage_version: t("v1beta1"), storage_version_hash: t("Fgcxusx6IUo="),
+        message: Some(&scheduling_v1alpha3::WORKLOAD), preferred_version: t("v1"), served_by_default: false, feature_gate: "GenericWorkload", introduced: "", deprecated: "", removed: "", subresources: List::Static(&[
+    ]) },
+    Resource { group: t("coordination.k8s.io"), version: t("v1"), resource: t("leases"), singular: t("lease"), kind: t("Lease"), list_kind: t("LeaseList"), namespaced: true, verbs: &["create", "delete", "deletecollection", "get", "list", "patch", "update", "watch"],
+        short_names: List::Static(&[]), categories: List::Static(&[]), storage_prefix: t("/registry/leases/"), storage_group: t("coordination.k8s.io"), storage_version: t("v1"), storage_version_hash: t("gqkMMb/YqFM="),
+        message: Some(&coordination_v1::LEASE), preferred_version: t("v1"), served_by_default: true, feature_gate: "", introduced: "1.14", deprecated: "", removed: "", subresources: List::Static(&[
+    ]) },
+    Resource { group: t("coordination.k8s.io"), version: t("v1beta1"), resource: t("leasecandidates"), singular: t("leasecandidate"), kind: t("LeaseCandidate"), list_kind: t("LeaseCandidateList"), namespaced: true, verbs: &["create", "delete", "deletecollection", "get", "list", "patch", "update", "watch"],
+        short_names: List::Static(&[]), categories: List::Static(&[]), storage_prefix: t("/registry/leasecandidates/"), storage_group: t("coordination.k8s.io"), storage_version: t("v1beta1"), storage_version_hash: t("lvME0iHWE20="),
+        message: Some(&coordination_v1beta1::LEASE_CANDIDATE), preferred_version: t("v1"), served_by_default: false, feature_gate: "", introduced: "1.33", deprecated: "1.36", removed: "1.39", subresources: List::Static(&[
+    ]) },
+    Resource { group: t("coordination.k8s.io"), version: t("v1alpha2"), resource: t("leasecandidates"), singular: t("leasecandidate"), kind: t("LeaseCandidate"), list_kind: t("LeaseCandidateList"), namespaced: true, verbs: &["create", "delete", "deletecollection", "get", "list", "patch", "update", "watch"],
+        short_names: List::Static(&[]), categories: List::Static(&[]), storage_prefix: t("/registry/leasecandidates/"), storage_group: t("coordination.k8s.io"), storage_version: t("v1beta1"), storage_version_hash: t("lvME0iHWE20="),
+        message: Some(&coordination_v1alpha2::LEASE_CANDIDATE), preferred_version: t("v1"), served_by_default: false, feature_gate: "", introduced: "1.32", deprecated: "1.35", removed: "1.38", subresources: List::Static(&[
+    ]) },
+    Resource { group: t("node.k8s.io"), version: t("v1"), resource: t("runtimeclasses"), singular: t("runtimeclass"), kind: t("RuntimeClass"), list_kind: t("RuntimeClassList"), namespaced: false, verbs: &["create", "delete", "deletecollection", "get", "list", "patch", "update", "watch"],
+        short_names: List::Static(&[]), categories: List::Static(&[]), storage_prefix: t("/registry/runtimeclasses/"), storage_group: t("node.k8s.io"), storage_version: t("v1"), storage_version_hash: t("WQTu1GL3T2Q="),
+        message: Some(&node_v1::RUNTIME_CLASS), preferred_version: t("v1"), served_by_default: true, feature_gate: "", introduced: "1.20", deprecated: "", removed: "", subresources: List::Static(&[
+    ]) },
+    Resource { group: t("discovery.k8s.io"), version: t("v1"), resource: t("endpointslices"), singular: t("endpointslice"), kind: t("EndpointSlice"), list_kind: t("EndpointSliceList"), namespaced: true, verbs: &["create", "delete", "deletecollection", "get", "list", "patch", "update", "watch"],
+        short_names: List::Static(&[]), categories: List::Static(&[]), storage_prefix: t("/registry/endpointslices/"), storage_group: t("discovery.k8s.io"), storage_version: t("v1"), storage_version_hash: t("qgS0xkrxYAI="),
+        message: Some(&discovery_v1::ENDPOINT_SLICE), preferred_version: t("v1"), served_by_default: true, feature_gate: "", introduced: "1.21", deprecated: "", removed: "", subresources: List::Static(&[
+    ]) },
+    Resource { group: t("resource.k8s.io"), version: t("v1"), resource: t("deviceclasses"), singular: t("deviceclass"), kind: t("DeviceClass"), list_kind: t("DeviceClassList"), namespaced: false, verbs: &["create", "delete", "deletecollection", "get", "list", "patch", "update", "watch"],
+        short_names: List::Static(&[]), categories: List::Static(&[]), storage_prefix: t("/registry/deviceclasses/"), storage_group: t("resource.k8s.io"), storage_version: t("v1"), storage_version_hash: t("Yk2PTc1Ybxk="),
+        message: Some(&resource_v1::DEVICE_CLASS), preferred_version: t("v1"), served_by_default: true, feature_gate: "", introduced: "1.34", deprecated: "", removed: "", subresources: List::Static(&[
+    ]) },
+    Resource { group: t("resource.k8s.io"), version: t("v1"), resource: t("devicetaintrules"), singular: t("devicetaintrule"), kind: t("DeviceTaintRule"), list_kind: t("DeviceTaintRuleList"), namespaced: false, verbs: &["create", "delete", "deletecollection", "get", "list", "patch", "update", "watch"],
+        short_names: List::Static(&[]), categories: List::Static(&[]), storage_prefix: t("/registry/devicetaintrules/"), storage_group: t("resource.k8s.io"), storage_version: t("v1beta2"), storage_version_hash: t("i+85+TcIKpA="),
+        message: Some(&resource_v1::DEVICE_TAINT_RULE), preferred_version: t("v1"), served_by_default: true, feature_gate: "", introduced: "1.37", deprecated: "", removed: "", subresources: List::Static(&[
+            Subresource { name: "status", kind: t("DeviceTaintRule"), group: t("resource.k8s.io"), version: t("v1"), verbs: &["get", "patch", "update"], message: Some(&resource_v1::DEVICE_TAINT_RULE), served_by_default: true },
+    ]) },
+    Resource { group: t("resource.k8s.io"), version: t("v1"), resource: t("resourceclaims"), singular: t("resourceclaim"), kind: t("ResourceClaim"), list_kind: t("ResourceClaimList"), namespaced: true, verbs: &["create", "delete", "deletecollection", "get", "list", "patch", "update", "watch"],
+        short_names: List::Static(&[]), categories: List::Static(&[]), storage_prefix: t("/registry/resourceclaims/"), storage_group: t("resource.k8s.io"), storage_version: t("v1"), storage_version_hash: t("wgAZaHcZxUg="),
+        message: Some(&resource_v1::RESOURCE_CLAIM), preferred_version: t("v1"), served_by_default: true, feature_gate: "", introduced: "1.34", deprecated: "", removed: "", subresources: List::Static(&[
+            Subresource { name: "status", kind: t("ResourceClaim"), group: t("resource.k8s.io"), version: t("v1"), verbs: &["get", "patch", "update"], message: Some(&resource_v1::RESOURCE_CLAIM), served_by_default: true },
+    ]) },
+    Resource { group: t("resource.k8s.io"), version: t("v1"), resource: t("resourceclaimtemplates"), singular: t("resourceclaimtemplate"), kind: t("ResourceClaimTemplate"), list_kind: t("ResourceClaimTemplateList"), namespaced: true, verbs: &["create", "delete", "deletecollection", "get", "list", "patch", "update", "watch"],
+        short_names: List::Static(&[]), categories: List::Static(&[]), storage_prefix: t("/registry/resourceclaimtemplates/"), storage_group: t("resource.k8s.io"), storage_version: t("v1"), storage_version_hash: t("TuzjC49aUfM="),
+        message: Some(&resource_v1::RESOURCE_CLAIM_TEMPLATE), preferred_version: t("v1"), served_by_default: true, feature_gate: "", introduced: "1.34", deprecated: "", removed: "", subresources: List::Static(&[
+    ]) },
+    Resource { group: t("resource.k8s.io"), version: t("v1"), resource: t("resourceslices"), singular: t("resourceslice"), kind: t("ResourceSlice"), list_kind: t("ResourceSliceList"), namespaced: false, verbs: &["create", "delete", "deletecollection", "get", "list", "patch", "update", "watch"],
+        short_names: List::Static(&[]), categories: List::Static(&[]), storage_prefix: t("/registry/resourceslices/"), storage_group: t("resource.k8s.io"), storage_version: t("v1"), storage_version_hash: t("KsC072WgaEY="),
+        message: Some(&resource_v1::RESOURCE_SLICE), preferred_version: t("v1"), served_by_default: true, feature_gate: "", introduced: "1.34", deprecated: "", removed: "", subresources: List::Static(&[
+    ]) },
+    Resource { group: t("resource.k8s.io"), version: t("v1beta2"), resource: t("deviceclasses"), singular: t("deviceclass"), kind: t("DeviceClass"), list_kind: t("DeviceClassList"), namespaced: false, verbs: &["create", "delete", "deletecollection", "get", "list", "patch", "update", "watch"],
+        short_names: List::Static(&[]), categories: List::Static(&[]), storage_prefix: t("/registry/deviceclasses/"), storage_group: t("resource.k8s.io"), storage_version: t("v1"), storage_version_hash: t("Yk2PTc1Ybxk="),
+        message: Some(&resource_v1beta2::DEVICE_CLASS), preferred_version: t("v1"), served_by_default: false, feature_gate: "", introduced: "1.33", deprecated: "1.36", removed: "1.39", subresources: List::Static(&[
+    ]) },
+    Resource { group: t("resource.k8s.io"), version: t("v1beta2"), resource: t("devicetaintrules"), singular: t("devicetaintrule"), kind: t("DeviceTaintRule"), list_kind: t("DeviceTaintRuleList"), namespaced: false, verbs: &["create", "delete", "deletecollection", "get", "list", "patch", "update", "watch"],
+        short_names: List::Static(&[]), categories: List::Static(&[]), storage_prefix: t("/registry/devicetaintrules/"), storage_group: t("resource.k8s.io"), storage_version: t("v1beta2"), storage_version_hash: t("i+85+TcIKpA="),
+        message: Some(&resource_v1beta2::DEVICE_TAINT_RULE), preferred_version: t("v1"), served_by_default: false, feature_gate: "", introduced: "1.36", deprecated: "1.39", removed: "1.42", subresources: List::Static(&[
+            Subresource { name: "status", kind: t("DeviceTaintRule"), group: t("resource.k8s.io"), version: t("v1beta2"), verbs: &["get", "patch", "update"], message: Some(&resource_v1beta2::DEVICE_TAINT_RULE), served_by_default: false },
+    ]) },
+    Resource { group: t("resource.k8s.io"), version: t("v1beta2"), resource: t("resourceclaims"), singular: t("resourceclaim"), kind: t("ResourceClaim"), list_kind: t("ResourceClaimList"), namespaced: true, verbs: &["create", "delete", "deletecollection", "get", "list", "patch", "update", "watch"],
+        short_names: List::Static(&[]), categories: List::Static(&[]), storage_prefix: t("/registry/resourceclaims/"), storage_group: t("resource.k8s.io"), storage_version: t("v1"), storage_version_hash: t("wgAZaHcZxUg="),
+        message: Some(&resource_v1beta2::RESOURCE_CLAIM), preferred_version: t("v1"), served_by_default: false, feature_gate: "", introduced: "1.33", deprecated: "1.36", removed: "1.39", subresources: List::Static(&[
+            Subresource { name: "status", kind: t("ResourceClaim"), group: t("resource.k8s.io"), version: t("v1beta2"), verbs: &["get", "patch", "update"], message: Some(&resource_v1beta2::RESOURCE_CLAIM), served_by_default: false },
+    ]) },
+    Resource { group: t("resource.k8s.io"), version: t("v1beta2"), resource: t("resourceclaimtemplates"), singular: t("resourceclaimtemplate"), kind: t("ResourceClaimTemplate"), list_kind: t("ResourceClaimTemplateList"), namespaced: true, verbs: &["create", "delete", "deletecollection", "get", "list", "patch", "update", "watch"],
+        short_names: List::Static(&[]), categories: List::Static(&[]), storage_prefix: t("/registry/resourceclaimtemplates/"), storage_group: t("resource.k8s.io"), storage_version: t("v1"), storage_version_hash: t("TuzjC49aUfM="),
+        message: Some(&resource_v1beta2::RESOURCE_CLAIM_TEMPLATE), preferred_version: t("v1"), served_by_default: false, feature_gate: "", introduced: "1.33", deprecated: "1.36", removed: "1.39", subresources: List::Static(&[
+    ]) },
+    Resource { group: t("resource.k8s.io"), version: t("v1beta2"), resource: t("resourceslices"), singular: t("resourceslice"), kind: t("ResourceSlice"), list_kind: t("ResourceSliceList"), namespaced: false, verbs: &["create", "delete", "deletecollection", "get", "list", "patch", "update", "watch"],
+        short_names: List::Static(&[]), categories: List::Static(&[]), storage_prefix: t("/registry/resourceslices/"), storage_group: t("resource.k8s.io"), storage_version: t("v1"), storage_version_hash: t("KsC072WgaEY="),
+        message: Some(&resource_v1beta2::RESOURCE_SLICE), preferred_version: t("v1"), served_by_default: false, feature_gate: "", introduced: "1.33", deprecated: "1.36", removed: "1.39", subresources: List::Static(&[
+    ]) },
+    Resource { group: t("resource.k8s.io"), version: t("v1beta1"), resource: t("deviceclasses"), singular: t("deviceclass"), kind: t("DeviceClass"), list_kind: t("DeviceClassList"), namespaced: false, verbs: &["create", "delete", "deletecollection", "get", "list", "patch", "update", "watch"],
+        short_names: List::Static(&[]), categories: List::Static(&[]), storage_prefix: t("/registry/deviceclasses/"), storage_group: t("resource.k8s.io"), storage_version: t("v1"), storage_version_hash: t("Yk2PTc1Ybxk="),
+        message: Some(&resource_v1beta1::DEVICE_CLASS), preferred_version: t("v1"), served_by_default: false, feature_gate: "", introduced: "1.32", deprecated: "1.35", removed: "1.38", subresources: List::Static(&[
+    ]) },
+    Resource { group: t("resource.k8s.io"), version: t("v1beta1"), resource: t("resourceclaims"), singular: t("resourceclaim"), kind: t("ResourceClaim"), list_kind: t("ResourceClaimList"), namespaced: true, verbs: &["create", "delete", "deletecollection", "get", "list", "patch", "update", "watch"],
+        short_names: List::Static(&[]), categories: List::Static(&[]), storage_prefix: t("/registry/resourceclaims/"), storage_group: t("resource.k8s.io"), storage_version: t("v1"), storage_version_hash: t("wgAZaHcZxUg="),
+        message: Some(&resource_v1beta1::RESOURCE_CLAIM), preferred_version: t("v1"), served_by_default: false, feature_gate: "", introduced: "1.32", deprecated: "1.35", removed: "1.38", subresources: List::Static(&[
+            Subresource { name: "status", kind: t("ResourceClaim"), group: t("resource.k8s.io"), version: t("v1beta1"), verbs: &["get", "patch", "update"], message: Some(&resource_v1beta1::RESOURCE_CLAIM), served_by_default: false },
+    ]) },
+    Resource { group: t("resource.k8s.io"), version: t("v1beta1"), resource: t("resourceclaimtemplates"), singular: t("resourceclaimtemplate"), kind: t("ResourceClaimTemplate"), list_kind: t("ResourceClaimTemplateList"), namespaced: true, verbs: &["create", "delete", "deletecollection", "get", "list", "patch", "update", "watch"],
+        short_names: List::Static(&[]), categories: List::Static(&[]), storage_prefix: t("/registry/resourceclaimtemplates/"), storage_group: t("resource.k8s.io"), storage_version: t("v1"), storage_version_hash: t("TuzjC49aUfM="),
+        message: Some(&resource_v1beta1::RESOURCE_CLAIM_TEMPLATE), preferred_version: t("v1"), served_by_default: false, feature_gate: "", introduced: "1.32", deprecated: "1.35", removed: "1.38", subresources: List::Static(&[
+    ]) },
+    Resource { group: t("resource.k8s.io"), version: t("v1beta1"), resource: t("resourceslices"), singular: t("resourceslice"), kind: t("ResourceSlice"), list_kind: t("ResourceSliceList"), namespaced: false, verbs: &["create", "delete", "deletecollection", "get", "list", "patch", "update", "watch"],
+        short_names: List::Static(&[]), categories: List::Static(&[]), storage_prefix: t("/registry/resourceslices/"), storage_group: t("resource.k8s.io"), storage_version: t("v1"), storage_version_hash: t("KsC072WgaEY="),
+        message: Some(&resource_v1beta1::RESOURCE_SLICE), preferred_version: t("v1"), served_by_default: false, feature_gate: "", introduced: "1.32", deprecated: "1.35", removed: "1.38", subresources: List::Static(&[
+    ]) },
+    Resource { group: t("resource.k8s.io"), version: t("v1alpha3"), resource: t("devicetaintrules"), singular: t("devicetaintrule"), kind: t("DeviceTaintRule"), list_kind: t("DeviceTaintRuleList"), namespaced: false, verbs: &["create", "delete", "deletecollection", "get", "list", "patch", "update", "watch"],
+        short_names: List::Static(&[]), categories: List::Static(&[]), storage_prefix: t("/registry/devicetaintrules/"), storage_group: t("resource.k8s.io"), storage_version: t("v1beta2"), storage_version_hash: t("i+85+TcIKpA="),
+        message: Some(&resource_v1alpha3::DEVICE_TAINT_RULE), preferred_version: t("v1"), served_by_default: false, feature_gate: "", introduced: "1.33", deprecated: "1.36", removed: "1.39", subresources: List::Static(&[
+            Subresource { name: "status", kind: t("DeviceTaintRule"), group: t("resource.k8s.io"), version: t("v1alpha3"), verbs: &["get", "patch", "update"], message: Some(&resource_v1alpha3::DEVICE_TAINT_RULE), served_by_default: false },
+    ]) },
+    Resource { group: t("resource.k8s.io"), version: t("v1alpha3"), resource: t("resourcepoolstatusrequests"), singular: t("resourcepoolstatusrequest"), kind: t("ResourcePoolStatusRequest"), list_kind: t("ResourcePoolStatusRequestList"), namespaced: false, verbs: &["create", "delete", "deletecollection", "get", "list", "patch", "update", "watch"],
+        short_names: List::Static(&[]), categories: List::Static(&[]), storage_prefix: t("/registry/resourcepoolstatusrequests/"), storage_group: t("resource.k8s.io"), storage_version: t("v1alpha3"), storage_version_hash: t("iy583CtMwdY="),
+        message: Some(&resource_v1alpha3::RESOURCE_POOL_STATUS_REQUEST), preferred_version: t("v1"), served_by_default: false, feature_gate: "", introduced: "1.36", deprecated: "1.39", removed: "1.42", subresources: List::Static(&[
+            Subresource { name: "status", kind: t("ResourcePoolStatusRequest"), group: t("resource.k8s.io"), version: t("v1alpha3"), verbs: &["get", "patch", "update"], message: Some(&resource_v1alpha3::RESOURCE_POOL_STATUS_REQUEST), served_by_default: false },
+    ]) },
+    Resource { group: t("flowcontrol.apiserver.k8s.io"), version: t("v1"), resource: t("flowschemas"), singular: t("flowschema"), kind: t("FlowSchema"), list_kind: t("FlowSchemaList"), namespaced: false, verbs: &["create", "delete", "deletecollection", "get", "list", "patch", "update", "watch"],
+        short_names: List::Static(&[]), categories: List::Static(&[]), storage_prefix: t("/registry/flowschemas/"), storage_group: t("flowcontrol.apiserver.k8s.io"), storage_version: t("v1"), storage_version_hash: t("GJVAJZSZBIw="),
+        message: Some(&flowcontrol_v1::FLOW_SCHEMA), preferred_version: t("v1"), served_by_default: true, feature_gate: "", introduced: "1.29", deprecated: "", removed: "", subresources: List::Static(&[
+            Subresource { name: "status", kind: t("FlowSchema"), group: t("flowcontrol.apiserver.k8s.io"), version: t("v1"), verbs: &["get", "patch", "update"], message: Some(&flowcontrol_v1::FLOW_SCHEMA), served_by_default: true },
+    ]) },
+    Resource { group: t("flowcontrol.apiserver.k8s.io"), version: t("v1"), resource: t("prioritylevelconfigurations"), singular: t("prioritylevelconfiguration"), kind: t("PriorityLevelConfiguration"), list_kind: t("PriorityLevelConfigurationList"), namespaced: false, verbs: &["create", "delete", "deletecollection", "get", "list", "patch", "update", "watch"],
+        short_names: List::Static(&[]), categories: List::Static(&[]), storage_prefix: t("/registry/prioritylevelconfigurations/"), storage_group: t("flowcontrol.apiserver.k8s.io"), storage_version: t("v1"), storage_version_hash: t("Kir5PVfvNeI="),
+        message: Some(&flowcontrol_v1::PRIORITY_LEVEL_CONFIGURATION), preferred_version: t("v1"), served_by_default: true, feature_gate: "", introduced: "1.29", deprecated: "", removed: "", subresources: List::Static(&[
+            Subresource { name: "status", kind: t("PriorityLevelConfiguration"), group: t("flowcontrol.apiserver.k8s.io"), version: t("v1"), verbs: &["get", "patch", "update"], message: Some(&flowcontrol_v1::PRIORITY_LEVEL_CONFIGURATION), served_by_default: true },
+    ]) },
+    Resource { group: t("internal.apiserver.k8s.io"), version: t("v1alpha1"), resource: t("storageversions"), singular: t("storageversion"), kind: t("StorageVersion"), list_kind: t("StorageVersionList"), namespaced: false, verbs: &["create", "delete", "deletecollection", "get", "list", "patch", "update", "watch"],
+        short_names: List::Static(&[]), categories: List::Static(&[]), storage_prefix: t("/registry/storageversions/"), storage_group: t("internal.apiserver.k8s.io"), storage_version: t("v1alpha1"), storage_version_hash: t("c8YZt5U0nPk="),
+        message: Some(&apiserverinternal_v1alpha1::STORAGE_VERSION), preferred_version: t("v1alpha1"), served_by_default: false, feature_gate: "", introduced: "", deprecated: "", removed: "", subresources: List::Static(&[
+            Subresource { name: "status", kind: t("StorageVersion"), group: t("internal.apiserver.k8s.io"), version: t("v1alpha1"), verbs: &["get", "patch", "update"], message: Some(&apiserverinternal_v1alpha1::STORAGE_VERSION), served_by_default: false },
+    ]) },
+    Resource { group: t("storagemigration.k8s.io"), version: t("v1"), resource: t("storageversionmigrations"), singular: t("storageversionmigration"), kind: t("StorageVersionMigration"), list_kind: t("StorageVersionMigrationList"), namespaced: false, verbs: &["create", "delete", "deletecollection", "get", "list", "patch", "update", "watch"],
+        short_names: List::Static(&[]), categories: List::Static(&[]), storage_prefix: t("/registry/storageversionmigrations/"), storage_group: t("storagemigration.k8s.io"), storage_version: t("v1beta1"), storage_version_hash: t("pCjmmKOkLy4="),
+        message: Some(&storagemigration_v1::STORAGE_VERSION_MIGRATION), preferred_version: t("v1"), served_by_default: true, feature_gate: "StorageVersionMigrator", introduced: "1.37", deprecated: "", removed: "", subresources: List::Static(&[
+            Subresource { name: "status", kind: t("StorageVersionMigration"), group: t("storagemigration.k8s.io"), version: t("v1"), verbs: &["get", "patch", "update"], message: Some(&storagemigration_v1::STORAGE_VERSION_MIGRATION), served_by_default: true },
+    ]) },
+    Resource { group: t("storagemigration.k8s.io"), version: t("v1beta1"), resource: t("storageversionmigrations"), singular: t("storageversionmigration"), kind: t("StorageVersionMigration"), list_kind: t("StorageVersionMigrationList"), namespaced: false, verbs: &["create", "delete", "deletecollection", "get", "list", "patch", "update", "watch"],
+        short_names: List::Static(&[]), categories: List::Static(&[]), storage_prefix: t("/registry/storageversionmigrations/"), storage_group: t("storagemigration.k8s.io"), storage_version: t("v1beta1"), storage_version_hash: t("pCjmmKOkLy4="),
+        message: Some(&storagemigration_v1beta1::STORAGE_VERSION_MIGRATION), preferred_version: t("v1"), served_by_default: false, feature_gate: "StorageVersionMigrator", introduced: "1.35", deprecated: "1.37", removed: "1.40", subresources: List::Static(&[
+            Subresource { name: "status", kind: t("StorageVersionMigration"), group: t("storagemigration.k8s.io"), version: t("v1beta1"), verbs: &["get", "patch", "update"], message: Some(&storagemigration_v1beta1::STORAGE_VERSION_MIGRATION), served_by_default: false },
+    ]) },
+    Resource { group: t("lifecycle.k8s.io"), version: t("v1alpha1"), resource: t("evictionrequests"), singular: t("evictionrequest"), kind: t("EvictionRequest"), list_kind: t("EvictionRequestList"), namespaced: true, verbs: &["create", "delete", "deletecollection", "get", "list", "patch", "update", "watch"],
+        short_names: List::Static(&[]), categories: List::Static(&[]), storage_prefix: t("/registry/evictionrequests/"), storage_group: t("lifecycle.k8s.io"), storage_version: t("v1alpha1"), storage_version_hash: t("0sGDWzI0u0Q="),
+        message: Some(&lifecycle_v1alpha1::EVICTION_REQUEST), preferred_version: t("v1alpha1"), served_by_default: false, feature_gate: "EvictionRequestAPI", introduced: "1.37", deprecated: "1.40", removed: "1.43", subresources: List::Static(&[
+            Subresource { name: "status", kind: t("EvictionRequest"), group: t("lifecycle.k8s.io"), version: t("v1alpha1"), verbs: &["get", "patch", "update"], message: Some(&lifecycle_v1alpha1::EVICTION_REQUEST), served_by_default: false },
+    ]) },
+    Resource { group: t("lifecycle.k8s.io"), version: t("v1alpha1"), resource: t("evictions"), singular: t("eviction"), kind: t("Eviction"), list_kind: t("EvictionList"), namespaced: true, verbs: &["create", "delete", "deletecollection", "get", "list", "patch", "update", "watch"],
+        short_names: List::Static(&[]), categories: List::Static(&[]), storage_prefix: t("/registry/evictions/"), storage_group: t("lifecycle.k8s.io"), storage_version: t("v1alpha1"), storage_version_hash: t("Un48RuLRFt0="),
+        message: Some(&lifecycle_v1alpha1::EVICTION), preferred_version: t("v1alpha1"), served_by_default: false, feature_gate: "EvictionRequestAPI", introduced: "1.37", deprecated: "1.40", removed: "1.43", subresources: List::Static(&[
+            Subresource { name: "status", kind: t("Eviction"), group: t("lifecycle.k8s.io"), version: t("v1alpha1"), verbs: &["get", "patch", "update"], message: Some(&lifecycle_v1alpha1::EVICTION), served_by_default: false },
+    ]) },
 ];
 
 pub(crate) static GROUPS: [Group; 24] = [

@@ -12,8 +12,8 @@ pub(super) fn reference(name: &str) -> Value {
     json!({"$ref": format!("{REFERENCE}{name}")})
 }
 
-/// All schemas that `document` refers to, and those that they refer to, by name.
-pub fn closure(document: &Value) -> Map<String, Value> {
+/// All schemas that `document` refers to, and those that they refer to, by name; `custom` are those of no message.
+pub fn closure(document: &Value, custom: &Map<String, Value>) -> Map<String, Value> {
     let mut schemas = Map::new();
     let mut waiting = Vec::new();
     references(document, &mut waiting);
@@ -21,9 +21,10 @@ pub fn closure(document: &Value) -> Map<String, Value> {
         if schemas.contains_key(&name) {
             continue;
         }
-        let schema = match by_name(&name) {
-            Some(message) => definition(message),
-            None => json!({"type": "object"}),
+        let schema = match (by_name(&name), custom.get(&name)) {
+            (Some(message), _) => definition(message),
+            (None, Some(schema)) => schema.clone(),
+            (None, None) => json!({"type": "object"}),
         };
         references(&schema, &mut waiting);
         schemas.insert(name, schema);

@@ -33,13 +33,32 @@ pub fn document(group: &str, version: &str, served: &dyn Fn(&Resource) -> bool) 
     if resources.is_empty() {
         return None;
     }
+    Some(document_of(group, version, &resources, &Map::new()))
+}
+
+/// The name of a kind's schema: that of its message or, for a custom kind, upstream's (`com.example.v1.Widget`).
+pub fn schema_name(resource: &Resource) -> String {
+    if let Some(message) = resource.message {
+        return message.name.to_owned();
+    }
+    let reversed: Vec<&str> = resource.group.split('.').rev().collect();
+    format!("{}.{}.{}", reversed.join("."), resource.version, resource.kind)
+}
+
+/// The document of these resources. `custom`: schemas of those that have no message, by name, lists too.
+pub fn document_of(
+    group: &str,
+    version: &str,
+    resources: &[&Resource],
+    custom: &Map<String, Value>,
+) -> Value {
     let mut paths = Map::new();
     paths.insert(format!("/{}/", path_of(group, version)), paths::discovery(group, version));
-    for resource in &resources {
+    for resource in resources {
         paths::add(resource, &mut paths);
     }
-    let schemas = closure(&Value::Object(paths.clone()));
-    Some(json!({
+    let schemas = closure(&Value::Object(paths.clone()), custom);
+    json!({
         "openapi": "3.0.0",
         "info": {"title": "Kubernetes", "version": RELEASE},
         "paths": paths,
@@ -49,5 +68,5 @@ pub fn document(group: &str, version: &str, served: &dyn Fn(&Resource) -> bool) 
                 "type": "apiKey", "name": "authorization", "in": "header", "description": "Bearer Token authentication"
             }},
         },
-    }))
+    })
 }

@@ -76,16 +76,17 @@ pub(super) fn discovery(group: &str, version: &str) -> Value {
 
 /// Adds all paths of a resource.
 pub(super) fn add(resource: &Resource, paths: &mut Map<String, Value>) {
-    let base = format!("/{}", super::path_of(resource.group, resource.version));
+    let base = format!("/{}", super::path_of(&resource.group, &resource.version));
     let scope = if resource.namespaced { "/namespaces/{namespace}" } else { "" };
     let collection = format!("{base}{scope}/{}", resource.resource);
     let item = format!("{collection}/{{name}}");
+    let schema = super::schema_name(resource);
     let kind = Kind {
-        group: resource.group,
-        version: resource.version,
-        kind: resource.kind,
-        schema: resource.message.name,
-        tag: &tag(resource.group, resource.version),
+        group: &resource.group,
+        version: &resource.version,
+        kind: &resource.kind,
+        schema: &schema,
+        tag: &tag(&resource.group, &resource.version),
     };
     let name = operation_name(resource, resource.namespaced, "");
     insert(
@@ -111,8 +112,12 @@ pub(super) fn add(resource: &Resource, paths: &mut Map<String, Value>) {
 }
 
 fn add_subresource(resource: &Resource, sub: &Subresource, item: &str, paths: &mut Map<String, Value>) {
-    let tag = &tag(resource.group, resource.version);
-    let kind = Kind { group: sub.group, version: sub.version, kind: sub.kind, schema: sub.message.name, tag };
+    let tag = &tag(&resource.group, &resource.version);
+    let schema = match sub.message {
+        Some(message) => message.name.to_owned(),
+        None => super::schema_name(resource),
+    };
+    let kind = Kind { group: &sub.group, version: &sub.version, kind: &sub.kind, schema: &schema, tag };
     let connects = ["attach", "exec", "portforward", "proxy"].contains(&sub.name);
     let name = operation_name(resource, resource.namespaced, &capitalized(sub.name));
     let operations = if connects {
@@ -159,7 +164,7 @@ fn connect_operations(resource: &Resource, sub: &Subresource, kind: &Kind<'_>) -
             let scope = if resource.namespaced { "Namespaced" } else { "" };
             let id = format!(
                 "connect{}{}{scope}{}{}",
-                prefix(resource.group, resource.version),
+                prefix(&resource.group, &resource.version),
                 capitalized(method),
                 resource.kind,
                 capitalized(sub.name)
@@ -204,7 +209,7 @@ fn collection_operations(resource: &Resource, kind: &Kind<'_>, name: &str) -> Ve
     if resource.has_verb("deletecollection") {
         let query = LIST.iter().filter(|p| **p != "allowWatchBookmarks" && **p != "watch").chain(&DELETE);
         let scope = if resource.namespaced { "Namespaced" } else { "" };
-        let prefix = prefix(resource.group, resource.version);
+        let prefix = prefix(&resource.group, &resource.version);
         let operation = Operation {
             id: format!("delete{prefix}Collection{scope}{}", resource.kind),
             action: "deletecollection",
@@ -387,7 +392,7 @@ fn query(name: &str) -> Value {
 /// `CoreV1NamespacedPod`.
 fn operation_name(resource: &Resource, namespaced: bool, sub: &str) -> String {
     let scope = if namespaced { "Namespaced" } else { "" };
-    format!("{}{scope}{}{sub}", prefix(resource.group, resource.version), resource.kind)
+    format!("{}{scope}{}{sub}", prefix(&resource.group, &resource.version), resource.kind)
 }
 
 /// `CoreV1`, `RbacAuthorizationV1`.

@@ -236,7 +236,8 @@ fn a_list_is_a_concatenation_of_stored_objects() {
     let mut raw = vec![0x0a, 0];
     for name in ["a", "b"] {
         let stored =
-            codec::to_stored(pods.message, "v1", "Pod", &json!({"metadata": {"name": name}})).unwrap();
+            codec::to_stored(pods.built_in_message(), "v1", "Pod", &json!({"metadata": {"name": name}}))
+                .unwrap();
         codec::stored_to_proto_item(&stored, &mut raw, 5).unwrap();
     }
     let list = codec::from_envelope(&codec::wrap_unknown("v1", "PodList", &raw)).unwrap();
@@ -246,7 +247,8 @@ fn a_list_is_a_concatenation_of_stored_objects() {
 #[test]
 fn watch_frames_carry_the_object() {
     let pods = table::find("", "v1", "pods").unwrap();
-    let stored = codec::to_stored(pods.message, "v1", "Pod", &json!({"metadata": {"name": "a"}})).unwrap();
+    let stored =
+        codec::to_stored(pods.built_in_message(), "v1", "Pod", &json!({"metadata": {"name": "a"}})).unwrap();
     let mut body = Vec::new();
     codec::stored_to_proto(&stored, &mut body, 5).unwrap();
     let mut frame = Vec::new();

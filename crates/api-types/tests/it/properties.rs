@@ -99,7 +99,8 @@ proptest! {
     #[test]
     fn the_stored_form_is_stable(index in 0_usize..1000, seed: u64) {
         let resource = stored_kind(index);
-        let (api_version, kind, message) = (resource.api_version(), resource.kind, resource.message);
+        let (api_version, kind) = (resource.api_version(), resource.kind.as_str());
+        let message = resource.built_in_message();
         let given = object(message, &mut Random(seed), 0);
         let report = schema::check(message, &given);
         prop_assert!(report.is_clean(), "{report:?}");
@@ -119,8 +120,8 @@ proptest! {
     #[test]
     fn peeking_agrees_with_decoding(index in 0_usize..1000, seed: u64) {
         let resource = stored_kind(index);
-        let given = object(resource.message, &mut Random(seed), 0);
-        let stored = codec::to_stored(resource.message, &resource.api_version(), resource.kind, &given).unwrap();
+        let given = object(resource.built_in_message(), &mut Random(seed), 0);
+        let stored = codec::to_stored(resource.built_in_message(), &resource.api_version(), &resource.kind, &given).unwrap();
         let tree = codec::from_stored(&stored, 0).unwrap();
         for stored in [stored, codec::json_to_stored(&tree)] {
             let peek = codec::peek::open(&stored).unwrap();
@@ -137,8 +138,8 @@ proptest! {
     #[test]
     fn damaged_bytes_do_no_harm(index in 0_usize..1000, seed: u64, at: prop::sample::Index, byte: u8) {
         let resource = stored_kind(index);
-        let given = object(resource.message, &mut Random(seed), 2);
-        let mut stored = codec::to_stored(resource.message, &resource.api_version(), resource.kind, &given).unwrap();
+        let given = object(resource.built_in_message(), &mut Random(seed), 2);
+        let mut stored = codec::to_stored(resource.built_in_message(), &resource.api_version(), &resource.kind, &given).unwrap();
         let at = at.index(stored.len());
         stored[at] = byte;
         let _ = codec::from_stored(&stored, 1);

@@ -5,17 +5,17 @@ use std::collections::HashSet;
 #[test]
 fn every_stored_kind_starts_with_its_metadata() {
     for resource in table::resources().iter().filter(|r| r.is_stored()) {
-        let metadata = resource.message.field("metadata").expect(resource.kind);
+        let metadata = resource.built_in_message().field("metadata").expect(&resource.kind);
         assert_eq!(metadata.number, 1, "{}", resource.kind);
-        assert!(resource.message.typed, "{}", resource.kind);
-        let (group, version) = (resource.group, resource.version);
-        assert_eq!(schema::lookup(group, version, resource.kind), Some(resource.message));
+        assert!(resource.built_in_message().typed, "{}", resource.kind);
+        let (group, version) = (resource.group.as_str(), resource.version.as_str());
+        assert_eq!(schema::lookup(group, version, &resource.kind), resource.message);
         assert!(
             schema::lookup(group, version, &format!("{}List", resource.kind)).is_some(),
             "{}",
             resource.kind
         );
-        let stored = schema::lookup(resource.storage_group, resource.storage_version, resource.kind);
+        let stored = schema::lookup(&resource.storage_group, &resource.storage_version, &resource.kind);
         assert!(stored.is_some(), "{} is stored as {}", resource.kind, resource.storage_version);
     }
 }
@@ -24,11 +24,11 @@ fn every_stored_kind_starts_with_its_metadata() {
 fn resources_are_found_by_name_and_kind() {
     let mut seen = HashSet::new();
     for resource in table::resources() {
-        assert!(seen.insert((resource.group, resource.version, resource.resource)));
-        let found = table::find(resource.group, resource.version, resource.resource).unwrap();
+        assert!(seen.insert((&resource.group, &resource.version, &resource.resource)));
+        let found = table::find(&resource.group, &resource.version, &resource.resource).unwrap();
         assert!(std::ptr::eq(found, resource));
         assert_eq!(
-            table::by_api_version(&resource.api_version(), resource.kind).unwrap().resource,
+            table::by_api_version(&resource.api_version(), &resource.kind).unwrap().resource,
             resource.resource
         );
     }

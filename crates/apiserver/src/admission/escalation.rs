@@ -26,11 +26,11 @@ pub(super) fn check(api: &Api, attributes: &Attributes<'_>, object: &Value) -> R
         ..Ask::default()
     };
     let owned: Vec<Rule>;
-    let granted: Vec<&Rule> = match target.resource.resource {
+    let granted: Vec<&Rule> = match target.resource.resource.as_str() {
         "roles" | "clusterroles" => {
             let unchanged = attributes.old.is_some_and(|old| old["rules"] == object["rules"]);
             if unchanged
-                || policy.allows(attributes.user, &ask("escalate", target.resource.resource, &target.name))
+                || policy.allows(attributes.user, &ask("escalate", &target.resource.resource, &target.name))
             {
                 return Ok(());
             }

@@ -55,7 +55,7 @@ impl<'a> Attributes<'a> {
 
     /// Whether this is about the objects of a resource themselves.
     fn is(&self, group: &str, resource: &str) -> bool {
-        let own = self.target.resource;
+        let own = &self.target.resource;
         self.subresource.is_empty() && own.group == group && own.resource == resource
     }
 

@@ -27,7 +27,7 @@ pub(super) fn taint(attributes: &Attributes<'_>, node: &mut Value) {
 pub(super) fn restrict(view: &View, attributes: &Attributes<'_>, object: &Value) -> Result<(), Status> {
     let Some(node) = attributes.user.node() else { return Ok(()) };
     let target = attributes.target;
-    match (target.resource.group, target.resource.resource) {
+    match (target.resource.group.as_str(), target.resource.resource.as_str()) {
         ("", "nodes") if target.name != node => {
             let what = match attributes.operation {
                 Operation::Create => "create",

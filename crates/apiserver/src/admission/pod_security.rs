@@ -17,8 +17,8 @@ pub(super) fn check(api: &Api, attributes: &Attributes<'_>, object: &Value) -> R
     if !matches!(attributes.operation, Operation::Create | Operation::Update) {
         return Ok(());
     }
-    let (resource, view) = (attributes.target.resource, api.storage.view());
-    match (resource.group, resource.resource, attributes.subresource) {
+    let (resource, view) = (&attributes.target.resource, api.storage.view());
+    match (resource.group.as_str(), resource.resource.as_str(), attributes.subresource) {
         ("", "namespaces", "") => namespace(&view, attributes, object),
         ("", "pods", subresource) if !IGNORED.contains(&subresource) => pod(&view, attributes, object),
         (group, resource, "") => match template(group, resource, object) {

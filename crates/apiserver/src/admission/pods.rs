@@ -22,7 +22,7 @@ pub(super) fn admit_priority(
     let Some(classes) = table::find("scheduling.k8s.io", "v1", "priorityclasses") else { return Ok(()) };
     let name = pod["spec"]["priorityClassName"].as_str().unwrap_or_default();
     let class = match name {
-        "" => default_class(view, classes.storage_prefix)?,
+        "" => default_class(view, &classes.storage_prefix)?,
         name => {
             let found = storage::get(view, classes.key("", name).as_bytes())?;
             let found = found.and_then(|kv| codec::from_stored(&kv.value, 0).ok());

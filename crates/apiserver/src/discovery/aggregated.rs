@@ -3,22 +3,26 @@
 use api_types::{Resource, Subresource, Value};
 use serde_json::{Map, json};
 
+use crate::catalog::Definitions;
+
 pub(super) const MEDIA: &str = "application/json;g=apidiscovery.k8s.io;v=v2;as=APIGroupDiscoveryList";
 
 /// The document of `/api` (the core) or of `/apis` (all other groups).
-pub(super) fn document(core: bool) -> Value {
-    let groups = super::groups().filter(|group| group.name.is_empty() == core);
+pub(super) fn document(core: bool, definitions: &Definitions) -> Value {
+    let groups = super::all_groups(definitions).into_iter().filter(|(group, _)| group.is_empty() == core);
     let items: Vec<Value> = groups
-        .map(|group| {
-            let versions: Vec<Value> = super::versions(group)
+        .map(|(group, versions)| {
+            let versions: Vec<Value> = versions
+                .iter()
                 .map(|version| {
-                    let resources: Vec<Value> = super::resources(group.name, version).map(resource).collect();
+                    let all = super::all_resources(definitions, &group, version);
+                    let resources: Vec<Value> = all.map(resource).collect();
                     json!({"version": version, "resources": resources, "freshness": "Current"})
                 })
                 .collect();
             let metadata = match core {
                 true => json!({"creationTimestamp": null}),
-                false => json!({"name": group.name, "creationTimestamp": null}),
+                false => json!({"name": group, "creationTimestamp": null}),
             };
             json!({"metadata": metadata, "versions": versions})
         })
@@ -35,14 +39,14 @@ fn kind(group: &str, version: &str, kind: &str) -> Value {
     json!({"group": group, "version": version, "kind": kind})
 }
 
-fn resource(resource: &'static Resource) -> Value {
+fn resource(resource: &Resource) -> Value {
     let mut value = Map::new();
-    value.insert("resource".into(), resource.resource.into());
-    value.insert("responseKind".into(), kind(resource.group, resource.version, resource.kind));
+    value.insert("resource".into(), Value::from(&resource.resource));
+    value.insert("responseKind".into(), kind(&resource.group, &resource.version, &resource.kind));
     value.insert("scope".into(), if resource.namespaced { "Namespaced" } else { "Cluster" }.into());
-    value.insert("singularResource".into(), resource.singular.into());
+    value.insert("singularResource".into(), Value::from(&resource.singular));
     value.insert("verbs".into(), json!(resource.verbs));
-    for (name, list) in [("shortNames", resource.short_names), ("categories", resource.categories)] {
+    for (name, list) in [("shortNames", &resource.short_names), ("categories", &resource.categories)] {
         if !list.is_empty() {
             value.insert(name.into(), json!(list));
         }
@@ -55,8 +59,8 @@ fn resource(resource: &'static Resource) -> Value {
     Value::Object(value)
 }
 
-fn subresource(sub: &'static Subresource) -> Value {
-    json!({"subresource": sub.name, "responseKind": kind(sub.group, sub.version, sub.kind), "verbs": sub.verbs})
+fn subresource(sub: &Subresource) -> Value {
+    json!({"subresource": sub.name, "responseKind": kind(&sub.group, &sub.version, &sub.kind), "verbs": sub.verbs})
 }
 
 #[cfg(test)]
@@ -72,6 +76,7 @@ mod tests {
             versions.map(|version| version["resources"].as_array().unwrap().len()).sum()
         };
         let served = table::resources().iter().filter(|r| super::super::is_served(r)).count();
-        assert_eq!(count(&document(true)) + count(&document(false)), served);
+        let none = Definitions::default();
+        assert_eq!(count(&document(true, &none)) + count(&document(false, &none)), served);
     }
 }

@@ -1,6 +1,7 @@
 //! What the server serves: groups, versions, resources, and the OpenAPI documents of them.
 
 mod aggregated;
+mod custom;
 mod openapi;
 mod openapi_v2;
 mod plain;
@@ -15,6 +16,7 @@ pub(crate) use openapi::Documents;
 use crate::api::Api;
 use crate::body::{self, Body};
 use crate::call::Call;
+use crate::catalog::Definitions;
 use crate::negotiate;
 
 /// Whether a resource of the table is served.
@@ -46,25 +48,63 @@ fn resources(group: &str, version: &str) -> impl Iterator<Item = &'static Resour
     table::resources().iter().filter(move |r| r.group == group && r.version == version && is_served(r))
 }
 
+/// Everything that is served of a group and version: built-in kinds, then those of definitions.
+fn all_resources<'a>(
+    definitions: &'a Definitions,
+    group: &'a str,
+    version: &'a str,
+) -> impl Iterator<Item = &'a Resource> {
+    let built_in = resources(group, version).map(|resource| -> &'a Resource { resource });
+    built_in.chain(definitions.kinds(group, version).map(|kind| &kind.resource))
+}
+
+/// Groups with their served versions, the preferred first: built-in groups in upstream's order, then those of
+/// definitions by name. A definition may add a version to a built-in group.
+fn all_groups(definitions: &Definitions) -> Vec<(String, Vec<String>)> {
+    let owned = |list: &[&str]| list.iter().map(|text| (*text).to_owned()).collect::<Vec<_>>();
+    let mut all: Vec<(String, Vec<String>)> = groups()
+        .map(|group| {
+            let mut list: Vec<&str> = versions(group).collect();
+            if let Some(at) = list.iter().position(|version| *version == group.preferred_version) {
+                let preferred = list.remove(at);
+                list.insert(0, preferred);
+            }
+            (group.name.to_owned(), owned(&list))
+        })
+        .collect();
+    for (name, versions) in definitions.groups() {
+        match all.iter_mut().find(|(group, _)| group == name) {
+            Some((_, known)) => {
+                let more: Vec<&str> =
+                    versions.into_iter().filter(|v| !known.iter().any(|k| k == v)).collect();
+                known.extend(owned(&more));
+            }
+            None => all.push((name.to_owned(), owned(&versions))),
+        }
+    }
+    all
+}
+
 impl Api {
     /// Answers `/api`, `/apis` and what lies below them down to a version; none for other paths.
-    pub(crate) fn discovery(&self, call: &Call) -> Option<Result<Response<Body>, Status>> {
+    pub(crate) fn discovery(&self, call: &Call) -> Result<Option<Response<Body>>, Status> {
         let parts: Vec<&str> = call.info.path.split('/').filter(|part| !part.is_empty()).collect();
         let aggregated = negotiate::wants_aggregated_discovery(call.header(header::ACCEPT));
-        Some(match parts.as_slice() {
-            ["api"] if aggregated => Ok(self.aggregated(call, true)),
-            ["apis"] if aggregated => Ok(self.aggregated(call, false)),
-            ["api"] => plain::versions(call),
-            ["apis"] => plain::groups(call),
-            ["apis", group] => plain::group(call, group)?,
-            ["api", version] => plain::resources(call, "", version)?,
-            ["apis", group, version] => plain::resources(call, group, version)?,
-            _ => return None,
-        })
+        let definitions = self.catalog.all(&self.storage.view())?;
+        match parts.as_slice() {
+            ["api"] if aggregated => Ok(Some(self.aggregated(call, true, &definitions))),
+            ["apis"] if aggregated => Ok(Some(self.aggregated(call, false, &definitions))),
+            ["api"] => plain::versions(call).map(Some),
+            ["apis"] => plain::groups(call, &definitions).map(Some),
+            ["apis", group] => plain::group(call, &definitions, group),
+            ["api", version] => plain::resources(call, &definitions, "", version),
+            ["apis", group, version] => plain::resources(call, &definitions, group, version),
+            _ => Ok(None),
+        }
     }
 
-    fn aggregated(&self, call: &Call, core: bool) -> Response<Body> {
-        let document = self.documents.aggregated(core);
+    fn aggregated(&self, call: &Call, core: bool, definitions: &Definitions) -> Response<Body> {
+        let document = self.documents.aggregated(core, definitions);
         let known = call.header(header::IF_NONE_MATCH);
         let mut response = match known == document.etag {
             true => body::response(304, aggregated::MEDIA, ""),

@@ -4,7 +4,8 @@
 use api_types::{Value, openapi};
 use serde_json::{Map, json};
 
-use super::is_served;
+use super::{custom, is_served};
+use crate::catalog::Definitions;
 use crate::encode::put_field;
 
 /// What kubectl asks for: no media type by the rules, for its `@`.
@@ -13,13 +14,14 @@ pub(super) const ASKED: &str = "application/com.github.proto-openapi.spec.v2@v1.
 pub(super) const PROTOBUF: &str = "application/com.github.proto-openapi.spec.v2.v1.0+protobuf";
 
 /// The document of these groups and versions.
-pub(super) fn document(all: impl Iterator<Item = (&'static str, &'static str)>) -> Value {
+pub(super) fn document(custom: &Definitions, all: &[(String, String)]) -> Value {
     let mut definitions = Map::new();
     for (group, version) in all {
         let document = openapi::document(group, version, &is_served).unwrap_or_default();
         if let Some(Value::Object(schemas)) = document["components"].get("schemas").cloned() {
             definitions.extend(schemas);
         }
+        definitions.extend(custom::schemas(custom, group, version, true));
     }
     definitions.values_mut().for_each(plain);
     json!({
@@ -147,7 +149,7 @@ mod tests {
 
     #[test]
     fn schemas_take_their_old_form() {
-        let document = document([("apps", "v1")].into_iter());
+        let document = document(&Definitions::default(), &[("apps".to_owned(), "v1".to_owned())]);
         let deployment = &document["definitions"]["io.k8s.api.apps.v1.Deployment"];
         assert_eq!(
             deployment["properties"]["spec"]["$ref"],

@@ -7,6 +7,7 @@ use serde_json::{Map, json};
 
 use crate::body::Body;
 use crate::call::Call;
+use crate::catalog::Definitions;
 
 fn answer(call: &Call, kind: &str, value: &Value) -> Result<Response<Body>, Status> {
     let message = schema::by_name(&format!("io.k8s.apimachinery.pkg.apis.meta.v1.{kind}"))
@@ -24,57 +25,66 @@ pub(super) fn versions(call: &Call) -> Result<Response<Body>, Status> {
     answer(call, "APIVersions", &value)
 }
 
-fn group_value(group: &table::Group) -> Value {
-    let version =
-        |version: &str| json!({"groupVersion": format!("{}/{version}", group.name), "version": version});
-    let mut list: Vec<&str> = super::versions(group).collect();
-    if let Some(at) = list.iter().position(|version| *version == group.preferred_version) {
-        let preferred = list.remove(at);
-        list.insert(0, preferred);
-    }
+fn group_value(name: &str, versions: &[String]) -> Value {
+    let version = |version: &String| json!({"groupVersion": format!("{name}/{version}"), "version": version});
     json!({
-        "name": group.name,
-        "versions": list.iter().map(|text| version(text)).collect::<Vec<_>>(),
-        "preferredVersion": version(list.first().copied().unwrap_or(group.preferred_version)),
+        "name": name,
+        "versions": versions.iter().map(version).collect::<Vec<_>>(),
+        "preferredVersion": versions.first().map(version),
     })
 }
 
-pub(super) fn groups(call: &Call) -> Result<Response<Body>, Status> {
-    let groups: Vec<Value> =
-        super::groups().filter(|group| !group.name.is_empty()).map(group_value).collect();
+pub(super) fn groups(call: &Call, definitions: &Definitions) -> Result<Response<Body>, Status> {
+    let all = super::all_groups(definitions);
+    let named = all.iter().filter(|(group, _)| !group.is_empty());
+    let groups: Vec<Value> = named.map(|(group, versions)| group_value(group, versions)).collect();
     answer(call, "APIGroupList", &json!({"kind": "APIGroupList", "apiVersion": "v1", "groups": groups}))
 }
 
-pub(super) fn group(call: &Call, name: &str) -> Option<Result<Response<Body>, Status>> {
-    let group = super::groups().find(|group| group.name == name && !name.is_empty())?;
-    let mut value = group_value(group);
+/// One group; none when it is not served.
+pub(super) fn group(
+    call: &Call,
+    definitions: &Definitions,
+    name: &str,
+) -> Result<Option<Response<Body>>, Status> {
+    let all = super::all_groups(definitions);
+    let Some((_, versions)) = all.iter().find(|(group, _)| group == name && !name.is_empty()) else {
+        return Ok(None);
+    };
+    let mut value = group_value(name, versions);
     if let Some(object) = value.as_object_mut() {
         object.insert("kind".into(), "APIGroup".into());
         object.insert("apiVersion".into(), "v1".into());
     }
-    Some(answer(call, "APIGroup", &value))
+    answer(call, "APIGroup", &value).map(Some)
 }
 
-pub(super) fn resources(call: &Call, group: &str, version: &str) -> Option<Result<Response<Body>, Status>> {
+/// The resources of a version; none when it is not served.
+pub(super) fn resources(
+    call: &Call,
+    definitions: &Definitions,
+    group: &str,
+    version: &str,
+) -> Result<Option<Response<Body>>, Status> {
     let mut list = Vec::new();
-    for resource in super::resources(group, version) {
+    for resource in super::all_resources(definitions, group, version) {
         list.push(resource_value(resource));
         for sub in resource.subresources.iter().filter(|sub| sub.served_by_default) {
             let mut value = Map::new();
             value.insert("name".into(), format!("{}/{}", resource.resource, sub.name).into());
             value.insert("singularName".into(), "".into());
             value.insert("namespaced".into(), resource.namespaced.into());
-            value.insert("kind".into(), sub.kind.into());
+            value.insert("kind".into(), Value::from(&sub.kind));
             value.insert("verbs".into(), json!(sub.verbs));
-            if (sub.group, sub.version) != (group, version) {
-                value.insert("group".into(), sub.group.into());
-                value.insert("version".into(), sub.version.into());
+            if sub.group != group || sub.version != version {
+                value.insert("group".into(), Value::from(&sub.group));
+                value.insert("version".into(), Value::from(&sub.version));
             }
             list.push(Value::Object(value));
         }
     }
     if list.is_empty() {
-        return None;
+        return Ok(None);
     }
     let value = json!({
         "kind": "APIResourceList",
@@ -82,7 +92,7 @@ pub(super) fn resources(call: &Call, group: &str, version: &str) -> Option<Resul
         "groupVersion": table::api_version(group, version),
         "resources": list,
     });
-    Some(answer(call, "APIResourceList", &value))
+    answer(call, "APIResourceList", &value).map(Some)
 }
 
 fn resource_value(resource: &api_types::Resource) -> Value {

@@ -1,6 +1,5 @@
 //! Delete: preconditions, grace, finalizers, and what happens to dependents.
 
-use api_rules::rules;
 use api_rules::strategy::DefaultDeletion;
 use api_types::field::{FieldError, Path};
 use api_types::status::{Details, Status};
@@ -16,12 +15,13 @@ use crate::admission::{Attributes, Operation};
 use crate::api::Api;
 use crate::body::{self, Body};
 use crate::call::Call;
-use crate::convert;
 use crate::decode;
 use crate::select::Selection;
 use crate::storage::{Outcome, Write};
 
 const ORPHAN: &str = "orphan";
+/// Holds a definition until its objects are gone.
+const CLEANUP: &str = "customresourcecleanup.apiextensions.k8s.io";
 const FOREGROUND: &str = "foregroundDeletion";
 /// Tries of a deletion that others keep changing the object of.
 const MAX_CONFLICTS: usize = 64;
@@ -94,7 +94,7 @@ impl DeleteOptions {
             ("Foreground", _) => (false, true),
             ("Background", _) | ("", Some(false)) => (false, false),
             _ if has(ORPHAN) || has(FOREGROUND) => (has(ORPHAN), has(FOREGROUND)),
-            _ => (rules(target.resource).default_deletion == DefaultDeletion::Orphan, false),
+            _ => (target.resource.default_deletion() == DefaultDeletion::Orphan, false),
         };
         list.retain(|name| name != ORPHAN && name != FOREGROUND);
         if orphan {
@@ -128,19 +128,19 @@ impl Api {
     ) -> Result<Response<Body>, Status> {
         let options = DeleteOptions::parse(call)?;
         let deleted = self.delete(call, target, &options).await?;
-        if deleted.gone && !RETURN_OBJECT.contains(&target.resource.kind) {
-            let object = convert::decode(target.resource, &deleted.kv)?;
+        if deleted.gone && !RETURN_OBJECT.contains(&target.resource.kind.as_str()) {
+            let object = target.resource.decode(&deleted.kv)?;
             let details = Details {
                 name: target.name.clone(),
-                group: target.resource.group.to_owned(),
-                kind: target.resource.resource.to_owned(),
+                group: String::from(&target.resource.group),
+                kind: String::from(&target.resource.resource),
                 uid: meta::uid(&object).to_owned(),
                 ..Details::default()
             };
             return Ok(call.status(&Status::success(Some(details))));
         }
         let accepted = !deleted.gone && options.orphan_dependents == Some(false);
-        call.object(target.resource, self.now(), if accepted { 202 } else { 200 }, &deleted.kv)
+        call.object(&target.resource, self.now(), if accepted { 202 } else { 200 }, &deleted.kv)
     }
 
     pub(crate) async fn delete_collection(
@@ -149,13 +149,13 @@ impl Api {
         target: &Target,
     ) -> Result<Response<Body>, Status> {
         let options = DeleteOptions::parse(call)?;
-        let selection = Selection::parse(target.resource, &call.query)?;
-        let writer = call.writer(target.resource, self.now())?;
+        let selection = Selection::parse(&target.resource, &call.query)?;
+        let writer = call.writer(&target.resource, self.now())?;
         let view = self.storage.fresh().await?;
         let mut deleted = Vec::new();
         for kv in self.select(&view, target, &selection)? {
-            let object = convert::decode(target.resource, &kv)?;
-            let one = Target::new(target.resource, meta::namespace(&object), meta::name(&object));
+            let object = target.resource.decode(&kv)?;
+            let one = Target::new(&target.resource, meta::namespace(&object), meta::name(&object));
             match self.delete(call, &one, &options).await {
                 Ok(result) => deleted.push(result.kv),
                 Err(status) if status.code == 404 => {}
@@ -209,7 +209,7 @@ impl Api {
         options: &DeleteOptions,
         kv: &KeyValue,
     ) -> Result<Step, Status> {
-        let old = convert::decode(target.resource, kv)?;
+        let old = target.resource.decode(kv)?;
         target.check_uid(&options.uid, meta::uid(&old))?;
         let version = kv.mod_revision.to_string();
         if !options.resource_version.is_empty() && options.resource_version != version {
@@ -225,7 +225,7 @@ impl Api {
         if !gone && new == old {
             return Ok(Step::Done(Box::new(Deleted { kv: kv.clone(), gone: false })));
         }
-        let value = Bytes::from(convert::encode(target.resource, &new)?);
+        let value = Bytes::from(target.resource.encode(&new)?);
         let mut after = KeyValue { value: value.clone(), ..kv.clone() };
         if options.dry_run {
             return Ok(Step::Done(Box::new(Deleted { kv: after, gone })));
@@ -251,10 +251,7 @@ impl Api {
     fn mark(&self, target: &Target, options: &DeleteOptions, object: &mut Value) {
         let finalizers = options.finalizers(target, object);
         meta::set_finalizers(object, finalizers);
-        let grace = match rules(target.resource).graceful_delete {
-            Some(rule) => rule(object, options.grace_seconds).max(0),
-            None => 0,
-        };
+        let grace = target.resource.grace(object, options.grace_seconds);
         let now = self.now();
         if meta::is_being_deleted(object) {
             let left = meta::deletion_grace_period_seconds(object).unwrap_or(0);
@@ -274,10 +271,36 @@ impl Api {
                 meta::set_generation(object, generation + 1);
             }
         }
+        if target.resource.kind == "CustomResourceDefinition" && target.resource.message.is_some() {
+            hold_definition(object, &time::from_millis(now));
+        }
         if target.resource.kind == "Namespace" && target.resource.group.is_empty() {
             meta::child_mut(object, &["status"]).insert("phase".into(), "Terminating".into());
             meta::set_deletion_grace_period_seconds(object, None);
         }
+    }
+}
+
+/// A definition goes when its objects are gone, which a controller sees to.
+fn hold_definition(definition: &mut Value, now: &str) {
+    let held: Vec<String> = meta::finalizers(definition).map(str::to_owned).collect();
+    let terminating = api_types::definition::has_condition(definition, "Terminating");
+    if held.iter().any(|name| name == CLEANUP) || terminating {
+        return;
+    }
+    meta::set_finalizers(definition, held.into_iter().chain([CLEANUP.to_owned()]).collect());
+    let condition = json!({
+        "type": "Terminating",
+        "status": "True",
+        "lastTransitionTime": now,
+        "reason": "InstanceDeletionPending",
+        "message": "CustomResourceDefinition marked for deletion; CustomResource deletion will begin soon",
+    });
+    let status = meta::child_mut(definition, &["status"]);
+    let conditions = status.entry("conditions").or_insert_with(|| json!([]));
+    if let Some(list) = conditions.as_array_mut() {
+        list.retain(|known| known["type"] != "Terminating");
+        list.push(condition);
     }
 }
 

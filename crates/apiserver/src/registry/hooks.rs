@@ -51,7 +51,7 @@ fn is(resource: &Resource, group: &str, kind: &str) -> bool {
 impl Api {
     /// The store's lease for a new object; 0 for kinds that live until they are deleted.
     pub(super) async fn event_lease(&self, resource: &Resource) -> Result<i64, Status> {
-        if resource.kind != "Event" {
+        if resource.kind != "Event" || resource.message.is_none() {
             return Ok(0);
         }
         let now = self.storage.env.clock.monotonic();
@@ -66,7 +66,7 @@ impl Api {
 
     /// Takes over what the server gave to the old object and the new one leaves out.
     pub(super) fn keep_allocated(&self, target: &Target, new: &mut Value, old: &Value) {
-        if is(target.resource, "", "Service") {
+        if is(&target.resource, "", "Service") {
             crate::services::keep(new, old);
         }
     }
@@ -79,10 +79,10 @@ impl Api {
         old: Option<&Value>,
         new: &mut Value,
     ) -> Result<Extra, Status> {
-        if is(target.resource, "", "Service") {
+        if is(&target.resource, "", "Service") {
             return self.allocator.allocate(self, view, old, new);
         }
-        if is(target.resource, "coordination.k8s.io", "Lease") {
+        if is(&target.resource, "coordination.k8s.io", "Lease") {
             return fence(view, target, new);
         }
         Ok(Extra::new())
@@ -90,10 +90,10 @@ impl Api {
 
     /// What goes with an object that is removed.
     pub(super) fn after_delete(&self, target: &Target, old: &Value) -> Extra {
-        if is(target.resource, "", "Service") {
+        if is(&target.resource, "", "Service") {
             return self.allocator.release(old);
         }
-        if is(target.resource, "coordination.k8s.io", "Lease") {
+        if is(&target.resource, "coordination.k8s.io", "Lease") {
             return vec![(None, Some(storage::delete(fence_key(&target.namespace, &target.name))))];
         }
         Extra::new()

@@ -11,9 +11,10 @@ mod read;
 mod update;
 mod write;
 
-use api_types::Resource;
 use api_types::status::Status;
 use bytes::Bytes;
+
+use crate::catalog::Kind;
 
 pub(crate) use hooks::{EventLeases, Extra};
 pub(crate) use patch::{APPLY_PATCH, Patch};
@@ -24,13 +25,14 @@ pub(crate) use write::Written;
 /// An object, or a collection when the name is empty.
 #[derive(Clone, Debug)]
 pub(crate) struct Target {
-    pub resource: &'static Resource,
+    pub resource: Kind,
     pub namespace: String,
     pub name: String,
 }
 
 impl Target {
-    pub fn new(resource: &'static Resource, namespace: &str, name: &str) -> Self {
+    pub fn new(resource: impl Into<Kind>, namespace: &str, name: &str) -> Self {
+        let resource = resource.into();
         let namespace = if resource.namespaced { namespace } else { "" };
         Self { resource, namespace: namespace.to_owned(), name: name.to_owned() }
     }
@@ -43,33 +45,33 @@ impl Target {
     /// What all keys of the collection begin with.
     pub fn prefix(&self) -> String {
         match self.namespace.as_str() {
-            "" => self.resource.storage_prefix.to_owned(),
+            "" => self.resource.storage_prefix.as_str().to_owned(),
             namespace => format!("{}{namespace}/", self.resource.storage_prefix),
         }
     }
 
     pub fn not_found(&self) -> Status {
-        Status::not_found(self.resource.group, self.resource.resource, &self.name)
+        Status::not_found(&self.resource.group, &self.resource.resource, &self.name)
     }
 
     pub fn modified(&self) -> Status {
-        Status::modified(self.resource.group, self.resource.resource, &self.name)
+        Status::modified(&self.resource.group, &self.resource.resource, &self.name)
     }
 
     pub fn already_exists(&self) -> Status {
-        Status::already_exists(self.resource.group, self.resource.resource, &self.name)
+        Status::already_exists(&self.resource.group, &self.resource.resource, &self.name)
     }
 
     pub fn conflict(&self, why: &str) -> Status {
-        Status::conflict(self.resource.group, self.resource.resource, &self.name, why)
+        Status::conflict(&self.resource.group, &self.resource.resource, &self.name, why)
     }
 
     pub fn forbidden(&self, why: &str) -> Status {
-        Status::forbidden(self.resource.group, self.resource.resource, &self.name, why)
+        Status::forbidden(&self.resource.group, &self.resource.resource, &self.name, why)
     }
 
     pub fn invalid(&self, errors: &[api_types::field::FieldError]) -> Status {
-        Status::invalid(self.resource.group, self.resource.kind, &self.name, errors)
+        Status::invalid(&self.resource.group, &self.resource.kind, &self.name, errors)
     }
 
     /// 409 when the client meant another object of this name.

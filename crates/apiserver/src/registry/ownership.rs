@@ -1,11 +1,10 @@
 //! Who set which field: server-side apply, and the record that every other write leaves in `metadata.managedFields`.
 
-use api_rules::patch::apply::{self, Type, Writer};
+use api_rules::patch::apply::{self, Writer};
 use api_rules::patch::{Conflict, PatchError};
-use api_rules::strategy;
 use api_types::field::{FieldError, Path};
 use api_types::status::Status;
-use api_types::{Value, codec, meta, schema};
+use api_types::{Value, codec, meta};
 use http::{Response, header};
 
 use super::write::settle_namespace;
@@ -51,15 +50,14 @@ impl Record {
         Self { api_version: target.resource.api_version(), now: api.now_text() }
     }
 
-    fn writer<'a>(&'a self, call: &'a Call, target: &Target) -> Writer<'a> {
+    fn writer<'a>(&'a self, call: &'a Call, target: &'a Target) -> Writer<'a> {
         let subresource = call.info.subresource.as_str();
-        let strategy = strategy::strategy(target.resource.group, target.resource.kind);
         Writer {
             manager: manager(call),
             api_version: &self.api_version,
             subresource,
             now: &self.now,
-            reset: strategy.reset_fields(subresource),
+            reset: target.resource.reset_fields(subresource),
         }
     }
 }
@@ -71,7 +69,7 @@ impl Api {
             return;
         }
         let record = Record::new(self, target);
-        apply::update(Type::Message(target.resource.message), old, new, &record.writer(call, target));
+        apply::update(target.resource.merge_type(), old, new, &record.writer(call, target));
     }
 
     /// Server-side apply: creates the object, or lays the applied fields over it.
@@ -90,11 +88,10 @@ impl Api {
         let applied = applied_object(call, target)?;
         let record = Record::new(self, target);
         let lay = |live: &Value| -> Result<Value, Status> {
-            let ty = Type::Message(target.resource.message);
+            let ty = target.resource.merge_type();
             let result =
                 apply::apply(ty, live, &applied, &record.writer(call, target), force).map_err(refused)?;
-            codec::normalize(target.resource.message, &result)
-                .map_err(|error| Status::bad_request(error.to_string()))
+            target.resource.normalize(result)
         };
         let update = Update { kind, dry_run };
         let written = match self.update(call, target, update, &mut |old| lay(old)).await {
@@ -102,7 +99,7 @@ impl Api {
                 if status.code == 404 && kind == UpdateKind::Main && meta::uid(&applied).is_empty() =>
             {
                 let mut nothing = Value::Object(serde_json::Map::new());
-                meta::set_kind(&mut nothing, &record.api_version, target.resource.kind);
+                meta::set_kind(&mut nothing, &record.api_version, &target.resource.kind);
                 meta::set_name(&mut nothing, &target.name);
                 meta::set_namespace(&mut nothing, &target.namespace);
                 self.create(call, target, lay(&nothing)?, dry_run).await?
@@ -110,7 +107,7 @@ impl Api {
             other => other?,
         };
         let code = if written.created { 201 } else { 200 };
-        call.object(target.resource, self.now(), code, &written.kv)
+        call.object(&target.resource, self.now(), code, &written.kv)
     }
 }
 
@@ -128,11 +125,8 @@ fn applied_object(call: &Call, target: &Target) -> Result<Value, Status> {
             meta::kind(&applied)
         )));
     }
-    let expected =
-        Expected { message: target.resource.message, api_version: &api_version, kind: target.resource.kind };
-    let report = schema::check_document(expected.message, &decoded, &call.body);
-    decode::judge(call, &applied, report, expected)?;
-    schema::prune_unknown(expected.message, &mut applied);
+    let expected = Expected::of(&target.resource, &api_version);
+    decode::settle_applied(call, &decoded, &mut applied, expected)?;
     settle_namespace(&mut applied, target)?;
     if meta::name(&applied).is_empty() {
         meta::set_name(&mut applied, &target.name);

@@ -2,7 +2,7 @@
 
 use api_rules::patch::{self, PatchError};
 use api_types::status::Status;
-use api_types::{Value, codec, schema};
+use api_types::{Value, codec};
 use http::{Response, header};
 
 use super::ownership::check_manager;
@@ -10,13 +10,15 @@ use super::{Target, Update, UpdateKind};
 use crate::api::Api;
 use crate::body::Body;
 use crate::call::{Call, FieldValidation};
-use crate::decode::{self, Expected};
+use crate::decode::{self, Expected, Form};
 use crate::negotiate;
 
 const JSON_PATCH: &str = "application/json-patch+json";
 const MERGE_PATCH: &str = "application/merge-patch+json";
 const STRATEGIC_MERGE_PATCH: &str = "application/strategic-merge-patch+json";
 pub(crate) const APPLY_PATCH: &str = "application/apply-patch+yaml";
+/// Custom resources have no strategic merge.
+const CUSTOM_ACCEPTED: [&str; 3] = [JSON_PATCH, MERGE_PATCH, APPLY_PATCH];
 const ACCEPTED: [&str; 4] = [JSON_PATCH, MERGE_PATCH, STRATEGIC_MERGE_PATCH, APPLY_PATCH];
 
 /// A patch that is read and not applied yet.
@@ -79,12 +81,12 @@ impl Patch {
         let patched = match self {
             Self::Json(patch) => patch::json_patch(object, patch),
             Self::Merge(patch) => patch::merge_patch(object, patch),
-            Self::Strategic(patch) => patch::strategic_merge(expected.message, object, patch),
+            Self::Strategic(patch) => match expected.form {
+                Form::Message(message) => patch::strategic_merge(message, object, patch),
+                Form::Custom(_) => return Err(Status::unsupported_media(&CUSTOM_ACCEPTED)),
+            },
         };
-        let mut patched = patched.map_err(refused)?;
-        decode::check(call, &patched, expected)?;
-        schema::prune_unknown(expected.message, &mut patched);
-        codec::normalize(expected.message, &patched).map_err(|error| Status::bad_request(error.to_string()))
+        decode::settle(call, patched.map_err(refused)?, expected)
     }
 }
 
@@ -114,14 +116,10 @@ impl Api {
             return self.apply_request(call, target, kind).await;
         }
         let api_version = target.resource.api_version();
-        let expected = Expected {
-            message: target.resource.message,
-            api_version: &api_version,
-            kind: target.resource.kind,
-        };
+        let expected = Expected::of(&target.resource, &api_version);
         let patch = Patch::parse(call)?;
         let update = Update { kind, dry_run: call.dry_run(None)? };
         let written = self.update(call, target, update, &mut |old| patch.apply(call, expected, old)).await?;
-        call.object(target.resource, self.now(), 200, &written.kv)
+        call.object(&target.resource, self.now(), 200, &written.kv)
     }
 }

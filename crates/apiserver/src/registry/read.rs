@@ -120,12 +120,12 @@ impl Api {
     pub(crate) async fn get(&self, call: &Call, target: &Target) -> Result<Response<Body>, Status> {
         let view = self.view_for(revision(&call.query)?).await?;
         let kv = self.find(&view, target)?;
-        call.object(target.resource, self.now(), 200, &kv)
+        call.object(&target.resource, self.now(), 200, &kv)
     }
 
     pub(crate) async fn list(&self, call: &Call, target: &Target) -> Result<Response<Body>, Status> {
-        let writer = call.writer(target.resource, self.now())?;
-        let selection = Selection::parse(target.resource, &call.query)?;
+        let writer = call.writer(&target.resource, self.now())?;
+        let selection = Selection::parse(&target.resource, &call.query)?;
         let options = ListOptions::parse(&call.query)?;
         let prefix = target.prefix();
         let page = match options.token.as_str() {
@@ -147,9 +147,8 @@ impl Api {
             Err(error) => return Err(Status::internal(error)),
         };
         let metadata = list_metadata(&found, &prefix);
-        let body = writer.list(&metadata, found.items)?;
         let mut response = body::response(200, writer.content_type(), Bytes::new());
-        *response.body_mut() = body;
+        *response.body_mut() = writer.list(&metadata, found.items)?;
         Ok(response)
     }
 

@@ -1,6 +1,5 @@
 //! Update: read, change, check, write, and again when someone else was faster.
 
-use api_rules::rules;
 use api_types::field::FieldError;
 use api_types::status::Status;
 use api_types::{Value, meta};
@@ -14,7 +13,6 @@ use crate::admission::{Attributes, Charged, Operation};
 use crate::api::Api;
 use crate::body::Body;
 use crate::call::Call;
-use crate::convert;
 use crate::decode::{self, Expected};
 use crate::registry::write::settle_namespace;
 use crate::storage::{Outcome, Write};
@@ -70,13 +68,12 @@ impl UpdateKind {
 
     /// Brings the new object to what this update may change.
     fn prepare(self, target: &Target, new: &mut Value, old: &Value) {
-        let rules = rules(target.resource);
         match self {
-            Self::Main => (rules.prepare_update)(new, old),
-            Self::Status => (rules.prepare_status_update)(new, old),
+            Self::Main => target.resource.prepare_update(new, old),
+            Self::Status => target.resource.prepare_status_update(new, old),
             Self::Finalize => keep_only(new, old, &["spec", "finalizers"]),
             Self::Approval => {
-                (rules.prepare_status_update)(new, old);
+                target.resource.prepare_status_update(new, old);
                 let metadata = new["metadata"].take();
                 keep_only(new, old, &["status", "conditions"]);
                 new["metadata"] = metadata;
@@ -94,10 +91,9 @@ impl UpdateKind {
     }
 
     fn validate(self, target: &Target, new: &Value, old: &Value) -> Vec<FieldError> {
-        let rules = rules(target.resource);
         match self {
-            Self::Main => (rules.validate_update)(new, old),
-            Self::Status | Self::Approval => (rules.validate_status_update)(new, old),
+            Self::Main => target.resource.validate_update(new, old),
+            Self::Status | Self::Approval => target.resource.validate_status_update(new, old),
             Self::EphemeralContainers => api_rules::validate_ephemeral_containers_update(new, old),
             Self::Resize => api_rules::validate_resize(new, old),
             Self::Finalize | Self::Binding => Vec::new(),
@@ -171,11 +167,7 @@ impl Api {
         kind: UpdateKind,
     ) -> Result<Response<Body>, Status> {
         let api_version = target.resource.api_version();
-        let expected = Expected {
-            message: target.resource.message,
-            api_version: &api_version,
-            kind: target.resource.kind,
-        };
+        let expected = Expected::of(&target.resource, &api_version);
         let dry_run = call.dry_run(None)?;
         check_manager(call, "UpdateOptions")?;
         let mut object = decode::body(call, expected)?;
@@ -189,12 +181,12 @@ impl Api {
             other => other?,
         };
         let code = if written.created { 201 } else { 200 };
-        call.object(target.resource, self.now(), code, &written.kv)
+        call.object(&target.resource, self.now(), code, &written.kv)
     }
 
     fn creates_on_update(&self, target: &Target, kind: UpdateKind, object: &Value) -> bool {
         kind == UpdateKind::Main
-            && rules(target.resource).allow_create_on_update
+            && target.resource.allows_create_on_update()
             && meta::resource_version(object).is_empty()
             && meta::uid(object).is_empty()
     }
@@ -241,12 +233,12 @@ impl Api {
         kv: &KeyValue,
         change: &mut Change<'_>,
     ) -> Result<Try, Status> {
-        let old = convert::decode(target.resource, kv)?;
+        let old = target.resource.decode(kv)?;
         let mut new = change(&old)?;
         check_name(&new, target)?;
         target.check_uid(meta::uid(&new), meta::uid(&old))?;
         self.check_revision(target, &mut new, kv)?;
-        (rules(target.resource).default)(&mut new);
+        target.resource.default(&mut new);
         self.keep_allocated(target, &mut new, &old);
         self.track(call, target, Some(&old), &mut new);
         let mut attributes = Attributes::new(Operation::Update, target, call);
@@ -259,7 +251,7 @@ impl Api {
             return Err(target.invalid(&errors));
         }
         if update.kind == UpdateKind::Main {
-            (rules(target.resource).warnings)(&new, Some(&old)).into_iter().for_each(|text| call.warn(text));
+            target.resource.warnings(&new, Some(&old)).into_iter().for_each(|text| call.warn(text));
         }
         self.validate_admission(&attributes, &new).await?;
         self.store_update(call, target, update, kv, &old, new).await
@@ -268,7 +260,7 @@ impl Api {
     fn check_revision(&self, target: &Target, new: &mut Value, kv: &KeyValue) -> Result<(), Status> {
         let current = kv.mod_revision.to_string();
         match meta::resource_version(new) {
-            "" | "0" if rules(target.resource).allow_unconditional_update => {}
+            "" | "0" if target.resource.allows_unconditional_update() => {}
             "" | "0" => return Err(version_required(target)),
             version if version == current => return Ok(()),
             _ => return Err(target.modified()),
@@ -299,7 +291,7 @@ impl Api {
                 extra
             }
         };
-        let value = Bytes::from(convert::encode(target.resource, &new)?);
+        let value = Bytes::from(target.resource.encode(&new)?);
         let mut after = KeyValue { value: value.clone(), ..kv.clone() };
         let unchanged = !gone && value == kv.value;
         if update.dry_run || unchanged {

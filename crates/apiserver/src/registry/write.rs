@@ -1,6 +1,6 @@
 //! Create, and what all writes share.
 
-use api_rules::{meta as meta_rules, rules};
+use api_rules::meta as meta_rules;
 use api_types::status::Status;
 use api_types::{Value, meta};
 use bytes::Bytes;
@@ -13,7 +13,6 @@ use crate::admission::{Attributes, Charged, Operation};
 use crate::api::Api;
 use crate::body::Body;
 use crate::call::Call;
-use crate::convert;
 use crate::decode::{self, Expected};
 use crate::storage::{Outcome, Write};
 
@@ -39,17 +38,14 @@ impl Api {
         target: &Target,
     ) -> Result<Response<Body>, Status> {
         let api_version = target.resource.api_version();
-        let expected = Expected {
-            message: target.resource.message,
-            api_version: &api_version,
-            kind: target.resource.kind,
-        };
+        let expected = Expected::of(&target.resource, &api_version);
         let dry_run = call.dry_run(None)?;
         check_manager(call, "CreateOptions")?;
         let mut object = decode::body(call, expected)?;
         settle_namespace(&mut object, target)?;
+        refuse_while_terminating(target)?;
         let written = self.create(call, target, object, dry_run).await?;
-        call.object(target.resource, self.now(), 201, &written.kv)
+        call.object(&target.resource, self.now(), 201, &written.kv)
     }
 
     /// Creates an object, with a generated name if it asks for one.
@@ -60,7 +56,7 @@ impl Api {
         mut object: Value,
         dry_run: bool,
     ) -> Result<Written, Status> {
-        (rules(target.resource).default)(&mut object);
+        target.resource.default(&mut object);
         let generated = meta::name(&object).is_empty() && !meta::generate_name(&object).is_empty();
         let mut tries = 0;
         loop {
@@ -68,11 +64,11 @@ impl Api {
             let mut candidate = object.clone();
             let suffix = self.storage.env.rng.suffix(SUFFIX);
             meta_rules::fill_system_fields(&mut candidate, &self.now_text(), &self.new_uid(), &suffix);
-            let named = Target::new(target.resource, &target.namespace, meta::name(&candidate));
+            let named = Target::new(&target.resource, &target.namespace, meta::name(&candidate));
             match self.create_named(call, &named, candidate, dry_run).await {
                 Err(status) if generated && status.is("AlreadyExists") => {
                     if tries >= MAX_NAMES {
-                        let (group, resource) = (target.resource.group, target.resource.resource);
+                        let (group, resource) = (&target.resource.group, &target.resource.resource);
                         return Err(Status::generate_name_conflict(group, resource, &named.name));
                     }
                 }
@@ -88,20 +84,19 @@ impl Api {
         mut object: Value,
         dry_run: bool,
     ) -> Result<Written, Status> {
-        let rules = rules(target.resource);
         let attributes = Attributes::new(Operation::Create, target, call);
         self.track(call, target, None, &mut object);
         self.admit(&attributes, &mut object).await?;
         let (uid, created) = (meta::uid(&object).to_owned(), meta::creation_timestamp(&object).to_owned());
-        (rules.prepare_create)(&mut object);
+        target.resource.prepare_create(&mut object);
         meta::set_uid(&mut object, &uid);
         meta::set_creation_timestamp(&mut object, &created);
         meta::set_resource_version(&mut object, "");
-        let errors = (rules.validate)(&object);
+        let errors = target.resource.validate(&object);
         if !errors.is_empty() {
             return Err(target.invalid(&errors));
         }
-        (rules.warnings)(&object, None).into_iter().for_each(|text| call.warn(text));
+        target.resource.warnings(&object, None).into_iter().for_each(|text| call.warn(text));
         self.validate_admission(&attributes, &object).await?;
         self.store_new(call, target, object, dry_run).await
     }
@@ -114,7 +109,7 @@ impl Api {
         dry_run: bool,
     ) -> Result<Written, Status> {
         let key = target.key();
-        let lease = if dry_run { 0 } else { self.event_lease(target.resource).await? };
+        let lease = if dry_run { 0 } else { self.event_lease(&target.resource).await? };
         let _turn = self.quota_turn(target, "", false).await?;
         for _ in 0..MAX_TAKEN {
             let view = self.storage.view();
@@ -122,7 +117,7 @@ impl Api {
             let mut extra = self.before_write(&view, target, None, &mut candidate)?;
             let charged = Charged { target, subresource: "", old: None, new: &candidate };
             extra.extend(self.charge_quota(&view, &charged).await?);
-            let value = Bytes::from(convert::encode(target.resource, &candidate)?);
+            let value = Bytes::from(target.resource.encode(&candidate)?);
             if dry_run {
                 if view.contains(&key) {
                     return Err(target.already_exists());
@@ -147,12 +142,21 @@ impl Api {
             }
         }
         Err(Status::conflict(
-            target.resource.group,
-            target.resource.resource,
+            &target.resource.group,
+            &target.resource.resource,
             &target.name,
             "what it needs was taken again and again; please try again",
         ))
     }
+}
+
+/// Nothing is made of a kind whose definition is being deleted.
+fn refuse_while_terminating(target: &Target) -> Result<(), Status> {
+    if target.resource.custom().is_some_and(|kind| kind.terminating) {
+        let text = "create not allowed while custom resource definition is terminating";
+        return Err(Status::failure(405, "MethodNotAllowed", text));
+    }
+    Ok(())
 }
 
 /// An object lies in the namespace of its URL.

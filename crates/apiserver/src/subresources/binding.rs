@@ -16,10 +16,10 @@ impl Api {
         &self,
         call: &Call,
         target: &Target,
-        sub: &'static Subresource,
+        sub: &Subresource,
     ) -> Result<Response<Body>, Status> {
         let api_version = sub.api_version();
-        let expected = Expected { message: sub.message, api_version: &api_version, kind: sub.kind };
+        let expected = Expected::sub(sub, &api_version);
         let binding = decode::body(call, expected)?;
         self.bind_pod(call, target, &binding).await
     }

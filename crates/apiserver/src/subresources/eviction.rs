@@ -38,10 +38,10 @@ impl Api {
         &self,
         call: &Call,
         target: &Target,
-        sub: &'static Subresource,
+        sub: &Subresource,
     ) -> Result<Response<Body>, Status> {
         let api_version = sub.api_version();
-        let expected = Expected { message: sub.message, api_version: &api_version, kind: sub.kind };
+        let expected = Expected::sub(sub, &api_version);
         let eviction = decode::body(call, expected)?;
         let asked = &eviction["deleteOptions"];
         let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
@@ -56,7 +56,7 @@ impl Api {
         loop {
             tries += 1;
             let view = self.storage.fresh().await?;
-            let pod = convert::decode(target.resource, &self.find(&view, target)?)?;
+            let pod = target.resource.decode(&self.find(&view, target)?)?;
             target.check_uid(&options.uid, meta::uid(&pod))?;
             let leave = self.leave(call, target, &pod, options.dry_run).await?;
             match self.let_go(call, target, &pod, &options, &leave).await {
@@ -127,7 +127,7 @@ impl Api {
     /// The one budget that selects a pod, if any.
     fn budget_of(&self, target: &Target, pod: &Value) -> Result<Option<Value>, Status> {
         let all = Target::new(budgets(), &target.namespace, "");
-        let everything = Selection::parse(budgets(), &Query::default())?;
+        let everything = Selection::parse(&all.resource, &Query::default())?;
         let found = self.select(&self.storage.view(), &all, &everything)?;
         let found = found.iter().filter_map(|kv| convert::decode(budgets(), kv).ok());
         let mut matching = found.filter(|budget| {

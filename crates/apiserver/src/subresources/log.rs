@@ -21,7 +21,7 @@ impl Api {
     pub(super) async fn log(&self, call: &Call, target: &Target) -> Result<Response<Body>, Status> {
         check_options(call)?;
         let view = self.storage.fresh().await?;
-        let pod = convert::decode(target.resource, &self.find(&view, target)?)?;
+        let pod = target.resource.decode(&self.find(&view, target)?)?;
         let container = container(target, &pod, call.query.get("container"))?;
         let Some(node) = pod["spec"]["nodeName"].as_str().filter(|node| !node.is_empty()) else {
             // A pod that is nowhere has written nothing.

@@ -20,7 +20,7 @@ impl Api {
         &self,
         call: &Call,
         target: &Target,
-        sub: &'static Subresource,
+        sub: &Subresource,
     ) -> Result<Response<Body>, Status> {
         let verb = call.info.verb;
         if target.name.is_empty() || (target.resource.namespaced && target.namespace.is_empty()) {

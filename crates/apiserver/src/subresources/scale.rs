@@ -10,7 +10,7 @@ use serde_json::json;
 use crate::api::Api;
 use crate::body::Body;
 use crate::call::Call;
-use crate::convert;
+use crate::catalog::Kind;
 use crate::decode::{self, Expected};
 use crate::registry::{Change, Target, Update, UpdateKind};
 
@@ -19,22 +19,21 @@ impl Api {
         &self,
         call: &Call,
         target: &Target,
-        sub: &'static Subresource,
+        sub: &Subresource,
     ) -> Result<Response<Body>, Status> {
         let view = self.storage.fresh().await?;
-        let object = convert::decode(target.resource, &self.find(&view, target)?)?;
-        call.value(200, sub.message, &scale_of(&object, sub))
+        let object = target.resource.decode(&self.find(&view, target)?)?;
+        call.value(200, sub.built_in_message(), &scale_of(&target.resource, &object, sub))
     }
 
     pub(super) async fn update_scale(
         &self,
         call: &Call,
         target: &Target,
-        sub: &'static Subresource,
+        sub: &Subresource,
     ) -> Result<Response<Body>, Status> {
         let api_version = sub.api_version();
-        let scale =
-            decode::body(call, Expected { message: sub.message, api_version: &api_version, kind: sub.kind })?;
+        let scale = decode::body(call, Expected::sub(sub, &api_version))?;
         if meta::name(&scale) != target.name {
             return Err(Status::bad_request(format!(
                 "the name of the object ({}) does not match the name on the URL ({})",
@@ -49,11 +48,11 @@ impl Api {
         &self,
         call: &Call,
         target: &Target,
-        sub: &'static Subresource,
+        sub: &Subresource,
     ) -> Result<Response<Body>, Status> {
         let patch = crate::registry::Patch::parse(call)?;
         let api_version = sub.api_version();
-        let expected = Expected { message: sub.message, api_version: &api_version, kind: sub.kind };
+        let expected = Expected::sub(sub, &api_version);
         self.change_scale(call, target, sub, &mut |scale| patch.apply(call, expected, scale)).await
     }
 
@@ -61,39 +60,70 @@ impl Api {
         &self,
         call: &Call,
         target: &Target,
-        sub: &'static Subresource,
+        sub: &Subresource,
         change: &mut Change<'_>,
     ) -> Result<Response<Body>, Status> {
         let update = Update { kind: UpdateKind::Main, dry_run: call.dry_run(None)? };
         let written = self
             .update(call, target, update, &mut |old| {
-                let scale = change(&scale_of(old, sub))?;
+                let scale = change(&scale_of(&target.resource, old, sub))?;
                 apply(target, old, &scale)
             })
             .await?;
-        let object = convert::decode(target.resource, &written.kv)?;
-        call.value(200, sub.message, &scale_of(&object, sub))
+        let object = target.resource.decode(&written.kv)?;
+        call.value(200, sub.built_in_message(), &scale_of(&target.resource, &object, sub))
     }
 }
 
-fn scale_of(object: &Value, sub: &Subresource) -> Value {
-    let metadata = &object["metadata"];
-    let kept = ["name", "namespace", "uid", "resourceVersion", "creationTimestamp"];
-    let kept = kept.iter().filter_map(|field| Some(((*field).to_owned(), metadata.get(field)?.clone())));
+/// What a scale shows of an object.
+struct Shown {
+    replicas: i64,
+    ready: i64,
+    selector: String,
+}
+
+impl Shown {
+    fn of(kind: &Kind, object: &Value) -> Self {
+        let Some(paths) = kind.custom().and_then(|kind| kind.rules.scale.as_ref()) else {
+            return Self {
+                replicas: object["spec"]["replicas"].as_i64().unwrap_or(0),
+                ready: object["status"]["replicas"].as_i64().unwrap_or(0),
+                selector: selector_of(object),
+            };
+        };
+        let find = |path: &[String]| path.iter().try_fold(object, |here, name| here.get(name));
+        let number = |path: &[String]| find(path).and_then(Value::as_i64).unwrap_or(0);
+        Self {
+            replicas: number(&paths.spec_replicas),
+            ready: number(&paths.status_replicas),
+            selector: match paths.selector.is_empty() {
+                true => String::new(),
+                false => find(&paths.selector).and_then(Value::as_str).unwrap_or_default().to_owned(),
+            },
+        }
+    }
+}
+
+fn selector_of(object: &Value) -> String {
     let selector = &object["spec"]["selector"];
     let selector = match selector.get("matchLabels").or_else(|| selector.get("matchExpressions")) {
         Some(_) => LabelSelector::from_value(selector).unwrap_or_else(|_| LabelSelector::nothing()),
         None => selector.as_object().map(LabelSelector::from_map).unwrap_or_else(LabelSelector::nothing),
     };
+    selector.to_string()
+}
+
+fn scale_of(kind: &Kind, object: &Value, sub: &Subresource) -> Value {
+    let metadata = &object["metadata"];
+    let kept = ["name", "namespace", "uid", "resourceVersion", "creationTimestamp"];
+    let kept = kept.iter().filter_map(|field| Some(((*field).to_owned(), metadata.get(field)?.clone())));
+    let shown = Shown::of(kind, object);
     json!({
         "kind": sub.kind,
         "apiVersion": sub.api_version(),
         "metadata": Value::Object(kept.collect()),
-        "spec": {"replicas": object["spec"]["replicas"].as_i64().unwrap_or(0)},
-        "status": {
-            "replicas": object["status"]["replicas"].as_i64().unwrap_or(0),
-            "selector": selector.to_string(),
-        },
+        "spec": {"replicas": shown.replicas},
+        "status": {"replicas": shown.ready, "selector": shown.selector},
     })
 }
 
@@ -106,7 +136,17 @@ fn apply(target: &Target, object: &Value, scale: &Value) -> Result<Value, Status
     }
     target.check_uid(meta::uid(scale), meta::uid(object))?;
     let mut object = object.clone();
-    meta::child_mut(&mut object, &["spec"]).insert("replicas".into(), replicas.into());
+    match target.resource.custom().and_then(|kind| kind.rules.scale.as_ref()) {
+        Some(paths) => {
+            let path: Vec<&str> = paths.spec_replicas.iter().map(String::as_str).collect();
+            if let Some((last, parents)) = path.split_last() {
+                meta::child_mut(&mut object, parents).insert((*last).to_owned(), replicas.into());
+            }
+        }
+        None => {
+            meta::child_mut(&mut object, &["spec"]).insert("replicas".into(), replicas.into());
+        }
+    }
     let version = meta::resource_version(scale);
     if !version.is_empty() {
         meta::set_resource_version(&mut object, version);
@@ -124,7 +164,8 @@ mod tests {
         let deployments = table::find("apps", "v1", "deployments").unwrap();
         let object = json!({"metadata": {"name": "d", "resourceVersion": "4"}, "status": {"replicas": 1},
             "spec": {"replicas": 2, "selector": {"matchLabels": {"app": "web"}}}});
-        let mut scale = scale_of(&object, deployments.subresource("scale").unwrap());
+        let kind = Kind::from(deployments);
+        let mut scale = scale_of(&kind, &object, deployments.subresource("scale").unwrap());
         assert_eq!(
             (&scale["spec"]["replicas"], &scale["status"]["selector"]),
             (&json!(2), &json!("app=web"))

@@ -28,15 +28,14 @@ impl Api {
         &self,
         call: &Call,
         target: &Target,
-        sub: &'static Subresource,
+        sub: &Subresource,
     ) -> Result<Response<Body>, Status> {
         let api_version = sub.api_version();
-        let mut request =
-            decode::body(call, Expected { message: sub.message, api_version: &api_version, kind: sub.kind })?;
+        let mut request = decode::body(call, Expected::sub(sub, &api_version))?;
         let seconds = request["spec"]["expirationSeconds"].as_i64().unwrap_or(DEFAULT_SECONDS);
         check_seconds(seconds)?;
         let view = self.storage.fresh().await?;
-        let account = convert::decode(target.resource, &self.find(&view, target)?)?;
+        let account = target.resource.decode(&self.find(&view, target)?)?;
         let mut bound = Bound {
             namespace: target.namespace.clone(),
             serviceaccount: Some(reference(&account)),
@@ -75,7 +74,7 @@ impl Api {
         let status = meta::child_mut(&mut request, &["status"]);
         status.insert("token".into(), token.into());
         status.insert("expirationTimestamp".into(), time::from_millis(now + seconds * 1000).into());
-        call.value(201, sub.message, &request)
+        call.value(201, sub.built_in_message(), &request)
     }
 
     /// Binds the token to a pod (and its node), a secret or a node, if that is asked.
@@ -110,7 +109,7 @@ impl Api {
             );
             return Err(named.conflict(&why));
         }
-        match resource.resource {
+        match resource.resource.as_str() {
             "pods" => {
                 if object["spec"]["serviceAccountName"].as_str() != Some(target.name.as_str()) {
                     let why = format!(

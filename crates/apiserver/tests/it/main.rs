@@ -3,6 +3,7 @@
 mod apply;
 mod cluster;
 mod crud;
+mod custom;
 mod fences;
 mod flow;
 mod formats;

@@ -4,7 +4,7 @@
 use super::set::Step;
 use crate::look::Look;
 use api_types::MessageId;
-use api_types::schema::{FieldInfo, ListType, MapType, Shape, Type as Scalar};
+use api_types::schema::{self, FieldInfo, ListType, MapType, Shape, Type as Scalar};
 use serde_json::{Map, Value};
 
 /// The type of a value, looked up lazily.
@@ -173,7 +173,20 @@ fn schema_form(schema: &Value, value: &Value) -> Form {
     }
 }
 
+/// The metadata of a whole object is what it is, whatever the schema says of it.
+fn object_child(name: &str) -> Option<Type<'static>> {
+    match name {
+        "apiVersion" | "kind" => Some(Type::Leaf),
+        "metadata" => schema::by_name("io.k8s.apimachinery.pkg.apis.meta.v1.ObjectMeta").map(Type::Message),
+        _ => None,
+    }
+}
+
 fn schema_child<'a>(schema: &'a Value, name: &str) -> Option<(Type<'a>, bool)> {
+    let whole = schema.flag("x-kubernetes-embedded-resource");
+    if let Some(found) = object_child(name).filter(|_| whole) {
+        return Some((found, true));
+    }
     if let Some(property) = schema.at("properties").get(name) {
         return Some((Type::Schema(property), true));
     }

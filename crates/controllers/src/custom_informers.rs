@@ -1,0 +1,68 @@
+//! Driver. Informers of custom kinds, for the garbage collector: they come and go with their definitions.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use client::{Client, InformerConfig, WorkQueue};
+use env::{Env, Shutdown};
+use futures::StreamExt;
+use futures::stream::FuturesUnordered;
+use tokio::sync::Notify;
+
+use crate::controller::{Key, Listers, indexes};
+use crate::{custom_resources, garbage_collector};
+
+/// See the module.
+pub(crate) struct CustomInformers {
+    pub env: Env,
+    pub client: Client,
+    pub listers: Listers,
+    /// Rung when a definition changes.
+    pub changed: Arc<Notify>,
+    pub queue: WorkQueue<Key>,
+}
+
+impl CustomInformers {
+    /// Follows the definitions until shutdown.
+    pub async fn run(self, shutdown: Shutdown) {
+        // The version that each kind is watched in, and what stops its informer.
+        let mut running: HashMap<String, (String, Shutdown)> = HashMap::new();
+        let mut informers = FuturesUnordered::new();
+        loop {
+            let wanted = custom_resources::kinds(&self.listers);
+            let served = |name: &str, version: &str| {
+                wanted.iter().any(|kind| kind.version == version && kind.qualified() == name)
+            };
+            running.retain(|name, (version, stop)| {
+                let stays = served(name, version);
+                if !stays {
+                    stop.trigger();
+                    self.listers.set_custom(name, None);
+                }
+                stays
+            });
+            for kind in wanted {
+                let name = kind.qualified();
+                if running.contains_key(&name) {
+                    continue;
+                }
+                let stop = Shutdown::new();
+                running.insert(name.clone(), (String::from(&kind.version), stop.clone()));
+                let config = InformerConfig { indexes: indexes(), ..InformerConfig::all(kind) };
+                let mut informer = config.build(self.env.clone(), &self.client);
+                self.listers.set_custom(&name, Some(informer.lister()));
+                let (listers, queue) = (self.listers.clone(), self.queue.clone());
+                informer.on_change(move |change| {
+                    let keys = garbage_collector::concerned(change, &listers);
+                    keys.into_iter().for_each(|key| queue.add(key));
+                });
+                informers.push(informer.run(stop));
+            }
+            tokio::select! {
+                () = self.changed.notified() => {}
+                _ = informers.next(), if !informers.is_empty() => {}
+                () = shutdown.wait() => return,
+            }
+        }
+    }
+}
