@@ -180,7 +180,11 @@ fn status(listers: &Listers, definition: &Value, now: Now) -> Value {
 fn set_condition(status: &mut Value, name: &str, holds: bool, reason: &str, message: &str, now: Now) {
     let word = if holds { "True" } else { "False" };
     let Some(status) = status.as_object_mut() else { return };
-    let list = status.entry("conditions").or_insert_with(|| json!([]));
+    let list = status.entry("conditions").or_insert(Value::Null);
+    // A definition without any is stored with null.
+    if list.is_null() {
+        *list = json!([]);
+    }
     let Some(list) = list.as_array_mut() else { return };
     let mut condition = json!({"type": name, "status": word, "reason": reason, "message": message});
     let found = list.iter_mut().find(|condition| condition["type"] == name);
@@ -300,7 +304,10 @@ mod tests {
 
     #[test]
     fn names_that_nobody_has_are_accepted_once() {
-        let done = written(&decide(vec![definition("widgets", "Widget", "w")], "widgets"));
+        let mut new = definition("widgets", "Widget", "w");
+        // So the API server stores a new one.
+        new["status"] = json!({"conditions": null, "acceptedNames": {}, "storedVersions": ["v1"]});
+        let done = written(&decide(vec![new], "widgets"));
         assert_eq!(done["status"]["acceptedNames"]["kind"], "Widget");
         assert!(definition::has_condition(&done, "NamesAccepted"));
         assert_eq!(done["status"]["conditions"][1]["reason"], "InitialNamesAccepted");
