@@ -16,6 +16,7 @@ use serde_json::Value;
 
 use crate::controller::{Controller, Key, Listers, Now, Watch, kind, served_kinds};
 use crate::plan::{Action, Plan};
+use crate::template::is_over;
 
 const QUOTAS: &str = "resourcequotas";
 /// How often everything is counted anew (upstream's `--resource-quota-sync-period`).
@@ -99,9 +100,7 @@ fn gives_back(resource: &str, change: &Change) -> bool {
         Change::Deleted(_) => true,
         Change::Updated { old, new } => match resource {
             "pods" => {
-                let ended =
-                    |pod: &Value| matches!(pod["status"]["phase"].as_str(), Some("Failed" | "Succeeded"));
-                ended(new) && !ended(old) || new["spec"] != old["spec"] || has_other_resources(old, new)
+                is_over(new) && !is_over(old) || new["spec"] != old["spec"] || has_other_resources(old, new)
             }
             "services" | "persistentvolumeclaims" => {
                 new["spec"] != old["spec"] || new["status"] != old["status"]

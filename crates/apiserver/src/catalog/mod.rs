@@ -44,9 +44,9 @@ pub(crate) struct Definitions {
     pub list: Vec<Arc<Definition>>,
 }
 
-fn prefix() -> String {
+fn prefix() -> &'static str {
     let resource = table::find(GROUP, "v1", "customresourcedefinitions");
-    resource.expect("invariant: the table holds CustomResourceDefinition").storage_prefix.as_str().to_owned()
+    resource.expect("invariant: the table holds CustomResourceDefinition").storage_prefix.as_str()
 }
 
 impl Catalog {
@@ -93,7 +93,7 @@ impl Catalog {
         let prefix = prefix();
         let mut seen = Vec::new();
         let mut found = Vec::new();
-        for kv in storage::each(view, &KeyRange::prefix(prefix.clone())) {
+        for kv in storage::each(view, &KeyRange::prefix(prefix)) {
             let kv = kv?;
             let name = String::from_utf8_lossy(&kv.key[prefix.len()..]).into_owned();
             seen.push((name, kv.mod_revision));
@@ -107,6 +107,9 @@ impl Catalog {
         for ((name, _), kv) in seen.iter().zip(&found) {
             list.extend(self.compile(name, kv)?);
         }
+        // Nobody may ask for a definition again that was deleted. The names are in order, as their keys are.
+        let is_there = |name: &String| seen.binary_search_by(|(seen, _)| seen.cmp(name)).is_ok();
+        self.compiled.lock().retain(|name, _| is_there(name));
         let all = Arc::new(Definitions { seen, list });
         *self.all.lock() = all.clone();
         Ok(all)
