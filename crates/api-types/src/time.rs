@@ -70,6 +70,19 @@ pub fn from_seconds(seconds: i64) -> String {
     out
 }
 
+/// `Mon, 02 Jan 2006 15:04:05 GMT`: the form of HTTP headers.
+pub fn http_date(millis: i64) -> String {
+    const DAYS: [&str; 7] = ["Thu", "Fri", "Sat", "Sun", "Mon", "Tue", "Wed"];
+    const MONTHS: [&str; 12] =
+        ["Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec"];
+    let seconds = millis.div_euclid(1000);
+    let (days, rest) = (seconds.div_euclid(SECONDS_PER_DAY), seconds.rem_euclid(SECONDS_PER_DAY));
+    let (year, month, day) = civil(days);
+    let (hour, minute, second) = (rest / 3600, rest / 60 % 60, rest % 60);
+    let (weekday, month) = (DAYS[days.rem_euclid(7) as usize], MONTHS[(month - 1) as usize]);
+    format!("{weekday}, {day:02} {month} {year:04} {hour:02}:{minute:02}:{second:02} GMT")
+}
+
 /// `2006-01-02T15:04:05.000000Z`: `metav1.MicroTime`.
 pub fn micro(seconds: i64, nanos: u32) -> String {
     let mut out = String::with_capacity(27);
@@ -301,6 +314,13 @@ fn unit_nanos(unit: &str) -> Option<i64> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn headers_have_their_own_form() {
+        assert_eq!(http_date(0), "Thu, 01 Jan 1970 00:00:00 GMT");
+        assert_eq!(http_date(951_825_906_999), "Tue, 29 Feb 2000 12:05:06 GMT");
+        assert_eq!(http_date(1_767_225_599_000), "Wed, 31 Dec 2025 23:59:59 GMT");
+    }
 
     #[test]
     fn seconds_round_trip() {

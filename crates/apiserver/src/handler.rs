@@ -180,7 +180,7 @@ impl Api {
         }
         match self.discovery(call)? {
             Some(response) => Ok(response),
-            None => Ok(self.openapi(call)?.unwrap_or_else(not_found)),
+            None => Ok(self.openapi(call).await?.unwrap_or_else(not_found)),
         }
     }
 

@@ -116,6 +116,12 @@ pub(crate) fn wants_aggregated_discovery(header: &str) -> bool {
     })
 }
 
+/// The media types of an `Accept` header, those that the client likes best first.
+pub(crate) fn accepted(header: &str) -> Vec<&str> {
+    let wanted = clauses(header).into_iter().filter(|clause| clause.quality > 0.0);
+    wanted.map(|clause| clause.media).collect()
+}
+
 /// The media type of a header without its parameters, in small letters.
 pub(crate) fn media_type(header: &str) -> String {
     header.split(';').next().unwrap_or_default().trim().to_ascii_lowercase()

@@ -24,7 +24,7 @@ pub mod peek;
 mod sink;
 mod stored_json;
 mod walk;
-mod wire;
+pub(crate) mod wire;
 mod yaml;
 
 pub(crate) use decode::paths_in_order;

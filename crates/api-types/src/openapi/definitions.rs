@@ -1,5 +1,6 @@
 //! Schemas of messages, in the form of OpenAPI v3 that upstream publishes.
 
+use super::paths::VERSION;
 use crate::schema::{FieldInfo, ListType, MapType, MessageId, Shape, Special, Type, by_name};
 use serde_json::{Map, Value, json};
 
@@ -24,12 +25,31 @@ pub fn closure(document: &Value, custom: &Map<String, Value>) -> Map<String, Val
         let schema = match (by_name(&name), custom.get(&name)) {
             (Some(message), _) => definition(message),
             (None, Some(schema)) => schema.clone(),
+            (None, None) if name == VERSION => version(),
             (None, None) => json!({"type": "object"}),
         };
         references(&schema, &mut waiting);
         schemas.insert(name, schema);
     }
     schemas
+}
+
+fn version() -> Value {
+    let required = [
+        "major",
+        "minor",
+        "gitVersion",
+        "gitCommit",
+        "gitTreeState",
+        "buildDate",
+        "goVersion",
+        "compiler",
+        "platform",
+    ];
+    let optional = ["emulationMajor", "emulationMinor", "minCompatibilityMajor", "minCompatibilityMinor"];
+    let text = |name: &&str| ((*name).to_owned(), json!({"type": "string"}));
+    let properties: Map<String, Value> = required.iter().chain(&optional).map(text).collect();
+    json!({"type": "object", "required": required, "properties": properties})
 }
 
 fn references(value: &Value, found: &mut Vec<String>) {

@@ -1,4 +1,4 @@
-//! OpenAPI v3 documents of the built-in kinds, made from the same tables as everything else.
+//! OpenAPI documents, made from the same tables as everything else.
 //!
 //! ```
 //! let document = api_types::openapi::document("apps", "v1", &|r| r.served_by_default).unwrap();
@@ -7,12 +7,18 @@
 //! assert!(document["paths"]["/apis/apps/v1/namespaces/{namespace}/deployments/{name}"]["patch"].is_object());
 //! ```
 //!
-//! `/openapi/v3/<path>` serves [`document`]; [`path_of`] gives the key in the index. Descriptions are added by who serves
-//! the document ([`definition`] has none).
+//! `/openapi/v3/<path>` serves [`document`]; [`path_of`] gives the key in the index. [`v2`] makes the parts of the one
+//! document of OpenAPI v2 out of the same, [`proto`] the protobuf of both. [`CustomSchema`] is what a definition adds.
+//!
+//! Reading order: `definitions.rs`, `paths.rs`, `custom.rs`, `v2.rs`, `proto.rs`.
 
+mod custom;
 mod definitions;
 mod paths;
+pub mod proto;
+pub mod v2;
 
+pub use custom::CustomSchema;
 pub use definitions::{closure, definition};
 
 use crate::table::{Resource, resources};
@@ -20,6 +26,9 @@ use serde_json::{Map, Value, json};
 
 /// Release whose API this is.
 pub const RELEASE: &str = crate::RELEASE;
+
+/// Names what documents are made of, in this build.
+pub const SOURCE: &str = env!("OPENAPI_SOURCE");
 
 /// `api/v1` or `apis/apps/v1`: the path of a group and version, and its key in the index of `/openapi/v3`.
 pub fn path_of(group: &str, version: &str) -> String {
@@ -45,6 +54,17 @@ pub fn schema_name(resource: &Resource) -> String {
     format!("{}.{}.{}", reversed.join("."), resource.version, resource.kind)
 }
 
+/// The name of the schema of a kind's list.
+pub fn list_schema_name(resource: &Resource) -> String {
+    let name = schema_name(resource);
+    match name.strip_suffix(resource.kind.as_str()) {
+        Some(package) if resource.message.is_none() && !resource.list_kind.is_empty() => {
+            format!("{package}{}", resource.list_kind)
+        }
+        _ => format!("{name}List"),
+    }
+}
+
 /// The document of these resources. `custom`: schemas of those that have no message, by name, lists too.
 pub fn document_of(
     group: &str,
@@ -57,6 +77,24 @@ pub fn document_of(
     for resource in resources {
         paths::add(resource, &mut paths);
     }
+    document_with(paths, custom)
+}
+
+/// The key in the index and the path of what is served besides resources: the server's own, and those of groups.
+pub fn other_paths<'a>(groups: impl Iterator<Item = &'a str>) -> Vec<(String, Map<String, Value>)> {
+    let own = paths::of_server().into_iter().map(|(key, path)| (key.to_owned(), path));
+    let named = groups.filter(|group| !group.is_empty());
+    let groups = named.map(|group| (format!("apis/{group}"), paths::of_group(group)));
+    own.chain(groups)
+        .map(|(key, path)| {
+            let paths = Map::from_iter([(format!("/{key}/"), path)]);
+            (key, paths)
+        })
+        .collect()
+}
+
+/// The document of these paths.
+pub fn document_with(paths: Map<String, Value>, custom: &Map<String, Value>) -> Value {
     let schemas = closure(&Value::Object(paths.clone()), custom);
     json!({
         "openapi": "3.0.0",

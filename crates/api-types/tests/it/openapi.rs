@@ -80,7 +80,7 @@ fn documents_hold_together() {
         for version in group.versions {
             let document = openapi::document(group.name, version.version, &|_| true).unwrap();
             let schemas = document["components"]["schemas"].as_object().unwrap();
-            assert_eq!(openapi::closure(&document, &serde_json::Map::new()).len(), schemas.len());
+            assert_eq!(openapi::closure(&document, &Map::new()).len(), schemas.len());
             let mut ids = std::collections::HashSet::new();
             for (path, operations) in document["paths"].as_object().unwrap() {
                 assert!(path.starts_with(&format!("/{}", openapi::path_of(group.name, version.version))));
@@ -93,6 +93,18 @@ fn documents_hold_together() {
         }
     }
     assert!(openapi::document("apps", "v9", &|_| true).is_none());
+}
+
+#[test]
+fn flags_are_flags() {
+    let document = openapi::document("", "v1", &|r| r.served_by_default).unwrap();
+    let log = &document["paths"]["/api/v1/namespaces/{namespace}/pods/{name}/log"]["get"];
+    let parameters = log["parameters"].as_array().unwrap();
+    let ty = |name: &str| parameters.iter().find(|p| p["name"] == name).unwrap()["schema"]["type"].clone();
+    assert_eq!(
+        (ty("follow"), ty("tailLines"), ty("container")),
+        (json!("boolean"), json!("integer"), json!("string"))
+    );
 }
 
 /// What kubectl looks for before it lets the server validate.

@@ -4,12 +4,13 @@ use std::sync::Arc;
 
 use api_rules::CustomRules;
 use api_types::status::Status;
-use api_types::{Resource, Value, codec, definition, meta};
+use api_types::{Resource, Text, Value, codec, definition, meta};
 use base64::Engine as _;
 use mvcc::KeyValue;
 use sha2::{Digest, Sha256};
 
 use super::CustomKind;
+use super::kind::Published;
 use crate::convert;
 
 /// Bytes of the hash that stands for a kind's storage version.
@@ -33,7 +34,8 @@ impl Definition {
         }
         let group = value["spec"]["group"].as_str().unwrap_or_default().to_owned();
         let served = definition::served(&value);
-        let kinds = served.into_iter().map(|version| Arc::new(kind(&value, version, kv.mod_revision)));
+        let hash = Text::from(published_hash(&value));
+        let kinds = served.into_iter().map(|version| Arc::new(kind(&value, version, kv.mod_revision, &hash)));
         Ok(Some(Self { revision: kv.mod_revision, group, kinds: kinds.collect() }))
     }
 
@@ -42,7 +44,13 @@ impl Definition {
     }
 }
 
-fn kind(definition: &Value, version: &Value, revision: i64) -> CustomKind {
+/// Of everything that OpenAPI shows of a definition: its conditions are none of it.
+fn published_hash(definition: &Value) -> String {
+    let text = format!("{} {}", definition["spec"], definition["status"]["acceptedNames"]);
+    base64::engine::general_purpose::STANDARD.encode(Sha256::digest(text.as_bytes()))
+}
+
+fn kind(definition: &Value, version: &Value, revision: i64, hash: &Text) -> CustomKind {
     let mut resource = definition::resource(definition, version);
     resource.storage_version_hash = storage_hash(&resource).into();
     CustomKind {
@@ -51,7 +59,7 @@ fn kind(definition: &Value, version: &Value, revision: i64) -> CustomKind {
         terminating: meta::is_being_deleted(definition)
             || definition::has_condition(definition, "Terminating"),
         by_webhook: definition["spec"]["conversion"]["strategy"] == "Webhook",
-        schema: version["schema"]["openAPIV3Schema"].clone(),
+        published: Published::new(definition, version, hash.clone()),
         resource,
         revision,
     }

@@ -7,8 +7,9 @@ use api_rules::patch::apply::Type;
 use api_rules::strategy::{self, DefaultDeletion};
 use api_rules::{CustomRules, rules};
 use api_types::field::FieldError;
+use api_types::openapi::CustomSchema;
 use api_types::status::Status;
-use api_types::{Resource, Value, codec, meta};
+use api_types::{Resource, Text, Value, codec, meta};
 use mvcc::KeyValue;
 
 use crate::convert;
@@ -24,8 +25,8 @@ pub(crate) enum Kind {
 pub(crate) struct CustomKind {
     pub resource: Resource,
     pub rules: CustomRules,
-    /// `openAPIV3Schema`.
-    pub schema: Value,
+    /// What is published of it.
+    pub published: Published,
     /// Told with every answer.
     pub warning: Option<String>,
     /// The definition is being deleted: nothing new is made.
@@ -34,6 +35,27 @@ pub(crate) struct CustomKind {
     pub by_webhook: bool,
     /// Revision of the definition.
     pub revision: i64,
+}
+
+/// What OpenAPI shows of a definition's version.
+pub(crate) struct Published {
+    /// `openAPIV3Schema`; null when there is none.
+    schema: Value,
+    selectable_fields: Value,
+    preserves_unknown: bool,
+    /// A hash of everything that the documents show.
+    pub hash: Text,
+}
+
+impl Published {
+    pub fn new(definition: &Value, version: &Value, hash: Text) -> Self {
+        Self {
+            schema: version["schema"]["openAPIV3Schema"].clone(),
+            selectable_fields: version["selectableFields"].clone(),
+            preserves_unknown: definition["spec"]["preserveUnknownFields"] == true,
+            hash,
+        }
+    }
 }
 
 impl std::fmt::Debug for Kind {
@@ -218,6 +240,15 @@ impl Kind {
 }
 
 impl CustomKind {
+    pub fn published(&self) -> CustomSchema<'_> {
+        CustomSchema {
+            resource: &self.resource,
+            schema: &self.published.schema,
+            selectable: &self.published.selectable_fields,
+            preserves_unknown: self.published.preserves_unknown,
+        }
+    }
+
     /// Brings an object from the version that it is stored in to this one: nothing but its name changes.
     fn to_version(&self, value: &mut Value) -> Result<(), Status> {
         let (own, kind) = (self.resource.api_version(), &self.resource.kind);

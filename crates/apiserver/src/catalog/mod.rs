@@ -116,10 +116,26 @@ impl Catalog {
     }
 }
 
+fn shown(kind: &CustomKind) -> String {
+    let resource = &kind.resource;
+    format!("{}/{}/{}@{};", resource.group, resource.version, resource.resource, kind.published.hash)
+}
+
 impl Definitions {
     /// What tells these definitions from others: names and revisions.
     pub fn fingerprint(&self) -> String {
         self.seen.iter().map(|(name, revision)| format!("{name}@{revision};")).collect()
+    }
+
+    /// What tells that which OpenAPI shows of these definitions from what it shows of others.
+    pub fn published(&self) -> String {
+        let kinds = self.list.iter().flat_map(|definition| &definition.kinds);
+        kinds.map(|kind| shown(kind)).collect()
+    }
+
+    /// The same for a group and version.
+    pub fn published_of(&self, group: &str, version: &str) -> String {
+        self.kinds(group, version).map(|kind| shown(kind)).collect()
     }
 
     /// Groups that have a served version, each with its versions, the preferred first.

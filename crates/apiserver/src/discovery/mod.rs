@@ -1,7 +1,8 @@
 //! What the server serves: groups, versions, resources, and the OpenAPI documents of them.
 
 mod aggregated;
-mod custom;
+mod descriptions;
+mod documents;
 mod openapi;
 mod openapi_v2;
 mod plain;
@@ -11,7 +12,7 @@ use api_types::status::Status;
 use api_types::table::{self, Group};
 use http::{Response, header};
 
-pub(crate) use openapi::Documents;
+pub(crate) use documents::Documents;
 
 use crate::api::Api;
 use crate::body::{self, Body};

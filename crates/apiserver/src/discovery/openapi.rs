@@ -1,191 +1,152 @@
-//! OpenAPI v3 by group and version, made when first asked for; OpenAPI v2 as one document, made each time: few ask.
+//! `/openapi/v2`, `/openapi/v3` and what is below: headers, forms and hashes as upstream's `kube-openapi/pkg/handler`
+//! and `handler3` have them.
 
-use std::collections::HashMap;
-use std::sync::{Arc, OnceLock};
+use std::sync::Arc;
 
 use api_types::status::Status;
-use api_types::{Resource, Value, openapi};
-use bytes::Bytes;
+use api_types::time;
 use http::{Response, header};
-use parking_lot::Mutex;
-use serde_json::{Map, json};
-use sha2::{Digest, Sha256};
 
-use super::{aggregated, custom, openapi_v2};
+use super::documents::{self, Form, Packed};
 use crate::api::Api;
 use crate::body::{self, Body};
 use crate::call::Call;
 use crate::catalog::Definitions;
+use crate::compress;
 use crate::negotiate::{self, JSON};
 
-/// A document that does not change while the server runs.
-pub(crate) struct Document {
-    pub json: Bytes,
-    pub etag: String,
-}
-
-impl Document {
-    fn new(value: &Value) -> Self {
-        let json = value.to_string();
-        let etag = format!("\"{}\"", hash(json.as_bytes()));
-        Self { json: json.into(), etag }
-    }
-}
-
-fn hash(bytes: &[u8]) -> String {
-    Sha256::digest(bytes).iter().map(|byte| format!("{byte:02X}")).collect()
-}
-
-/// A document follows from the release, its path and the definitions it shows (`of`): the index needs no document to
-/// name its hash.
-fn path_hash(path: &str, of: &str) -> String {
-    hash(format!("{} {} {path} {of}", openapi::RELEASE, env!("CARGO_PKG_VERSION")).as_bytes())
-}
-
-/// The documents that were asked for so far: at most one a group and version.
-#[derive(Default)]
-pub(crate) struct Documents {
-    core: OnceLock<Arc<Document>>,
-    /// With the definitions that it shows.
-    groups: Mutex<Option<(String, Arc<Document>)>>,
-    /// With their hashes.
-    v3: Mutex<HashMap<String, (String, Bytes)>>,
-}
-
-impl Documents {
-    pub fn new() -> Arc<Self> {
-        Arc::default()
-    }
-
-    pub fn aggregated(&self, core: bool, definitions: &Definitions) -> Arc<Document> {
-        if core {
-            let new = || Arc::new(Document::new(&aggregated::document(true, &Definitions::default())));
-            return self.core.get_or_init(new).clone();
-        }
-        let of = definitions.fingerprint();
-        let mut kept = self.groups.lock();
-        match &*kept {
-            Some((known, document)) if *known == of => document.clone(),
-            _ => {
-                let document = Arc::new(Document::new(&aggregated::document(false, definitions)));
-                *kept = Some((of, document.clone()));
-                document
-            }
-        }
-    }
-
-    /// The document of a path, with its hash.
-    fn v3(&self, path: &str, definitions: &Definitions) -> Option<(String, Bytes)> {
-        let all = all(definitions);
-        let (group, version) =
-            all.iter().find(|(group, version)| openapi::path_of(group, version) == path)?;
-        let hash = path_hash(path, &shown(definitions, group, version));
-        if let Some((known, json)) = self.v3.lock().get(path)
-            && *known == hash
-        {
-            return Some((hash, json.clone()));
-        }
-        let resources: Vec<&Resource> = super::all_resources(definitions, group, version).collect();
-        let schemas = custom::schemas(definitions, group, version, false);
-        let mut document = openapi::document_of(group, version, &resources, &schemas);
-        custom::describe_metadata(&mut document["components"]["schemas"]);
-        let json = Bytes::from(document.to_string());
-        self.v3.lock().insert(path.to_owned(), (hash.clone(), json.clone()));
-        Some((hash, json))
-    }
-}
-
-/// Everything that is served, by group and version.
-fn all(definitions: &Definitions) -> Vec<(String, String)> {
-    let groups = super::all_groups(definitions).into_iter();
-    groups.flat_map(|(group, versions)| versions.into_iter().map(move |v| (group.clone(), v))).collect()
-}
-
-/// What tells the definitions of a group and version from others.
-fn shown(definitions: &Definitions, group: &str, version: &str) -> String {
-    let kinds = definitions.kinds(group, version);
-    kinds.map(|kind| format!("{}@{};", kind.resource.resource, kind.revision)).collect()
-}
-
-fn index(definitions: &Definitions) -> Value {
-    let mut paths = Map::new();
-    for (group, version) in all(definitions) {
-        let path = openapi::path_of(&group, &version);
-        let hash = path_hash(&path, &shown(definitions, &group, &version));
-        let url = format!("/openapi/v3/{path}?hash={hash}");
-        paths.insert(path, json!({"serverRelativeURL": url}));
-    }
-    json!({"paths": paths})
-}
+/// The media types of protobuf, with the names that older clients ask for, which are none by the rules for their `@`.
+const V2: [&str; 2] = [
+    "application/com.github.proto-openapi.spec.v2.v1.0+protobuf",
+    "application/com.github.proto-openapi.spec.v2@v1.0+protobuf",
+];
+const V3: [&str; 2] = [
+    "application/com.github.proto-openapi.spec.v3.v1.0+protobuf",
+    "application/com.github.proto-openapi.spec.v3@v1.0+protobuf",
+];
+/// Milliseconds that a document with its hash in the URL may be kept by a client: a year.
+const FRESH_MILLIS: i64 = 365 * 24 * 3600 * 1000;
 
 impl Api {
     /// Answers `/openapi/…`; none for other paths.
-    pub(crate) fn openapi(&self, call: &Call) -> Result<Option<Response<Body>>, Status> {
+    pub(crate) async fn openapi(&self, call: &Call) -> Result<Option<Response<Body>>, Status> {
         let Some(path) = call.info.path.trim_matches('/').strip_prefix("openapi/") else { return Ok(None) };
         let definitions = self.catalog.all(&self.storage.view())?;
-        if path == "v2" {
-            return v2(call, &definitions).map(Some);
+        match path.strip_prefix("v3/") {
+            _ if path == "v2" => self.openapi_v2(call, definitions).await.map(Some),
+            _ if path == "v3" => Ok(Some(index(call, &definitions))),
+            Some(path) => self.openapi_v3(call, path, definitions).await,
+            None => Ok(None),
         }
-        if path == "v3" {
-            json_only(call)?;
-            return Ok(Some(body::response(200, JSON, index(&definitions).to_string())));
+    }
+
+    async fn openapi_v2(&self, call: &Call, definitions: Arc<Definitions>) -> Result<Response<Body>, Status> {
+        let form = form(call, &V2)?;
+        let hash = documents::v2_hash(&definitions);
+        if let Some(unchanged) = unchanged(call, &hash) {
+            return Ok(unchanged);
         }
-        let Some(path) = path.strip_prefix("v3/") else { return Ok(None) };
-        let Some((hash, json)) = self.documents.v3(path, &definitions) else { return Ok(None) };
-        json_only(call)?;
-        let mut response = body::response(200, JSON, json);
-        body::set_header(&mut response, header::ETAG, &format!("\"{hash}\""));
-        if call.query.get("hash") == hash {
+        let (documents, of) = (self.documents.clone(), hash.clone());
+        let packed = make(move || documents.v2(form, &of, &definitions)).await?;
+        Ok(answer(call, packed, media_type(form, &V2), &hash).await)
+    }
+
+    async fn openapi_v3(
+        &self,
+        call: &Call,
+        path: &str,
+        definitions: Arc<Definitions>,
+    ) -> Result<Option<Response<Body>>, Status> {
+        let Some(hash) = documents::v3_hash(path, &definitions) else { return Ok(None) };
+        let form = form(call, &V3)?;
+        let asked = call.query.get("hash");
+        if !asked.is_empty() && asked != hash {
+            return Ok(Some(moved(&documents::url(path, &hash))));
+        }
+        let mut response = match unchanged(call, &hash) {
+            Some(unchanged) => unchanged,
+            None => {
+                let (documents, path, of) = (self.documents.clone(), path.to_owned(), hash.clone());
+                let made = make(move || documents.v3(&path, form, &of, &definitions)).await?;
+                let Some(packed) = made else { return Ok(None) };
+                answer(call, packed, media_type(form, &V3), &hash).await
+            }
+        };
+        if !asked.is_empty() {
             body::set_header(&mut response, header::CACHE_CONTROL, "public, immutable");
+            body::set_header(&mut response, header::EXPIRES, &time::http_date(self.now() + FRESH_MILLIS));
         }
         Ok(Some(response))
     }
 }
 
-/// The document follows from the release and the definitions: who has it already is told so before it is made.
-fn v2(call: &Call, definitions: &Definitions) -> Result<Response<Body>, Status> {
-    let etag = format!("\"{}\"", path_hash("v2", &definitions.fingerprint()));
-    let mut response = match call.header(header::IF_NONE_MATCH) == etag {
-        true => body::response(304, JSON, ""),
-        false => v2_document(call, definitions)?,
-    };
-    body::set_header(&mut response, header::ETAG, &etag);
-    Ok(response)
+/// Making a document takes a fraction of a second of one core: not on a thread that serves connections.
+async fn make<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> Result<T, Status> {
+    tokio::task::spawn_blocking(work).await.map_err(Status::internal)
 }
 
-fn v2_document(call: &Call, definitions: &Definitions) -> Result<Response<Body>, Status> {
-    let document = || openapi_v2::document(definitions, &all(definitions));
-    let mut accepted = call.header(header::ACCEPT).split(',').map(negotiate::media_type);
-    if accepted.any(|media| media == openapi_v2::ASKED || media == openapi_v2::PROTOBUF) {
-        return Ok(body::response(200, openapi_v2::PROTOBUF, openapi_v2::protobuf(&document())));
+fn media_type(form: Form, protobuf: &[&'static str; 2]) -> &'static str {
+    match form {
+        Form::Json => JSON,
+        Form::Protobuf => protobuf[0],
     }
-    json_only(call)?;
-    Ok(body::response(200, JSON, document().to_string()))
 }
 
-/// The documents are offered as JSON only; clients that ask for protobuf name JSON behind it or fall back.
-fn json_only(call: &Call) -> Result<(), Status> {
+/// The first form that the client takes.
+fn form(call: &Call, protobuf: &[&'static str; 2]) -> Result<Form, Status> {
     let accept = call.header(header::ACCEPT);
-    let json = accept.is_empty()
-        || accept.split(',').any(|clause| {
-            let media = negotiate::media_type(clause);
-            media == JSON || media == "*/*" || media == "application/*"
-        });
-    if json { Ok(()) } else { Err(Status::not_acceptable(&[JSON])) }
+    if accept.trim().is_empty() {
+        return Ok(Form::Json);
+    }
+    let form = |media: &str| match media {
+        JSON | "*/*" | "application/*" | "*/json" => Some(Form::Json),
+        media => protobuf.contains(&media).then_some(Form::Protobuf),
+    };
+    let accepted = negotiate::accepted(accept).into_iter().find_map(form);
+    accepted.ok_or_else(|| Status::not_acceptable(&[JSON, protobuf[0]]))
 }
 
-#[cfg(test)]
-mod tests {
-    use super::*;
+fn index(call: &Call, definitions: &Definitions) -> Response<Body> {
+    let json = documents::index(definitions).to_string();
+    let hash = documents::hash(json.as_bytes());
+    unchanged(call, &hash).unwrap_or_else(|| {
+        let mut response = body::response(200, JSON, json);
+        body::set_header(&mut response, header::ETAG, &format!("\"{hash}\""));
+        response
+    })
+}
 
-    #[test]
-    fn the_index_names_documents_that_exist() {
-        let none = Definitions::default();
-        let index = index(&none);
-        let url = index["paths"]["apis/apps/v1"]["serverRelativeURL"].as_str().unwrap();
-        assert!(url.starts_with("/openapi/v3/apis/apps/v1?hash="));
-        let documents = Documents::default();
-        assert!(documents.v3("apis/apps/v1", &none).is_some());
-        assert!(documents.v3("apis/apps/v9", &none).is_none());
+/// 304 for who has the document.
+fn unchanged(call: &Call, hash: &str) -> Option<Response<Body>> {
+    let etag = format!("\"{hash}\"");
+    let known = call.header(header::IF_NONE_MATCH).split(',').map(str::trim);
+    let mut known = known.map(|known| known.strip_prefix("W/").unwrap_or(known));
+    known.any(|known| known == etag || known == "*").then(|| {
+        let mut response = Response::new(body::full(""));
+        *response.status_mut() = http::StatusCode::NOT_MODIFIED;
+        body::set_header(&mut response, header::ETAG, &etag);
+        body::set_header(&mut response, header::VARY, "Accept");
+        response
+    })
+}
+
+fn moved(to: &str) -> Response<Body> {
+    let mut response = body::response(301, "text/plain; charset=utf-8", "");
+    body::set_header(&mut response, header::LOCATION, to);
+    response
+}
+
+async fn answer(call: &Call, packed: Packed, media: &str, hash: &str) -> Response<Body> {
+    let wants_gzip = compress::is_wanted(&call.headers);
+    let bytes = match wants_gzip {
+        true => packed.gzip,
+        false => make(move || packed.unpack()).await.unwrap_or_default().into(),
+    };
+    let mut response = body::response(200, media, bytes);
+    if wants_gzip {
+        body::set_header(&mut response, header::CONTENT_ENCODING, "gzip");
     }
+    body::set_header(&mut response, header::ETAG, &format!("\"{hash}\""));
+    body::set_header(&mut response, header::VARY, "Accept, Accept-Encoding");
+    response
 }

@@ -1,146 +1,117 @@
-//! OpenAPI v2: all schemas in one document, as JSON and as the protobuf that kubectl asks for
-//! (`openapi.v2.Document` of google/gnostic). The paths are in v3 only.
+//! OpenAPI v2: everything in one document. What is built in is written once a process and kept packed; what
+//! definitions add is written behind it.
 
-use api_types::{Value, openapi};
-use serde_json::{Map, json};
+use std::collections::HashSet;
+use std::sync::OnceLock;
 
-use super::{custom, is_served};
+use api_types::openapi::{proto, v2};
+use api_types::{Resource, Value};
+use serde_json::Map;
+
+use super::descriptions;
+use super::documents::{self, Packed};
 use crate::catalog::Definitions;
-use crate::encode::put_field;
 
-/// What kubectl asks for: no media type by the rules, for its `@`.
-pub(super) const ASKED: &str = "application/com.github.proto-openapi.spec.v2@v1.0+protobuf";
-/// What it is answered with.
-pub(super) const PROTOBUF: &str = "application/com.github.proto-openapi.spec.v2.v1.0+protobuf";
+/// The built-in half: entries of `paths` and `definitions`, in both forms.
+struct BuiltIn {
+    parameters: Map<String, Value>,
+    paths: Packed,
+    definitions: Packed,
+    proto_paths: Packed,
+    proto_definitions: Packed,
+}
 
-/// The document of these groups and versions.
-pub(super) fn document(custom: &Definitions, all: &[(String, String)]) -> Value {
-    let mut definitions = Map::new();
-    for (group, version) in all {
-        let document = openapi::document(group, version, &is_served).unwrap_or_default();
-        if let Some(Value::Object(schemas)) = document["components"].get("schemas").cloned() {
-            definitions.extend(schemas);
+fn built_in() -> &'static BuiltIn {
+    static BUILT_IN: OnceLock<BuiltIn> = OnceLock::new();
+    BUILT_IN.get_or_init(BuiltIn::new)
+}
+
+impl BuiltIn {
+    fn new() -> Self {
+        let describe = |schemas: &mut Map<String, Value>| descriptions::describe(schemas);
+        let others = documents::other_paths().values().flat_map(Clone::clone).collect();
+        let mut parts = vec![v2::of_paths(others, &describe)];
+        for (group, version) in documents::all(&Definitions::default()) {
+            let resources: Vec<&Resource> =
+                super::resources(&group, &version).map(|r| -> &Resource { r }).collect();
+            parts.push(v2::built_in(&group, &version, &resources, &describe));
         }
-        definitions.extend(custom::schemas(custom, group, version, true));
-    }
-    definitions.values_mut().for_each(plain);
-    json!({
-        "swagger": "2.0",
-        "info": {"title": "Kubernetes", "version": openapi::RELEASE},
-        "paths": {},
-        "definitions": definitions,
-    })
-}
-
-/// Brings a schema of v3 into v2's form: references by their old place, a reference's siblings and defaults gone,
-/// alternatives as what they were before v3.
-fn plain(schema: &mut Value) {
-    let Some(object) = schema.as_object_mut() else { return };
-    if let Some(reference) = wrapped_reference(object) {
-        *object = Map::from_iter([("$ref".to_owned(), reference)]);
-    }
-    if let Some(Value::String(reference)) = object.get_mut("$ref") {
-        *reference = reference.replace("#/components/schemas/", "#/definitions/");
-    }
-    object.remove("default");
-    if object.remove("oneOf").is_some() && !object.contains_key("type") {
-        object.insert("type".into(), "string".into());
-    }
-    for field in ["items", "additionalProperties"] {
-        object.get_mut(field).into_iter().for_each(plain);
-    }
-    let properties = object.get_mut("properties").and_then(Value::as_object_mut);
-    properties.into_iter().flat_map(Map::values_mut).for_each(plain);
-}
-
-/// The reference of a schema that v3 wraps in `allOf` to give it siblings.
-fn wrapped_reference(object: &Map<String, Value>) -> Option<Value> {
-    object.get("allOf")?.as_array()?.first()?.get("$ref").cloned()
-}
-
-/// The document as protobuf.
-pub(super) fn protobuf(document: &Value) -> Vec<u8> {
-    let mut out = Vec::new();
-    text(1, &document["swagger"], &mut out);
-    let mut info = Vec::new();
-    text(1, &document["info"]["title"], &mut info);
-    text(2, &document["info"]["version"], &mut info);
-    put_field(2, &info, &mut out);
-    put_field(8, &[], &mut out);
-    message(9, &named(document["definitions"].as_object()), &mut out);
-    out
-}
-
-fn text(number: u8, value: &Value, out: &mut Vec<u8>) {
-    if let Some(text) = value.as_str() {
-        put_field(number, text.as_bytes(), out);
-    }
-}
-
-/// Fields above 15 need two bytes of tag.
-fn message(number: u8, bytes: &[u8], out: &mut Vec<u8>) {
-    match number {
-        0..=15 => put_field(number, bytes, out),
-        _ => {
-            let tag = u16::from(number) << 3 | 2;
-            out.push((tag & 0x7f) as u8 | 0x80);
-            let mut field = Vec::with_capacity(bytes.len() + 8);
-            put_field(0, bytes, &mut field);
-            out.push((tag >> 7) as u8);
-            out.extend_from_slice(&field[1..]);
+        let mut seen = HashSet::new();
+        let mut parameters = Map::new();
+        let (mut paths, mut definitions) = (Vec::new(), Vec::new());
+        let (mut proto_paths, mut proto_definitions) = (Vec::new(), Vec::new());
+        for mut part in parts {
+            part.definitions.retain(|name, _| seen.insert(name.clone()));
+            entries(&part.paths, &mut paths);
+            entries(&part.definitions, &mut definitions);
+            proto_paths.extend(proto::v2_paths(&part.paths));
+            proto_definitions.extend(proto::v2_definitions(&part.definitions));
+            parameters.extend(part.parameters);
+        }
+        Self {
+            parameters,
+            paths: Packed::new(&paths),
+            definitions: Packed::new(&definitions),
+            proto_paths: Packed::new(&proto_paths),
+            proto_definitions: Packed::new(&proto_definitions),
         }
     }
 }
 
-/// `NamedSchema`s of a map.
-fn named(map: Option<&Map<String, Value>>) -> Vec<u8> {
-    let mut out = Vec::new();
-    for (name, value) in map.into_iter().flatten() {
-        let mut entry = Vec::new();
-        put_field(1, name.as_bytes(), &mut entry);
-        put_field(2, &schema(value), &mut entry);
-        put_field(1, &entry, &mut out);
+/// Appends the entries of a JSON object.
+fn entries(map: &Map<String, Value>, out: &mut Vec<u8>) {
+    for (name, value) in map {
+        if !out.is_empty() {
+            out.push(b',');
+        }
+        out.extend_from_slice(format!("{}:{value}", Value::from(name.as_str())).as_bytes());
     }
+}
+
+/// What definitions add.
+fn custom<'a>(
+    definitions: &'a Definitions,
+    parameters: &'a Map<String, Value>,
+) -> impl Iterator<Item = v2::Part> + 'a {
+    let kinds = definitions.list.iter().flat_map(|definition| &definition.kinds);
+    kinds.map(|kind| v2::custom(&kind.published(), parameters))
+}
+
+/// Everything but paths and definitions.
+fn head(parameters: &Map<String, Value>) -> Map<String, Value> {
+    let mut head = v2::head();
+    head.insert("parameters".into(), parameters.clone().into());
+    head
+}
+
+/// The document as JSON.
+pub(super) fn json(definitions: &Definitions) -> Vec<u8> {
+    let own = built_in();
+    let (mut paths, mut schemas) = (own.paths.unpack(), own.definitions.unpack());
+    for part in custom(definitions, &own.parameters) {
+        entries(&part.paths, &mut paths);
+        entries(&part.definitions, &mut schemas);
+    }
+    let mut out = Value::Object(head(&own.parameters)).to_string().into_bytes();
+    out.pop();
+    for (name, entries) in [("paths", paths), ("definitions", schemas)] {
+        out.extend_from_slice(format!(",\"{name}\":{{").as_bytes());
+        out.extend_from_slice(&entries);
+        out.push(b'}');
+    }
+    out.push(b'}');
     out
 }
 
-fn schema(value: &Value) -> Vec<u8> {
-    let mut out = Vec::new();
-    text(1, &value["$ref"], &mut out);
-    text(2, &value["format"], &mut out);
-    text(4, &value["description"], &mut out);
-    for field in value["required"].as_array().into_iter().flatten().filter_map(Value::as_str) {
-        message(19, field.as_bytes(), &mut out);
+/// The document as protobuf (`openapi.v2.Document` of google/gnostic).
+pub(super) fn protobuf(definitions: &Definitions) -> Vec<u8> {
+    let own = built_in();
+    let (mut paths, mut schemas) = (own.proto_paths.unpack(), own.proto_definitions.unpack());
+    for part in custom(definitions, &own.parameters) {
+        paths.extend(proto::v2_paths(&part.paths));
+        schemas.extend(proto::v2_definitions(&part.definitions));
     }
-    if value["additionalProperties"].is_object() {
-        let mut item = Vec::new();
-        put_field(1, &schema(&value["additionalProperties"]), &mut item);
-        message(21, &item, &mut out);
-    }
-    if let Some(kind) = value["type"].as_str() {
-        let mut item = Vec::new();
-        put_field(1, kind.as_bytes(), &mut item);
-        message(22, &item, &mut out);
-    }
-    if value["items"].is_object() {
-        let mut item = Vec::new();
-        put_field(1, &schema(&value["items"]), &mut item);
-        message(23, &item, &mut out);
-    }
-    if let Some(properties) = value["properties"].as_object() {
-        message(25, &named(Some(properties)), &mut out);
-    }
-    for (name, extension) in
-        value.as_object().into_iter().flatten().filter(|(name, _)| name.starts_with("x-"))
-    {
-        let mut any = Vec::new();
-        put_field(2, api_types::codec::encode_yaml(extension).as_bytes(), &mut any);
-        let mut entry = Vec::new();
-        put_field(1, name.as_bytes(), &mut entry);
-        put_field(2, &any, &mut entry);
-        message(31, &entry, &mut out);
-    }
-    out
+    proto::v2_joined(&head(&own.parameters).into(), &paths, &schemas)
 }
 
 #[cfg(test)]
@@ -148,21 +119,32 @@ mod tests {
     use super::*;
 
     #[test]
-    fn schemas_take_their_old_form() {
-        let document = document(&Definitions::default(), &[("apps".to_owned(), "v1".to_owned())]);
-        let deployment = &document["definitions"]["io.k8s.api.apps.v1.Deployment"];
-        assert_eq!(
-            deployment["properties"]["spec"]["$ref"],
-            "#/definitions/io.k8s.api.apps.v1.DeploymentSpec"
-        );
-        assert_eq!(deployment["x-kubernetes-group-version-kind"][0]["kind"], "Deployment");
-        assert!(!document.to_string().contains("#/components/"));
+    fn the_document_holds_together() {
+        let document: Value = serde_json::from_slice(&json(&Definitions::default())).unwrap();
+        let names =
+            |field: &str| document[field].as_object().unwrap().keys().cloned().collect::<HashSet<_>>();
+        let (definitions, parameters) = (names("definitions"), names("parameters"));
+        let mut references = Vec::new();
+        collect(&document, &mut references);
+        assert!(references.len() > 1000 && !parameters.is_empty());
+        for reference in references {
+            let definition = reference.strip_prefix("#/definitions/").map(|name| definitions.contains(name));
+            let parameter = reference.strip_prefix("#/parameters/").map(|name| parameters.contains(name));
+            assert_eq!(definition.or(parameter), Some(true), "{reference}");
+        }
+        assert!(document["paths"]["/api/v1/namespaces/{namespace}/pods/{name}"]["get"].is_object());
+        assert!(document["paths"]["/apis/apps/"].is_object());
+        assert_eq!(document["swagger"], "2.0");
     }
 
-    #[test]
-    fn tags_above_15_take_two_bytes() {
-        let mut out = Vec::new();
-        message(31, b"x", &mut out);
-        assert_eq!(out, [0xfa, 0x01, 0x01, b'x']);
+    fn collect(value: &Value, found: &mut Vec<String>) {
+        match value {
+            Value::Object(map) => {
+                found.extend(map.get("$ref").and_then(Value::as_str).map(str::to_owned));
+                map.values().for_each(|value| collect(value, found));
+            }
+            Value::Array(list) => list.iter().for_each(|value| collect(value, found)),
+            _ => {}
+        }
     }
 }

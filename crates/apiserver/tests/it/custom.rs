@@ -250,8 +250,72 @@ async fn openapi_shows_the_kind() {
     let schema = &v3["components"]["schemas"]["com.example.v1.Widget"];
     assert_eq!(schema["x-kubernetes-group-version-kind"][0]["kind"], "Widget");
     assert!(v3["components"]["schemas"]["io.k8s.apimachinery.pkg.apis.meta.v1.ObjectMeta"].is_object());
+    assert_eq!(schema["x-kubernetes-selectable-fields"], json!([{"fieldPath": "spec.color"}]));
     let v2 = cluster.root(ask("GET", "/openapi/v2")).await.expect(200);
-    assert_eq!(v2["definitions"]["com.example.v1.Widget"]["description"], "A widget.");
+    let widget = &v2["definitions"]["com.example.v1.Widget"];
+    assert_eq!(widget["description"], "A widget.");
+    let spec = &widget["properties"]["spec"];
+    assert_eq!(spec["properties"]["color"]["enum"], json!(["red", "green"]));
+    assert_eq!(spec["x-kubernetes-validations"][1]["message"], "color is fixed");
+    assert_eq!(spec["properties"]["max"], json!({"type": "integer"}), "v2 has no defaults");
+    assert_eq!(
+        v2["definitions"]["com.example.v1beta1.Widget"]
+            .as_object()
+            .map(|map| map.keys().cloned().collect::<Vec<_>>()),
+        Some(vec!["type".to_owned(), "x-kubernetes-group-version-kind".to_owned()])
+    );
+    let item = &v2["paths"]["/apis/example.com/v1/namespaces/{namespace}/widgets/{name}"];
+    assert_eq!(item["get"]["operationId"], "readExampleComV1NamespacedWidget");
+    assert!(!item["patch"]["consumes"].to_string().contains("strategic"));
+    let scale = &v2["paths"]["/apis/example.com/v1/namespaces/{namespace}/widgets/{name}/scale"]["get"];
+    assert_eq!(scale["responses"]["200"]["schema"]["$ref"], "#/definitions/io.k8s.api.autoscaling.v1.Scale");
+}
+
+#[tokio::test]
+async fn openapi_follows_the_definition() {
+    let cluster = Cluster::start().await;
+    let made = establish(&cluster, &definition()).await;
+    let path = format!("{DEFINITIONS}/widgets.example.com");
+    let etag = |answer: &Answer| answer.headers["etag"].to_str().expect("text").to_owned();
+    let first = cluster.root(ask("GET", "/openapi/v2")).await;
+    let known = etag(&first);
+    let again = |known: &str| ask("GET", "/openapi/v2").header("if-none-match", known);
+    assert_eq!(cluster.root(again(&known)).await.code, 304);
+
+    let mut status = made.clone();
+    status["status"]["conditions"][0]["message"] = json!("other words");
+    let status = cluster.root(ask("PUT", &format!("{path}/status")).json(&status)).await.expect(200);
+    assert_eq!(cluster.root(again(&known)).await.code, 304, "conditions are not published");
+
+    let mut fewer = status.clone();
+    fewer["spec"]["versions"][1]["served"] = json!(false);
+    let fewer = cluster.root(ask("PUT", &path).json(&fewer)).await.expect(200);
+    let answer = cluster.root(again(&known)).await;
+    assert_ne!(etag(&answer), known);
+    let v2 = answer.expect(200);
+    assert!(v2["definitions"].get("com.example.v1beta1.Widget").is_none());
+    assert!(v2["definitions"]["com.example.v1.Widget"].is_object());
+    assert!(!v2["paths"].to_string().contains("v1beta1/namespaces/{namespace}/widgets"));
+    let index = cluster.root(ask("GET", "/openapi/v3")).await.expect(200);
+    assert!(index["paths"].get("apis/example.com/v1beta1").is_none());
+    assert_eq!(cluster.root(ask("GET", "/openapi/v3/apis/example.com/v1beta1")).await.code, 404);
+
+    let url = |index: &Value| {
+        index["paths"]["apis/example.com/v1"]["serverRelativeURL"].as_str().expect("url").to_owned()
+    };
+    let old = url(&index);
+    let answer = cluster.root(ask("GET", &old)).await;
+    assert_eq!(answer.headers["cache-control"], "public, immutable");
+    assert!(answer.headers["expires"].to_str().expect("text").ends_with(" GMT"));
+    let mut renamed = fewer.clone();
+    renamed["spec"]["versions"][0]["schema"]["openAPIV3Schema"]["description"] = json!("Another widget.");
+    cluster.root(ask("PUT", &path).json(&renamed)).await.expect(200);
+    let moved = cluster.root(ask("GET", &old)).await;
+    assert_eq!(moved.code, 301);
+    let index = cluster.root(ask("GET", "/openapi/v3")).await.expect(200);
+    assert_eq!(moved.headers["location"].to_str().ok(), Some(url(&index).as_str()));
+    let v3 = cluster.root(ask("GET", &url(&index))).await.expect(200);
+    assert_eq!(v3["components"]["schemas"]["com.example.v1.Widget"]["description"], "Another widget.");
 }
 
 #[tokio::test]

@@ -109,6 +109,36 @@ async fn discovery_in_both_forms() {
 }
 
 #[tokio::test]
+async fn openapi_in_all_forms() {
+    let cluster = Cluster::start().await;
+    let names = [("v2", "v2"), ("v3/apis/apps/v1", "v3")];
+    for (path, version) in names {
+        let path = format!("/openapi/{path}");
+        for separator in [".", "@"] {
+            let asked = format!(
+                "application/com.github.proto-openapi.spec.{version}{separator}v1.0+protobuf,application/json;q=0.5"
+            );
+            let answer = cluster.root(ask("GET", &path).header("accept", &asked)).await;
+            assert_eq!(
+                (answer.code, answer.headers["content-type"].to_str().expect("text")),
+                (200, format!("application/com.github.proto-openapi.spec.{version}.v1.0+protobuf").as_str()),
+                "{path}"
+            );
+            let text = String::from_utf8_lossy(&answer.bytes).into_owned();
+            assert!(text.contains("x-kubernetes-group-version-kind") && text.contains("DeploymentSpec"));
+        }
+        let plain = cluster.root(ask("GET", &path)).await;
+        let packed = cluster.root(ask("GET", &path).header("accept-encoding", "gzip")).await;
+        assert_eq!(packed.headers["content-encoding"], "gzip");
+        assert_eq!(packed.headers["vary"], "Accept, Accept-Encoding");
+        assert!(packed.bytes.len() < plain.bytes.len() / 4, "{path}");
+        assert_eq!(packed.headers["etag"], plain.headers["etag"]);
+        assert_eq!(plain.json()["info"]["title"], "Kubernetes");
+        assert_eq!(cluster.root(ask("GET", &path).header("accept", "text/csv")).await.code, 406);
+    }
+}
+
+#[tokio::test]
 async fn an_event_has_two_faces() {
     let cluster = Cluster::start().await;
     let event = json!({"metadata": {"name": "e"}, "involvedObject": {"kind": "Pod", "name": "p", "namespace": "default"},
