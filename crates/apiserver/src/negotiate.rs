@@ -105,15 +105,17 @@ fn choose(clause: &Clause<'_>, shapes: bool) -> Option<Media> {
     (meta && shapes).then_some(Media { format, shape, pretty })
 }
 
-/// Whether aggregated discovery is preferred to the plain one, and as protobuf.
-pub(crate) fn wants_aggregated_discovery(header: &str) -> bool {
-    clauses(header).first().is_some_and(|clause| {
-        let has = |name, value| clause.parameters.contains(&(name, value));
-        clause.media == JSON
-            && has("g", "apidiscovery.k8s.io")
-            && has("v", "v2")
-            && has("as", "APIGroupDiscoveryList")
-    })
+/// The form of aggregated discovery; none when the plain one is preferred.
+pub(crate) fn aggregated_discovery(header: &str) -> Option<Format> {
+    let all = clauses(header);
+    let clause = all.first()?;
+    let has = |name, value| clause.parameters.contains(&(name, value));
+    let asked = has("g", "apidiscovery.k8s.io") && has("v", "v2") && has("as", "APIGroupDiscoveryList");
+    match clause.media {
+        JSON if asked => Some(Format::Json),
+        PROTOBUF if asked => Some(Format::Protobuf),
+        _ => None,
+    }
 }
 
 /// The media types of an `Accept` header, those that the client likes best first.

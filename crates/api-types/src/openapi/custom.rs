@@ -278,7 +278,7 @@ mod tests {
                 "port": {"x-kubernetes-int-or-string": true},
                 "maybe": {},
                 "list": {"x-kubernetes-preserve-unknown-fields": true},
-                "map": {"type": "object", "additionalProperties": {"type": "string"}},
+                "map": {"type": "object", "additionalProperties": {}},
                 "free": {"x-kubernetes-preserve-unknown-fields": true}}})
         );
     }

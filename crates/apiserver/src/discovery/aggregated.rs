@@ -1,11 +1,26 @@
 //! Discovery in one document (`apidiscovery.k8s.io/v2`).
 
-use api_types::{Resource, Subresource, Value};
+use api_types::status::Status;
+use api_types::{Resource, Subresource, Value, codec, schema};
 use serde_json::{Map, json};
 
 use crate::catalog::Definitions;
+use crate::negotiate::Format;
 
-pub(super) const MEDIA: &str = "application/json;g=apidiscovery.k8s.io;v=v2;as=APIGroupDiscoveryList";
+const API_VERSION: &str = "apidiscovery.k8s.io/v2";
+const KIND: &str = "APIGroupDiscoveryList";
+
+pub(super) fn media_type(format: Format) -> String {
+    format!("{};g=apidiscovery.k8s.io;v=v2;as={KIND}", format.media_type())
+}
+
+/// A document as protobuf.
+pub(super) fn protobuf(json: &[u8]) -> Result<Vec<u8>, Status> {
+    let value = serde_json::from_slice(json).map_err(Status::internal)?;
+    let message = schema::lookup("apidiscovery.k8s.io", "v2", KIND)
+        .ok_or_else(|| Status::internal(format_args!("no message {KIND}")))?;
+    codec::to_envelope(message, API_VERSION, KIND, &value).map_err(Status::internal)
+}
 
 /// The document of `/api` (the core) or of `/apis` (all other groups).
 pub(super) fn document(core: bool, definitions: &Definitions) -> Value {
@@ -28,8 +43,8 @@ pub(super) fn document(core: bool, definitions: &Definitions) -> Value {
         })
         .collect();
     json!({
-        "kind": "APIGroupDiscoveryList",
-        "apiVersion": "apidiscovery.k8s.io/v2",
+        "kind": KIND,
+        "apiVersion": API_VERSION,
         "metadata": {},
         "items": items,
     })

@@ -18,7 +18,7 @@ use crate::api::Api;
 use crate::body::{self, Body};
 use crate::call::Call;
 use crate::catalog::Definitions;
-use crate::negotiate;
+use crate::negotiate::{self, Format};
 
 /// Whether a resource of the table is served.
 pub(crate) fn is_served(resource: &Resource) -> bool {
@@ -90,29 +90,47 @@ impl Api {
     /// Answers `/api`, `/apis` and what lies below them down to a version; none for other paths.
     pub(crate) fn discovery(&self, call: &Call) -> Result<Option<Response<Body>>, Status> {
         let parts: Vec<&str> = call.info.path.split('/').filter(|part| !part.is_empty()).collect();
-        let aggregated = negotiate::wants_aggregated_discovery(call.header(header::ACCEPT));
+        let aggregated = negotiate::aggregated_discovery(call.header(header::ACCEPT));
         let definitions = self.catalog.all(&self.storage.view())?;
-        match parts.as_slice() {
-            ["api"] if aggregated => Ok(Some(self.aggregated(call, true, &definitions))),
-            ["apis"] if aggregated => Ok(Some(self.aggregated(call, false, &definitions))),
+        match (parts.as_slice(), aggregated) {
+            (["api"], Some(format)) => self.aggregated(call, format, true, &definitions).map(Some),
+            (["apis"], Some(format)) => self.aggregated(call, format, false, &definitions).map(Some),
+            (parts, _) => Self::plain(call, parts, &definitions),
+        }
+    }
+
+    fn plain(
+        call: &Call,
+        parts: &[&str],
+        definitions: &Definitions,
+    ) -> Result<Option<Response<Body>>, Status> {
+        match parts {
             ["api"] => plain::versions(call).map(Some),
-            ["apis"] => plain::groups(call, &definitions).map(Some),
-            ["apis", group] => plain::group(call, &definitions, group),
-            ["api", version] => plain::resources(call, &definitions, "", version),
-            ["apis", group, version] => plain::resources(call, &definitions, group, version),
+            ["apis"] => plain::groups(call, definitions).map(Some),
+            ["apis", group] => plain::group(call, definitions, group),
+            ["api", version] => plain::resources(call, definitions, "", version),
+            ["apis", group, version] => plain::resources(call, definitions, group, version),
             _ => Ok(None),
         }
     }
 
-    fn aggregated(&self, call: &Call, core: bool, definitions: &Definitions) -> Response<Body> {
+    fn aggregated(
+        &self,
+        call: &Call,
+        format: Format,
+        core: bool,
+        definitions: &Definitions,
+    ) -> Result<Response<Body>, Status> {
         let document = self.documents.aggregated(core, definitions);
         let known = call.header(header::IF_NONE_MATCH);
-        let mut response = match known == document.etag {
-            true => body::response(304, aggregated::MEDIA, ""),
-            false => body::response(200, aggregated::MEDIA, document.json.clone()),
+        let media = aggregated::media_type(format);
+        let mut response = match (known == document.etag, format) {
+            (true, _) => body::response(304, &media, ""),
+            (false, Format::Protobuf) => body::response(200, &media, aggregated::protobuf(&document.json)?),
+            (false, _) => body::response(200, &media, document.json.clone()),
         };
         body::set_header(&mut response, header::ETAG, &document.etag);
         body::set_header(&mut response, header::VARY, "Accept");
-        response
+        Ok(response)
     }
 }

@@ -100,6 +100,17 @@ async fn discovery_in_both_forms() {
     let answer = cluster.root(ask("GET", "/apis").header("accept", media)).await;
     let etag = answer.headers["etag"].to_str().expect("text").to_owned();
     assert_eq!(answer.expect(200)["kind"], "APIGroupDiscoveryList");
+    let protobuf = media.replace("application/json", "application/vnd.kubernetes.protobuf");
+    let answer = cluster.root(ask("GET", "/apis").header("accept", &protobuf)).await;
+    assert_eq!(
+        (answer.code, answer.headers["content-type"].to_str().expect("text")),
+        (200, protobuf.as_str())
+    );
+    assert!(answer.bytes.starts_with(b"k8s\0"));
+    let list = api_types::codec::from_stored(&answer.bytes, 0).expect("a message");
+    assert!(
+        list["items"].as_array().is_some_and(|groups| groups.iter().any(|g| g["metadata"]["name"] == "apps"))
+    );
     let same = ask("GET", "/apis").header("accept", media).header("if-none-match", &etag);
     assert_eq!(cluster.root(same).await.code, 304);
     let index = cluster.root(ask("GET", "/openapi/v3")).await.expect(200);
