@@ -6,18 +6,18 @@
 mod json_path;
 mod kind;
 pub(crate) mod rule_types;
+mod rules;
 
 pub use json_path::JsonPath;
 pub use kind::{CREATION_TIMESTAMP, CustomRules, ScalePaths};
 
 use crate::errors::{At, Errors};
-use crate::expression;
 use crate::look::Look;
 use api_types::MessageId;
 use api_types::field::{ErrorType, FieldError};
 use api_types::schema as tables;
-use kube_cel::{CompiledSchema, Validator, compile_schema};
 use regex::Regex;
+use rules::Rules;
 use serde_json::{Map, Value};
 use std::collections::HashMap;
 
@@ -33,16 +33,11 @@ pub struct CustomSchema {
     schema: Value,
     /// The same, marked as that of a whole object: structured merge knows of its metadata.
     merge: Value,
-    rules: CompiledSchema,
+    rules: Option<Rules>,
     patterns: Patterns,
 }
 
 type Patterns = HashMap<String, Regex>;
-
-thread_local! {
-    /// Has the CEL functions registered; cannot be shared between threads.
-    static VALIDATOR: Validator = Validator::new();
-}
 
 impl CustomSchema {
     /// Compiles an `openAPIV3Schema`. Patterns that are no regular expression are not checked, as upstream.
@@ -53,11 +48,7 @@ impl CustomSchema {
         if let Some(root) = merge.as_object_mut() {
             root.insert("x-kubernetes-embedded-resource".into(), true.into());
         }
-        let rules = match has_rules(&schema) {
-            true => expression::deep(|| compile_schema(&schema)).unwrap_or_else(|_| compile_schema(&schema)),
-            false => compile_schema(&schema),
-        };
-        CustomSchema { rules, patterns, schema, merge }
+        CustomSchema { rules: Rules::new(&schema), patterns, schema, merge }
     }
 
     /// The schema it was made of.
@@ -93,18 +84,8 @@ impl CustomSchema {
         if !errors.is_empty() {
             return errors;
         }
-        let failed = VALIDATOR.with(|v| v.validate_compiled(&self.rules, object, old));
-        let failed = failed.err().map_or_else(Vec::new, |all| all.into_vec());
-        failed.iter().map(|error| rule_error(object, error)).filter(is_new).collect()
-    }
-}
-
-/// Whether there is a CEL rule anywhere in a schema.
-fn has_rules(schema: &Value) -> bool {
-    match schema {
-        Value::Object(map) => map.contains_key("x-kubernetes-validations") || map.values().any(has_rules),
-        Value::Array(items) => items.iter().any(has_rules),
-        _ => false,
+        let failed = self.rules.as_ref().map(|rules| rules.validate(&self.schema, object, old));
+        failed.into_iter().flatten().filter(is_new).collect()
     }
 }
 
@@ -121,25 +102,6 @@ fn collect_patterns(schema: &Value, patterns: &mut Patterns) {
         }
         Value::Array(items) => items.iter().for_each(|child| collect_patterns(child, patterns)),
         _ => {}
-    }
-}
-
-/// A failed CEL rule; the value shown is the type of what the rule stands at.
-fn rule_error(object: &Value, error: &kube_cel::ValidationError) -> FieldError {
-    let ty = match error.reason.as_deref() {
-        Some("FieldValueForbidden") => ErrorType::Forbidden,
-        Some("FieldValueRequired") => ErrorType::Required,
-        Some("FieldValueDuplicate") => ErrorType::Duplicate,
-        _ => ErrorType::Invalid,
-    };
-    let field = error.field_path.trim_start_matches('.').to_owned();
-    let shown = type_name(find(object, &field));
-    FieldError {
-        field: if field.is_empty() { "<nil>".to_owned() } else { field },
-        ty,
-        bad_value: Value::from(shown),
-        detail: error.message.clone(),
-        origin: "",
     }
 }
 
@@ -180,21 +142,6 @@ fn is_unchanged(schema: &Value, new: &Value, old: &Value, path: &str) -> bool {
         }
     }
     new == old
-}
-
-/// The value at a path like `spec.items[0].name`.
-fn find<'a>(object: &'a Value, path: &str) -> &'a Value {
-    let mut here = object;
-    for step in path.split(['.', '[']).filter(|s| !s.is_empty()) {
-        let step = step.trim_end_matches(']');
-        here = match here {
-            Value::Array(items) => {
-                step.parse().ok().and_then(|i: usize| items.get(i)).unwrap_or(&Value::Null)
-            }
-            other => other.key(step.trim_matches(['"', '\''])),
-        };
-    }
-    here
 }
 
 /// Removes what the schema does not name, and gives the paths of it (for strict and warning field validation).
@@ -623,7 +570,7 @@ mod tests {
         let of = |min: i64, max: i64| json!({"spec": {"min": min, "max": max}});
         assert!(schema.validate(&of(1, 2), None).is_empty());
         let found = schema.validate(&of(3, 2), None);
-        assert_eq!(found[0].to_string(), "spec: Invalid value: \"object\": min must not be above max");
+        assert_eq!(found[0].to_string(), "spec: Invalid value: min must not be above max");
         let found = schema.validate(&of(1, 2), Some(&of(1, 5)));
         assert_eq!(found[0].to_string(), "spec: Forbidden: max may not fall");
     }

@@ -20,6 +20,14 @@ const MAX_ERROR: usize = 2048;
 /// # Errors
 /// What is wrong with it, as cel-go begins to say it.
 pub(crate) fn compile(text: &str) -> Result<Program, String> {
+    read(text, || Program::compile(text).map_err(|errors| describe(&errors)))
+}
+
+/// Lets a parser read an expression that is small and flat enough, on a stack that bears it.
+pub(crate) fn read<T: Send>(
+    text: &str,
+    parse: impl FnOnce() -> Result<T, String> + Send,
+) -> Result<T, String> {
     let size = text.chars().count();
     if size > MAX_CHARS {
         return Err(format!("expression code point size exceeds limit: size: {size}, limit {MAX_CHARS}"));
@@ -27,7 +35,7 @@ pub(crate) fn compile(text: &str) -> Result<Program, String> {
     if depth(text) > MAX_DEPTH {
         return Err(format!("expression recursion limit exceeded: {MAX_DEPTH}"));
     }
-    deep(|| Program::compile(text).map_err(|errors| describe(&errors)))?
+    deep(parse)?
 }
 
 /// Parses where there is stack enough.

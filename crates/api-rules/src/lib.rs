@@ -16,6 +16,7 @@
 //! Reading order: [`look`] (reading trees), [`errors`] (paths and the collector), [`Rules`], one file of `kinds`,
 //! then [`defaults`], [`strategy`], [`columns`], [`patch`].
 
+pub mod cel;
 pub mod columns;
 mod cron;
 pub mod custom;

@@ -1,6 +1,7 @@
 //! What a PodDisruptionBudget's status says of itself: condition `DisruptionAllowed` follows the number of disruptions
 //! that are allowed. Who writes that number, the controller or an eviction, writes the condition with it.
 
+use api_types::condition;
 use serde_json::{Value, json};
 
 use crate::look::Look;
@@ -26,25 +27,11 @@ pub fn set_condition(
     generation: &Value,
     now: &str,
 ) {
-    let before = status.items("conditions").iter().find(|condition| condition.text("type") == CONDITION);
-    let since = match before {
-        Some(condition) if condition.text("status") == value => {
-            condition.text("lastTransitionTime").to_owned()
-        }
-        _ => now.to_owned(),
-    };
-    let mut condition = json!({
-        "type": CONDITION, "status": value, "reason": reason, "message": message, "lastTransitionTime": since,
-    });
+    let mut condition = json!({"type": CONDITION, "status": value, "reason": reason, "message": message});
     if !generation.is_null() {
         condition["observedGeneration"] = generation.clone();
     }
-    let mut conditions = status.items("conditions").to_vec();
-    match conditions.iter_mut().find(|condition| condition.text("type") == CONDITION) {
-        Some(before) => *before = condition,
-        None => conditions.push(condition),
-    }
-    status["conditions"] = conditions.into();
+    condition::set(status, condition, now);
 }
 
 #[cfg(test)]

@@ -9,6 +9,72 @@ use std::cmp::Ordering;
 const VERBS: &[&str] = &["delete", "deletecollection", "get", "list", "patch", "create", "update", "watch"];
 const SUBRESOURCE_VERBS: &[&str] = &["get", "patch", "update"];
 
+/// The annotation that says who approved a definition in a group of the Kubernetes project.
+pub const APPROVAL: &str = "api-approved.kubernetes.io";
+const POLICY: &str = "see https://github.com/kubernetes/enhancements/pull/1111";
+
+/// What a definition in a group of the Kubernetes project says of its approval (upstream:
+/// `apihelpers.GetAPIApprovalState`).
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Approval {
+    Missing,
+    Invalid,
+    /// It says that there is none, and why.
+    Bypassed(String),
+    /// Where it was given.
+    Given(String),
+}
+
+impl Approval {
+    pub fn is_given(&self) -> bool {
+        matches!(self, Self::Given(_))
+    }
+
+    /// The reason of condition `KubernetesAPIApprovalPolicyConformant`.
+    pub fn reason(&self) -> &'static str {
+        match self {
+            Self::Missing => "MissingAnnotation",
+            Self::Invalid => "InvalidAnnotation",
+            Self::Bypassed(_) => "UnapprovedAnnotation",
+            Self::Given(_) => "ApprovedAnnotation",
+        }
+    }
+
+    /// Upstream's words for it.
+    pub fn text(&self) -> String {
+        match self {
+            Self::Missing => {
+                format!("protected groups must have approval annotation {APPROVAL:?}, {POLICY}")
+            }
+            Self::Invalid => format!(
+                "protected groups must have approval annotation {APPROVAL:?} with either a URL or a reason starting with \"unapproved\", {POLICY}"
+            ),
+            Self::Bypassed(why) => format!("not approved: {}", crate::field::quote(why)),
+            Self::Given(url) => format!("approved in {url}"),
+        }
+    }
+}
+
+/// What a definition says of its approval; none in groups that need none.
+pub fn approval(definition: &Value) -> Option<Approval> {
+    let group = definition["spec"]["group"].as_str().unwrap_or_default();
+    let within = |of: &str| group.strip_suffix(of).is_some_and(|rest| rest.is_empty() || rest.ends_with('.'));
+    if !within("k8s.io") && !within("kubernetes.io") {
+        return None;
+    }
+    let said = crate::meta::annotation(definition, APPROVAL).unwrap_or_default();
+    let is_url = said.split_once("://").is_some_and(|(scheme, rest)| {
+        let host = rest.split('/').next().unwrap_or_default();
+        !scheme.is_empty() && scheme.bytes().all(|byte| byte.is_ascii_alphanumeric()) && !host.is_empty()
+    });
+    Some(match said {
+        "" => Approval::Missing,
+        said if said.starts_with("unapproved") => Approval::Bypassed(said.to_owned()),
+        said if is_url => Approval::Given(said.to_owned()),
+        _ => Approval::Invalid,
+    })
+}
+
 /// Whether a condition of the definition's status holds.
 pub fn has_condition(definition: &Value, name: &str) -> bool {
     let conditions = definition["status"]["conditions"].as_array();

@@ -110,6 +110,9 @@ impl ErrorType {
     }
 }
 
+/// Stands for a value that the text of an error does not show (upstream: `field.OmitValueType`).
+pub const OMITTED: &str = "\0";
+
 /// One fault of an object. Its text is the `causes[].message` (without the field) and part of the Status message.
 #[derive(Clone, Debug, PartialEq)]
 pub struct FieldError {
@@ -216,7 +219,7 @@ impl FieldError {
     /// The text without the field: `Invalid value: "x": must be …`.
     pub fn body(&self) -> String {
         let mut text = self.ty.text().to_owned();
-        if !self.ty.hides_value() {
+        if !self.ty.hides_value() && self.bad_value != OMITTED {
             text.push_str(": ");
             text.push_str(&value_text(&self.bad_value));
         }

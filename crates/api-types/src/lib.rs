@@ -7,6 +7,7 @@
 //! * [`codec`]: JSON, YAML and protobuf; the stored form; cheap reads of stored bytes ([`codec::peek`]).
 //! * [`openapi`]: OpenAPI v3 documents from the same tables.
 //! * [`definition`]: what a CustomResourceDefinition says of its kinds.
+//! * [`condition`]: conditions of a status.
 //! * [`meta`], [`selector`], [`quantity`], [`taint`], [`time`]: questions about data.
 //! * [`status`], [`field`]: the API's errors in upstream's words.
 //!
@@ -33,6 +34,7 @@
 pub const RELEASE: &str = "v1.37.2";
 
 pub mod codec;
+pub mod condition;
 pub mod definition;
 pub mod field;
 #[rustfmt::skip]

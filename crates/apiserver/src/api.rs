@@ -5,7 +5,7 @@ use std::sync::Arc;
 use api_types::time;
 use env::{Shutdown, TaskGroup};
 
-use crate::admission::{Settings, Turns};
+use crate::admission::{Dynamic, Settings, Turns};
 use crate::authn::Authenticator;
 use crate::authz::Authorizer;
 use crate::catalog::Catalog;
@@ -26,8 +26,9 @@ pub(crate) struct Api {
     pub shutdown: Shutdown,
     pub tasks: TaskGroup,
     pub authenticator: Authenticator,
-    pub authorizer: Authorizer,
+    pub authorizer: Arc<Authorizer>,
     pub admission: Settings,
+    pub dynamic: Dynamic,
     pub allocator: Allocator,
     pub turns: Turns,
     pub documents: Arc<Documents>,
@@ -50,7 +51,8 @@ impl Api {
     ) -> Self {
         Self {
             name: config.name.clone(),
-            authorizer: Authorizer::new(&storage.store),
+            authorizer: Arc::new(Authorizer::new(&storage.store)),
+            dynamic: Dynamic::new(&storage.store),
             flow: Flow::new(&storage.store, storage.env.clock.clone()),
             storage,
             shutdown: tasks.shutdown().clone(),

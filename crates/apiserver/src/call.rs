@@ -30,6 +30,7 @@ pub(crate) struct Call {
     pub user: UserInfo,
     pub body: Bytes,
     warnings: Mutex<Vec<String>>,
+    annotations: Mutex<Vec<(String, String)>>,
 }
 
 /// What happens to fields that a kind does not have (`fieldValidation`).
@@ -49,7 +50,16 @@ impl Call {
         user: UserInfo,
         body: Bytes,
     ) -> Self {
-        Self { method, info, query, headers, user, body, warnings: Mutex::default() }
+        Self {
+            method,
+            info,
+            query,
+            headers,
+            user,
+            body,
+            warnings: Mutex::default(),
+            annotations: Mutex::default(),
+        }
     }
 
     /// A request of the server itself.
@@ -162,6 +172,14 @@ impl Call {
         let (text, mut warnings) = (text.into(), self.warnings.lock());
         if warnings.len() < MAX_WARNINGS && !warnings.contains(&text) {
             warnings.push(text);
+        }
+    }
+
+    /// Notes something for the audit log.
+    pub fn annotate(&self, key: impl Into<String>, value: impl Into<String>) {
+        let mut annotations = self.annotations.lock();
+        if annotations.len() < MAX_WARNINGS {
+            annotations.push((key.into(), value.into()));
         }
     }
 

@@ -2,6 +2,7 @@
 
 use std::net::{IpAddr, SocketAddr};
 use std::ops::RangeInclusive;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -62,6 +63,14 @@ pub struct ApiServerConfig {
     pub node_ports: RangeInclusive<u16>,
     /// Certificates for calls to node agents; without them there are no logs.
     pub kubelet_client: Option<KubeletClient>,
+    /// Whether requests without credentials are those of `system:anonymous` (upstream's `--anonymous-auth`).
+    pub anonymous_auth: bool,
+    /// Whether Secrets of type `bootstrap.kubernetes.io/token` are credentials (upstream's
+    /// `--enable-bootstrap-token-auth`).
+    pub bootstrap_token_auth: bool,
+    /// A file of kind `AuthenticationConfiguration`: other issuers of tokens, and on which paths nobody in particular is
+    /// let in (upstream's `--authentication-config`). It is read again when it changes.
+    pub authentication_config: Option<PathBuf>,
     /// Seconds that pods tolerate a node that is not ready, unless they say otherwise.
     pub default_not_ready_toleration_seconds: i64,
     /// Seconds that pods tolerate a node that is not reachable, unless they say otherwise.
@@ -89,6 +98,9 @@ impl ApiServerConfig {
             service_cidr: IpNet::new_assert(IpAddr::from([10, 96, 0, 0]), 12),
             node_ports: 30000..=32767,
             kubelet_client: None,
+            anonymous_auth: true,
+            bootstrap_token_auth: false,
+            authentication_config: None,
             default_not_ready_toleration_seconds: 300,
             default_unreachable_toleration_seconds: 300,
             compaction_interval: Duration::from_secs(300),
@@ -114,6 +126,9 @@ pub enum BuildError {
     /// The service account keys cannot be used.
     #[error("cannot use the service account keys: {0}")]
     ServiceAccountKeys(String),
+    /// The authentication configuration cannot be used.
+    #[error("cannot use the authentication configuration: {0}")]
+    AuthenticationConfig(String),
     /// The range of Service addresses is too small.
     #[error("the service address range {0} has no room: at least 8 addresses are needed")]
     ServiceCidr(IpNet),

@@ -92,7 +92,7 @@ impl Api {
         classified: &OnceLock<Classified>,
     ) -> Result<Response<Body>, Status> {
         let (parts, body) = request.into_parts();
-        let user = self.identify(&parts.headers, &info, origin)?;
+        let user = self.identify(&parts.headers, &info.path, origin).await?;
         let mut call = Call::new(parts.method, info, query, parts.headers, user, bytes::Bytes::new());
         let _permit = self.admit_flow(&call, classified).await?;
         self.authorize(&call)?;
@@ -102,22 +102,19 @@ impl Api {
         Ok(response)
     }
 
-    fn identify(
+    async fn identify(
         &self,
         headers: &http::HeaderMap,
-        info: &RequestInfo,
+        path: &str,
         origin: Origin,
     ) -> Result<UserInfo, Status> {
         let text = |name: header::HeaderName| headers.get(name).and_then(|value| value.to_str().ok());
         let user = match origin {
             Origin::Process(user) => UserInfo::clone(&user),
-            Origin::Network(certificate) => self.authenticator.authenticate(
-                &self.storage.view(),
-                certificate.as_deref(),
-                text(header::AUTHORIZATION).unwrap_or_default(),
-                &info.path,
-                self.now(),
-            )?,
+            Origin::Network(certificate) => {
+                let authorization = text(header::AUTHORIZATION).unwrap_or_default();
+                self.authenticator.authenticate(self, certificate.as_deref(), authorization, path).await?
+            }
         };
         crate::impersonate::user(self, headers, user)
     }
@@ -175,7 +172,7 @@ impl Api {
             "" => return Ok(self.root()),
             "/openid/v1/jwks" => return Ok(self.authenticator.keys.jwks()),
             "/.well-known/openid-configuration" => return Ok(self.authenticator.keys.configuration()),
-            path if crate::authn::is_public(path) => return self.health(call).await,
+            path if crate::health::is_check(path) => return self.health(call).await,
             _ => {}
         }
         match self.discovery(call)? {

@@ -47,6 +47,13 @@ fn architecture() -> &'static str {
     }
 }
 
+/// Whether a path asks how the server is, in all or in one of the checks.
+pub(crate) fn is_check(path: &str) -> bool {
+    ["/healthz", "/livez", "/readyz"].iter().any(|endpoint| {
+        path.strip_prefix(endpoint).is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
+    })
+}
+
 impl Api {
     async fn checks(&self, endpoint: &str) -> Vec<Check> {
         let mut checks = vec![check("ping", true, "")];

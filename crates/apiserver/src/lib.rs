@@ -27,6 +27,7 @@ mod catalog;
 mod compact;
 mod compress;
 mod config;
+mod conversion;
 mod convert;
 mod decode;
 mod discovery;
@@ -48,6 +49,7 @@ mod subresources;
 mod tls;
 mod user;
 mod watch;
+mod webhook;
 
 pub use body::{Body, BoxError, MAX_BODY_BYTES, full};
 pub use call::FENCE_HEADER;

@@ -27,6 +27,9 @@ impl Api {
         let api_version = resource.api_version();
         let expected = Expected::of(resource, &api_version);
         let mut review = decode::body(call, expected)?;
+        if resource.resource != "bindings" {
+            self.admit_created(call, target, "", &mut review).await?;
+        }
         match resource.resource.as_str() {
             "selfsubjectreviews" => set(&mut review, "status", json!({"userInfo": call.user.to_value()})),
             "selfsubjectaccessreviews" => self.access(&mut review, &call.user),
@@ -36,7 +39,7 @@ impl Api {
             }
             "selfsubjectrulesreviews" => self.rules(&mut review, &call.user),
             "tokenreviews" => self.token(&mut review),
-            "bindings" => return self.bind_by_body(call, target, &review).await,
+            "bindings" => return self.bind_by_body(call, target, review).await,
             _ => return Err(Status::method_not_allowed()),
         }
         let review = codec::normalize(resource.built_in_message(), &review).map_err(Status::internal)?;

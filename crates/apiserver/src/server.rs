@@ -69,7 +69,7 @@ impl ApiServerConfig {
             return Err(BuildError::ServiceCidr(self.service_cidr));
         }
         let tls = tls::server(&self.tls)?;
-        let authenticator = Authenticator::new(&self.service_account)?;
+        let authenticator = Authenticator::new(&self)?;
         let tasks = TaskGroup::new("apiserver", Shutdown::new());
         let nodes =
             self.kubelet_client.as_ref().map(|config| NodeClient::new(config, tasks.clone())).transpose()?;
@@ -95,6 +95,14 @@ impl ApiServer {
         self.listener.local_addr()
     }
 
+    /// Signs the token of a service account (its namespace, name and UID) that lies in a Secret (its name).
+    pub fn secret_token_signer(&self) -> impl Fn([&str; 4]) -> Option<String> + Send + Sync + 'static {
+        let api = self.api.clone();
+        move |[namespace, account, uid, secret]| {
+            api.authenticator.tokens.sign_secret(namespace, account, uid, secret).ok()
+        }
+    }
+
     /// The API in process, in the name of a user.
     pub fn service(&self, identity: UserInfo) -> ApiService {
         ApiService { api: self.api.clone(), origin: Origin::Process(Arc::new(identity)) }
@@ -113,6 +121,13 @@ impl ApiServer {
         tasks.spawn_detached("bootstrap", async move {
             bootstrap::ensure(shaped.clone(), port, client_ca).await;
             flow::keep(shaped).await;
+        });
+        let kept = api.clone();
+        tasks.spawn_detached("authentication-config", async move {
+            tokio::select! {
+                () = kept.authenticator.oidc.keep(&kept) => {}
+                () = kept.shutdown.wait() => {}
+            }
         });
         let advertised = self.config.advertise_address;
         tasks.spawn_detached("endpoints", bootstrap::reconcile(api.clone(), advertised, port));

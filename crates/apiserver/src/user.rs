@@ -14,7 +14,7 @@ pub const MASTERS: &str = "system:masters";
 pub const NODES: &str = "system:nodes";
 /// What user names of service accounts begin with.
 pub const SERVICE_ACCOUNT_PREFIX: &str = "system:serviceaccount:";
-const NODE_PREFIX: &str = "system:node:";
+pub const NODE_PREFIX: &str = "system:node:";
 
 /// A user as authentication found it (`authentication.k8s.io/v1 UserInfo`).
 #[derive(Clone, Debug, Default, PartialEq, Eq)]

@@ -4,9 +4,9 @@ use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
 
-use api_types::Text;
 use api_types::field::{FieldError, Path};
 use api_types::status::Status;
+use api_types::{Text, codec, meta};
 use bytes::{BufMut, Bytes, BytesMut};
 use http::Response;
 use mvcc::{Event, EventKind, KeyRange, KeyValue};
@@ -128,6 +128,8 @@ struct Stream {
     writer: Writer,
     selection: Selection,
     watcher: Watcher,
+    /// Follows the definition of a custom kind: a watch ends when what it was begun with does not hold any more.
+    definition: Option<Definition>,
     initial: std::vec::IntoIter<KeyValue>,
     /// Revision of the bookmark that ends the initial events.
     initial_end: Option<i64>,
@@ -184,7 +186,11 @@ impl Api {
         let (initial, start) = match begin {
             Begin::After(0) => (Vec::new(), view.revision() + 1),
             Begin::After(revision) => (Vec::new(), revision + 1),
-            _ => (self.select(&view, target, &selection)?, view.revision() + 1),
+            _ => {
+                let mut initial = self.select(&view, target, &selection)?;
+                self.bring_to(&target.resource, &mut initial).await?;
+                (initial, view.revision() + 1)
+            }
         };
         let bookmarks = call.query.flag("allowWatchBookmarks");
         let clock = &self.storage.env.clock;
@@ -201,6 +207,7 @@ impl Api {
             writer,
             selection,
             watcher: self.storage.store.watch(WatchRequest { range, start_revision: start }),
+            definition: self.follow_definition(target, view.revision() + 1),
             initial: initial.into_iter(),
             initial_end: matches!(begin, Begin::Initial { .. })
                 .then(|| view.revision())
@@ -213,6 +220,13 @@ impl Api {
         })
     }
 
+    fn follow_definition(&self, target: &Target, start_revision: i64) -> Option<Definition> {
+        let kind = target.resource.custom()?;
+        let range = KeyRange::Key(crate::catalog::definition_key(&kind.resource.qualified()).into());
+        let watcher = self.storage.store.watch(WatchRequest { range, start_revision });
+        Some(Definition { generation: kind.generation, watcher })
+    }
+
     fn watch_timeout(&self, query: &Query) -> Result<Duration, Status> {
         match query.get("timeoutSeconds") {
             "" | "0" => Ok(self.storage.env.rng.jittered(MIN_TIMEOUT, 1.0)),
@@ -223,13 +237,38 @@ impl Api {
     }
 }
 
+/// A definition that is followed.
+struct Definition {
+    /// Of the definition that the watch was begun with.
+    generation: i64,
+    watcher: Watcher,
+}
+
+impl Definition {
+    /// Waits until it is another one, or gone.
+    async fn changed(definition: &mut Option<Self>) {
+        let Some(own) = definition else { return std::future::pending().await };
+        loop {
+            let Ok(batch) = own.watcher.next().await else { return };
+            let is_same = |event: &Event| match event.kind {
+                EventKind::Delete => false,
+                EventKind::Put => codec::from_stored(&event.kv.value, 0)
+                    .is_ok_and(|definition| meta::generation(&definition) == own.generation),
+            };
+            if !batch.events.iter().all(|event| is_same(event)) {
+                return;
+            }
+        }
+    }
+}
+
 impl Stream {
     /// The next bytes for the socket; none at the end.
     async fn next(&mut self) -> Option<Bytes> {
         if self.ended {
             return None;
         }
-        if let Some(piece) = self.next_initial() {
+        if let Some(piece) = self.next_initial().await {
             return Some(piece);
         }
         let clock = self.api.storage.env.clock.clone();
@@ -238,13 +277,14 @@ impl Stream {
             let batch = tokio::select! {
                 batch = self.watcher.next() => Some(batch),
                 () = clock.sleep_until(wake) => None,
+                () = Definition::changed(&mut self.definition) => return None,
                 () = self.api.shutdown.wait() => return None,
             };
             match batch {
                 Some(Ok(batch)) => {
                     let mut out = BytesMut::new();
                     for event in &batch.events {
-                        if let Err(status) = self.event(event, &mut out) {
+                        if let Err(status) = self.event(event, &mut out).await {
                             return Some(self.fail(&status, out));
                         }
                     }
@@ -263,11 +303,11 @@ impl Stream {
         }
     }
 
-    fn next_initial(&mut self) -> Option<Bytes> {
+    async fn next_initial(&mut self) -> Option<Bytes> {
         let mut out = BytesMut::new();
         while out.len() < INITIAL_BYTES {
             let Some(kv) = self.initial.next() else { break };
-            match self.encoded(&kv, false) {
+            match self.encoded(&kv, false).await {
                 Ok(object) => self.frame("ADDED", &object, &mut out),
                 Err(status) => return Some(self.fail(&status, out)),
             }
@@ -282,7 +322,7 @@ impl Stream {
 
     /// Writes one event of the store as this watcher sees it: what leaves the selection is deleted, what enters it is
     /// added.
-    fn event(&mut self, event: &Event, out: &mut BytesMut) -> Result<(), Status> {
+    async fn event(&mut self, event: &Event, out: &mut BytesMut) -> Result<(), Status> {
         if event.prev.is_none() && event.prev_at.is_some() {
             // Compacted meanwhile: whether the object was selected before cannot be told.
             let text = format!("too old resource version: {}", event.kv.mod_revision - 1);
@@ -295,28 +335,28 @@ impl Stream {
         };
         match (before, after) {
             (None, None) => Ok(()),
-            (None, Some(kv)) => self.object("ADDED", kv, out),
-            (Some(_), Some(kv)) => self.object("MODIFIED", kv, out),
+            (None, Some(kv)) => self.object("ADDED", kv, out).await,
+            (Some(_), Some(kv)) => self.object("MODIFIED", kv, out).await,
             (Some(kv), None) => {
                 let gone = KeyValue { mod_revision: event.kv.mod_revision, ..kv.clone() };
-                let object = self.encoded(&gone, true)?;
+                let object = self.encoded(&gone, true).await?;
                 self.frame("DELETED", &object, out);
                 Ok(())
             }
         }
     }
 
-    fn object(&mut self, kind: &str, kv: &KeyValue, out: &mut BytesMut) -> Result<(), Status> {
-        let object = self.encoded(kv, false)?;
+    async fn object(&mut self, kind: &str, kv: &KeyValue, out: &mut BytesMut) -> Result<(), Status> {
+        let object = self.encoded(kv, false).await?;
         self.frame(kind, &object, out);
         Ok(())
     }
 
-    fn encoded(&mut self, kv: &KeyValue, deleted: bool) -> Result<Bytes, Status> {
+    async fn encoded(&mut self, kv: &KeyValue, deleted: bool) -> Result<Bytes, Status> {
         if self.writer.media.shape == Shape::Table {
             self.writer.now = self.api.now();
             let headed = std::mem::take(&mut self.headed);
-            return self.writer.watched(kv, headed);
+            return self.written(kv, headed).await;
         }
         let key = SharedKey {
             key: kv.key.clone(),
@@ -331,9 +371,18 @@ impl Stream {
         if let Some(bytes) = self.api.watched.get(&key) {
             return Ok(bytes);
         }
-        let bytes = self.writer.watched(kv, false)?;
+        let bytes = self.written(kv, false).await?;
         self.api.watched.put(key, bytes.clone());
         Ok(bytes)
+    }
+
+    async fn written(&self, kv: &KeyValue, headed: bool) -> Result<Bytes, Status> {
+        if !self.writer.resource.is_converted() {
+            return self.writer.watched(kv, headed);
+        }
+        let mut kv = kv.clone();
+        self.api.bring_to(&self.writer.resource, std::slice::from_mut(&mut kv)).await?;
+        self.writer.watched(&kv, headed)
     }
 
     fn bookmark(&self, revision: i64, initial_events_end: bool) -> Bytes {

@@ -4,7 +4,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use api_types::{Resource, ResourceRef, definition, meta, time};
+use api_types::{Resource, ResourceRef, condition, definition, meta, time};
 use client::{Client, ClientError, DeleteParams, ListParams, Patch};
 use serde_json::{Value, json};
 
@@ -174,33 +174,24 @@ fn status(listers: &Listers, definition: &Value, now: Now) -> Value {
             }
         }
     }
+    if let Some(approval) = definition::approval(definition) {
+        let (holds, reason) = (approval.is_given(), approval.reason());
+        set_condition(
+            &mut status,
+            "KubernetesAPIApprovalPolicyConformant",
+            holds,
+            reason,
+            &approval.text(),
+            now,
+        );
+    }
     status
 }
 
 fn set_condition(status: &mut Value, name: &str, holds: bool, reason: &str, message: &str, now: Now) {
     let word = if holds { "True" } else { "False" };
-    let Some(status) = status.as_object_mut() else { return };
-    let list = status.entry("conditions").or_insert(Value::Null);
-    // A definition without any is stored with null.
-    if list.is_null() {
-        *list = json!([]);
-    }
-    let Some(list) = list.as_array_mut() else { return };
-    let mut condition = json!({"type": name, "status": word, "reason": reason, "message": message});
-    let found = list.iter_mut().find(|condition| condition["type"] == name);
-    let since = match &found {
-        Some(known) if known["status"] == word => known["lastTransitionTime"].clone(),
-        _ => time::from_millis(now.wall_millis).into(),
-    };
-    condition["lastTransitionTime"] = since;
-    match found {
-        Some(known) => {
-            for field in ["status", "reason", "message", "lastTransitionTime"] {
-                known[field] = condition[field].clone();
-            }
-        }
-        None => list.push(condition),
-    }
+    let made = json!({"type": name, "status": word, "reason": reason, "message": message});
+    condition::set(status, made, &time::from_millis(now.wall_millis));
 }
 
 /// Names that other definitions of the group go by.
@@ -312,6 +303,28 @@ mod tests {
         assert!(definition::has_condition(&done, "NamesAccepted"));
         assert_eq!(done["status"]["conditions"][1]["reason"], "InitialNamesAccepted");
         assert!(decide(vec![done], "widgets").actions.is_empty());
+    }
+
+    #[test]
+    fn groups_of_the_project_show_who_approved() {
+        let mut new = definition("widgets", "Widget", "w");
+        new["spec"]["group"] = json!("widgets.k8s.io");
+        let conformant = |definition: &Value| {
+            let done = written(&decide(vec![definition.clone()], "widgets"));
+            let list = done["status"]["conditions"].as_array().cloned().unwrap_or_default();
+            let found = list.into_iter().find(|one| one["type"] == "KubernetesAPIApprovalPolicyConformant");
+            found.map(|found| (found["status"].clone(), found["reason"].clone()))
+        };
+        assert_eq!(conformant(&definition("widgets", "Widget", "w")), None);
+        assert_eq!(conformant(&new), Some((json!("False"), json!("MissingAnnotation"))));
+        for (annotation, status, reason) in [
+            ("https://github.com/a/b/pull/1", "True", "ApprovedAnnotation"),
+            ("unapproved, an experiment", "False", "UnapprovedAnnotation"),
+            ("yes", "False", "InvalidAnnotation"),
+        ] {
+            new["metadata"]["annotations"] = json!({definition::APPROVAL: annotation});
+            assert_eq!(conformant(&new), Some((json!(status), json!(reason))), "{annotation}");
+        }
     }
 
     #[test]

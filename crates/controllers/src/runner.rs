@@ -19,9 +19,10 @@ use crate::controller::{Controller, Key, Listers, Now, UID_INDEX, indexes};
 use crate::custom_informers::CustomInformers;
 use crate::node_ipam::{self, Ipv4Range};
 use crate::plan::{Action, Plan};
+use crate::service_account_tokens::{ServiceAccountTokens, TokenSigner};
 use crate::{
     cluster_role, custom_resources, deployment, disruption, endpoint_slice, endpoints, garbage_collector,
-    namespace, node_lifecycle, pod_gc, replica_set, resource_quota, root_ca, service_account,
+    namespace, node_lifecycle, pod_gc, policy_status, replica_set, resource_quota, root_ca, service_account,
     storage_protection, taint_eviction,
 };
 
@@ -43,6 +44,8 @@ pub struct ControllersConfig {
     pub root_ca: String,
     /// The addresses of all pods; each node gets a part.
     pub cluster_cidr: Ipv4Range,
+    /// Signs the tokens of Secrets of service accounts; without it they stay empty.
+    pub token_signer: Option<TokenSigner>,
     /// How long a node may be silent before it counts as unreachable.
     pub node_monitor_grace: Duration,
 }
@@ -58,6 +61,15 @@ pub struct Controllers {
     listers: Listers,
 }
 
+/// Which objects of a kind the controllers see; all when empty.
+fn selected(resource: &Resource) -> &'static str {
+    match (resource.group.as_str(), resource.resource.as_str()) {
+        // Others may be large, and are nobody's business here.
+        ("", "secrets") => "type=kubernetes.io/service-account-token",
+        _ => "",
+    }
+}
+
 struct Loop {
     controller: Arc<dyn Controller>,
     queue: WorkQueue<Key>,
@@ -66,7 +78,7 @@ struct Loop {
 impl Controllers {
     /// Every controller over `client`, which is who they are to the API.
     pub fn new(env: Env, client: Client, config: ControllersConfig) -> Self {
-        let controllers: Vec<Arc<dyn Controller>> = vec![
+        let mut controllers: Vec<Arc<dyn Controller>> = vec![
             Arc::new(replica_set::ReplicaSets),
             Arc::new(deployment::Deployments),
             Arc::new(endpoint_slice::EndpointSlices),
@@ -84,7 +96,12 @@ impl Controllers {
             Arc::new(resource_quota::ResourceQuotas),
             Arc::new(cluster_role::ClusterRoles),
             Arc::new(disruption::Disruption),
+            Arc::new(policy_status::PolicyStatus),
         ];
+        if let Some(signer) = config.token_signer.clone() {
+            let root_ca = config.root_ca.clone();
+            controllers.push(Arc::new(ServiceAccountTokens { signer, root_ca }));
+        }
         let loops =
             controllers.into_iter().map(|controller| Loop { controller, queue: WorkQueue::new(env.clone()) });
         let loops = loops.collect();
@@ -100,7 +117,11 @@ impl Controllers {
         let watches: Vec<_> = self.loops.iter().flat_map(|each| each.controller.watches()).collect();
         for watch in watches {
             let informer = || {
-                let config = InformerConfig { indexes: indexes(), ..InformerConfig::all(watch.resource) };
+                let config = InformerConfig {
+                    indexes: indexes(),
+                    field_selector: selected(watch.resource).to_owned(),
+                    ..InformerConfig::all(watch.resource)
+                };
                 config.build(self.env.clone(), &self.client)
             };
             self.informers.entry(watch.resource.qualified()).or_insert_with(informer);

@@ -128,6 +128,11 @@ impl View {
         self.state.current(key).is_some()
     }
 
+    /// The revision of a key's last change; no value is read.
+    pub fn mod_revision(&self, key: &[u8]) -> Option<Revision> {
+        self.state.current(key).map(|entry| entry.main)
+    }
+
     /// Current values of a range in key order, lazily. It ends behind the first error.
     pub fn iter(&self, range: &KeyRange) -> impl Iterator<Item = Result<KeyValue, MvccError>> {
         Pages::new(self, range.clone())
@@ -136,6 +141,12 @@ impl View {
     /// Current keys of a range in order, lazily.
     pub fn keys(&self, range: &KeyRange) -> impl Iterator<Item = &[u8]> {
         self.state.index.range(range).filter(|(_, entry)| entry.is_live()).map(|(key, _)| key)
+    }
+
+    /// Current keys of a range in order, each with the revision of its last change, lazily; no value is read.
+    pub fn revisions(&self, range: &KeyRange) -> impl Iterator<Item = (&[u8], Revision)> {
+        let live = self.state.index.range(range).filter(|(_, entry)| entry.is_live());
+        live.map(|(key, entry)| (key, entry.main))
     }
 
     /// How many keys are in a range. Takes logarithmic time.

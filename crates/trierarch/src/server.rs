@@ -2,12 +2,14 @@
 
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result};
+use api_types::meta;
 use apiserver::{ApiServer, ApiServerConfig, KubeletClient, ServerTls, ServiceAccountKeys};
 use clap::Args;
-use controllers::{ControllersConfig, Ipv4Range};
+use controllers::{ControllersConfig, Ipv4Range, TokenSigner};
 use env::{Env, Shutdown, TaskGroup};
 use store::{Store, Timing};
 use transport::{SocketOptions, Tls, TlsOptions};
@@ -56,6 +58,15 @@ pub struct Options {
     /// The addresses of all pods; each node gets a /24 of it
     #[arg(long, default_value = "10.244.0.0/16")]
     pub cluster_cidr: String,
+    /// Whether requests without credentials are those of the user system:anonymous
+    #[arg(long, default_value_t = true, action = clap::ArgAction::Set, num_args = 0..=1, default_missing_value = "true")]
+    pub anonymous_auth: bool,
+    /// A file of kind AuthenticationConfiguration: other issuers of tokens, and where nobody in particular is let in
+    #[arg(long)]
+    pub authentication_config: Option<PathBuf>,
+    /// Whether bootstrap tokens, Secrets in kube-system, are credentials
+    #[arg(long)]
+    pub enable_bootstrap_token_auth: bool,
     /// Seconds that pods tolerate a node that is not ready, unless they say otherwise
     #[arg(long, default_value_t = 300)]
     pub default_not_ready_toleration_seconds: i64,
@@ -67,6 +78,14 @@ pub struct Options {
     pub node_monitor_grace_period: Duration,
     #[command(flatten)]
     pub log: logging::LogOptions,
+}
+
+fn token_signer(api: &ApiServer) -> TokenSigner {
+    let sign = api.secret_token_signer();
+    TokenSigner(Arc::new(move |account, secret| {
+        let (namespace, name) = (meta::namespace(account), meta::name(account));
+        sign([namespace, name, meta::uid(account), meta::name(secret)])
+    }))
 }
 
 /// Reads a duration as Go prints it.
@@ -96,6 +115,7 @@ pub async fn run(env: Env, options: Options) -> Result<()> {
             replica: options.name,
             root_ca,
             cluster_cidr,
+            token_signer: Some(token_signer(&api)),
             node_monitor_grace: options.node_monitor_grace_period,
         };
         leaders::start(&env, &tasks, &store, &api, config);
@@ -205,6 +225,9 @@ async fn build_api(
     let config = ApiServerConfig {
         advertise_address: options.advertise_address.unwrap_or_else(|| advertised(listen.ip())),
         kubelet_client: Some(kubelet),
+        anonymous_auth: options.anonymous_auth,
+        authentication_config: options.authentication_config.clone(),
+        bootstrap_token_auth: options.enable_bootstrap_token_auth,
         default_not_ready_toleration_seconds: options.default_not_ready_toleration_seconds,
         default_unreachable_toleration_seconds: options.default_unreachable_toleration_seconds,
         metrics: Some(metrics),

@@ -6,6 +6,7 @@ use crate::errors::{At, Errors};
 use crate::format;
 use crate::look::{Look, set};
 use crate::meta::NameFormat;
+use api_types::definition::{APPROVAL, Approval, approval as approval_of};
 use serde_json::{Value, json};
 
 const SPEC: At<'static> = At::root("spec");
@@ -19,7 +20,6 @@ const UNSUPPORTED: &[&str] =
 const MAX_SELECTABLE: usize = 8;
 /// Deepest nesting of schemas that is looked into.
 const MAX_DEPTH: usize = 100;
-const APPROVAL: &str = "api-approved.kubernetes.io";
 
 pub(super) static KINDS: &[Kind] = &[
     Kind {
@@ -66,15 +66,14 @@ fn definition(crd: &Value, errors: &mut Errors) {
 
 /// Groups of the Kubernetes project need a word of approval.
 fn approval(crd: &Value, errors: &mut Errors) {
-    let group = crd.text("spec.group");
-    let protected = ["k8s.io", "kubernetes.io"];
-    if !protected.iter().any(|p| group == *p || group.ends_with(&format!(".{p}"))) {
-        return;
-    }
     let at = At::root("metadata.annotations");
-    if crd.at("metadata.annotations").key(APPROVAL).as_str().unwrap_or("").is_empty() {
-        let text = "protected groups must have approval annotation \"api-approved.kubernetes.io\", see https://github.com/kubernetes/enhancements/pull/1111";
-        errors.required(at.key(APPROVAL), text);
+    match approval_of(crd) {
+        Some(found @ Approval::Missing) => errors.required(at.key(APPROVAL), found.text()),
+        Some(found @ Approval::Invalid) => {
+            let said = crd.at("metadata.annotations").key(APPROVAL).clone();
+            errors.invalid(at.key(APPROVAL), said, found.text());
+        }
+        _ => {}
     }
 }
 

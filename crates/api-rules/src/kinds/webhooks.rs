@@ -1,6 +1,7 @@
 //! Webhook configurations and admission policies.
 
 use super::{Kind, selector};
+use crate::cel::{Expression, Kind as Gives, Scope};
 use crate::errors::{At, Errors};
 use crate::format;
 use crate::look::Look;
@@ -23,6 +24,12 @@ pub(super) static KINDS: &[Kind] = &[
         .update(|n, _, e| configuration(n, e)),
     Kind::new(GROUP, "ValidatingAdmissionPolicy").create(policy).update(|n, _, e| policy(n, e)),
     Kind::new(GROUP, "ValidatingAdmissionPolicyBinding").create(binding).update(|n, _, e| binding(n, e)),
+    Kind::new(GROUP, "MutatingAdmissionPolicy")
+        .create(mutating_policy)
+        .update(|n, _, e| mutating_policy(n, e)),
+    Kind::new(GROUP, "MutatingAdmissionPolicyBinding")
+        .create(mutating_binding)
+        .update(|n, _, e| mutating_binding(n, e)),
 ];
 
 fn configuration(object: &Value, errors: &mut Errors) {
@@ -68,7 +75,8 @@ fn webhook(hook: &Value, at: At<'_>, errors: &mut Errors) {
         errors.required(at.at("clientConfig"), "exactly one of url or service is required");
     }
     review_versions(hook, at, errors);
-    conditions(hook.items("matchConditions"), at.at("matchConditions"), errors);
+    let scope = Scope { authorizer: true, ..Scope::default() };
+    conditions(hook.items("matchConditions"), at.at("matchConditions"), &scope, errors);
 }
 
 /// A domain name of at least three parts.
@@ -170,7 +178,7 @@ fn resources(rule: &Value, list: At<'_>, errors: &mut Errors) {
     }
 }
 
-fn conditions(all: &[Value], list: At<'_>, errors: &mut Errors) {
+fn conditions(all: &[Value], list: At<'_>, scope: &Scope, errors: &mut Errors) {
     if all.len() > MAX_CONDITIONS {
         errors.too_many(list, all.len(), MAX_CONDITIONS);
     }
@@ -179,6 +187,8 @@ fn conditions(all: &[Value], list: At<'_>, errors: &mut Errors) {
         let name = condition.text("name");
         if condition.text("expression").trim().is_empty() {
             errors.required(at.at("expression"), "");
+        } else {
+            compiles(condition, "expression", at, scope, &[Gives::Bool], errors);
         }
         if name.is_empty() {
             errors.required(at.at("name"), "");
@@ -191,20 +201,93 @@ fn conditions(all: &[Value], list: At<'_>, errors: &mut Errors) {
     }
 }
 
-fn policy(object: &Value, errors: &mut Errors) {
+/// An expression that cannot be compiled, or gives something else, is refused.
+fn compiles(
+    owner: &Value,
+    field: &str,
+    at: At<'_>,
+    scope: &Scope,
+    wanted: &[Gives],
+    errors: &mut Errors,
+) -> Option<Gives> {
+    let source = owner.text(field);
+    let compiled = match wanted {
+        [] => Expression::compile(source, scope),
+        wanted => Expression::compile_as(source, scope, wanted),
+    };
+    match compiled {
+        Ok(expression) => Some(expression.kind().clone()),
+        Err(error) => {
+            errors.invalid(at.at(field), source, error);
+            None
+        }
+    }
+}
+
+/// What validating and mutating policies have alike; gives what their expressions may speak of.
+fn common(object: &Value, patches: bool, errors: &mut Errors) -> Scope {
     let spec = object.at("spec");
     errors.one_of(SPEC.at("failurePolicy"), spec.text("failurePolicy"), &["Fail", "Ignore"]);
+    if spec.has("paramKind") {
+        let at = SPEC.at("paramKind");
+        for field in ["apiVersion", "kind"] {
+            if spec.at("paramKind").text(field).is_empty() {
+                errors.required(at.at(field), "");
+            }
+        }
+    }
     let at = SPEC.at("matchConstraints");
     if !spec.has("matchConstraints") {
         errors.required(at, "");
     } else if spec.items("matchConstraints.resourceRules").is_empty() {
         errors.required(at.at("resourceRules"), "");
     }
-    let rules = at.at("resourceRules");
-    for (i, one) in spec.items("matchConstraints.resourceRules").iter().enumerate() {
-        rule(one, rules.index(i), errors);
+    match_resources(spec.at("matchConstraints"), at, errors);
+    let mut scope = Scope { params: spec.has("paramKind"), authorizer: true, variables: Vec::new(), patches };
+    conditions(spec.items("matchConditions"), SPEC.at("matchConditions"), &scope, errors);
+    let list = SPEC.at("variables");
+    for (i, variable) in spec.items("variables").iter().enumerate() {
+        let at = list.index(i);
+        let name = variable.text("name");
+        if name.is_empty() {
+            errors.required(at.at("name"), "name is not specified");
+        } else if !is_identifier(name) {
+            errors.invalid(at.at("name"), name, "name is not a valid CEL identifier");
+        } else if scope.variables.iter().any(|(own, _)| own == name) {
+            errors.duplicate(at.at("name"), name);
+        }
+        let kind = if variable.text("expression").trim().is_empty() {
+            errors.required(at.at("expression"), "expression is not specified");
+            None
+        } else {
+            compiles(variable, "expression", at, &scope, &[], errors)
+        };
+        scope.variables.push((name.to_owned(), kind.unwrap_or(Gives::Unknown)));
     }
-    conditions(spec.items("matchConditions"), SPEC.at("matchConditions"), errors);
+    scope
+}
+
+fn is_identifier(name: &str) -> bool {
+    name.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'_')
+        && !name.starts_with(|first: char| first.is_ascii_digit())
+}
+
+fn match_resources(value: &Value, at: At<'_>, errors: &mut Errors) {
+    for field in ["resourceRules", "excludeResourceRules"] {
+        let rules = at.at(field);
+        for (i, one) in value.items(field).iter().enumerate() {
+            rule(one, rules.index(i), errors);
+        }
+    }
+    for field in ["namespaceSelector", "objectSelector"] {
+        selector::validate(value.at(field), at.at(field), errors);
+    }
+    errors.optional_of(at.at("matchPolicy"), value.text("matchPolicy"), &["Equivalent", "Exact"]);
+}
+
+fn policy(object: &Value, errors: &mut Errors) {
+    let spec = object.at("spec");
+    let scope = common(object, false, errors);
     if spec.items("validations").is_empty() && spec.items("auditAnnotations").is_empty() {
         for field in ["validations", "auditAnnotations"] {
             errors.required(SPEC.at(field), "validations or auditAnnotations must contain at least one item");
@@ -216,18 +299,79 @@ fn policy(object: &Value, errors: &mut Errors) {
         let (expression, message) = (validation.text("expression").trim(), validation.text("message"));
         if expression.is_empty() {
             errors.required(at.at("expression"), "expression is not specified");
+        } else {
+            compiles(validation, "expression", at, &scope, &[Gives::Bool], errors);
         }
         if message.trim().contains('\n') {
             errors.invalid(at.at("message"), message, "must not contain line breaks");
         } else if expression.contains('\n') && message.is_empty() {
             errors.required(at.at("message"), "message must be specified if expression contains line breaks");
         }
+        if !validation.text("messageExpression").trim().is_empty() {
+            let scope = Scope { authorizer: false, ..scope.clone() };
+            compiles(validation, "messageExpression", at, &scope, &[Gives::String], errors);
+        }
         let reasons = ["Forbidden", "Invalid", "RequestEntityTooLarge", "Unauthorized"];
         errors.optional_of(at.at("reason"), validation.text("reason"), &reasons);
     }
+    let list = SPEC.at("auditAnnotations");
+    for (i, annotation) in spec.items("auditAnnotations").iter().enumerate() {
+        let at = list.index(i);
+        let key = annotation.text("key");
+        if key.is_empty() {
+            errors.required(at.at("key"), "");
+        } else {
+            let whole = format!("{}/{key}", object.text("metadata.name"));
+            errors.format(at.at("key"), key, format::qualified_name(&whole));
+        }
+        if annotation.text("valueExpression").trim().is_empty() {
+            errors.required(at.at("valueExpression"), "valueExpression is not specified");
+        } else {
+            let wanted = [Gives::String, Gives::Null, Gives::Dyn];
+            compiles(annotation, "valueExpression", at, &scope, &wanted, errors);
+        }
+    }
 }
 
-fn binding(object: &Value, errors: &mut Errors) {
+fn mutating_policy(object: &Value, errors: &mut Errors) {
+    let spec = object.at("spec");
+    let scope = common(object, true, errors);
+    let list = SPEC.at("mutations");
+    if spec.items("mutations").is_empty() {
+        errors.required(list, "mutations must contain at least one item");
+    }
+    for (i, mutation) in spec.items("mutations").iter().enumerate() {
+        let at = list.index(i);
+        let (field, wanted) = match mutation.text("patchType") {
+            "ApplyConfiguration" => ("applyConfiguration", Gives::object()),
+            "JSONPatch" => ("jsonPatch", Gives::patches()),
+            "" => {
+                errors.required(at.at("patchType"), "");
+                continue;
+            }
+            other => {
+                errors.not_supported(at.at("patchType"), other, &["ApplyConfiguration", "JSONPatch"]);
+                continue;
+            }
+        };
+        let own = mutation.at(field);
+        let inner = at.at(field);
+        if own.text("expression").trim().is_empty() {
+            errors.required(inner.at("expression"), "expression is not specified");
+        } else {
+            compiles(own, "expression", inner, &scope, &[wanted], errors);
+        }
+    }
+    let again = spec.text("reinvocationPolicy");
+    errors.one_of(SPEC.at("reinvocationPolicy"), again, &["IfNeeded", "Never"]);
+}
+
+fn mutating_binding(object: &Value, errors: &mut Errors) {
+    bound(object, errors);
+}
+
+/// What bindings of both kinds have.
+fn bound(object: &Value, errors: &mut Errors) {
     let spec = object.at("spec");
     let name = spec.text("policyName");
     if name.is_empty() {
@@ -248,6 +392,12 @@ fn binding(object: &Value, errors: &mut Errors) {
         let action = spec.text("paramRef.parameterNotFoundAction");
         errors.one_of(at.at("parameterNotFoundAction"), action, &["Deny", "Allow"]);
     }
+    match_resources(spec.at("matchResources"), SPEC.at("matchResources"), errors);
+}
+
+fn binding(object: &Value, errors: &mut Errors) {
+    bound(object, errors);
+    let spec = object.at("spec");
     let list = SPEC.at("validationActions");
     let actions = spec.items("validationActions");
     if actions.is_empty() {

@@ -40,6 +40,11 @@ pub fn to_value(amounts: &Amounts) -> Value {
     Value::Object(entries.collect::<Map<_, _>>())
 }
 
+/// What a pod asks for in all (upstream: `component-helpers/resource.PodRequests`).
+pub fn pod_requests(pod: &Value) -> Amounts {
+    pods::sum(pod, "requests")
+}
+
 fn one() -> Quantity {
     Quantity::from_units(1, Format::DecimalSi)
 }

@@ -83,7 +83,7 @@ fn named(requests: &Amounts, limits: &Amounts) -> Amounts {
 /// The requests or limits of a whole pod: what its containers and its restartable init containers have together, or the
 /// most that it has while an init container runs; in place of that what is set for the pod; and the overhead (KEP-753,
 /// KEP-2837, KEP-688).
-fn sum(pod: &Value, field: &str) -> Amounts {
+pub(super) fn sum(pod: &Value, field: &str) -> Amounts {
     let mut total = Amounts::new();
     for container in pod.items("spec.containers") {
         add(&mut total, &of(pod, container, "containerStatuses", field));

@@ -3,16 +3,21 @@
 use api_types::Value;
 use api_types::status::Status;
 
-use super::{Attributes, Operation};
+use super::{Admit, Attributes, Check, Operation, Plugin};
 use crate::api::Api;
 use crate::authz::{Ask, Policy, Rule};
 use crate::user::{MASTERS, UserInfo};
 
 const GROUP: &str = "rbac.authorization.k8s.io";
 
-pub(super) fn check(api: &Api, attributes: &Attributes<'_>, object: &Value) -> Result<(), Status> {
+pub(super) const PLUGIN: Plugin = Plugin { admit: Admit::Never, check: Check::Now(check) };
+
+fn check(api: &Api, attributes: &Attributes<'_>, object: &Value) -> Result<(), Status> {
     let target = attributes.target;
-    if target.resource.group != GROUP || attributes.user.is_in(MASTERS) {
+    if target.resource.group != GROUP
+        || attributes.operation == Operation::Delete
+        || attributes.user.is_in(MASTERS)
+    {
         return Ok(());
     }
     let view = api.storage.view();

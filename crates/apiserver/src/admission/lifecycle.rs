@@ -6,12 +6,21 @@ use api_types::status::Status;
 use api_types::table;
 use mvcc::View;
 
-use super::{Attributes, Operation};
+use super::{Admit, Attributes, Check, Operation, Plugin};
 use crate::api::Api;
 use crate::storage;
 
 /// Namespaces that cannot be deleted.
 const IMMORTAL: [&str; 3] = ["default", "kube-system", "kube-public"];
+
+pub(super) const PLUGIN: Plugin = Plugin {
+    admit: Admit::Waits(|api, attributes, _| match api.admit_lifecycle(attributes) {
+        Ok(true) => None,
+        Ok(false) => Some(Box::pin(api.admit_lifecycle_fresh(attributes))),
+        Err(status) => Some(Box::pin(std::future::ready(Err(status)))),
+    }),
+    check: Check::Never,
+};
 
 /// A namespace, as far as it matters here.
 enum State {
@@ -32,25 +41,31 @@ fn state(view: &View, namespace: &str) -> Result<State, Status> {
 }
 
 impl Api {
-    pub(super) async fn admit_lifecycle(&self, attributes: &Attributes<'_>) -> Result<(), Status> {
+    /// Whether the request may pass; false when this replica may be behind.
+    fn admit_lifecycle(&self, attributes: &Attributes<'_>) -> Result<bool, Status> {
         let target = attributes.target;
         if attributes.operation == Operation::Delete && attributes.is("", "namespaces") {
             return match IMMORTAL.contains(&target.name.as_str()) {
                 true => Err(target.forbidden("this namespace may not be deleted")),
-                false => Ok(()),
+                false => Ok(true),
             };
         }
-        if attributes.operation != Operation::Create || !target.resource.namespaced {
-            return Ok(());
+        let review = target.resource.resource == "localsubjectaccessreviews";
+        if attributes.operation != Operation::Create || !target.resource.namespaced || review {
+            return Ok(true);
         }
-        let mut found = state(&self.storage.view(), &target.namespace)?;
-        if matches!(found, State::Missing) {
-            // This replica may be behind.
-            found = state(&*self.storage.fresh().await?, &target.namespace)?;
+        match state(&self.storage.view(), &target.namespace)? {
+            State::Active => Ok(true),
+            State::Missing => Ok(false),
+            State::Terminating => Err(terminating(attributes)),
         }
-        match found {
+    }
+
+    async fn admit_lifecycle_fresh(&self, attributes: &Attributes<'_>) -> Result<(), Status> {
+        let namespace = &attributes.target.namespace;
+        match state(&*self.storage.fresh().await?, namespace)? {
             State::Active => Ok(()),
-            State::Missing => Err(Status::not_found("", "namespaces", &target.namespace)),
+            State::Missing => Err(Status::not_found("", "namespaces", namespace)),
             State::Terminating => Err(terminating(attributes)),
         }
     }

@@ -6,11 +6,14 @@ use api_types::{Value, codec, meta};
 use mvcc::{KeyRange, View};
 use serde_json::{Map, json};
 
-use super::Attributes;
+use super::{Admit, Attributes, Check, Plugin};
+use crate::api::Api;
 use crate::storage;
 
 const ANNOTATION: &str = "kubernetes.io/limit-ranger";
 const LISTS: [(&str, &str); 2] = [("containers", "container"), ("initContainers", "init container")];
+
+pub(super) const PLUGIN: Plugin = Plugin { admit: Admit::Now(admit), check: Check::Now(check) };
 
 /// The limits of a namespace, each of one type.
 fn limits(view: &View, namespace: &str) -> Result<Vec<Value>, Status> {
@@ -21,11 +24,11 @@ fn limits(view: &View, namespace: &str) -> Result<Vec<Value>, Status> {
 }
 
 /// Fills in what containers leave open.
-pub(super) fn admit(view: &View, attributes: &Attributes<'_>, pod: &mut Value) -> Result<(), Status> {
+fn admit(api: &Api, attributes: &Attributes<'_>, pod: &mut Value) -> Result<(), Status> {
     if !attributes.creates("", "pods") {
         return Ok(());
     }
-    let limits = limits(view, &attributes.target.namespace)?;
+    let limits = limits(&api.storage.view(), &attributes.target.namespace)?;
     let mut set = Vec::new();
     for limit in limits.iter().filter(|limit| limit["type"] == "Container") {
         for (list, what) in LISTS {
@@ -58,14 +61,14 @@ fn fill(container: &mut Value, what: &str, limit: &Value, set: &mut Vec<String>)
 }
 
 /// Refuses what lies outside the bounds.
-pub(super) fn check(view: &View, attributes: &Attributes<'_>, object: &Value) -> Result<(), Status> {
+fn check(api: &Api, attributes: &Attributes<'_>, object: &Value) -> Result<(), Status> {
     let mut problems = Vec::new();
     if attributes.creates("", "pods") {
-        for limit in limits(view, &attributes.target.namespace)? {
+        for limit in limits(&api.storage.view(), &attributes.target.namespace)? {
             check_pod(&limit, object, &mut problems);
         }
     } else if attributes.is("", "persistentvolumeclaims") {
-        for limit in limits(view, &attributes.target.namespace)? {
+        for limit in limits(&api.storage.view(), &attributes.target.namespace)? {
             if limit["type"] == "PersistentVolumeClaim" {
                 let asked = &object["spec"]["resources"]["requests"];
                 bounds(&limit, "PersistentVolumeClaim", asked, &json!({}), &mut problems);

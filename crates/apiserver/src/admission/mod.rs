@@ -1,19 +1,38 @@
-//! Admission: what the cluster's policies make of a write. The plugins run in upstream's order, those that change the
-//! object first.
+//! Admission: what the cluster's policies make of a write. One chain of plugins in upstream's order; each may first
+//! change the object, and later refuse it when it was checked. They see creations, updates and deletions of objects
+//! and of their subresources, and connections.
 
+mod certificate_subject;
+mod claim_resize;
+mod default_class;
+mod dynamic;
 mod escalation;
 mod lifecycle;
 mod limit_ranger;
-mod node;
+mod lookup;
+mod node_restriction;
+mod node_taint;
+mod pod_resize;
 mod pod_security;
-mod pods;
+mod priority;
 mod quota;
+mod runtime_class;
 mod service_account;
+mod signers;
+mod storage_protection;
+mod tolerations;
+mod topology_labels;
 
-pub(crate) use quota::{Charged, Turns};
+use std::future::Future;
+use std::pin::Pin;
 
 use api_types::Value;
 use api_types::status::Status;
+use parking_lot::Mutex;
+
+pub(crate) use dynamic::Dynamic;
+use dynamic::Rounds;
+pub(crate) use quota::{Charged, Turns};
 
 use crate::api::Api;
 use crate::call::Call;
@@ -26,17 +45,35 @@ pub(crate) enum Operation {
     Create,
     Update,
     Delete,
+    Connect,
 }
 
-/// A write, as the plugins see it.
+impl Operation {
+    /// Its name in rules and reviews.
+    fn name(self) -> &'static str {
+        match self {
+            Self::Create => "CREATE",
+            Self::Update => "UPDATE",
+            Self::Delete => "DELETE",
+            Self::Connect => "CONNECT",
+        }
+    }
+}
+
+/// A request, as the plugins see it.
 pub(crate) struct Attributes<'a> {
     pub operation: Operation,
     pub target: &'a Target,
     pub subresource: &'a str,
     pub user: &'a UserInfo,
-    /// The request itself; it takes the warnings.
+    /// The request itself, for what it says beside the object; it also takes the warnings.
     pub call: &'a Call,
+    /// The object as it is stored; none for a creation or a connection.
     pub old: Option<&'a Value>,
+    /// Whether nothing will be stored.
+    pub dry_run: bool,
+    /// What happened in the rounds of mutating admission.
+    pub rounds: Mutex<Rounds>,
 }
 
 /// What the cluster's operator decides.
@@ -48,9 +85,72 @@ pub(crate) struct Settings {
     pub unreachable_toleration_seconds: i64,
 }
 
+/// The end of a step that waits for something.
+type Waiting<'a> = Pin<Box<dyn Future<Output = Result<(), Status>> + Send + 'a>>;
+
+/// How a plugin changes an object. For a deletion the object is null.
+enum Admit {
+    Never,
+    Now(fn(&Api, &Attributes<'_>, &mut Value) -> Result<(), Status>),
+    /// None when there is nothing to wait for.
+    Waits(for<'a> fn(&'a Api, &'a Attributes<'a>, &'a mut Value) -> Option<Waiting<'a>>),
+}
+
+/// How a plugin refuses an object. For a deletion the object is null.
+enum Check {
+    Never,
+    Now(fn(&Api, &Attributes<'_>, &Value) -> Result<(), Status>),
+    /// None when there is nothing to wait for.
+    Waits(for<'a> fn(&'a Api, &'a Attributes<'a>, &'a Value) -> Option<Waiting<'a>>),
+}
+
+/// One of the chain. What it remembers is in [`Api`].
+struct Plugin {
+    admit: Admit,
+    check: Check,
+}
+
+/// The plugins in upstream's order (`pkg/kubeapiserver/options/plugins.go`). Quotas are charged in the transaction that
+/// writes the object.
+static CHAIN: &[Plugin] = &[
+    lifecycle::PLUGIN,
+    limit_ranger::PLUGIN,
+    service_account::PLUGIN,
+    node_restriction::PLUGIN,
+    node_taint::PLUGIN,
+    pod_security::PLUGIN,
+    priority::PLUGIN,
+    tolerations::PLUGIN,
+    default_class::OF_CLAIMS,
+    storage_protection::PLUGIN,
+    claim_resize::PLUGIN,
+    runtime_class::PLUGIN,
+    signers::APPROVAL,
+    signers::SIGNING,
+    signers::ATTEST,
+    certificate_subject::PLUGIN,
+    default_class::OF_INGRESSES,
+    topology_labels::PLUGIN,
+    pod_resize::PLUGIN,
+    escalation::PLUGIN,
+    dynamic::mutating::PLUGIN,
+    dynamic::hooks::MUTATING,
+    dynamic::validating::PLUGIN,
+    dynamic::hooks::VALIDATING,
+];
+
 impl<'a> Attributes<'a> {
     pub fn new(operation: Operation, target: &'a Target, call: &'a Call) -> Self {
-        Self { operation, target, subresource: "", user: &call.user, call, old: None }
+        Self {
+            operation,
+            target,
+            subresource: "",
+            user: &call.user,
+            call,
+            old: None,
+            dry_run: false,
+            rounds: Mutex::default(),
+        }
     }
 
     /// Whether this is about the objects of a resource themselves.
@@ -67,30 +167,61 @@ impl<'a> Attributes<'a> {
 impl Api {
     /// Lets the plugins change an object before it is checked.
     pub(crate) async fn admit(&self, attributes: &Attributes<'_>, object: &mut Value) -> Result<(), Status> {
-        self.admit_lifecycle(attributes).await?;
-        let view = self.storage.view();
-        limit_ranger::admit(&view, attributes, object)?;
-        service_account::admit(self, &view, attributes, object).await?;
-        node::restrict(&view, attributes, object)?;
-        node::taint(attributes, object);
-        pods::admit_priority(&view, attributes, object)?;
-        pods::admit_tolerations(&self.admission, attributes, object);
-        pods::admit_storage_protection(attributes, object);
+        self.admit_once(attributes, object).await?;
+        {
+            let mut rounds = attributes.rounds.lock();
+            if !std::mem::take(&mut rounds.again) {
+                return Ok(());
+            }
+            rounds.second = true;
+        }
+        // What webhooks and policies changed, the others see once more.
+        self.admit_once(attributes, object).await
+    }
+
+    async fn admit_once(&self, attributes: &Attributes<'_>, object: &mut Value) -> Result<(), Status> {
+        for plugin in CHAIN {
+            match &plugin.admit {
+                Admit::Never => {}
+                Admit::Now(admit) => admit(self, attributes, object)?,
+                Admit::Waits(admit) => {
+                    if let Some(step) = admit(self, attributes, object) {
+                        step.await?;
+                    }
+                }
+            }
+        }
         Ok(())
     }
 
-    /// Lets the plugins refuse an object that was checked; for a deletion it is null.
+    /// Lets the plugins refuse an object that was checked.
     pub(crate) async fn validate_admission(
         &self,
         attributes: &Attributes<'_>,
         object: &Value,
     ) -> Result<(), Status> {
-        if attributes.operation == Operation::Delete {
-            self.admit_lifecycle(attributes).await?;
-            return node::restrict(&self.storage.view(), attributes, &Value::Null);
+        for plugin in CHAIN {
+            match &plugin.check {
+                Check::Never => {}
+                Check::Now(check) => check(self, attributes, object)?,
+                Check::Waits(check) => {
+                    if let Some(step) = check(self, attributes, object) {
+                        step.await?;
+                    }
+                }
+            }
         }
-        limit_ranger::check(&self.storage.view(), attributes, object)?;
-        pod_security::check(self, attributes, object)?;
-        escalation::check(self, attributes, object)
+        Ok(())
+    }
+
+    /// Both phases at once, for what is not stored in the form in which it is admitted: deletions, connections, and
+    /// what is created below an object.
+    pub(crate) async fn admit_whole(
+        &self,
+        attributes: &Attributes<'_>,
+        object: &mut Value,
+    ) -> Result<(), Status> {
+        self.admit(attributes, object).await?;
+        self.validate_admission(attributes, object).await
     }
 }

@@ -3,17 +3,19 @@
 
 use api_rules::pod_security::{Level, Policy, details, is_significant, violations, warn_of_pods};
 use api_types::status::Status;
-use api_types::{Value, codec, meta, table};
+use api_types::{Value, codec, meta};
 use mvcc::{KeyRange, View};
 
-use super::{Attributes, Operation};
+use super::{Admit, Attributes, Check, Operation, Plugin, lookup};
 use crate::api::Api;
 use crate::storage;
 
 /// Subresources of pods that change nothing that matters here.
 const IGNORED: [&str; 8] = ["exec", "attach", "binding", "eviction", "log", "portforward", "proxy", "status"];
 
-pub(super) fn check(api: &Api, attributes: &Attributes<'_>, object: &Value) -> Result<(), Status> {
+pub(super) const PLUGIN: Plugin = Plugin { admit: Admit::Never, check: Check::Now(check) };
+
+fn check(api: &Api, attributes: &Attributes<'_>, object: &Value) -> Result<(), Status> {
     if !matches!(attributes.operation, Operation::Create | Operation::Update) {
         return Ok(());
     }
@@ -44,9 +46,8 @@ fn template<'a>(group: &str, resource: &str, object: &'a Value) -> Option<&'a Va
 
 fn policy(view: &View, namespace: &str) -> Result<Policy, Status> {
     let missing = || Status::internal(format_args!("failed to lookup namespace \"{namespace}\""));
-    let namespaces = table::find("", "v1", "namespaces").ok_or_else(missing)?;
-    let kv = storage::get(view, namespaces.key("", namespace).as_bytes())?.ok_or_else(missing)?;
-    codec::from_stored(&kv.value, 0).map(|namespace| Policy::of(&namespace)).map_err(|_| missing())
+    let found = lookup::get(view, lookup::NAMESPACES, "", namespace)?.ok_or_else(missing)?;
+    Ok(Policy::of(&found))
 }
 
 fn pod(view: &View, attributes: &Attributes<'_>, pod: &Value) -> Result<(), Status> {

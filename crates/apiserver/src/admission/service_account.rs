@@ -1,40 +1,39 @@
 //! ServiceAccount: a pod runs as an account that exists, and finds the account's token in a volume.
 
 use api_types::status::Status;
-use api_types::{Value, codec, meta, table};
-use mvcc::View;
+use api_types::{Value, meta};
 use serde_json::json;
 
-use super::Attributes;
+use super::lookup::{self, Name};
+use super::{Admit, Attributes, Check, Plugin};
 use crate::api::Api;
-use crate::storage;
 
+const ACCOUNTS: Name = ("", "v1", "serviceaccounts");
 const MOUNT_PATH: &str = "/var/run/secrets/kubernetes.io/serviceaccount";
 const VOLUME_PREFIX: &str = "kube-api-access-";
 /// Asks for an hour; the seven seconds tell such tokens apart (upstream does the same).
 const TOKEN_SECONDS: i64 = 3607;
 const MIRROR: &str = "kubernetes.io/config.mirror";
 
-pub(super) async fn admit(
-    api: &Api,
-    view: &View,
-    attributes: &Attributes<'_>,
-    pod: &mut Value,
-) -> Result<(), Status> {
-    if !attributes.creates("", "pods") || meta::annotation(pod, MIRROR).is_some() {
-        return Ok(());
-    }
+pub(super) const PLUGIN: Plugin = Plugin {
+    admit: Admit::Waits(|api, attributes, pod| {
+        match attributes.creates("", "pods") && meta::annotation(pod, MIRROR).is_none() {
+            true => Some(Box::pin(admit(api, attributes, pod))),
+            false => None,
+        }
+    }),
+    check: Check::Never,
+};
+
+async fn admit(api: &Api, attributes: &Attributes<'_>, pod: &mut Value) -> Result<(), Status> {
     let name =
         pod["spec"]["serviceAccountName"].as_str().filter(|name| !name.is_empty()).unwrap_or("default");
     let name = name.to_owned();
     let spec = meta::child_mut(pod, &["spec"]);
     spec.insert("serviceAccountName".into(), name.as_str().into());
     spec.insert("serviceAccount".into(), name.as_str().into());
-    let account = match find(view, &attributes.target.namespace, &name)? {
-        Some(account) => account,
-        None => find(&*api.storage.fresh().await?, &attributes.target.namespace, &name)?
-            .ok_or_else(|| missing(attributes, &name))?,
-    };
+    let account = lookup::get_fresh(api, ACCOUNTS, &attributes.target.namespace, &name).await?;
+    let account = account.ok_or_else(|| missing(attributes, &name))?;
     if mounts_token(&account, pod) {
         mount(pod, &api.storage.env.rng.suffix(5));
     }
@@ -45,12 +44,6 @@ pub(super) async fn admit(
         spec.insert("imagePullSecrets".into(), secrets.into());
     }
     Ok(())
-}
-
-fn find(view: &View, namespace: &str, name: &str) -> Result<Option<Value>, Status> {
-    let Some(accounts) = table::find("", "v1", "serviceaccounts") else { return Ok(None) };
-    let kv = storage::get(view, accounts.key(namespace, name).as_bytes())?;
-    Ok(kv.and_then(|kv| codec::from_stored(&kv.value, kv.mod_revision).ok()))
 }
 
 fn missing(attributes: &Attributes<'_>, name: &str) -> Status {

@@ -4,10 +4,13 @@
 use std::collections::BTreeMap;
 
 use api_types::codec::peek;
-use api_types::table;
+use api_types::{codec, meta, table};
+use base64::Engine as _;
+use base64::engine::general_purpose::{STANDARD, URL_SAFE_NO_PAD};
 use jsonwebtoken::{Algorithm, DecodingKey, EncodingKey, Header, Validation};
 use mvcc::View;
 use serde::{Deserialize, Serialize};
+use sha2::{Digest, Sha256};
 
 use crate::config::{BuildError, ServiceAccountKeys};
 use crate::storage;
@@ -70,6 +73,24 @@ impl Audiences {
     }
 }
 
+/// Issuer of the tokens that lie in Secrets (upstream: `pkg/serviceaccount/legacy.go`).
+const SECRET_ISSUER: &str = "kubernetes/serviceaccount";
+
+/// Claims of a token that lies in a Secret.
+#[derive(Serialize, Deserialize)]
+struct SecretClaims {
+    iss: String,
+    sub: String,
+    #[serde(rename = "kubernetes.io/serviceaccount/namespace")]
+    namespace: String,
+    #[serde(rename = "kubernetes.io/serviceaccount/secret.name")]
+    secret: String,
+    #[serde(rename = "kubernetes.io/serviceaccount/service-account.name")]
+    account: String,
+    #[serde(rename = "kubernetes.io/serviceaccount/service-account.uid")]
+    uid: String,
+}
+
 /// A good token.
 #[derive(Debug)]
 pub(crate) struct Verified {
@@ -93,6 +114,8 @@ pub(crate) enum TokenError {
     Audience(Vec<String>),
     #[error("the token names no service account")]
     Subject,
+    #[error("Token does not match server's copy")]
+    Copy,
     #[error("{0} has been invalidated: the object is gone")]
     Gone(&'static str),
 }
@@ -154,7 +177,10 @@ impl Tokens {
         audiences: &[String],
         now: i64,
     ) -> Result<Verified, TokenError> {
-        let claims = self.claims(token)?;
+        if unverified(token).is_some_and(|claims| claims["iss"] == SECRET_ISSUER) {
+            return self.verify_secret(view, token, &self.claims(token)?, audiences);
+        }
+        let claims: Claims = self.claims(token)?;
         if claims.iss != self.issuer {
             return Err(TokenError::Issuer);
         }
@@ -176,7 +202,62 @@ impl Tokens {
         Ok(Verified { user, audiences })
     }
 
-    fn claims(&self, token: &str) -> Result<Claims, TokenError> {
+    /// The token of an account that lies in a Secret: it lasts as long as they do.
+    pub fn sign_secret(
+        &self,
+        namespace: &str,
+        account: &str,
+        uid: &str,
+        secret: &str,
+    ) -> Result<String, jsonwebtoken::errors::Error> {
+        let claims = SecretClaims {
+            iss: SECRET_ISSUER.to_owned(),
+            sub: format!("{SERVICE_ACCOUNT_PREFIX}{namespace}:{account}"),
+            namespace: namespace.to_owned(),
+            secret: secret.to_owned(),
+            account: account.to_owned(),
+            uid: uid.to_owned(),
+        };
+        let header = Header { kid: self.id.clone(), typ: None, ..Header::new(Algorithm::RS256) };
+        jsonwebtoken::encode(&header, &claims, &self.signing)
+    }
+
+    fn verify_secret(
+        &self,
+        view: &View,
+        token: &str,
+        claims: &SecretClaims,
+        audiences: &[String],
+    ) -> Result<Verified, TokenError> {
+        if claims.sub != format!("{SERVICE_ACCOUNT_PREFIX}{}:{}", claims.namespace, claims.account) {
+            return Err(TokenError::Subject);
+        }
+        let reference = Reference { name: claims.account.clone(), uid: claims.uid.clone() };
+        if !exists(view, "serviceaccounts", &claims.namespace, &reference) {
+            return Err(TokenError::Gone("service account"));
+        }
+        let key = table::find("", "v1", "secrets").map(|kind| kind.key(&claims.namespace, &claims.secret));
+        let found = key.and_then(|key| storage::get(view, key.as_bytes()).ok().flatten());
+        let secret = found.and_then(|kv| codec::from_stored(&kv.value, 0).ok());
+        let secret =
+            secret.filter(|secret| !meta::is_being_deleted(secret)).ok_or(TokenError::Gone("secret"))?;
+        let copy = secret["data"]["token"].as_str().and_then(|text| STANDARD.decode(text).ok());
+        let digest = |bytes: &[u8]| Sha256::digest(bytes);
+        if copy.is_none_or(|copy| digest(&copy) != digest(token.as_bytes())) {
+            return Err(TokenError::Copy);
+        }
+        // It is meant for the API server alone.
+        let own = self.issuer.clone();
+        let audiences = if audiences.is_empty() || audiences.contains(&own) {
+            vec![own]
+        } else {
+            return Err(TokenError::Audience(vec![own]));
+        };
+        let user = UserInfo::service_account(&claims.namespace, &claims.account, &claims.uid);
+        Ok(Verified { user, audiences })
+    }
+
+    fn claims<T: serde::de::DeserializeOwned>(&self, token: &str) -> Result<T, TokenError> {
         let mut validation = Validation::new(Algorithm::RS256);
         // Times and audiences are checked against the server's clock and the caller's wishes above.
         validation.validate_exp = false;
@@ -184,7 +265,7 @@ impl Tokens {
         validation.required_spec_claims.clear();
         let mut last = None;
         for key in &self.verifying {
-            match jsonwebtoken::decode::<Claims>(token, key, &validation) {
+            match jsonwebtoken::decode::<T>(token, key, &validation) {
                 Ok(data) => return Ok(data.claims),
                 Err(error) => last = Some(error),
             }
@@ -193,6 +274,13 @@ impl Tokens {
             last.unwrap_or_else(|| jsonwebtoken::errors::ErrorKind::InvalidToken.into()),
         ))
     }
+}
+
+/// The claims of a token that nobody has vouched for yet.
+pub(super) fn unverified(token: &str) -> Option<serde_json::Value> {
+    let mut parts = token.split('.');
+    let (_, claims, _) = (parts.next()?, parts.next()?, parts.next()?);
+    serde_json::from_slice(&URL_SAFE_NO_PAD.decode(claims.trim_end_matches('=')).ok()?).ok()
 }
 
 fn check_bound(view: &View, claims: &Claims) -> Result<UserInfo, TokenError> {

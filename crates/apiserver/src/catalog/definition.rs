@@ -11,6 +11,7 @@ use sha2::{Digest, Sha256};
 
 use super::CustomKind;
 use super::kind::Published;
+use crate::conversion::Converter;
 use crate::convert;
 
 /// Bytes of the hash that stands for a kind's storage version.
@@ -35,7 +36,10 @@ impl Definition {
         let group = value["spec"]["group"].as_str().unwrap_or_default().to_owned();
         let served = definition::served(&value);
         let hash = Text::from(published_hash(&value));
-        let kinds = served.into_iter().map(|version| Arc::new(kind(&value, version, kv.mod_revision, &hash)));
+        let converter = Converter::of(&value).map(Arc::new);
+        let kinds = served
+            .into_iter()
+            .map(|version| Arc::new(kind(&value, version, converter.clone(), kv.mod_revision, &hash)));
         Ok(Some(Self { revision: kv.mod_revision, group, kinds: kinds.collect() }))
     }
 
@@ -50,7 +54,13 @@ fn published_hash(definition: &Value) -> String {
     base64::engine::general_purpose::STANDARD.encode(Sha256::digest(text.as_bytes()))
 }
 
-fn kind(definition: &Value, version: &Value, revision: i64, hash: &Text) -> CustomKind {
+fn kind(
+    definition: &Value,
+    version: &Value,
+    converter: Option<Arc<Converter>>,
+    revision: i64,
+    hash: &Text,
+) -> CustomKind {
     let mut resource = definition::resource(definition, version);
     resource.storage_version_hash = storage_hash(&resource).into();
     CustomKind {
@@ -58,10 +68,11 @@ fn kind(definition: &Value, version: &Value, revision: i64, hash: &Text) -> Cust
         warning: deprecation(&resource, version),
         terminating: meta::is_being_deleted(definition)
             || definition::has_condition(definition, "Terminating"),
-        by_webhook: definition["spec"]["conversion"]["strategy"] == "Webhook",
+        converter,
         published: Published::new(definition, version, hash.clone()),
         resource,
         revision,
+        generation: meta::generation(definition),
     }
 }
 

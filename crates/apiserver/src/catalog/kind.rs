@@ -12,6 +12,7 @@ use api_types::status::Status;
 use api_types::{Resource, Text, Value, codec, meta};
 use mvcc::KeyValue;
 
+use crate::conversion::Converter;
 use crate::convert;
 
 /// A kind of the API.
@@ -31,10 +32,12 @@ pub(crate) struct CustomKind {
     pub warning: Option<String>,
     /// The definition is being deleted: nothing new is made.
     pub terminating: bool,
-    /// Versions are converted by a webhook, which is not called yet.
-    pub by_webhook: bool,
+    /// Converts between the versions; without it they differ in their name only.
+    pub converter: Option<Arc<Converter>>,
     /// Revision of the definition.
     pub revision: i64,
+    /// Its generation: it rises when the specification changes.
+    pub generation: i64,
 }
 
 /// What OpenAPI shows of a definition's version.
@@ -95,6 +98,11 @@ impl Kind {
         }
     }
 
+    /// Whether a webhook converts between its versions.
+    pub fn is_converted(&self) -> bool {
+        self.custom().is_some_and(|kind| kind.converter.is_some())
+    }
+
     /// Revision of the definition; 0 for built-in kinds.
     pub fn definition_revision(&self) -> i64 {
         self.custom().map_or(0, |kind| kind.revision)
@@ -120,6 +128,17 @@ impl Kind {
         let api_version = api_types::table::api_version(&kind.resource.group, &kind.resource.storage_version);
         meta::set_kind(&mut stored, &api_version, &kind.resource.kind);
         Ok(codec::json_to_stored(&stored))
+    }
+
+    /// An object of this kind, whatever its version, in this version.
+    pub fn to_version(&self, mut object: Value) -> Result<Value, Status> {
+        match self {
+            Self::BuiltIn(resource) => Ok(convert::to_version(object, &resource.group, &resource.version)),
+            Self::Custom(kind) => {
+                kind.to_version(&mut object)?;
+                Ok(object)
+            }
+        }
     }
 
     /// Fills defaults.
@@ -249,14 +268,13 @@ impl CustomKind {
         }
     }
 
-    /// Brings an object from the version that it is stored in to this one: nothing but its name changes.
+    /// Brings an object to this version where no webhook is needed for it: nothing but its name changes.
     fn to_version(&self, value: &mut Value) -> Result<(), Status> {
         let (own, kind) = (self.resource.api_version(), &self.resource.kind);
-        if self.by_webhook && meta::api_version(value) != own {
+        if self.converter.is_some() && meta::api_version(value) != own {
             let from = meta::api_version(value);
-            let text = format!(
-                "conversion webhook for {from}, Kind={kind} failed: conversion webhooks are not implemented"
-            );
+            let text =
+                format!("conversion webhook for {from}, Kind={kind} failed: it cannot be called from here");
             return Err(Status::internal(text));
         }
         meta::set_kind(value, &own, kind);

@@ -15,8 +15,8 @@ use std::sync::Arc;
 
 use api_types::definition::compare_versions;
 use api_types::status::Status;
-use api_types::table;
-use mvcc::{KeyRange, View};
+use api_types::{Resource, table};
+use mvcc::{KeyRange, Revision, View};
 use parking_lot::Mutex;
 
 pub(crate) use definition::Definition;
@@ -49,6 +49,11 @@ fn prefix() -> &'static str {
     resource.expect("invariant: the table holds CustomResourceDefinition").storage_prefix.as_str()
 }
 
+/// Where a definition lies.
+pub(crate) fn definition_key(name: &str) -> String {
+    format!("{}{name}", prefix())
+}
+
 impl Catalog {
     /// The kind of a path, as a view has it.
     pub fn find(
@@ -70,20 +75,46 @@ impl Catalog {
 
     /// A definition that is established.
     fn definition(&self, view: &View, name: &str) -> Result<Option<Arc<Definition>>, Status> {
-        let Some(kv) = storage::get(view, format!("{}{name}", prefix()).as_bytes())? else {
+        let Some(revision) = view.mod_revision(definition_key(name).as_bytes()) else {
             self.compiled.lock().remove(name);
             return Ok(None);
         };
-        self.compile(name, &kv)
+        self.compile(view, name, revision)
     }
 
-    fn compile(&self, name: &str, kv: &mvcc::KeyValue) -> Result<Option<Arc<Definition>>, Status> {
+    /// The other served kinds that show the same objects.
+    pub fn equivalents(&self, view: &View, kind: &Kind) -> Result<Vec<Kind>, Status> {
+        let Kind::Custom(custom) = kind else { return Ok(other_built_in(kind)) };
+        let found = self.definition(view, &custom.resource.qualified())?;
+        let kinds = found.iter().flat_map(|definition| &definition.kinds);
+        let others = kinds.filter(|other| other.resource.version != custom.resource.version);
+        Ok(others.map(|other| Kind::Custom(other.clone())).collect())
+    }
+
+    /// The kind of objects with this `apiVersion` and `kind`.
+    pub fn by_kind(&self, view: &View, api_version: &str, kind: &str) -> Result<Option<Kind>, Status> {
+        if let Some(resource) = table::by_api_version(api_version, kind) {
+            return Ok(Some(Kind::BuiltIn(resource)));
+        }
+        let (group, version) = api_version.split_once('/').unwrap_or(("", api_version));
+        let all = self.all(view)?;
+        let found = all.kinds(group, version).find(|custom| custom.resource.kind == kind);
+        Ok(found.map(|custom| Kind::Custom(custom.clone())))
+    }
+
+    fn compile(
+        &self,
+        view: &View,
+        name: &str,
+        revision: Revision,
+    ) -> Result<Option<Arc<Definition>>, Status> {
         if let Some(found) = self.compiled.lock().get(name)
-            && found.revision == kv.mod_revision
+            && found.revision == revision
         {
             return Ok(Some(found.clone()));
         }
-        let Some(definition) = Definition::read(kv)?.map(Arc::new) else { return Ok(None) };
+        let Some(kv) = storage::get(view, definition_key(name).as_bytes())? else { return Ok(None) };
+        let Some(definition) = Definition::read(&kv)?.map(Arc::new) else { return Ok(None) };
         self.compiled.lock().insert(name.to_owned(), definition.clone());
         Ok(Some(definition))
     }
@@ -91,21 +122,18 @@ impl Catalog {
     /// All established definitions, as a view has them.
     pub fn all(&self, view: &View) -> Result<Arc<Definitions>, Status> {
         let prefix = prefix();
-        let mut seen = Vec::new();
-        let mut found = Vec::new();
-        for kv in storage::each(view, &KeyRange::prefix(prefix)) {
-            let kv = kv?;
-            let name = String::from_utf8_lossy(&kv.key[prefix.len()..]).into_owned();
-            seen.push((name, kv.mod_revision));
-            found.push(kv);
-        }
+        let range = KeyRange::prefix(prefix);
+        let stored = || view.revisions(&range).map(|(key, revision)| (&key[prefix.len()..], revision));
         let current = self.all.lock().clone();
-        if current.seen == seen {
+        let known = current.seen.iter().map(|(name, revision)| (name.as_bytes(), *revision));
+        if stored().eq(known) {
             return Ok(current);
         }
+        let named = |(name, revision): (&[u8], i64)| (String::from_utf8_lossy(name).into_owned(), revision);
+        let seen: Vec<(String, i64)> = stored().map(named).collect();
         let mut list = Vec::new();
-        for ((name, _), kv) in seen.iter().zip(&found) {
-            list.extend(self.compile(name, kv)?);
+        for (name, revision) in &seen {
+            list.extend(self.compile(view, name, *revision)?);
         }
         // Nobody may ask for a definition again that was deleted. The names are in order, as their keys are.
         let is_there = |name: &String| seen.binary_search_by(|(seen, _)| seen.cmp(name)).is_ok();
@@ -119,6 +147,16 @@ impl Catalog {
 fn shown(kind: &CustomKind) -> String {
     let resource = &kind.resource;
     format!("{}/{}/{}@{};", resource.group, resource.version, resource.resource, kind.published.hash)
+}
+
+/// The served built-in kinds that show the same objects as another one: in other versions, in other groups.
+pub(crate) fn other_built_in(own: &Resource) -> Vec<Kind> {
+    let same = |other: &&'static Resource| {
+        other.storage_prefix == own.storage_prefix
+            && (&other.group, &other.version) != (&own.group, &own.version)
+            && discovery::is_served(other)
+    };
+    table::resources().iter().filter(same).map(Kind::BuiltIn).collect()
 }
 
 impl Definitions {

@@ -50,6 +50,8 @@ pub(crate) struct DeleteOptions {
     pub policy: String,
     pub orphan_dependents: Option<bool>,
     pub dry_run: bool,
+    /// Whether it was admitted as something else already (an eviction).
+    pub admitted: bool,
 }
 
 impl DeleteOptions {
@@ -63,6 +65,7 @@ impl DeleteOptions {
             policy: text(&value["propagationPolicy"]),
             orphan_dependents: value["orphanDependents"].as_bool(),
             dry_run: call.dry_run(Some(&value))?,
+            admitted: false,
         };
         options.validate()?;
         Ok(options)
@@ -129,7 +132,7 @@ impl Api {
         let options = DeleteOptions::parse(call)?;
         let deleted = self.delete(call, target, &options).await?;
         if deleted.gone && !RETURN_OBJECT.contains(&target.resource.kind.as_str()) {
-            let object = target.resource.decode(&deleted.kv)?;
+            let object = self.read(&target.resource, &deleted.kv).await?;
             let details = Details {
                 name: target.name.clone(),
                 group: String::from(&target.resource.group),
@@ -140,7 +143,7 @@ impl Api {
             return Ok(call.status(&Status::success(Some(details))));
         }
         let accepted = !deleted.gone && options.orphan_dependents == Some(false);
-        call.object(&target.resource, self.now(), if accepted { 202 } else { 200 }, &deleted.kv)
+        self.respond(call, target, if accepted { 202 } else { 200 }, deleted.kv).await
     }
 
     pub(crate) async fn delete_collection(
@@ -154,7 +157,7 @@ impl Api {
         let view = self.storage.fresh().await?;
         let mut deleted = Vec::new();
         for kv in self.select(&view, target, &selection)? {
-            let object = target.resource.decode(&kv)?;
+            let object = self.read(&target.resource, &kv).await?;
             let one = Target::new(&target.resource, meta::namespace(&object), meta::name(&object));
             match self.delete(call, &one, &options).await {
                 Ok(result) => deleted.push(result.kv),
@@ -164,6 +167,7 @@ impl Api {
         }
         let revision = json!({"resourceVersion": view.revision().to_string()});
         let mut response = body::response(200, writer.content_type(), Bytes::new());
+        self.bring_to(&target.resource, &mut deleted).await?;
         *response.body_mut() = writer.list(&revision, deleted)?;
         Ok(response)
     }
@@ -175,8 +179,6 @@ impl Api {
         target: &Target,
         options: &DeleteOptions,
     ) -> Result<Deleted, Status> {
-        let attributes = Attributes::new(Operation::Delete, target, call);
-        self.validate_admission(&attributes, &Value::Null).await?;
         let mut fresh = false;
         for _ in 0..MAX_CONFLICTS {
             let view = self.storage.view();
@@ -209,7 +211,7 @@ impl Api {
         options: &DeleteOptions,
         kv: &KeyValue,
     ) -> Result<Step, Status> {
-        let old = target.resource.decode(kv)?;
+        let old = self.read(&target.resource, kv).await?;
         target.check_uid(&options.uid, meta::uid(&old))?;
         let version = kv.mod_revision.to_string();
         if !options.resource_version.is_empty() && options.resource_version != version {
@@ -219,13 +221,21 @@ impl Api {
             );
             return Err(target.conflict(&why));
         }
+        let attributes = Attributes {
+            old: Some(&old),
+            dry_run: options.dry_run,
+            ..Attributes::new(Operation::Delete, target, call)
+        };
+        if !options.admitted {
+            self.admit_whole(&attributes, &mut Value::Null).await?;
+        }
         let mut new = old.clone();
         self.mark(target, options, &mut new);
         let gone = is_finished(target, &new);
         if !gone && new == old {
             return Ok(Step::Done(Box::new(Deleted { kv: kv.clone(), gone: false })));
         }
-        let value = Bytes::from(target.resource.encode(&new)?);
+        let value = self.to_stored(&target.resource, &new).await?;
         let mut after = KeyValue { value: value.clone(), ..kv.clone() };
         if options.dry_run {
             return Ok(Step::Done(Box::new(Deleted { kv: after, gone })));

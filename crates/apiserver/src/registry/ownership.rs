@@ -107,7 +107,7 @@ impl Api {
             other => other?,
         };
         let code = if written.created { 201 } else { 200 };
-        call.object(&target.resource, self.now(), code, &written.kv)
+        self.respond(call, target, code, written.kv).await
     }
 }
 

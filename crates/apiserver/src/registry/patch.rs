@@ -120,6 +120,6 @@ impl Api {
         let patch = Patch::parse(call)?;
         let update = Update { kind, dry_run: call.dry_run(None)? };
         let written = self.update(call, target, update, &mut |old| patch.apply(call, expected, old)).await?;
-        call.object(&target.resource, self.now(), 200, &written.kv)
+        self.respond(call, target, 200, written.kv).await
     }
 }

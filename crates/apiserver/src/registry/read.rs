@@ -120,7 +120,7 @@ impl Api {
     pub(crate) async fn get(&self, call: &Call, target: &Target) -> Result<Response<Body>, Status> {
         let view = self.view_for(revision(&call.query)?).await?;
         let kv = self.find(&view, target)?;
-        call.object(&target.resource, self.now(), 200, &kv)
+        self.respond(call, target, 200, kv).await
     }
 
     pub(crate) async fn list(&self, call: &Call, target: &Target) -> Result<Response<Body>, Status> {
@@ -141,11 +141,12 @@ impl Api {
             Some(page) => Some(page.revision).filter(|&revision| revision > 0),
             None => options.revision.filter(|_| options.exact),
         };
-        let found = match find_page(&view, target, &selection, &options, page.as_ref(), exact) {
+        let mut found = match find_page(&view, target, &selection, &options, page.as_ref(), exact) {
             Ok(found) => found,
             Err(MvccError::Compacted { .. }) => return Ok(expired(call, &prefix, page.as_ref())),
             Err(error) => return Err(Status::internal(error)),
         };
+        self.bring_to(&target.resource, &mut found.items).await?;
         let metadata = list_metadata(&found, &prefix);
         let mut response = body::response(200, writer.content_type(), Bytes::new());
         *response.body_mut() = writer.list(&metadata, found.items)?;

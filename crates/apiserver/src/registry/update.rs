@@ -3,7 +3,6 @@
 use api_types::field::FieldError;
 use api_types::status::Status;
 use api_types::{Value, meta};
-use bytes::Bytes;
 use http::Response;
 use mvcc::KeyValue;
 
@@ -16,6 +15,7 @@ use crate::call::Call;
 use crate::decode::{self, Expected};
 use crate::registry::write::settle_namespace;
 use crate::storage::{Outcome, Write};
+use crate::subresources::scale;
 
 /// Tries of a change before the client is told of the conflict. Changes that name no revision are made to whatever
 /// stands there.
@@ -38,6 +38,8 @@ pub(crate) enum UpdateKind {
     Resize,
     /// Subresource `binding` of a pod: the server makes the change itself.
     Binding,
+    /// Subresource `scale`: the object itself, by its number of replicas.
+    Scale,
 }
 
 impl UpdateKind {
@@ -63,13 +65,14 @@ impl UpdateKind {
             Self::EphemeralContainers => "ephemeralcontainers",
             Self::Resize => "resize",
             Self::Binding => "binding",
+            Self::Scale => "scale",
         }
     }
 
     /// Brings the new object to what this update may change.
     fn prepare(self, target: &Target, new: &mut Value, old: &Value) {
         match self {
-            Self::Main => target.resource.prepare_update(new, old),
+            Self::Main | Self::Scale => target.resource.prepare_update(new, old),
             Self::Status => target.resource.prepare_status_update(new, old),
             Self::Finalize => keep_only(new, old, &["spec", "finalizers"]),
             Self::Approval => {
@@ -92,7 +95,7 @@ impl UpdateKind {
 
     fn validate(self, target: &Target, new: &Value, old: &Value) -> Vec<FieldError> {
         match self {
-            Self::Main => target.resource.validate_update(new, old),
+            Self::Main | Self::Scale => target.resource.validate_update(new, old),
             Self::Status | Self::Approval => target.resource.validate_status_update(new, old),
             Self::EphemeralContainers => api_rules::validate_ephemeral_containers_update(new, old),
             Self::Resize => api_rules::validate_resize(new, old),
@@ -181,7 +184,7 @@ impl Api {
             other => other?,
         };
         let code = if written.created { 201 } else { 200 };
-        call.object(&target.resource, self.now(), code, &written.kv)
+        self.respond(call, target, code, written.kv).await
     }
 
     fn creates_on_update(&self, target: &Target, kind: UpdateKind, object: &Value) -> bool {
@@ -233,7 +236,7 @@ impl Api {
         kv: &KeyValue,
         change: &mut Change<'_>,
     ) -> Result<Try, Status> {
-        let old = target.resource.decode(kv)?;
+        let old = self.read(&target.resource, kv).await?;
         let mut new = change(&old)?;
         check_name(&new, target)?;
         target.check_uid(meta::uid(&new), meta::uid(&old))?;
@@ -241,19 +244,39 @@ impl Api {
         target.resource.default(&mut new);
         self.keep_allocated(target, &mut new, &old);
         self.track(call, target, Some(&old), &mut new);
-        let mut attributes = Attributes::new(Operation::Update, target, call);
-        attributes.subresource = update.kind.subresource();
-        attributes.old = Some(&old);
-        self.admit(&attributes, &mut new).await?;
+        let old_scale = (update.kind == UpdateKind::Scale).then(|| scale::scale_of(&target.resource, &old));
+        let attributes = Attributes {
+            subresource: update.kind.subresource(),
+            old: Some(old_scale.as_ref().unwrap_or(&old)),
+            dry_run: update.dry_run,
+            ..Attributes::new(Operation::Update, target, call)
+        };
+        match update.kind {
+            // It was admitted as itself.
+            UpdateKind::Binding => {}
+            UpdateKind::Scale => {
+                let mut scale = scale::scale_of(&target.resource, &new);
+                self.admit(&attributes, &mut scale).await?;
+                new = scale::apply(target, &new, &scale)?;
+            }
+            _ => self.admit(&attributes, &mut new).await?,
+        }
         update.kind.prepare(target, &mut new, &old);
         let errors = update.kind.validate(target, &new, &old);
         if !errors.is_empty() {
             return Err(target.invalid(&errors));
         }
-        if update.kind == UpdateKind::Main {
+        if matches!(update.kind, UpdateKind::Main | UpdateKind::Scale) {
             target.resource.warnings(&new, Some(&old)).into_iter().for_each(|text| call.warn(text));
         }
-        self.validate_admission(&attributes, &new).await?;
+        match update.kind {
+            UpdateKind::Binding => {}
+            UpdateKind::Scale => {
+                let scale = scale::scale_of(&target.resource, &new);
+                self.validate_admission(&attributes, &scale).await?;
+            }
+            _ => self.validate_admission(&attributes, &new).await?,
+        }
         self.store_update(call, target, update, kv, &old, new).await
     }
 
@@ -291,7 +314,7 @@ impl Api {
                 extra
             }
         };
-        let value = Bytes::from(target.resource.encode(&new)?);
+        let value = self.to_stored(&target.resource, &new).await?;
         let mut after = KeyValue { value: value.clone(), ..kv.clone() };
         let unchanged = !gone && value == kv.value;
         if update.dry_run || unchanged {

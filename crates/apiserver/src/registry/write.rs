@@ -3,7 +3,6 @@
 use api_rules::meta as meta_rules;
 use api_types::status::Status;
 use api_types::{Value, meta};
-use bytes::Bytes;
 use http::Response;
 use mvcc::KeyValue;
 
@@ -45,7 +44,7 @@ impl Api {
         settle_namespace(&mut object, target)?;
         refuse_while_terminating(target)?;
         let written = self.create(call, target, object, dry_run).await?;
-        call.object(&target.resource, self.now(), 201, &written.kv)
+        self.respond(call, target, 201, written.kv).await
     }
 
     /// Creates an object, with a generated name if it asks for one.
@@ -84,7 +83,7 @@ impl Api {
         mut object: Value,
         dry_run: bool,
     ) -> Result<Written, Status> {
-        let attributes = Attributes::new(Operation::Create, target, call);
+        let attributes = Attributes { dry_run, ..Attributes::new(Operation::Create, target, call) };
         self.track(call, target, None, &mut object);
         self.admit(&attributes, &mut object).await?;
         let (uid, created) = (meta::uid(&object).to_owned(), meta::creation_timestamp(&object).to_owned());
@@ -117,7 +116,7 @@ impl Api {
             let mut extra = self.before_write(&view, target, None, &mut candidate)?;
             let charged = Charged { target, subresource: "", old: None, new: &candidate };
             extra.extend(self.charge_quota(&view, &charged).await?);
-            let value = Bytes::from(target.resource.encode(&candidate)?);
+            let value = self.to_stored(&target.resource, &candidate).await?;
             if dry_run {
                 if view.contains(&key) {
                     return Err(target.already_exists());

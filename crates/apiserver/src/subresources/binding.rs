@@ -1,7 +1,7 @@
 //! Binding: the scheduler's word that a pod runs on a node.
 
 use api_types::status::{Details, Status};
-use api_types::{Subresource, Value, meta};
+use api_types::{Subresource, Value, condition, meta};
 use http::Response;
 use serde_json::json;
 
@@ -19,8 +19,8 @@ impl Api {
         sub: &Subresource,
     ) -> Result<Response<Body>, Status> {
         let api_version = sub.api_version();
-        let expected = Expected::sub(sub, &api_version);
-        let binding = decode::body(call, expected)?;
+        let mut binding = decode::body(call, Expected::sub(sub, &api_version))?;
+        self.admit_created(call, target, sub.name, &mut binding).await?;
         self.bind_pod(call, target, &binding).await
     }
 
@@ -29,13 +29,14 @@ impl Api {
         &self,
         call: &Call,
         target: &Target,
-        binding: &Value,
+        mut binding: Value,
     ) -> Result<Response<Body>, Status> {
         if target.namespace.is_empty() {
             return Err(Status::method_not_allowed());
         }
-        let pod = Target::new(super::pods(), &target.namespace, meta::name(binding));
-        self.bind_pod(call, &pod, binding).await
+        let pod = Target::new(super::pods(), &target.namespace, meta::name(&binding));
+        self.admit_created(call, target, "", &mut binding).await?;
+        self.bind_pod(call, &pod, &binding).await
     }
 
     async fn bind_pod(
@@ -80,15 +81,11 @@ fn assign(target: &Target, pod: &Value, binding: &Value, now: &str) -> Result<Va
     for (key, value) in meta::annotations(binding).into_iter().flatten() {
         meta::set_annotation(&mut pod, key, value.as_str().unwrap_or_default());
     }
-    set_condition(&mut pod, "PodScheduled", "True", now);
+    for (key, value) in meta::labels(binding).into_iter().flatten() {
+        meta::set_label(&mut pod, key, value.as_str().unwrap_or_default());
+    }
+    condition::set(&mut pod["status"], json!({"type": "PodScheduled", "status": "True"}), now);
     Ok(pod)
-}
-
-fn set_condition(pod: &mut Value, kind: &str, status: &str, now: &str) {
-    let conditions = meta::child_mut(pod, &["status"]).entry("conditions").or_insert_with(|| json!([]));
-    let Some(list) = conditions.as_array_mut() else { return };
-    list.retain(|condition| condition["type"] != kind);
-    list.push(json!({"type": kind, "status": status, "lastTransitionTime": now}));
 }
 
 #[cfg(test)]
@@ -99,10 +96,13 @@ mod tests {
     #[test]
     fn a_pod_is_bound_once() {
         let target = Target::new(table::find("", "v1", "pods").unwrap(), "n", "p");
-        let binding = json!({"metadata": {"name": "p"}, "target": {"kind": "Node", "name": "a"}});
+        let binding = json!({"metadata": {"name": "p", "labels": {"zone": "z"}}, "target": {"kind": "Node", "name": "a"}});
         let pod = json!({"metadata": {"name": "p", "uid": "u"}, "spec": {}, "status": {"conditions": [{"type": "PodScheduled", "status": "False"}]}});
         let bound = assign(&target, &pod, &binding, "t").unwrap();
-        assert_eq!(bound["spec"]["nodeName"], "a");
+        assert_eq!(
+            (&bound["spec"]["nodeName"], &bound["metadata"]["labels"]["zone"]),
+            (&json!("a"), &json!("z"))
+        );
         assert_eq!(
             bound["status"]["conditions"],
             json!([{"type": "PodScheduled", "status": "True", "lastTransitionTime": "t"}])

@@ -41,8 +41,8 @@ impl Api {
         sub: &Subresource,
     ) -> Result<Response<Body>, Status> {
         let api_version = sub.api_version();
-        let expected = Expected::sub(sub, &api_version);
-        let eviction = decode::body(call, expected)?;
+        let mut eviction = decode::body(call, Expected::sub(sub, &api_version))?;
+        self.admit_created(call, target, sub.name, &mut eviction).await?;
         let asked = &eviction["deleteOptions"];
         let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
         let options = DeleteOptions {
@@ -50,6 +50,7 @@ impl Api {
             uid: text(&asked["preconditions"]["uid"]),
             resource_version: text(&asked["preconditions"]["resourceVersion"]),
             dry_run: call.dry_run(Some(asked))?,
+            admitted: true,
             ..DeleteOptions::default()
         };
         let mut tries = 0;

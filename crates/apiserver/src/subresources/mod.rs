@@ -3,19 +3,60 @@
 mod binding;
 mod eviction;
 mod log;
-mod scale;
+pub(crate) mod scale;
 mod token;
 
 use api_types::status::Status;
-use api_types::{Subresource, table};
+use api_types::{Subresource, Value, table};
 use http::Response;
+use serde_json::json;
 
+use crate::admission::{Attributes, Operation};
 use crate::api::Api;
 use crate::body::Body;
 use crate::call::Call;
 use crate::registry::{Target, UpdateKind};
 
 impl Api {
+    /// Admits what is created and not stored: reviews, and what is made below an object.
+    pub(crate) async fn admit_created(
+        &self,
+        call: &Call,
+        target: &Target,
+        subresource: &str,
+        object: &mut Value,
+    ) -> Result<(), Status> {
+        let dry_run = call.dry_run(None)?;
+        let attributes =
+            Attributes { subresource, dry_run, ..Attributes::new(Operation::Create, target, call) };
+        self.admit_whole(&attributes, object).await
+    }
+
+    /// Admits a connection: its options are the object.
+    async fn admit_connect(&self, call: &Call, target: &Target, sub: &Subresource) -> Result<(), Status> {
+        let mut options = json!({"kind": sub.kind, "apiVersion": sub.api_version()});
+        if let Some(object) = options.as_object_mut() {
+            for (name, value) in call.query.iter() {
+                let value: Value = match (name, value) {
+                    ("stdin" | "stdout" | "stderr" | "tty", text) => (text == "true" || text == "1").into(),
+                    ("command", text) => {
+                        let list = object.entry(name).or_insert_with(|| json!([]));
+                        if let Some(list) = list.as_array_mut() {
+                            list.push(text.into());
+                        }
+                        continue;
+                    }
+                    ("container" | "path", text) => Value::from(text),
+                    _ => continue,
+                };
+                object.insert(name.to_owned(), value);
+            }
+        }
+        let attributes =
+            Attributes { subresource: sub.name, ..Attributes::new(Operation::Connect, target, call) };
+        self.admit_whole(&attributes, &mut options).await
+    }
+
     pub(crate) async fn subresource(
         &self,
         call: &Call,
@@ -37,7 +78,10 @@ impl Api {
             ("eviction", "create") => self.evict(call, target, sub).await,
             ("token", "create") => self.create_token(call, target, sub).await,
             ("log", "get") => self.log(call, target).await,
-            ("exec" | "attach" | "portforward" | "proxy", _) => Err(not_implemented(sub.name)),
+            ("exec" | "attach" | "portforward" | "proxy", _) => {
+                self.admit_connect(call, target, sub).await?;
+                Err(not_implemented(sub.name))
+            }
             (name, verb) => match (UpdateKind::of(name), verb) {
                 (Some(_), "get") => self.get(call, target).await,
                 (Some(kind), "update") => self.update_request(call, target, kind).await,

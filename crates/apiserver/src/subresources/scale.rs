@@ -22,8 +22,8 @@ impl Api {
         sub: &Subresource,
     ) -> Result<Response<Body>, Status> {
         let view = self.storage.fresh().await?;
-        let object = target.resource.decode(&self.find(&view, target)?)?;
-        call.value(200, sub.built_in_message(), &scale_of(&target.resource, &object, sub))
+        let object = self.read(&target.resource, &self.find(&view, target)?).await?;
+        call.value(200, sub.built_in_message(), &scale_of(&target.resource, &object))
     }
 
     pub(super) async fn update_scale(
@@ -63,15 +63,15 @@ impl Api {
         sub: &Subresource,
         change: &mut Change<'_>,
     ) -> Result<Response<Body>, Status> {
-        let update = Update { kind: UpdateKind::Main, dry_run: call.dry_run(None)? };
+        let update = Update { kind: UpdateKind::Scale, dry_run: call.dry_run(None)? };
         let written = self
             .update(call, target, update, &mut |old| {
-                let scale = change(&scale_of(&target.resource, old, sub))?;
+                let scale = change(&scale_of(&target.resource, old))?;
                 apply(target, old, &scale)
             })
             .await?;
-        let object = target.resource.decode(&written.kv)?;
-        call.value(200, sub.built_in_message(), &scale_of(&target.resource, &object, sub))
+        let object = self.read(&target.resource, &written.kv).await?;
+        call.value(200, sub.built_in_message(), &scale_of(&target.resource, &object))
     }
 }
 
@@ -113,21 +113,21 @@ fn selector_of(object: &Value) -> String {
     selector.to_string()
 }
 
-fn scale_of(kind: &Kind, object: &Value, sub: &Subresource) -> Value {
+pub(crate) fn scale_of(kind: &Kind, object: &Value) -> Value {
     let metadata = &object["metadata"];
     let kept = ["name", "namespace", "uid", "resourceVersion", "creationTimestamp"];
     let kept = kept.iter().filter_map(|field| Some(((*field).to_owned(), metadata.get(field)?.clone())));
     let shown = Shown::of(kind, object);
     json!({
-        "kind": sub.kind,
-        "apiVersion": sub.api_version(),
+        "kind": "Scale",
+        "apiVersion": "autoscaling/v1",
         "metadata": Value::Object(kept.collect()),
         "spec": {"replicas": shown.replicas},
         "status": {"replicas": shown.ready, "selector": shown.selector},
     })
 }
 
-fn apply(target: &Target, object: &Value, scale: &Value) -> Result<Value, Status> {
+pub(crate) fn apply(target: &Target, object: &Value, scale: &Value) -> Result<Value, Status> {
     let replicas = scale["spec"]["replicas"].as_i64().unwrap_or(0);
     if replicas < 0 {
         let path = Path::new("spec").child("replicas");
@@ -165,7 +165,7 @@ mod tests {
         let object = json!({"metadata": {"name": "d", "resourceVersion": "4"}, "status": {"replicas": 1},
             "spec": {"replicas": 2, "selector": {"matchLabels": {"app": "web"}}}});
         let kind = Kind::from(deployments);
-        let mut scale = scale_of(&kind, &object, deployments.subresource("scale").unwrap());
+        let mut scale = scale_of(&kind, &object);
         assert_eq!(
             (&scale["spec"]["replicas"], &scale["status"]["selector"]),
             (&json!(2), &json!("app=web"))

@@ -32,6 +32,7 @@ impl Api {
     ) -> Result<Response<Body>, Status> {
         let api_version = sub.api_version();
         let mut request = decode::body(call, Expected::sub(sub, &api_version))?;
+        self.admit_created(call, target, sub.name, &mut request).await?;
         let seconds = request["spec"]["expirationSeconds"].as_i64().unwrap_or(DEFAULT_SECONDS);
         check_seconds(seconds)?;
         let view = self.storage.fresh().await?;

@@ -46,6 +46,15 @@ impl Authority {
     }
 
     pub fn issue(&self, name: &str, group: Option<&str>) -> Keyed {
+        self.issue_named(name, group, "localhost")
+    }
+
+    /// A server's, for one DNS name.
+    pub fn issue_for(&self, server: &str) -> Keyed {
+        self.issue_named(server, None, server)
+    }
+
+    fn issue_named(&self, name: &str, group: Option<&str>, server: &str) -> Keyed {
         let key = KeyPair::generate().expect("key");
         let mut params = CertificateParams::default();
         params.distinguished_name.push(DnType::CommonName, name);
@@ -54,7 +63,7 @@ impl Authority {
         }
         params.subject_alt_names = vec![
             SanType::IpAddress(IpAddr::V4(Ipv4Addr::LOCALHOST)),
-            SanType::DnsName("localhost".try_into().expect("name")),
+            SanType::DnsName(server.try_into().expect("name")),
         ];
         params.extended_key_usages =
             vec![ExtendedKeyUsagePurpose::ServerAuth, ExtendedKeyUsagePurpose::ClientAuth];
@@ -65,6 +74,9 @@ impl Authority {
 
 pub struct Cluster;
 
+/// Signs the token of a service account that lies in a Secret.
+type Signer = dyn Fn([&str; 4]) -> Option<String> + Send + Sync;
+
 /// A running member of a cluster.
 pub struct Running {
     pub address: SocketAddr,
@@ -74,6 +86,7 @@ pub struct Running {
     shutdown: Shutdown,
     root: ApiService,
     pub tasks: TaskGroup,
+    signer: Box<Signer>,
     folder: TempDir,
 }
 
@@ -156,10 +169,11 @@ async fn start_member(
     let service = config.build(store.clone(), env).await.expect("server");
     let address = service.address().expect("address");
     let root = service.service(UserInfo::new("kubernetes-admin", &["system:masters"]));
+    let signer = Box::new(service.secret_token_signer());
     let stop = shutdown.clone();
     tasks.spawn_detached("server", async move { drop(service.run(stop).await) });
     let admin = authority.issue("kubernetes-admin", Some("system:masters"));
-    Running { address, authority, admin, store, shutdown, root, tasks, folder }
+    Running { address, authority, admin, store, signer, shutdown, root, tasks, folder }
 }
 
 impl Drop for Running {
@@ -252,7 +266,7 @@ impl Running {
 
     async fn ready(&self) {
         eventually("readyz", || async {
-            self.send(ask("GET", "/readyz")).await.ok().filter(|answer| answer.code == 200)
+            Some(self.root(ask("GET", "/readyz")).await).filter(|answer| answer.code == 200)
         })
         .await;
     }
@@ -271,6 +285,11 @@ impl Running {
     /// Creates an object as the administrator.
     pub async fn create(&self, path: &str, object: &Value) -> Value {
         self.root(ask("POST", path).json(object)).await.expect(201)
+    }
+
+    /// The token of a service account (its namespace, name and UID) for a Secret (its name).
+    pub fn sign_secret_token(&self, of: [&str; 4]) -> String {
+        (self.signer)(of).expect("a token")
     }
 
     /// Asks over TLS without a certificate.

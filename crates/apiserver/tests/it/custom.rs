@@ -44,7 +44,7 @@ fn definition() -> Value {
 }
 
 /// Does what the controller does: accepts the names.
-async fn establish(cluster: &Running, definition: &Value) -> Value {
+pub async fn establish(cluster: &Running, definition: &Value) -> Value {
     let made = cluster.root(ask("POST", DEFINITIONS).json(definition)).await.expect(201);
     let mut changed = made.clone();
     changed["status"]["acceptedNames"] = made["spec"]["names"].clone();
@@ -351,4 +351,22 @@ async fn definitions_that_cannot_work_are_refused() {
         .root(refused(|spec| spec["x-kubernetes-validations"][0] = json!({"rule": "self.size <= self.nope"})))
         .await;
     assert!(rule.code == 422 && message(&rule).contains("compilation failed"), "{}", rule.text());
+}
+
+#[tokio::test]
+async fn a_watch_ends_when_the_definition_changes() {
+    let cluster = Cluster::start().await;
+    establish(&cluster, &definition()).await;
+    let request = ask("GET", &format!("{WIDGETS}?watch=true"));
+    let answer = cluster.open(request, Some(&cluster.admin)).await.expect("a watch");
+    let mut watch = std::pin::pin!(http_body_util::BodyExt::collect(answer.into_body()));
+    let path = format!("{DEFINITIONS}/widgets.example.com");
+    let status = ask("PATCH", &format!("{path}/status"))
+        .body("application/merge-patch+json", r#"{"status":{"storedVersions":["v1"]}}"#);
+    cluster.root(status).await.expect(200);
+    assert!(futures::poll!(watch.as_mut()).is_pending(), "its status says nothing about the kind");
+    let patch = r#"{"spec":{"names":{"categories":["some"]}}}"#;
+    cluster.root(ask("PATCH", &path).body("application/merge-patch+json", patch)).await.expect(200);
+    let ended = tokio::time::timeout(crate::cluster::DEADLINE, watch).await.expect("the watch ends");
+    ended.expect("a whole answer");
 }

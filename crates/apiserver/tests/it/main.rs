@@ -2,15 +2,20 @@
 
 mod apply;
 mod cluster;
+mod conversion;
 mod crud;
 mod custom;
 mod fences;
 mod flow;
 mod formats;
+mod hook_server;
+mod hooks;
 mod kubectl;
 mod lists;
 mod logs;
+mod plugins;
 mod pod_security;
+mod policies;
 mod quotas;
 mod replicas;
 mod security;

@@ -5,15 +5,54 @@ use serde_json::{Value, json};
 use crate::cluster::{CONFIG_MAPS, Cluster, Running, ask, config_map};
 
 #[tokio::test]
-async fn nobody_sees_health_and_version_only() {
+async fn nobody_in_particular_sees_health_and_version_only() {
     let cluster = Cluster::start().await;
     for path in ["/livez", "/readyz?verbose", "/healthz", "/version"] {
         assert_eq!(cluster.send(ask("GET", path)).await.expect("answer").code, 200, "{path}");
     }
-    for path in ["/api", "/metrics", "/api/v1/secrets", "/openapi/v3"] {
+    for path in ["/api", "/metrics", "/openapi/v3", "/livez/ping"] {
         let answer = cluster.send(ask("GET", path)).await.expect("answer");
-        assert_eq!(answer.expect(401)["message"], "Unauthorized", "{path}");
+        let wanted = format!("forbidden: User \"system:anonymous\" cannot get path \"{path}\"");
+        assert_eq!(answer.expect(403)["message"], wanted.as_str());
     }
+    let answer = cluster.send(ask("GET", "/api/v1/secrets")).await.expect("answer");
+    let wanted = "secrets is forbidden: User \"system:anonymous\" cannot list resource \"secrets\" in API group \"\" at the cluster scope";
+    assert_eq!(answer.expect(403)["message"], wanted);
+}
+
+#[tokio::test]
+async fn nobody_in_particular_may_be_kept_out() {
+    let cluster = Cluster::start_with(|config| config.anonymous_auth = false).await;
+    let answer = cluster.send(ask("GET", "/version")).await.expect("answer");
+    assert_eq!(answer.expect(401)["message"], "Unauthorized");
+}
+
+async fn with_bootstrap_token(cluster: &Running) -> crate::cluster::Answer {
+    let who = ask("POST", "/apis/authentication.k8s.io/v1/selfsubjectreviews").json(&json!({}));
+    let who = who.header("authorization", "Bearer abcdef.0123456789abcdef");
+    cluster.send(who).await.expect("answer")
+}
+
+#[tokio::test]
+async fn a_machine_joins_with_a_bootstrap_token() {
+    let secrets = "/api/v1/namespaces/kube-system/secrets";
+    let secret = json!({"metadata": {"name": "bootstrap-token-abcdef"}, "type": "bootstrap.kubernetes.io/token", "stringData": {
+        "token-id": "abcdef", "token-secret": "0123456789abcdef", "usage-bootstrap-authentication": "true",
+        "auth-extra-groups": "system:bootstrappers:nodes"}});
+    let cluster = Cluster::start_with(|config| config.bootstrap_token_auth = true).await;
+    cluster.create(secrets, &secret).await;
+    let answer = with_bootstrap_token(&cluster).await.expect(201);
+    let user = &answer["status"]["userInfo"];
+    assert_eq!(user["username"], "system:bootstrap:abcdef");
+    assert_eq!(
+        user["groups"],
+        json!(["system:bootstrappers", "system:bootstrappers:nodes", "system:authenticated"])
+    );
+    cluster.root(ask("DELETE", &format!("{secrets}/bootstrap-token-abcdef"))).await.expect(200);
+    assert_eq!(with_bootstrap_token(&cluster).await.code, 401);
+    let other = Cluster::start().await;
+    other.create(secrets, &secret).await;
+    assert_eq!(with_bootstrap_token(&other).await.code, 401, "it is off by default");
 }
 
 #[tokio::test]
@@ -152,4 +191,22 @@ async fn nobody_grants_what_they_do_not_have() {
     make("less", "get").await.expect("answer").expect(201);
     let refused = make("more", "delete").await.expect("answer").expect(403);
     assert!(refused["message"].as_str().is_some_and(|text| text.contains("not currently held")), "{refused}");
+}
+
+#[tokio::test]
+async fn a_token_in_a_secret_lasts_as_long_as_its_secret() {
+    let cluster = Cluster::start().await;
+    let accounts = "/api/v1/namespaces/default/serviceaccounts";
+    let account = cluster.create(accounts, &json!({"metadata": {"name": "robot"}})).await;
+    let secrets = "/api/v1/namespaces/default/secrets";
+    let uid = account["metadata"]["uid"].as_str().expect("a UID");
+    let token = cluster.sign_secret_token(["default", "robot", uid, "robot-token"]);
+    assert_eq!(with_token(&cluster, &token, "GET", "/api").await.code, 401, "no Secret holds it");
+    let secret = json!({"metadata": {"name": "robot-token", "annotations": {
+        "kubernetes.io/service-account.name": "robot", "kubernetes.io/service-account.uid": uid}},
+        "type": "kubernetes.io/service-account-token", "stringData": {"token": token}});
+    cluster.create(secrets, &secret).await;
+    with_token(&cluster, &token, "GET", "/api").await.expect(200);
+    cluster.root(ask("DELETE", &format!("{secrets}/robot-token"))).await.expect(200);
+    assert_eq!(with_token(&cluster, &token, "GET", "/api").await.code, 401);
 }

@@ -3,6 +3,7 @@
 mod bad_input;
 mod chaos;
 mod charts;
+mod clients;
 mod cluster;
 mod containers;
 mod etcd;

@@ -242,6 +242,43 @@ pub fn apply(
     Ok(result)
 }
 
+/// Lays an object over a live one, and nobody comes to own what it says: what an admission policy's apply configuration
+/// does. The error is upstream's text.
+pub fn overlay(ty: Type<'_>, live: &Value, patch: &Value) -> Result<Value, String> {
+    let faults = typed::faults(ty, patch);
+    if !faults.is_empty() {
+        return Err(format!("failed to convert patch object to typed object: {}", faults.join(", ")));
+    }
+    let mut found = Vec::new();
+    atomics(ty, patch, "", &mut found);
+    match found.is_empty() {
+        true => Ok(typed::merge(ty, live, patch)),
+        false => Err(format!(
+            "invalid ApplyConfiguration: may not mutate atomic arrays, maps or structs: {}",
+            found.join(", ")
+        )),
+    }
+}
+
+/// Lists, maps and structs that would be replaced as a whole.
+fn atomics(ty: Type<'_>, value: &Value, path: &str, out: &mut Vec<String>) {
+    match (ty.form(value), value) {
+        (types::Form::Leaf, Value::Array(_) | Value::Object(_)) => out.push(path.to_owned()),
+        (_, Value::Object(map)) => {
+            for (key, child) in map {
+                let inner = ty.child(key).map_or(Type::Deduced, |(inner, _)| inner);
+                atomics(inner, child, &format!("{path}.{key}"), out);
+            }
+        }
+        (_, Value::Array(items)) => {
+            for (at, item) in items.iter().enumerate() {
+                atomics(ty.item(), item, &format!("{path}[{at}]"), out);
+            }
+        }
+        _ => {}
+    }
+}
+
 fn fits(ty: Type<'_>, applied: &Value) -> Result<(), PatchError> {
     let faults = typed::faults(ty, applied);
     let text = match faults.as_slice() {

@@ -1,0 +1,145 @@
+//! MutatingAdmissionPolicy: apply configurations and JSON patches that expressions make (upstream:
+//! `apiserver/pkg/admission/plugin/policy/mutating`).
+
+use api_rules::cel::Evaluation;
+use api_rules::patch::apply::{self, Type};
+use api_rules::patch::{self, PatchError};
+use api_types::status::Status;
+use api_types::{Value, meta, schema};
+
+use super::policy::{self, Binding, Mutation, Policy, Shown};
+use super::{hooks, is_exempt_from_policies};
+use crate::admission::{Admit, Attributes, Check, Plugin};
+use crate::api::Api;
+use crate::catalog::Kind;
+
+pub(in crate::admission) const PLUGIN: Plugin = Plugin { admit: Admit::Now(admit), check: Check::Never };
+
+fn admit(api: &Api, attributes: &Attributes<'_>, object: &mut Value) -> Result<(), Status> {
+    let configured = api.dynamic.configured(&api.storage.view());
+    if configured.mutating_policies.is_empty() || is_exempt_from_policies(attributes) {
+        return Ok(());
+    }
+    let mut rounds = attributes.rounds.lock();
+    let second = rounds.second;
+    rounds.policies.begin(second, object);
+    let mut errors: Vec<String> = Vec::new();
+    for policy in configured.mutating_policies.iter().filter(|policy| !policy.bindings.is_empty()) {
+        let mut failed = |binding: Option<&Binding>, error: &str| {
+            if policy.fail {
+                errors.push(match binding {
+                    Some(binding) => format!(
+                        "policy '{}' with binding '{}' denied request: {error}",
+                        policy.name, binding.name
+                    ),
+                    None => format!("policy '{}' denied request: {error}", policy.name),
+                });
+            }
+        };
+        let matched = match policy.matching.find(api, attributes, object) {
+            Ok(None) => continue,
+            Ok(Some(matched)) => policy.broken.clone().map_or(Ok(matched), Err),
+            Err(error) => Err(error.message),
+        };
+        let matched = match matched {
+            Ok(matched) => matched,
+            Err(error) => {
+                failed(None, &format!("failed to configure policy: {error}"));
+                continue;
+            }
+        };
+        for binding in &policy.bindings {
+            let params = match binding.matches(api, attributes, object) {
+                Ok(false) => continue,
+                Ok(true) => policy.params(api, binding, attributes),
+                Err(error) => Err(error),
+            };
+            let params = match params {
+                Ok(params) => params,
+                Err(error) => {
+                    failed(Some(binding), &format!("failed to configure binding: {error}"));
+                    continue;
+                }
+            };
+            for params in params {
+                let params = params.as_ref();
+                let id = format!("{}/{}/{}", policy.name, binding.name, policy::param_id(params));
+                let shown = Shown::new(api, attributes, &matched, object)?;
+                let hold = shown.evaluate(&policy.variables, params, |evaluation| {
+                    policy::hold(&policy.conditions, evaluation)
+                });
+                match hold {
+                    Ok(true) if !rounds.policies.skips(second, &id) => {}
+                    Ok(_) => continue,
+                    Err(error) => {
+                        failed(Some(binding), &error);
+                        continue;
+                    }
+                }
+                let before = object.clone();
+                for mutation in &policy.mutations {
+                    if object.is_null() {
+                        break;
+                    }
+                    if let Err(error) = mutate(api, attributes, policy, &matched, params, mutation, object) {
+                        failed(Some(binding), &error);
+                    }
+                }
+                if before != *object {
+                    rounds.policies.changed();
+                    rounds.again = true;
+                }
+                if policy.again {
+                    rounds.policies.called.push(id);
+                }
+            }
+        }
+    }
+    rounds.policies.left = Some(object.clone());
+    let Some(first) = errors.first() else { return Ok(()) };
+    let mut status = attributes.target.forbidden(first);
+    status.message.clone_from(first);
+    "Invalid".clone_into(&mut status.reason);
+    Err(errors.iter().fold(status, |status, error| status.with_cause("", error, "")))
+}
+
+/// Makes one change.
+fn mutate(
+    api: &Api,
+    attributes: &Attributes<'_>,
+    policy: &Policy,
+    matched: &Kind,
+    params: Option<&Value>,
+    mutation: &Mutation,
+    object: &mut Value,
+) -> Result<(), String> {
+    let shown = Shown::new(api, attributes, matched, object).map_err(|error| error.message)?;
+    let run = |expression: &Result<_, String>| -> Result<Value, String> {
+        let expression = expression.as_ref().map_err(Clone::clone)?;
+        shown.evaluate(&policy.variables, params, |evaluation: &Evaluation<'_>| evaluation.value(expression))
+    };
+    let result = match mutation {
+        Mutation::Apply(expression) => {
+            let mut overlay = run(expression)?;
+            let (api_version, kind) = (meta::api_version(&shown.object), meta::kind(&shown.object));
+            let ty = match matched.kind == kind {
+                true => matched.merge_type(),
+                false => schema::lookup_api_version(api_version, kind).map_or(Type::Deduced, Type::Message),
+            };
+            meta::set_kind(&mut overlay, api_version, kind);
+            apply::overlay(ty, &shown.object, &overlay)
+                .map_err(|error| format!("error applying patch: {error}"))?
+        }
+        Mutation::Patch(expression) => {
+            let steps = run(expression)?;
+            match patch::json_patch(&shown.object, &steps) {
+                Ok(result) => result,
+                // A test that fails means that nothing is to be changed.
+                Err(PatchError::Unprocessable(error)) if error.ends_with("test failed") => return Ok(()),
+                Err(error) => return Err(format!("JSONPath: {error}")),
+            }
+        }
+    };
+    *object = hooks::settle(attributes, result).map_err(|error| error.message)?;
+    Ok(())
+}

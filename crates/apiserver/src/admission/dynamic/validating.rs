@@ -1,0 +1,222 @@
+//! ValidatingAdmissionPolicy: what its bindings do about a request that it does not hold for (upstream:
+//! `apiserver/pkg/admission/plugin/policy/validating`).
+
+use std::collections::BTreeMap;
+
+use api_rules::cel::Evaluation;
+use api_types::Value;
+use api_types::status::Status;
+use serde_json::json;
+
+use super::is_exempt_from_policies;
+use super::policy::{self, Binding, Policy, Shown, Validation};
+use crate::admission::{Admit, Attributes, Check, Plugin};
+use crate::api::Api;
+
+pub(in crate::admission) const PLUGIN: Plugin = Plugin { admit: Admit::Never, check: Check::Now(check) };
+
+/// Bytes of a message that an expression makes, at most (upstream: `MaxEvaluatedMessageExpressionSizeBytes`).
+const MAX_MESSAGE_BYTES: usize = 5 * 1024;
+/// Bytes of an audit annotation's value, at most.
+const MAX_ANNOTATION_BYTES: usize = 10 * 1024;
+
+/// Why a request is refused.
+struct Denial {
+    message: String,
+    reason: String,
+}
+
+/// What a policy says of one parameter.
+#[derive(Default)]
+struct Outcome {
+    /// Failed validations by their place in the policy.
+    denials: Vec<(usize, Denial)>,
+    annotations: Vec<(String, String)>,
+    /// Annotations that could not be made and refuse the request.
+    broken: Vec<String>,
+}
+
+fn check(api: &Api, attributes: &Attributes<'_>, object: &Value) -> Result<(), Status> {
+    let configured = api.dynamic.configured(&api.storage.view());
+    if configured.validating_policies.is_empty() || is_exempt_from_policies(attributes) {
+        return Ok(());
+    }
+    let mut denied: Option<(String, String)> = None;
+    let mut deny = |policy: &Policy, binding: Option<&Binding>, denial: Denial| {
+        let binding = binding.map_or_else(String::new, |binding| format!(" with binding '{}'", binding.name));
+        let text = format!(
+            "ValidatingAdmissionPolicy '{}'{binding} denied request: {}",
+            policy.name, denial.message
+        );
+        denied.get_or_insert((text, denial.reason));
+    };
+    for policy in configured.validating_policies.iter().filter(|policy| !policy.bindings.is_empty()) {
+        let matched = match policy.matching.find(api, attributes, object) {
+            Ok(Some(matched)) => matched,
+            Ok(None) => continue,
+            Err(error) => {
+                if policy.fail {
+                    deny(policy, None, Denial::configuration("policy", &error.message));
+                }
+                continue;
+            }
+        };
+        if let Some(error) = &policy.broken {
+            if policy.fail {
+                deny(policy, None, Denial::configuration("policy", error));
+            }
+            continue;
+        }
+        let mut shown = None;
+        let mut annotations: BTreeMap<String, Vec<String>> = BTreeMap::new();
+        for binding in &policy.bindings {
+            let params = match binding.matches(api, attributes, object) {
+                Ok(false) => continue,
+                Ok(true) => policy.params(api, binding, attributes),
+                Err(error) => Err(error),
+            };
+            let params = match params {
+                Ok(params) => params,
+                Err(error) => {
+                    if policy.fail {
+                        deny(policy, Some(binding), Denial::configuration("binding", &error));
+                    }
+                    continue;
+                }
+            };
+            for params in params {
+                if shown.is_none() {
+                    shown = Some(Shown::new(api, attributes, &matched, object)?);
+                }
+                let Some(shown) = &shown else { continue };
+                let outcome = shown
+                    .evaluate(&policy.variables, params.as_ref(), |evaluation| judge(policy, evaluation));
+                for (at, denial) in outcome.denials {
+                    act(attributes, policy, binding, at, denial, &mut deny);
+                }
+                for (key, value) in outcome.annotations {
+                    let values = annotations.entry(key).or_default();
+                    if !values.contains(&value) {
+                        values.push(value);
+                    }
+                }
+                for message in outcome.broken {
+                    deny(policy, Some(binding), Denial { message, reason: String::new() });
+                }
+            }
+        }
+        for (key, values) in annotations {
+            attributes.call.annotate(format!("{}/{key}", policy.name), values.join(", "));
+        }
+    }
+    match denied {
+        None => Ok(()),
+        Some((message, reason)) => Err(refusal(attributes, &message, &reason)),
+    }
+}
+
+impl Denial {
+    fn configuration(what: &str, error: &str) -> Self {
+        Self { message: format!("failed to configure {what}: {error}"), reason: String::new() }
+    }
+}
+
+/// Does what a binding says about a failed validation.
+fn act(
+    attributes: &Attributes<'_>,
+    policy: &Policy,
+    binding: &Binding,
+    at: usize,
+    denial: Denial,
+    deny: &mut impl FnMut(&Policy, Option<&Binding>, Denial),
+) {
+    let has = |action: &str| binding.actions.iter().any(|own| own == action);
+    if has("Audit") {
+        let failure = json!([{"message": denial.message, "policy": policy.name, "binding": binding.name,
+            "expressionIndex": at, "validationActions": binding.actions}]);
+        let key = "validation.policy.admission.k8s.io/validation_failure";
+        attributes.call.annotate(key, failure.to_string());
+    }
+    if has("Warn") {
+        attributes.call.warn(format!(
+            "Validation failed for ValidatingAdmissionPolicy '{}' with binding '{}': {}",
+            policy.name, binding.name, denial.message
+        ));
+    }
+    if has("Deny") {
+        deny(policy, Some(binding), denial);
+    }
+}
+
+fn judge(policy: &Policy, evaluation: &Evaluation<'_>) -> Outcome {
+    let mut outcome = Outcome::default();
+    match policy::hold(&policy.conditions, evaluation) {
+        Ok(true) => {}
+        Ok(false) => return outcome,
+        Err(message) => {
+            if policy.fail {
+                outcome.denials.push((0, Denial { message, reason: String::new() }));
+            }
+            return outcome;
+        }
+    }
+    for (at, validation) in policy.validations.iter().enumerate() {
+        let result = validation.expression.as_ref().map_err(Clone::clone);
+        match result.and_then(|expression| evaluation.holds(expression)) {
+            Ok(true) => {}
+            Ok(false) => {
+                let reason = validation.reason.clone();
+                outcome.denials.push((at, Denial { message: message(validation, evaluation), reason }));
+            }
+            Err(message) if policy.fail => {
+                outcome.denials.push((at, Denial { message, reason: String::new() }))
+            }
+            Err(_) => {}
+        }
+    }
+    for annotation in &policy.annotations {
+        let result = annotation.expression.as_ref().map_err(Clone::clone);
+        match result.and_then(|expression| evaluation.value(expression)) {
+            Ok(Value::String(text)) if !text.trim().is_empty() => {
+                let mut text = text.trim().to_owned();
+                text.truncate(text.floor_char_boundary(MAX_ANNOTATION_BYTES));
+                outcome.annotations.push((annotation.key.clone(), text));
+            }
+            Ok(Value::String(_) | Value::Null) => {}
+            Ok(_) => outcome.broken.push(format!(
+                "valueExpression of '{}' resulted in unsupported return type. Return type must be either string or null.",
+                annotation.key
+            )),
+            Err(error) if policy.fail => outcome.broken.push(error),
+            Err(_) => {}
+        }
+    }
+    outcome
+}
+
+/// What a failed validation says: what its expression makes, its text, or what failed.
+fn message(validation: &Validation, evaluation: &Evaluation<'_>) -> String {
+    let made = validation.message_expression.as_ref().and_then(|expression| {
+        let Value::String(text) = evaluation.value(expression.as_ref().ok()?).ok()? else { return None };
+        let text = text.trim().to_owned();
+        (!text.is_empty() && text.len() <= MAX_MESSAGE_BYTES && !text.contains('\n')).then_some(text)
+    });
+    match made {
+        Some(text) => text,
+        None if !validation.message.is_empty() => validation.message.clone(),
+        None => format!("failed expression: {}", validation.source),
+    }
+}
+
+fn refusal(attributes: &Attributes<'_>, message: &str, reason: &str) -> Status {
+    let reason = if reason.is_empty() { "Invalid" } else { reason };
+    let mut status = attributes.target.forbidden(message).with_cause("", message, "");
+    reason.clone_into(&mut status.reason);
+    status.code = match reason {
+        "Forbidden" => 403,
+        "Unauthorized" => 401,
+        "RequestEntityTooLarge" => 413,
+        _ => 422,
+    };
+    status
+}

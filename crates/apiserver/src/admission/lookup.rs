@@ -1,0 +1,44 @@
+//! Objects that plugins look at.
+
+use api_types::status::Status;
+use api_types::{Resource, Value, codec, table};
+use mvcc::{KeyRange, View};
+
+use crate::api::Api;
+use crate::storage;
+
+/// A built-in kind that is stored: its group, version and resource.
+pub(super) type Name = (&'static str, &'static str, &'static str);
+
+pub(super) const NODES: Name = ("", "v1", "nodes");
+pub(super) const NAMESPACES: Name = ("", "v1", "namespaces");
+
+fn resource((group, version, resource): Name) -> &'static Resource {
+    table::find(group, version, resource).expect("invariant: plugins name kinds of the table")
+}
+
+/// An object as a view has it; what cannot be read is not there.
+pub(super) fn get(view: &View, kind: Name, namespace: &str, name: &str) -> Result<Option<Value>, Status> {
+    let kv = storage::get(view, resource(kind).key(namespace, name).as_bytes())?;
+    Ok(kv.and_then(|kv| codec::from_stored(&kv.value, kv.mod_revision).ok()))
+}
+
+/// The same, and again behind the other masters' writes when this replica does not have it.
+pub(super) async fn get_fresh(
+    api: &Api,
+    kind: Name,
+    namespace: &str,
+    name: &str,
+) -> Result<Option<Value>, Status> {
+    match get(&api.storage.view(), kind, namespace, name)? {
+        Some(found) => Ok(Some(found)),
+        None => get(&*api.storage.fresh().await?, kind, namespace, name),
+    }
+}
+
+/// All objects of a kind that can be read.
+pub(super) fn list(view: &View, kind: Name) -> Result<Vec<Value>, Status> {
+    let range = KeyRange::prefix(resource(kind).storage_prefix.to_string());
+    let stored: Vec<_> = storage::each(view, &range).collect::<Result<_, _>>()?;
+    Ok(stored.iter().filter_map(|kv| codec::from_stored(&kv.value, kv.mod_revision).ok()).collect())
+}

@@ -1,0 +1,316 @@
+//! Calls to webhooks: HTTPS to a URL, or to an endpoint of a Service (masters have no service proxy), over connections
+//! that are kept.
+
+use std::net::IpAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use api_rules::look::Look;
+use api_types::{Value, codec, table};
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+use bytes::Bytes;
+use http::{Request, header};
+use http_body_util::{BodyExt, Full};
+use hyper::client::conn::http1::{SendRequest, handshake};
+use hyper_util::rt::TokioIo;
+use mvcc::{KeyRange, View};
+use parking_lot::Mutex;
+use rustls::pki_types::ServerName;
+use tokio::net::TcpStream;
+use tokio_rustls::TlsConnector;
+use url::Url;
+
+use crate::api::Api;
+use crate::body::{self, BoxError, ReadError};
+use crate::storage;
+use crate::tls;
+
+/// Connections to a webhook that wait for the next call, at most.
+const MAX_IDLE: usize = 16;
+
+/// Where a webhook answers.
+enum Place {
+    Url(Url),
+    Service { namespace: String, name: String, path: String, port: u16 },
+}
+
+/// Calls one webhook.
+pub(crate) struct Client {
+    /// The `clientConfig` that this was made of.
+    pub config: Value,
+    place: Result<Place, String>,
+    connector: Result<TlsConnector, String>,
+    idle: Mutex<Vec<SendRequest<Full<Bytes>>>>,
+}
+
+/// Addresses to try, and what is asked of whom there.
+struct Call {
+    addresses: Vec<(String, u16)>,
+    /// The name that the certificate must have.
+    server: String,
+    authority: String,
+    path: String,
+    /// What an error calls it.
+    shown: String,
+}
+
+impl Client {
+    pub fn new(config: &Value) -> Self {
+        let bundle = STANDARD.decode(config["caBundle"].as_str().unwrap_or_default()).unwrap_or_default();
+        let connector = tls::of_webhook(&bundle).map(|tls| TlsConnector::from(Arc::new(tls)));
+        Self {
+            config: config.clone(),
+            place: place(config),
+            connector: connector.map_err(|error| format!("unable to load root certificates: {error}")),
+            idle: Mutex::default(),
+        }
+    }
+
+    /// Sends a review and gives the answer, or upstream's text for why there is none.
+    pub async fn post(
+        &self,
+        api: &Api,
+        review: Bytes,
+        timeout: Duration,
+        max_answer: usize,
+    ) -> Result<Bytes, String> {
+        self.send(api, Some(review), timeout, max_answer).await
+    }
+
+    /// Gets a document, or says why there is none.
+    pub async fn get(&self, api: &Api, timeout: Duration, max_answer: usize) -> Result<Bytes, String> {
+        self.send(api, None, timeout, max_answer).await
+    }
+
+    async fn send(
+        &self,
+        api: &Api,
+        body: Option<Bytes>,
+        timeout: Duration,
+        max_answer: usize,
+    ) -> Result<Bytes, String> {
+        let method = if body.is_some() { "Post" } else { "Get" };
+        let seconds = body.is_some().then_some(timeout.as_secs());
+        let call = self.prepare(&api.storage.view(), seconds)?;
+        let failed = |error: String| format!("{method} {}: {error}", api_types::field::quote(&call.shown));
+        match tokio::time::timeout(timeout, self.exchange(api, &call, body, max_answer)).await {
+            Ok(Ok(answer)) => Ok(answer),
+            Ok(Err(Failure::Text(error))) => Err(failed(error)),
+            Ok(Err(Failure::Answer(error))) => Err(error),
+            Err(_) => Err(failed("context deadline exceeded".to_owned())),
+        }
+    }
+
+    /// `seconds`: how long the other side may take, if it is told.
+    fn prepare(&self, view: &View, seconds: Option<u64>) -> Result<Call, String> {
+        match self.place.as_ref().map_err(Clone::clone)? {
+            Place::Url(url) => {
+                let mut url = url.clone();
+                if let Some(seconds) = seconds {
+                    url.query_pairs_mut().append_pair("timeout", &format!("{seconds}s"));
+                }
+                let host = url.host_str().unwrap_or_default().trim_matches(['[', ']']).to_owned();
+                let port = url.port_or_known_default().unwrap_or(443);
+                let path = url[url::Position::BeforePath..url::Position::AfterQuery].to_owned();
+                Ok(Call {
+                    authority: url.authority().to_owned(),
+                    addresses: vec![(host.clone(), port)],
+                    server: host,
+                    path,
+                    shown: url.to_string(),
+                })
+            }
+            Place::Service { namespace, name, path, port } => {
+                let server = format!("{name}.{namespace}.svc");
+                let path = seconds.map_or(path.clone(), |seconds| format!("{path}?timeout={seconds}s"));
+                let shown = format!("https://{server}:{port}{path}");
+                let addresses = endpoints(view, namespace, name, *port)
+                    .map_err(|error| format!("Post {}: {error}", api_types::field::quote(&shown)))?;
+                Ok(Call { authority: format!("{server}:{port}"), addresses, server, path, shown })
+            }
+        }
+    }
+
+    async fn exchange(
+        &self,
+        api: &Api,
+        call: &Call,
+        body: Option<Bytes>,
+        max_answer: usize,
+    ) -> Result<Bytes, Failure> {
+        let method = if body.is_some() { http::Method::POST } else { http::Method::GET };
+        let body = body.unwrap_or_default();
+        let request = |body: Bytes| {
+            Request::builder()
+                .method(method.clone())
+                .uri(&call.path)
+                .header(header::HOST, &call.authority)
+                .header(header::CONTENT_TYPE, "application/json")
+                .header(header::ACCEPT, "application/json, */*")
+                .header(header::USER_AGENT, "kube-apiserver-admission")
+                .body(Full::new(body))
+                .map_err(|error| Failure::Text(error.to_string()))
+        };
+        // A kept connection may have ended since: then the request was not taken, and a new one gets it.
+        loop {
+            let kept = self.idle.lock().pop();
+            let Some(mut sender) = kept else { break };
+            if sender.is_closed() || sender.ready().await.is_err() {
+                continue;
+            }
+            match sender.try_send_request(request(body.clone())?).await {
+                Ok(response) => return self.finish(sender, response, max_answer).await,
+                Err(mut error) => {
+                    if error.take_message().is_none() {
+                        return Err(Failure::Text(error.into_error().to_string()));
+                    }
+                }
+            }
+        }
+        let mut sender = self.connect(api, call).await?;
+        let response = sender.send_request(request(body)?).await;
+        let response = response.map_err(|error| Failure::Text(error.to_string()))?;
+        self.finish(sender, response, max_answer).await
+    }
+
+    async fn finish(
+        &self,
+        sender: SendRequest<Full<Bytes>>,
+        response: http::Response<hyper::body::Incoming>,
+        max_answer: usize,
+    ) -> Result<Bytes, Failure> {
+        let code = response.status().as_u16();
+        let body = response.into_body().map_err(|error| -> BoxError { error.into() });
+        let bytes = match body::read_up_to(BodyExt::boxed_unsync(body), max_answer).await {
+            Ok(bytes) => bytes,
+            Err(ReadError::TooLarge(_)) => {
+                return Err(Failure::Answer(format!("the answer is larger than {max_answer} bytes")));
+            }
+            Err(ReadError::Broken(error)) => return Err(Failure::Text(error.to_string())),
+        };
+        let mut idle = self.idle.lock();
+        if idle.len() < MAX_IDLE {
+            idle.push(sender);
+        }
+        drop(idle);
+        match code {
+            200..=299 => Ok(bytes),
+            404 => Err(Failure::Answer("the server could not find the requested resource".to_owned())),
+            401 => {
+                Err(Failure::Answer("the server has asked for the client to provide credentials".to_owned()))
+            }
+            403 => Err(Failure::Answer("forbidden".to_owned())),
+            503 => Err(Failure::Answer("the server is currently unable to handle the request".to_owned())),
+            500..=599 => {
+                let shown = String::from_utf8_lossy(&bytes[..bytes.len().min(1024)]).trim().to_owned();
+                Err(Failure::Answer(format!(
+                    "an error on the server ({}) has prevented the request from succeeding",
+                    api_types::field::quote(&shown)
+                )))
+            }
+            code => Err(Failure::Answer(format!(
+                "the server responded with the status code {code} but did not return more information"
+            ))),
+        }
+    }
+
+    async fn connect(&self, api: &Api, call: &Call) -> Result<SendRequest<Full<Bytes>>, Failure> {
+        let connector = self.connector.as_ref().map_err(|error| Failure::Text(error.clone()))?;
+        let name = match call.server.parse::<IpAddr>() {
+            Ok(address) => ServerName::from(address),
+            Err(_) => {
+                ServerName::try_from(call.server.clone()).map_err(|error| Failure::Text(error.to_string()))?
+            }
+        };
+        let mut last = Failure::Text("no address is known".to_owned());
+        for (host, port) in &call.addresses {
+            let stream = match TcpStream::connect((host.as_str(), *port)).await {
+                Ok(stream) => stream,
+                Err(error) => {
+                    let why = match error.kind() {
+                        std::io::ErrorKind::ConnectionRefused => "connect: connection refused".to_owned(),
+                        _ => error.to_string(),
+                    };
+                    last = Failure::Text(format!("dial tcp {host}:{port}: {why}"));
+                    continue;
+                }
+            };
+            stream.set_nodelay(true).map_err(|error| Failure::Text(error.to_string()))?;
+            let stream = connector
+                .connect(name.clone(), stream)
+                .await
+                .map_err(|error| Failure::Text(tls::in_gos_words(&error)))?;
+            let (sender, connection) =
+                handshake(TokioIo::new(stream)).await.map_err(|error| Failure::Text(error.to_string()))?;
+            api.tasks.spawn_detached("webhook-connection", async move {
+                if let Err(error) = connection.await {
+                    tracing::debug!(%error, "connection to a webhook ended");
+                }
+            });
+            return Ok(sender);
+        }
+        Err(last)
+    }
+}
+
+/// Why there is no answer.
+enum Failure {
+    /// The call went wrong.
+    Text(String),
+    /// The webhook answered with an error.
+    Answer(String),
+}
+
+fn place(config: &Value) -> Result<Place, String> {
+    if let Some(url) = config["url"].as_str() {
+        let url = Url::parse(url).map_err(|error| format!("could not get REST client: {error}"))?;
+        return Ok(Place::Url(url));
+    }
+    let service = &config["service"];
+    let path = service.text("path").to_owned();
+    let port = service["port"].as_u64().and_then(|port| u16::try_from(port).ok()).unwrap_or(443);
+    Ok(Place::Service {
+        namespace: service.text("namespace").to_owned(),
+        name: service.text("name").to_owned(),
+        path: if path.starts_with('/') { path } else { format!("/{path}") },
+        port,
+    })
+}
+
+/// Where a Service's port is answered, ready endpoints in the order of their slices.
+fn endpoints(view: &View, namespace: &str, name: &str, port: u16) -> Result<Vec<(String, u16)>, String> {
+    let missing = || format!("service {} not found", api_types::field::quote(name));
+    let services = table::find("", "v1", "services").ok_or_else(missing)?;
+    let stored =
+        storage::get(view, services.key(namespace, name).as_bytes()).map_err(|error| error.message)?;
+    let service = stored.and_then(|kv| codec::from_stored(&kv.value, 0).ok()).ok_or_else(missing)?;
+    if service["spec"]["type"] == "ExternalName" {
+        return Ok(vec![(service.text("spec.externalName").to_owned(), port)]);
+    }
+    let ports = service.items("spec.ports");
+    let Some(wanted) = ports.iter().find(|own| own["port"] == port) else {
+        return Err(format!("no service port {port} found for service {}", api_types::field::quote(name)));
+    };
+    let wanted = wanted.text("name");
+    let slices = KeyRange::prefix(format!("/registry/endpointslices/{namespace}/"));
+    let mut found = Vec::new();
+    for kv in storage::each(view, &slices) {
+        let kv = kv.map_err(|error| error.message)?;
+        let Ok(slice) = codec::from_stored(&kv.value, 0) else { continue };
+        if api_types::meta::label(&slice, "kubernetes.io/service-name") != Some(name) {
+            continue;
+        }
+        let of_port = slice.items("ports").iter().find(|own| own.text("name") == wanted);
+        let Some(number) = of_port.and_then(|own| own["port"].as_u64()) else { continue };
+        let ready = |endpoint: &&Value| endpoint["conditions"]["ready"] != false;
+        for endpoint in slice.items("endpoints").iter().filter(ready) {
+            let addresses = endpoint.items("addresses").iter().filter_map(Value::as_str);
+            found.extend(addresses.filter_map(|ip| Some((ip.to_owned(), u16::try_from(number).ok()?))));
+        }
+    }
+    match found.is_empty() {
+        true => Err(format!("no endpoints available for service {}", api_types::field::quote(name))),
+        false => Ok(found),
+    }
+}

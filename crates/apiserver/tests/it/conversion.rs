@@ -1,0 +1,91 @@
+//! Custom resources in several versions that a webhook converts, over real HTTPS.
+
+use base64::Engine as _;
+use serde_json::{Value, json};
+
+use crate::cluster::{Cluster, Running, ask};
+use crate::custom::establish;
+use crate::hook_server::HookServer;
+
+const V1: &str = "/apis/example.com/v1/namespaces/default/routes";
+const V2: &str = "/apis/example.com/v2/namespaces/default/routes";
+
+/// `v1` has `hostPort`, `v2` has `host` and `port`; `v1` is stored.
+fn definition(cluster: &Running, server: &HookServer, path: &str) -> Value {
+    let version = |name: &str, fields: Value| {
+        json!({"name": name, "served": true, "storage": name == "v1", "subresources": {"status": {}},
+            "schema": {"openAPIV3Schema": {"type": "object", "properties": {
+                "spec": {"type": "object", "properties": fields}, "status": {"type": "object", "x-kubernetes-preserve-unknown-fields": true}}}}})
+    };
+    let text = json!({"type": "string"});
+    let bundle = base64::engine::general_purpose::STANDARD.encode(&cluster.authority.certificate);
+    json!({
+        "apiVersion": "apiextensions.k8s.io/v1",
+        "kind": "CustomResourceDefinition",
+        "metadata": {"name": "routes.example.com"},
+        "spec": {
+            "group": "example.com", "scope": "Namespaced",
+            "names": {"plural": "routes", "singular": "route", "kind": "Route", "listKind": "RouteList"},
+            "versions": [version("v1", json!({"hostPort": text})), version("v2", json!({"host": text, "port": text}))],
+            "conversion": {"strategy": "Webhook", "webhook": {"conversionReviewVersions": ["v1"],
+                "clientConfig": {"url": format!("https://{}{path}", server.address), "caBundle": bundle}}},
+        },
+    })
+}
+
+fn route(version: &str, name: &str, spec: Value) -> Value {
+    json!({"apiVersion": format!("example.com/{version}"), "kind": "Route", "metadata": {"name": name}, "spec": spec})
+}
+
+async fn start(path: &str) -> (Running, HookServer) {
+    let cluster = Cluster::start().await;
+    let server = HookServer::start(&cluster).await;
+    establish(&cluster, &definition(&cluster, &server, path)).await;
+    (cluster, server)
+}
+
+#[tokio::test]
+async fn objects_are_read_and_written_in_every_version() {
+    let (cluster, server) = start("/convert").await;
+    cluster.create(V1, &route("v1", "a", json!({"hostPort": "h:1"}))).await;
+    assert!(server.asked().is_empty(), "the stored version needs no webhook");
+    let made = cluster.create(V2, &route("v2", "b", json!({"host": "k", "port": "2"}))).await;
+    assert_eq!(made["spec"], json!({"host": "k", "port": "2"}));
+    assert_eq!(made["apiVersion"], "example.com/v2");
+    let get = |path: String| ask("GET", &path);
+    let read = cluster.root(get(format!("{V2}/a"))).await.expect(200);
+    assert_eq!(read["spec"], json!({"host": "h", "port": "1"}));
+    let read = cluster.root(get(format!("{V1}/b"))).await.expect(200);
+    assert_eq!(read["spec"], json!({"hostPort": "k:2"}));
+    let list = cluster.root(get(V2.to_owned())).await.expect(200);
+    let hosts: Vec<&Value> =
+        list["items"].as_array().unwrap().iter().map(|item| &item["spec"]["host"]).collect();
+    assert_eq!(hosts, [&json!("h"), &json!("k")]);
+    let patch =
+        ask("PATCH", &format!("{V2}/a")).body("application/merge-patch+json", r#"{"spec":{"port":"9"}}"#);
+    assert_eq!(cluster.root(patch).await.expect(200)["spec"], json!({"host": "h", "port": "9"}));
+    assert_eq!(cluster.root(get(format!("{V1}/a"))).await.expect(200)["spec"]["hostPort"], "h:9");
+    let watch = format!("{V2}?watch=true&resourceVersion=0&timeoutSeconds=1");
+    let events = cluster.root(get(watch)).await.text();
+    assert_eq!(events.lines().count(), 2, "{events}");
+    assert!(events.contains(r#""host":"h","port":"9""#), "{events}");
+    let gone = cluster.root(ask("DELETE", &format!("{V2}/a"))).await;
+    gone.expect(200);
+    assert_eq!(cluster.root(get(format!("{V1}/a"))).await.code, 404);
+}
+
+#[tokio::test]
+async fn a_webhook_that_fails_is_told_of() {
+    for (path, text) in [
+        ("/garbage", "conversion webhook for example.com/v1, Kind=Route failed: "),
+        ("/unconverted", "returned 0 objects, expected 1"),
+        ("/renamed", "returned invalid converted object at index 0: must have the same name: a != other"),
+    ] {
+        let (cluster, _server) = start(path).await;
+        cluster.create(V1, &route("v1", "a", json!({"hostPort": "h:1"}))).await;
+        let answer = cluster.root(ask("GET", &format!("{V2}/a"))).await;
+        answer.expect(500);
+        assert!(answer.text().contains(text), "{path}: {}", answer.text());
+        cluster.root(ask("GET", &format!("{V1}/a"))).await.expect(200);
+    }
+}

@@ -1,0 +1,163 @@
+//! A webhook over HTTPS, with a certificate of the cluster's authority.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use base64::Engine as _;
+use bytes::Bytes;
+use http::{Request, Response};
+use http_body_util::{BodyExt, Full};
+use hyper::body::Incoming;
+use hyper::service::service_fn;
+use hyper_util::rt::TokioIo;
+use parking_lot::Mutex;
+use rustls::pki_types::pem::PemObject;
+use rustls::pki_types::{CertificateDer, PrivateKeyDer};
+use serde_json::{Value, json};
+use tokio::net::TcpListener;
+use tokio_rustls::TlsAcceptor;
+
+use crate::cluster::{Keyed, Running};
+
+/// What was asked: the path, and the request of the review.
+pub type Calls = Arc<Mutex<Vec<(String, Value)>>>;
+
+pub struct HookServer {
+    pub address: SocketAddr,
+    pub calls: Calls,
+    pub connections: Arc<AtomicUsize>,
+}
+
+/// `hostPort` as `host` and `port`, or the other way round.
+fn converted(object: &Value, wanted: &Value) -> Value {
+    let mut object = object.clone();
+    let spec = object["spec"].take();
+    let text = |field: &str| spec[field].as_str().unwrap_or_default().to_owned();
+    object["spec"] = match text("hostPort").split_once(':') {
+        Some((host, port)) => json!({"host": host, "port": port}),
+        None => json!({"hostPort": format!("{}:{}", text("host"), text("port"))}),
+    };
+    object["apiVersion"] = wanted.clone();
+    object
+}
+
+/// Answers of a webhook that converts: `/convert`, `/unconverted` with nothing, `/renamed` with another name.
+fn conversion(path: &str, request: &Value) -> Bytes {
+    let wanted = &request["desiredAPIVersion"];
+    let objects = request["objects"].as_array().into_iter().flatten().map(|object| converted(object, wanted));
+    let mut objects: Vec<Value> = objects.collect();
+    match path {
+        "/unconverted" => objects.clear(),
+        "/renamed" => objects.iter_mut().for_each(|object| object["metadata"]["name"] = json!("other")),
+        _ => {}
+    }
+    let response =
+        json!({"uid": request["uid"], "result": {"status": "Success"}, "convertedObjects": objects});
+    let review =
+        json!({"apiVersion": "apiextensions.k8s.io/v1", "kind": "ConversionReview", "response": response});
+    Bytes::from(review.to_string())
+}
+
+/// Answers by the path: `/label/NAME` sets a label, `/deny` refuses, `/allow` allows, and the bad ones.
+fn answer(path: &str, request: &Value) -> Bytes {
+    if matches!(path, "/convert" | "/unconverted" | "/renamed") {
+        return conversion(path, request);
+    }
+    let mut response = json!({"uid": request["uid"], "allowed": true});
+    let parts: Vec<&str> = path.trim_start_matches('/').split('/').collect();
+    let patch = |steps: Value| base64::engine::general_purpose::STANDARD.encode(steps.to_string());
+    match parts.as_slice() {
+        ["label", name] => {
+            let mut steps = Vec::new();
+            if request["object"]["metadata"]["labels"].is_null() {
+                steps.push(json!({"op": "add", "path": "/metadata/labels", "value": {}}));
+            }
+            let path = format!("/metadata/labels/{name}");
+            steps.push(json!({"op": "add", "path": path, "value": request["operation"]}));
+            steps.push(json!({"op": "add", "path": "/nonsense", "value": 1}));
+            response["patchType"] = json!("JSONPatch");
+            response["patch"] = json!(patch(json!(steps)));
+            response["warnings"] = json!([format!("{name} was here")]);
+        }
+        ["deny"] => {
+            response["allowed"] = json!(false);
+            response["status"] = json!({"message": "not today", "code": 418});
+        }
+        ["garbage"] => return Bytes::from_static(b"not json"),
+        ["large"] => return Bytes::from(vec![b' '; 4 << 20]),
+        ["stranger"] => response["uid"] = json!("another"),
+        _ => {}
+    }
+    let review =
+        json!({"apiVersion": "admission.k8s.io/v1", "kind": "AdmissionReview", "response": response});
+    Bytes::from(review.to_string())
+}
+
+async fn serve(request: Request<Incoming>, calls: Calls) -> Result<Response<Full<Bytes>>, hyper::Error> {
+    let path = request.uri().path().to_owned();
+    let body = request.into_body().collect().await?.to_bytes();
+    let review: Value = serde_json::from_slice(&body).unwrap_or_default();
+    calls.lock().push((path.clone(), review["request"].clone()));
+    if path == "/slow" {
+        std::future::pending::<()>().await;
+    }
+    let mut response = Response::new(Full::new(answer(&path, &review["request"])));
+    if path == "/broken" {
+        *response.status_mut() = http::StatusCode::INTERNAL_SERVER_ERROR;
+    }
+    Ok(response)
+}
+
+impl HookServer {
+    pub async fn start(cluster: &Running) -> Self {
+        Self::start_with(cluster, &cluster.authority.issue("hook", None), "127.0.0.1:0").await
+    }
+
+    pub async fn start_with(cluster: &Running, keyed: &Keyed, listen: &str) -> Self {
+        let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+        let certificate = CertificateDer::from_pem_slice(keyed.certificate.as_bytes()).expect("certificate");
+        let key = PrivateKeyDer::from_pem_slice(keyed.key.as_bytes()).expect("key");
+        let tls = rustls::ServerConfig::builder_with_provider(provider)
+            .with_safe_default_protocol_versions()
+            .expect("versions")
+            .with_no_client_auth()
+            .with_single_cert(vec![certificate], key)
+            .expect("tls");
+        let acceptor = TlsAcceptor::from(Arc::new(tls));
+        let listener = TcpListener::bind(listen).await.expect("listener");
+        let address = listener.local_addr().expect("address");
+        let (calls, connections) = (Calls::default(), Arc::new(AtomicUsize::new(0)));
+        let (all, count, tasks) = (calls.clone(), connections.clone(), cluster.tasks.clone());
+        cluster.tasks.spawn_detached("hook", async move {
+            while let Ok((stream, _)) = listener.accept().await {
+                let (acceptor, calls, count) = (acceptor.clone(), all.clone(), count.clone());
+                tasks.spawn_detached("hook-connection", async move {
+                    let Ok(stream) = acceptor.accept(stream).await else { return };
+                    count.fetch_add(1, Ordering::SeqCst);
+                    let service = service_fn(move |request| serve(request, calls.clone()));
+                    let served = hyper::server::conn::http1::Builder::new();
+                    drop(served.serve_connection(TokioIo::new(stream), service).await);
+                });
+            }
+        });
+        Self { address, calls, connections }
+    }
+
+    /// A webhook for config maps at a path of this server.
+    pub fn hook(&self, cluster: &Running, name: &str, path: &str) -> Value {
+        let bundle = base64::engine::general_purpose::STANDARD.encode(&cluster.authority.certificate);
+        json!({
+            "name": format!("{name}.hooks.test"),
+            "clientConfig": {"url": format!("https://{}{path}", self.address), "caBundle": bundle},
+            "rules": [{"operations": ["*"], "apiGroups": [""], "apiVersions": ["v1"], "resources": ["configmaps"]}],
+            "sideEffects": "None",
+            "admissionReviewVersions": ["v1"],
+        })
+    }
+
+    /// The paths that were asked, in their order.
+    pub fn asked(&self) -> Vec<String> {
+        self.calls.lock().iter().map(|(path, _)| path.clone()).collect()
+    }
+}
