@@ -6,6 +6,7 @@ use api_types::time;
 use env::{Shutdown, TaskGroup};
 
 use crate::admission::{Dynamic, Settings, Turns};
+use crate::audit::Audit;
 use crate::authn::Authenticator;
 use crate::authz::Authorizer;
 use crate::catalog::Catalog;
@@ -39,6 +40,7 @@ pub(crate) struct Api {
     pub nodes: Option<NodeClient>,
     pub metrics: Option<MetricsText>,
     pub flow: Flow,
+    pub audit: Option<Arc<Audit>>,
 }
 
 impl Api {
@@ -71,6 +73,7 @@ impl Api {
             health: Health::default(),
             nodes,
             metrics: config.metrics.clone(),
+            audit: None,
         }
     }
 

@@ -1,5 +1,7 @@
 //! One request on its way through the server.
 
+use std::sync::Arc;
+
 use api_types::Value;
 use api_types::field::{FieldError, Path};
 use api_types::status::Status;
@@ -8,6 +10,7 @@ use http::{HeaderMap, Method, Response, header};
 use mvcc::KeyValue;
 use parking_lot::Mutex;
 
+use crate::audit::{Level, Trail};
 use crate::body::{self, Body};
 use crate::catalog::Kind;
 use crate::encode::{Include, Writer};
@@ -29,8 +32,9 @@ pub(crate) struct Call {
     pub headers: HeaderMap,
     pub user: UserInfo,
     pub body: Bytes,
+    /// What is written of it, if it is audited.
+    pub trail: Option<Arc<Trail>>,
     warnings: Mutex<Vec<String>>,
-    annotations: Mutex<Vec<(String, String)>>,
 }
 
 /// What happens to fields that a kind does not have (`fieldValidation`).
@@ -50,16 +54,7 @@ impl Call {
         user: UserInfo,
         body: Bytes,
     ) -> Self {
-        Self {
-            method,
-            info,
-            query,
-            headers,
-            user,
-            body,
-            warnings: Mutex::default(),
-            annotations: Mutex::default(),
-        }
+        Self { method, info, query, headers, user, body, trail: None, warnings: Mutex::default() }
     }
 
     /// A request of the server itself.
@@ -177,9 +172,20 @@ impl Call {
 
     /// Notes something for the audit log.
     pub fn annotate(&self, key: impl Into<String>, value: impl Into<String>) {
-        let mut annotations = self.annotations.lock();
-        if annotations.len() < MAX_WARNINGS {
-            annotations.push((key.into(), value.into()));
+        if let Some(trail) = &self.trail {
+            trail.annotate(key.into(), value.into());
+        }
+    }
+
+    /// How much of the request is audited.
+    pub fn audit_level(&self) -> Level {
+        self.trail.as_ref().map_or(Level::None, |trail| trail.level())
+    }
+
+    /// A part of the request's way is behind it: the audit log tells of slow ones.
+    pub fn lap(&self, part: &'static str) {
+        if let Some(trail) = &self.trail {
+            trail.lap(part);
         }
     }
 

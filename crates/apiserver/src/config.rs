@@ -8,6 +8,8 @@ use std::time::Duration;
 
 use ipnet::IpNet;
 
+use crate::audit::AuditConfig;
+
 /// Certificates of the API's address, as PEM.
 #[derive(Clone)]
 pub struct ServerTls {
@@ -79,6 +81,8 @@ pub struct ApiServerConfig {
     pub compaction_interval: Duration,
     /// What `/metrics` answers.
     pub metrics: Option<MetricsText>,
+    /// What is written of requests, and whereto.
+    pub audit: AuditConfig,
 }
 
 impl ApiServerConfig {
@@ -105,6 +109,7 @@ impl ApiServerConfig {
             default_unreachable_toleration_seconds: 300,
             compaction_interval: Duration::from_secs(300),
             metrics: None,
+            audit: AuditConfig::default(),
         }
     }
 }
@@ -129,6 +134,9 @@ pub enum BuildError {
     /// The authentication configuration cannot be used.
     #[error("cannot use the authentication configuration: {0}")]
     AuthenticationConfig(String),
+    /// The audit log cannot be begun: flags, policy, file or kubeconfig.
+    #[error("{0}")]
+    Audit(String),
     /// The range of Service addresses is too small.
     #[error("the service address range {0} has no room: at least 8 addresses are needed")]
     ServiceCidr(IpNet),

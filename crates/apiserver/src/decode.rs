@@ -294,7 +294,8 @@ pub(crate) fn delete_options(call: &Call) -> Result<Value, Status> {
     Ok(options)
 }
 
-fn proto_options(bytes: &Bytes) -> Result<Value, Status> {
+/// The options of a deletion in protobuf, whose kind is that of any group.
+pub(crate) fn proto_options(bytes: &Bytes) -> Result<Value, Status> {
     let message = schema::by_name("io.k8s.apimachinery.pkg.apis.meta.v1.DeleteOptions")
         .expect("invariant: the tables hold DeleteOptions");
     let failed = |error: codec::CodecError| Status::bad_request(error.to_string());

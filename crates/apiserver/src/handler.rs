@@ -1,15 +1,18 @@
 //! The way of a request: what it is about, who asks, whether they may, and who answers.
 
 use std::future::Future;
+use std::net::IpAddr;
 use std::pin::Pin;
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use api_types::status::Status;
-use http::{HeaderMap, Request, Response, header};
+use http::{HeaderMap, Request, Response, header, request};
 use mvcc::{KeyRange, View};
+use tokio::time::Instant;
 
 use crate::api::Api;
+use crate::audit::{Arrival, Trail};
 use crate::authz::Ask;
 use crate::body::{self, Body};
 use crate::call::{Call, status_response};
@@ -27,17 +30,30 @@ const REQUEST_TIMEOUT: Duration = Duration::from_secs(60);
 /// Where a request comes from.
 #[derive(Clone)]
 pub(crate) enum Origin {
-    /// The network; the user of the client certificate, if there is one.
-    Network(Option<Arc<UserInfo>>),
+    /// The network: the user of the client certificate, if there is one, and the peer's address.
+    Network(Option<Arc<UserInfo>>, IpAddr),
     /// This process, in the name of a user.
     Process(Arc<UserInfo>),
 }
+
+/// What the audit log says about authorization.
+const DECISION: &str = "authorization.k8s.io/decision";
+const REASON: &str = "authorization.k8s.io/reason";
 
 /// An answer to come.
 type Answer<'a> = Pin<Box<dyn Future<Output = Result<Response<Body>, Status>> + Send + 'a>>;
 
 /// Bytes of an `Audit-Id` that a caller may choose.
 const MAX_AUDIT_ID: usize = 64;
+
+/// What becomes known of a request on its way, and is needed when it is answered.
+struct Notes {
+    id: String,
+    started: Instant,
+    classified: OnceLock<Classified>,
+    /// What is written of it, if it is audited.
+    trail: OnceLock<Arc<Trail>>,
+}
 
 impl Api {
     /// Answers a request; every failure is an answer too.
@@ -53,8 +69,8 @@ impl Api {
             crate::compress::is_wanted(request.headers()) && matches!(info.verb, "get" | "list");
         let labels = Labels::of(&info);
         let id = self.audit_id(request.headers());
-        let classified = OnceLock::new();
-        let answer = self.clone().answer(request, info, query, origin, &classified);
+        let notes = Notes { id, started, classified: OnceLock::new(), trail: OnceLock::new() };
+        let answer = self.clone().answer(request, info, query, origin, &notes);
         let answer = match limit {
             None => answer.await,
             Some(limit) => tokio::time::timeout(limit, answer).await.unwrap_or_else(|_| {
@@ -62,6 +78,10 @@ impl Api {
             }),
         };
         let mut response = answer.unwrap_or_else(|status| status_response(&status, media));
+        let Notes { id, classified, trail, .. } = notes;
+        if let Some(trail) = trail.into_inner() {
+            response = Box::pin(trail.answered(response)).await;
+        }
         if compressible {
             response = crate::compress::response(response).await;
         }
@@ -89,34 +109,66 @@ impl Api {
         info: RequestInfo,
         query: Query,
         origin: Origin,
-        classified: &OnceLock<Classified>,
+        notes: &Notes,
     ) -> Result<Response<Body>, Status> {
         let (parts, body) = request.into_parts();
-        let user = self.identify(&parts.headers, &info.path, origin).await?;
-        let mut call = Call::new(parts.method, info, query, parts.headers, user, bytes::Bytes::new());
-        let _permit = self.admit_flow(&call, classified).await?;
+        let user = self.identify(&parts.headers, &info.path, &origin).await;
+        if self.audit.is_some() {
+            Box::pin(self.begin_trail(&parts, &info, &origin, user.as_ref().ok(), notes)).await?;
+        }
+        let acting = crate::impersonate::user(&self, &parts.headers, user?)?;
+        let mut call = Call::new(parts.method, info, query, parts.headers, acting, bytes::Bytes::new());
+        call.trail = notes.trail.get().cloned();
+        if let Some(trail) = &call.trail {
+            trail.acts_as(&call.headers, &call.user);
+        }
+        let _permit = self.admit_flow(&call, &notes.classified).await?;
+        call.lap("apf-queue-wait");
         self.authorize(&call)?;
         call.body = body::read(body).await?;
+        if let Some(trail) = &call.trail {
+            trail.sent(&call.body, &call.headers, &call.info);
+        }
         let mut response = self.dispatch(&call).await?;
         call.finish(&mut response);
         Ok(response)
+    }
+
+    /// Begins to audit a request, if the policy says so.
+    async fn begin_trail(
+        &self,
+        parts: &request::Parts,
+        info: &RequestInfo,
+        origin: &Origin,
+        user: Option<&UserInfo>,
+        notes: &Notes,
+    ) -> Result<(), Status> {
+        let peer = match origin {
+            Origin::Network(_, peer) => Some(*peer),
+            Origin::Process(_) => None,
+        };
+        let (id, uri, headers, started) = (&notes.id, &parts.uri, &parts.headers, notes.started);
+        let arrival = Arrival { id, info, uri, headers, peer, user, started };
+        let Some(trail) = self.audit.as_ref().and_then(|audit| audit.open(&arrival)) else { return Ok(()) };
+        trail.lap("authentication");
+        drop(notes.trail.set(trail.clone()));
+        trail.received().await
     }
 
     async fn identify(
         &self,
         headers: &http::HeaderMap,
         path: &str,
-        origin: Origin,
+        origin: &Origin,
     ) -> Result<UserInfo, Status> {
         let text = |name: header::HeaderName| headers.get(name).and_then(|value| value.to_str().ok());
-        let user = match origin {
-            Origin::Process(user) => UserInfo::clone(&user),
-            Origin::Network(certificate) => {
+        match origin {
+            Origin::Process(user) => Ok(UserInfo::clone(user)),
+            Origin::Network(certificate, _) => {
                 let authorization = text(header::AUTHORIZATION).unwrap_or_default();
-                self.authenticator.authenticate(self, certificate.as_deref(), authorization, path).await?
+                self.authenticator.authenticate(self, certificate.as_deref(), authorization, path).await
             }
-        };
-        crate::impersonate::user(self, headers, user)
+        }
     }
 
     /// Waits until it is the request's turn by the priority of its flow.
@@ -141,6 +193,29 @@ impl Api {
     }
 
     fn authorize(&self, call: &Call) -> Result<(), Status> {
+        let decision = self.decide(call);
+        if call.trail.is_some() {
+            self.note_decision(call, &decision);
+        }
+        decision
+    }
+
+    /// Tells the audit log what was decided, and why.
+    fn note_decision(&self, call: &Call, decision: &Result<(), Status>) {
+        call.lap("authorization");
+        let (word, reason) = match decision {
+            Ok(()) => {
+                let ask = Ask::of(&call.info, &call.query);
+                ("allow", self.authorizer.reason(&self.storage.view(), &call.user, &ask))
+            }
+            Err(status) if status.code == 403 => ("forbid", String::new()),
+            Err(_) => return call.annotate(REASON, "internal error"),
+        };
+        call.annotate(DECISION, word);
+        call.annotate(REASON, reason);
+    }
+
+    fn decide(&self, call: &Call) -> Result<(), Status> {
         if crate::authn::is_public(&call.info.path) {
             return Ok(());
         }
@@ -222,6 +297,7 @@ impl Api {
         };
         if let Some(warning) = resource.custom().and_then(|kind| kind.warning.as_ref()) {
             call.warn(warning.clone());
+            call.annotate("k8s.io/deprecated", "true");
         }
         let namespace = if resource.namespaced { info.namespace.as_str() } else { "" };
         let target = Target::new(&resource, namespace, &info.name);

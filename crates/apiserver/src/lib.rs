@@ -9,15 +9,16 @@
 //!   lose a race and never overwrite;
 //! - a read without a resourceVersion shows everything acknowledged before it, on every replica;
 //! - a watch delivers every change after its revision once, in order, or ends with 410;
-//! - in-process callers pass the same authorization and admission as anyone;
+//! - in-process callers pass the same authorization, admission and audit as anyone;
 //! - a failure is an answer: no request ends a task.
 //!
 //! Reading order: [`ApiServerConfig`], `server.rs` (connections), `handler.rs` (the way of a request), `info.rs`,
-//! `negotiate.rs`, `call.rs`, `authn/`, `flow/` (whose turn it is), `authz/`, `admission/`, `registry/` (the writes and reads), `storage.rs` (the
+//! `negotiate.rs`, `call.rs`, `authn/`, `audit/` (what is written of it), `flow/` (whose turn it is), `authz/`, `admission/`, `registry/` (the writes and reads), `storage.rs` (the
 //! store in the API's terms), `encode.rs`, `watch.rs`, `subresources/`, `discovery/`, `bootstrap/`.
 
 mod admission;
 mod api;
+mod audit;
 mod authn;
 mod authz;
 mod body;
@@ -51,6 +52,10 @@ mod user;
 mod watch;
 mod webhook;
 
+pub use audit::{
+    AuditBatchConfig, AuditConfig, AuditFormat, AuditLogConfig, AuditMode, AuditTruncateConfig,
+    AuditWebhookConfig,
+};
 pub use body::{Body, BoxError, MAX_BODY_BYTES, full};
 pub use call::FENCE_HEADER;
 pub use config::{

@@ -2,7 +2,7 @@
 
 use std::convert::Infallible;
 use std::future::Future;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::panic::AssertUnwindSafe;
 use std::pin::Pin;
 use std::sync::Arc;
@@ -24,6 +24,7 @@ use tokio::sync::Semaphore;
 use tokio_rustls::TlsAcceptor;
 
 use crate::api::Api;
+use crate::audit::Audit;
 use crate::authn::{self, Authenticator};
 use crate::body::{Body, BoxError};
 use crate::bootstrap;
@@ -73,10 +74,11 @@ impl ApiServerConfig {
         let tasks = TaskGroup::new("apiserver", Shutdown::new());
         let nodes =
             self.kubelet_client.as_ref().map(|config| NodeClient::new(config, tasks.clone())).transpose()?;
+        let audit = Audit::build(&self.audit, &env).map_err(BuildError::Audit)?;
         let address = self.listen;
         let listener =
             TcpListener::bind(address).await.map_err(|cause| BuildError::Listen { address, cause })?;
-        let api = Api::new(&self, Storage { store, env }, authenticator, nodes, tasks);
+        let api = Api { audit, ..Api::new(&self, Storage { store, env }, authenticator, nodes, tasks) };
         Ok(ApiServer {
             api: Arc::new(api),
             listener,
@@ -148,7 +150,7 @@ impl ApiServer {
                     };
                     let (api, acceptor, watcher) = (api.clone(), self.acceptor.clone(), graceful.watcher());
                     tasks.spawn_detached("connection", async move {
-                        connection(api, stream, acceptor, watcher).await;
+                        connection(api, stream, peer.ip(), acceptor, watcher).await;
                         drop(slot);
                     });
                 }
@@ -164,8 +166,13 @@ impl ApiServer {
             () = graceful.shutdown() => {}
             () = api.storage.env.clock.sleep(DRAIN) => tracing::info!("requests were still open at the end"),
         }
+        let audit = api.audit.clone();
         drop(api);
-        match tasks.join(LAST_WORDS).await {
+        let ended = tasks.join(LAST_WORDS).await;
+        if let Some(audit) = audit {
+            audit.close().await;
+        }
+        match ended {
             // Connections that did not end in time were told; they are cut.
             Err(env::TaskFailure::Deadline { .. }) | Ok(()) => Ok(()),
             Err(failure) => Err(failure.into()),
@@ -176,6 +183,7 @@ impl ApiServer {
 async fn connection(
     api: Arc<Api>,
     stream: TcpStream,
+    peer: IpAddr,
     acceptor: TlsAcceptor,
     watcher: hyper_util::server::graceful::Watcher,
 ) {
@@ -187,7 +195,7 @@ async fn connection(
     };
     let certificate = stream.get_ref().1.peer_certificates().and_then(|chain| chain.first());
     let user = certificate.and_then(|certificate| authn::user_of(certificate)).map(Arc::new);
-    let service = ApiService { api: api.clone(), origin: Origin::Network(user) };
+    let service = ApiService { api: api.clone(), origin: Origin::Network(user, peer) };
     let mut builder = auto::Builder::new(Tasks(api.tasks.clone()));
     builder.http1().timer(TokioTimer::new());
     builder

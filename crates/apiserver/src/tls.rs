@@ -3,13 +3,13 @@
 use std::sync::Arc;
 
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
-use rustls::client::{WebPkiServerVerifier, verify_server_name};
+use rustls::client::{WantsClientCert, WebPkiServerVerifier, verify_server_name};
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime};
 use rustls::server::ParsedCertificate;
 use rustls::server::WebPkiClientVerifier;
 use rustls::{
-    CertificateError, ClientConfig, DigitallySignedStruct, Error, RootCertStore, ServerConfig,
+    CertificateError, ClientConfig, ConfigBuilder, DigitallySignedStruct, Error, RootCertStore, ServerConfig,
     SignatureScheme,
 };
 
@@ -69,6 +69,20 @@ const SYSTEM_ROOTS: [&str; 3] =
 
 /// A client that believes what a bundle says, or what the system does if it is empty.
 pub(crate) fn of_webhook(bundle: &[u8]) -> Result<ClientConfig, BuildError> {
+    Ok(believing(bundle)?.with_no_client_auth())
+}
+
+/// The same with a certificate of its own.
+pub(crate) fn of_webhook_as(
+    bundle: &[u8],
+    certificate: &[u8],
+    key: &[u8],
+) -> Result<ClientConfig, BuildError> {
+    let key = PrivateKeyDer::from_pem_slice(key).map_err(bad)?;
+    believing(bundle)?.with_client_auth_cert(certificates(certificate)?, key).map_err(bad)
+}
+
+fn believing(bundle: &[u8]) -> Result<ConfigBuilder<ClientConfig, WantsClientCert>, BuildError> {
     let system = || SYSTEM_ROOTS.iter().find_map(|path| std::fs::read(path).ok()).unwrap_or_default();
     let mut store = RootCertStore::empty();
     let pinned: Vec<CertificateDer<'static>> = match bundle {
@@ -93,12 +107,11 @@ pub(crate) fn of_webhook(bundle: &[u8]) -> Result<ClientConfig, BuildError> {
             Arc::new(OrPinned { inner: inner.build().map_err(bad)?, pinned })
         }
     };
-    let config = ClientConfig::builder_with_provider(provider())
+    Ok(ClientConfig::builder_with_provider(provider())
         .with_safe_default_protocol_versions()
         .map_err(bad)?
         .dangerous()
-        .with_custom_certificate_verifier(verifier);
-    Ok(config.with_no_client_auth())
+        .with_custom_certificate_verifier(verifier))
 }
 
 /// What Go says when a certificate is not believed.

@@ -1,5 +1,5 @@
 //! Calls to webhooks: HTTPS to a URL, or to an endpoint of a Service (masters have no service proxy), over connections
-//! that are kept.
+//! that are kept. [`Sender`] is what the audit log sends its events with too.
 
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -10,13 +10,15 @@ use api_types::{Value, codec, table};
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use bytes::Bytes;
-use http::{Request, header};
+use env::TaskGroup;
+use http::{HeaderValue, Request, header};
 use http_body_util::{BodyExt, Full};
 use hyper::client::conn::http1::{SendRequest, handshake};
 use hyper_util::rt::TokioIo;
 use mvcc::{KeyRange, View};
 use parking_lot::Mutex;
 use rustls::pki_types::ServerName;
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
 use url::Url;
@@ -40,31 +42,57 @@ pub(crate) struct Client {
     /// The `clientConfig` that this was made of.
     pub config: Value,
     place: Result<Place, String>,
-    connector: Result<TlsConnector, String>,
+    sender: Sender,
+}
+
+/// Sends to one server over connections that are kept.
+pub(crate) struct Sender {
+    /// None: in plain text.
+    connector: Result<Option<TlsConnector>, String>,
+    agent: &'static str,
     idle: Mutex<Vec<SendRequest<Full<Bytes>>>>,
 }
 
 /// Addresses to try, and what is asked of whom there.
-struct Call {
-    addresses: Vec<(String, u16)>,
+pub(crate) struct Call {
+    pub addresses: Vec<(String, u16)>,
     /// The name that the certificate must have.
-    server: String,
-    authority: String,
-    path: String,
+    pub server: String,
+    pub authority: String,
+    pub path: String,
     /// What an error calls it.
-    shown: String,
+    pub shown: String,
+    /// Who is calling.
+    pub authorization: Option<HeaderValue>,
+}
+
+impl Call {
+    /// To a URL. `seconds`: how long the other side may take, if it is told.
+    pub fn to_url(url: &Url, seconds: Option<u64>) -> Self {
+        let mut url = url.clone();
+        if let Some(seconds) = seconds {
+            url.query_pairs_mut().append_pair("timeout", &format!("{seconds}s"));
+        }
+        let host = url.host_str().unwrap_or_default().trim_matches(['[', ']']).to_owned();
+        let port = url.port_or_known_default().unwrap_or(443);
+        Self {
+            authority: url.authority().to_owned(),
+            addresses: vec![(host.clone(), port)],
+            server: host,
+            path: url[url::Position::BeforePath..url::Position::AfterQuery].to_owned(),
+            shown: url.to_string(),
+            authorization: None,
+        }
+    }
 }
 
 impl Client {
     pub fn new(config: &Value) -> Self {
         let bundle = STANDARD.decode(config["caBundle"].as_str().unwrap_or_default()).unwrap_or_default();
-        let connector = tls::of_webhook(&bundle).map(|tls| TlsConnector::from(Arc::new(tls)));
-        Self {
-            config: config.clone(),
-            place: place(config),
-            connector: connector.map_err(|error| format!("unable to load root certificates: {error}")),
-            idle: Mutex::default(),
-        }
+        let connector = tls::of_webhook(&bundle).map(|tls| Some(TlsConnector::from(Arc::new(tls))));
+        let connector = connector.map_err(|error| format!("unable to load root certificates: {error}"));
+        let sender = Sender::new(connector, "kube-apiserver-admission");
+        Self { config: config.clone(), place: place(config), sender }
     }
 
     /// Sends a review and gives the answer, or upstream's text for why there is none.
@@ -90,11 +118,46 @@ impl Client {
         timeout: Duration,
         max_answer: usize,
     ) -> Result<Bytes, String> {
-        let method = if body.is_some() { "Post" } else { "Get" };
         let seconds = body.is_some().then_some(timeout.as_secs());
         let call = self.prepare(&api.storage.view(), seconds)?;
+        self.sender.send(&api.tasks, &call, body, timeout, max_answer).await
+    }
+
+    /// `seconds`: how long the other side may take, if it is told.
+    fn prepare(&self, view: &View, seconds: Option<u64>) -> Result<Call, String> {
+        match self.place.as_ref().map_err(Clone::clone)? {
+            Place::Url(url) => Ok(Call::to_url(url, seconds)),
+            Place::Service { namespace, name, path, port } => {
+                let server = format!("{name}.{namespace}.svc");
+                let path = seconds.map_or(path.clone(), |seconds| format!("{path}?timeout={seconds}s"));
+                let shown = format!("https://{server}:{port}{path}");
+                let addresses = endpoints(view, namespace, name, *port)
+                    .map_err(|error| format!("Post {}: {error}", api_types::field::quote(&shown)))?;
+                let authority = format!("{server}:{port}");
+                Ok(Call { authority, addresses, server, path, shown, authorization: None })
+            }
+        }
+    }
+}
+
+impl Sender {
+    pub fn new(connector: Result<Option<TlsConnector>, String>, agent: &'static str) -> Self {
+        Self { connector, agent, idle: Mutex::default() }
+    }
+
+    /// Posts JSON, or gets a document, and gives the answer or upstream's text for why there is none. `tasks` get the
+    /// connections.
+    pub async fn send(
+        &self,
+        tasks: &TaskGroup,
+        call: &Call,
+        body: Option<Bytes>,
+        timeout: Duration,
+        max_answer: usize,
+    ) -> Result<Bytes, String> {
+        let method = if body.is_some() { "Post" } else { "Get" };
         let failed = |error: String| format!("{method} {}: {error}", api_types::field::quote(&call.shown));
-        match tokio::time::timeout(timeout, self.exchange(api, &call, body, max_answer)).await {
+        match tokio::time::timeout(timeout, self.exchange(tasks, call, body, max_answer)).await {
             Ok(Ok(answer)) => Ok(answer),
             Ok(Err(Failure::Text(error))) => Err(failed(error)),
             Ok(Err(Failure::Answer(error))) => Err(error),
@@ -102,39 +165,9 @@ impl Client {
         }
     }
 
-    /// `seconds`: how long the other side may take, if it is told.
-    fn prepare(&self, view: &View, seconds: Option<u64>) -> Result<Call, String> {
-        match self.place.as_ref().map_err(Clone::clone)? {
-            Place::Url(url) => {
-                let mut url = url.clone();
-                if let Some(seconds) = seconds {
-                    url.query_pairs_mut().append_pair("timeout", &format!("{seconds}s"));
-                }
-                let host = url.host_str().unwrap_or_default().trim_matches(['[', ']']).to_owned();
-                let port = url.port_or_known_default().unwrap_or(443);
-                let path = url[url::Position::BeforePath..url::Position::AfterQuery].to_owned();
-                Ok(Call {
-                    authority: url.authority().to_owned(),
-                    addresses: vec![(host.clone(), port)],
-                    server: host,
-                    path,
-                    shown: url.to_string(),
-                })
-            }
-            Place::Service { namespace, name, path, port } => {
-                let server = format!("{name}.{namespace}.svc");
-                let path = seconds.map_or(path.clone(), |seconds| format!("{path}?timeout={seconds}s"));
-                let shown = format!("https://{server}:{port}{path}");
-                let addresses = endpoints(view, namespace, name, *port)
-                    .map_err(|error| format!("Post {}: {error}", api_types::field::quote(&shown)))?;
-                Ok(Call { authority: format!("{server}:{port}"), addresses, server, path, shown })
-            }
-        }
-    }
-
     async fn exchange(
         &self,
-        api: &Api,
+        tasks: &TaskGroup,
         call: &Call,
         body: Option<Bytes>,
         max_answer: usize,
@@ -142,15 +175,17 @@ impl Client {
         let method = if body.is_some() { http::Method::POST } else { http::Method::GET };
         let body = body.unwrap_or_default();
         let request = |body: Bytes| {
-            Request::builder()
+            let mut request = Request::builder()
                 .method(method.clone())
                 .uri(&call.path)
                 .header(header::HOST, &call.authority)
                 .header(header::CONTENT_TYPE, "application/json")
                 .header(header::ACCEPT, "application/json, */*")
-                .header(header::USER_AGENT, "kube-apiserver-admission")
-                .body(Full::new(body))
-                .map_err(|error| Failure::Text(error.to_string()))
+                .header(header::USER_AGENT, self.agent);
+            if let Some(who) = &call.authorization {
+                request = request.header(header::AUTHORIZATION, who);
+            }
+            request.body(Full::new(body)).map_err(|error| Failure::Text(error.to_string()))
         };
         // A kept connection may have ended since: then the request was not taken, and a new one gets it.
         loop {
@@ -168,7 +203,7 @@ impl Client {
                 }
             }
         }
-        let mut sender = self.connect(api, call).await?;
+        let mut sender = self.connect(tasks, call).await?;
         let response = sender.send_request(request(body)?).await;
         let response = response.map_err(|error| Failure::Text(error.to_string()))?;
         self.finish(sender, response, max_answer).await
@@ -215,7 +250,7 @@ impl Client {
         }
     }
 
-    async fn connect(&self, api: &Api, call: &Call) -> Result<SendRequest<Full<Bytes>>, Failure> {
+    async fn connect(&self, tasks: &TaskGroup, call: &Call) -> Result<SendRequest<Full<Bytes>>, Failure> {
         let connector = self.connector.as_ref().map_err(|error| Failure::Text(error.clone()))?;
         let name = match call.server.parse::<IpAddr>() {
             Ok(address) => ServerName::from(address),
@@ -237,21 +272,30 @@ impl Client {
                 }
             };
             stream.set_nodelay(true).map_err(|error| Failure::Text(error.to_string()))?;
+            let Some(connector) = connector else { return begin(tasks, stream).await };
             let stream = connector
                 .connect(name.clone(), stream)
                 .await
                 .map_err(|error| Failure::Text(tls::in_gos_words(&error)))?;
-            let (sender, connection) =
-                handshake(TokioIo::new(stream)).await.map_err(|error| Failure::Text(error.to_string()))?;
-            api.tasks.spawn_detached("webhook-connection", async move {
-                if let Err(error) = connection.await {
-                    tracing::debug!(%error, "connection to a webhook ended");
-                }
-            });
-            return Ok(sender);
+            return begin(tasks, stream).await;
         }
         Err(last)
     }
+}
+
+/// HTTP over a connection that is there.
+async fn begin<S>(tasks: &TaskGroup, stream: S) -> Result<SendRequest<Full<Bytes>>, Failure>
+where
+    S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+{
+    let (sender, connection) =
+        handshake(TokioIo::new(stream)).await.map_err(|error| Failure::Text(error.to_string()))?;
+    tasks.spawn_detached("webhook-connection", async move {
+        if let Err(error) = connection.await {
+            tracing::debug!(%error, "connection to a webhook ended");
+        }
+    });
+    Ok(sender)
 }
 
 /// Why there is no answer.

@@ -42,12 +42,17 @@ pub struct Clock {}
 
 impl Clock {
     /// The wall clock.
-    #[allow(clippy::disallowed_methods, reason = "this is the one door to the wall clock")]
     pub fn now(&self) -> Timestamp {
+        Timestamp(self.now_micros().div_euclid(1000))
+    }
+
+    /// The wall clock in microseconds since the Unix epoch, for stamps that are finer than [`Timestamp`].
+    #[allow(clippy::disallowed_methods, reason = "this is the one door to the wall clock")]
+    pub fn now_micros(&self) -> i64 {
         let since_epoch = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
         let step = failpoints::hit("clockStep").and_then(|millis| millis.parse::<i64>().ok());
-        let millis = i64::try_from(since_epoch.as_millis()).unwrap_or(i64::MAX);
-        Timestamp(millis.saturating_add(step.unwrap_or(0)))
+        let micros = i64::try_from(since_epoch.as_micros()).unwrap_or(i64::MAX);
+        micros.saturating_add(step.unwrap_or(0).saturating_mul(1000))
     }
 
     /// A clock that never goes back; only differences mean something.

@@ -4,6 +4,8 @@
 
 #[cfg(feature = "kubernetes")]
 mod agent;
+#[cfg(feature = "kubernetes")]
+mod audit;
 mod credentials;
 mod etcd;
 mod kubeconfig;

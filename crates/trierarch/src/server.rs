@@ -14,7 +14,7 @@ use env::{Env, Shutdown, TaskGroup};
 use store::{Store, Timing};
 use transport::{SocketOptions, Tls, TlsOptions};
 
-use crate::{leaders, logging, member, observe, signals};
+use crate::{audit, leaders, logging, member, observe, signals};
 
 /// How long a master may take to stop.
 const STOP_DEADLINE: Duration = Duration::from_secs(10);
@@ -78,6 +78,8 @@ pub struct Options {
     pub node_monitor_grace_period: Duration,
     #[command(flatten)]
     pub log: logging::LogOptions,
+    #[command(flatten)]
+    pub audit: audit::AuditOptions,
 }
 
 fn token_signer(api: &ApiServer) -> TokenSigner {
@@ -89,7 +91,7 @@ fn token_signer(api: &ApiServer) -> TokenSigner {
 }
 
 /// Reads a duration as Go prints it.
-fn duration(text: &str) -> Result<Duration, String> {
+pub(crate) fn duration(text: &str) -> Result<Duration, String> {
     let nanos = api_types::time::parse_duration(text).and_then(|nanos| u64::try_from(nanos).ok());
     nanos.map(Duration::from_nanos).ok_or_else(|| format!("{text:?} is no duration such as 50s or 1m30s"))
 }
@@ -231,6 +233,7 @@ async fn build_api(
         default_not_ready_toleration_seconds: options.default_not_ready_toleration_seconds,
         default_unreachable_toleration_seconds: options.default_unreachable_toleration_seconds,
         metrics: Some(metrics),
+        audit: options.audit.config(),
         ..ApiServerConfig::new(options.name.clone(), listen, tls, keys)
     };
     Ok(config.build(store, env.clone()).await?)

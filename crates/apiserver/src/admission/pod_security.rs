@@ -8,10 +8,16 @@ use mvcc::{KeyRange, View};
 
 use super::{Admit, Attributes, Check, Operation, Plugin, lookup};
 use crate::api::Api;
+use crate::audit;
 use crate::storage;
 
 /// Subresources of pods that change nothing that matters here.
 const IGNORED: [&str; 8] = ["exec", "attach", "binding", "eviction", "log", "portforward", "proxy", "status"];
+
+/// What the audit log is told.
+const ENFORCE_POLICY: &str = "pod-security.kubernetes.io/enforce-policy";
+const AUDIT_VIOLATIONS: &str = "pod-security.kubernetes.io/audit-violations";
+const ERROR: &str = "pod-security.kubernetes.io/error";
 
 pub(super) const PLUGIN: Plugin = Plugin { admit: Admit::Never, check: Check::Now(check) };
 
@@ -53,7 +59,11 @@ fn policy(view: &View, namespace: &str) -> Result<Policy, Status> {
 fn pod(view: &View, attributes: &Attributes<'_>, pod: &Value) -> Result<(), Status> {
     let policy = policy(view, &attributes.target.namespace)?;
     let unchanged = attributes.old.is_some_and(|old| !is_significant(pod, old));
-    if policy.allows_everything() || unchanged {
+    let everything = policy.allows_everything();
+    if everything || !unchanged {
+        audit(attributes, &policy, pod, true);
+    }
+    if everything || unchanged {
         return Ok(());
     }
     let found = violations(policy.enforce, pod);
@@ -66,10 +76,33 @@ fn pod(view: &View, attributes: &Attributes<'_>, pod: &Value) -> Result<(), Stat
 }
 
 fn workload(view: &View, attributes: &Attributes<'_>, template: &Value) -> Result<(), Status> {
-    if let Ok(policy) = policy(view, &attributes.target.namespace) {
-        warn(attributes, &policy, template);
+    match policy(view, &attributes.target.namespace) {
+        Ok(policy) => {
+            audit(attributes, &policy, template, false);
+            warn(attributes, &policy, template);
+        }
+        Err(status) => attributes.call.annotate(ERROR, status.message),
     }
     Ok(())
+}
+
+/// Tells the audit log which standard is `enforced`, and what does not keep to the one that is only watched.
+fn audit(attributes: &Attributes<'_>, policy: &Policy, pod: &Value, enforced: bool) {
+    if attributes.call.audit_level() == audit::Level::None {
+        return;
+    }
+    if enforced {
+        attributes.call.annotate(ENFORCE_POLICY, policy.enforce.to_string());
+    }
+    if !policy.errors.is_empty() {
+        let why = format!("Failed to parse policy: {}", api_types::field::aggregate(&policy.errors));
+        attributes.call.annotate(ERROR, why);
+    }
+    let found = violations(policy.audit, pod);
+    if !found.is_empty() {
+        let text = format!("would violate PodSecurity \"{}\": {}", policy.audit, details(&found));
+        attributes.call.annotate(AUDIT_VIOLATIONS, text);
+    }
 }
 
 fn warn(attributes: &Attributes<'_>, policy: &Policy, pod: &Value) {

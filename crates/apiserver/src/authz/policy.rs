@@ -3,6 +3,7 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
+use api_types::field::quote;
 use api_types::selector::LabelSelector;
 use api_types::{Value, codec, meta};
 
@@ -97,6 +98,28 @@ enum Subject {
     Account(String),
 }
 
+impl Subject {
+    fn is(&self, user: &UserInfo) -> bool {
+        match self {
+            Self::User(name) | Self::Account(name) => *name == user.name,
+            Self::Group(name) => user.is_in(name),
+        }
+    }
+
+    /// As the audit log says it.
+    fn shown(&self) -> String {
+        match self {
+            Self::User(name) => format!("User {}", quote(name)),
+            Self::Group(name) => format!("Group {}", quote(name)),
+            Self::Account(user) => {
+                let rest = user.strip_prefix(crate::user::SERVICE_ACCOUNT_PREFIX).unwrap_or(user);
+                let (namespace, name) = rest.split_once(':').unwrap_or(("", rest));
+                format!("ServiceAccount {}", quote(&format!("{name}/{namespace}")))
+            }
+        }
+    }
+}
+
 impl Binding {
     fn from_value(value: &Value) -> Self {
         let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
@@ -122,10 +145,7 @@ impl Binding {
     }
 
     fn binds(&self, user: &UserInfo) -> bool {
-        self.subjects.iter().any(|subject| match subject {
-            Subject::User(name) | Subject::Account(name) => *name == user.name,
-            Subject::Group(name) => user.is_in(name),
-        })
+        self.subjects.iter().any(|subject| subject.is(user))
     }
 }
 
@@ -217,6 +237,28 @@ impl Policy {
     pub fn allows(&self, user: &UserInfo, ask: &Ask<'_>) -> bool {
         self.rules_for(user, ask.namespace).iter().any(|rule| rule.allows(ask))
     }
+
+    /// The binding that grants what is asked, in upstream's words; of several the first by name, those of the whole
+    /// cluster before those of the namespace.
+    pub fn reason(&self, user: &UserInfo, ask: &Ask<'_>) -> Option<String> {
+        let grants = |binding: &Binding| {
+            binding.binds(user) && self.role_rules(binding, ask.namespace).iter().any(|rule| rule.allows(ask))
+        };
+        let first = |bindings: &'_ HashMap<String, Arc<Binding>>| {
+            let granting = bindings.iter().filter(|(_, binding)| grants(binding));
+            granting.min_by_key(|(name, _)| *name).map(|(name, binding)| (name.clone(), binding.clone()))
+        };
+        let (kind, name, binding) = match first(&self.cluster_bindings) {
+            Some((name, binding)) => ("ClusterRoleBinding", name, binding),
+            None => {
+                let (name, binding) = first(self.bindings.get(ask.namespace)?)?;
+                ("RoleBinding", format!("{name}/{}", ask.namespace), binding)
+            }
+        };
+        let subject = binding.subjects.iter().find(|subject| subject.is(user))?;
+        let (name, role) = (quote(&name), quote(&binding.role));
+        Some(format!("{kind} {name} of {} {role} to {}", binding.role_kind, subject.shown()))
+    }
 }
 
 fn put<T>(map: &mut HashMap<String, Arc<T>>, name: &str, value: Option<T>) {
@@ -286,6 +328,11 @@ mod tests {
         assert!(!policy.allows(&user, &ask("n", "list")));
         assert!(!policy.allows(&user, &ask("m", "get")));
         assert!(!policy.allows(&UserInfo::new("jane", &[]), &ask("n", "get")));
+        assert_eq!(
+            policy.reason(&user, &ask("n", "get")).unwrap(),
+            "RoleBinding \"b/n\" of Role \"r\" to ServiceAccount \"default/n\""
+        );
+        assert_eq!(policy.reason(&user, &ask("n", "list")), None);
     }
 
     #[test]
@@ -306,6 +353,10 @@ mod tests {
         let ask = |subresource| Ask { verb: "list", resource: "pods", subresource, ..Ask::default() };
         assert!(policy.allows(&user, &ask("")) && policy.allows(&user, &ask("log")));
         assert!(!policy.allows(&user, &ask("exec")));
+        assert_eq!(
+            policy.reason(&user, &ask("log")).unwrap(),
+            "ClusterRoleBinding \"b\" of ClusterRole \"view\" to Group \"team\""
+        );
     }
 
     #[test]

@@ -36,7 +36,7 @@ pub struct Authority {
 }
 
 impl Authority {
-    fn new() -> Self {
+    pub fn new() -> Self {
         let key = KeyPair::generate().expect("key");
         let mut params = CertificateParams::default();
         params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
@@ -108,7 +108,7 @@ impl Cluster {
     }
 
     /// A cluster of one whose configuration is adjusted.
-    pub async fn start_with(adjust: fn(&mut ApiServerConfig)) -> Running {
+    pub async fn start_with(adjust: impl FnOnce(&mut ApiServerConfig)) -> Running {
         let (authority, keys) = (Arc::new(Authority::new()), service_account_keys());
         let member = start_member(0, &[env::ports::free_address()], authority, keys, adjust).await;
         member.ready().await;
@@ -135,7 +135,7 @@ async fn start_member(
     peers: &[SocketAddr],
     authority: Arc<Authority>,
     keys: ServiceAccountKeys,
-    adjust: fn(&mut ApiServerConfig),
+    adjust: impl FnOnce(&mut ApiServerConfig),
 ) -> Running {
     let folder = tempfile::tempdir().expect("folder");
     let (env, shutdown) = (Env::real(), Shutdown::new());

@@ -1,6 +1,7 @@
 //! The server over a store of one member, asked over TLS and in process.
 
 mod apply;
+mod audit;
 mod cluster;
 mod conversion;
 mod crud;

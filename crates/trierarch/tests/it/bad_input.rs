@@ -173,3 +173,45 @@ fn a_file_in_place_of_the_folder_is_named() {
     fs::write(member.data(), "").expect("write");
     refused(&mut member.command(&member.data()), "cannot use the data folder");
 }
+
+/// As kube-apiserver, a master does not start without the audit log that it is to write.
+#[test]
+fn a_bad_audit_policy_is_named() {
+    let folder = tempfile::tempdir().expect("folder");
+    let at = |name: &str| folder.path().join(name);
+    let pki = at("pki");
+    let (good, text) = outcome(program().args(["pki", "--master", "a=127.0.0.1", "--dir"]).arg(&pki));
+    assert!(good, "{text}");
+    fs::write(at("policy.yaml"), "apiVersion: audit.k8s.io/v1\nkind: Policy\nrules: [{level: Some}]\n")
+        .expect("policy");
+    let server = |policy: &Path| {
+        let url = |scheme: &str| format!("{scheme}://127.0.0.1:{}", env::ports::free());
+        let peer = url("https");
+        outcome(
+            program()
+                .args([
+                    "server",
+                    "--name",
+                    "a",
+                    "--listen-peer-url",
+                    &peer,
+                    "--listen-client-url",
+                    &url("http"),
+                ])
+                .args(["--initial-cluster", &format!("a={peer}"), "--bind"])
+                .arg(format!("127.0.0.1:{}", env::ports::free()))
+                .args(["--audit-log-path", "-", "--audit-policy-file"])
+                .arg(policy)
+                .arg("--pki-dir")
+                .arg(&pki)
+                .arg("--data-dir")
+                .arg(policy.with_extension("data")),
+        )
+    };
+    let (good, text) = server(&at("policy.yaml"));
+    let wanted =
+        "error: loading audit policy file: rules[0].level: Unsupported value: \"Some\": supported values: ";
+    assert!(!good && text.contains(wanted) && !text.contains("panicked"), "{text}");
+    let (good, text) = server(&at("none.yaml"));
+    assert!(!good && text.contains("error: loading audit policy file: failed to read file path"), "{text}");
+}

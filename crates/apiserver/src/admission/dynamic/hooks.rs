@@ -18,6 +18,7 @@ use super::policy::{self, Condition};
 use super::{Configured, is_exempt, list, name_of, request, text, texts};
 use crate::admission::{Admit, Attributes, Check, Plugin};
 use crate::api::Api;
+use crate::audit::Level;
 use crate::catalog::Kind;
 use crate::webhook::Client;
 
@@ -255,8 +256,25 @@ impl Hook {
         }
     }
 
-    /// What becomes of the request when this webhook does not allow it; nothing when the failure does not count.
-    fn refuse(&self, refusal: Refusal, attributes: &Attributes<'_>) -> Result<(), Status> {
+    /// Tells the audit log what a mutating webhook did. `turn`: which call of the request it was.
+    fn note(&self, attributes: &Attributes<'_>, turn: &str, changed: bool, patch: Option<&Value>) {
+        let level = attributes.call.audit_level();
+        if level == Level::None {
+            return;
+        }
+        let configuration = self.id.split('/').next().unwrap_or_default();
+        let whose = format!("{{\"configuration\":{},\"webhook\":{}", quote(configuration), quote(&self.name));
+        let key = format!("mutation.webhook.admission.k8s.io/{turn}");
+        attributes.call.annotate(key, format!("{whose},\"mutated\":{changed}}}"));
+        if let (Some(patch), true) = (patch, level >= Level::Request) {
+            let key = format!("patch.webhook.admission.k8s.io/{turn}");
+            attributes.call.annotate(key, format!("{whose},\"patch\":{patch},\"patchType\":\"JSONPatch\"}}"));
+        }
+    }
+
+    /// What becomes of the request when this webhook does not allow it; nothing when the failure does not count. `turn`:
+    /// what the audit log calls this call.
+    fn refuse(&self, refusal: Refusal, attributes: &Attributes<'_>, turn: &str) -> Result<(), Status> {
         match refusal {
             Refusal::Refused(status) => Err(status),
             Refusal::Failed(why) => {
@@ -265,9 +283,7 @@ impl Hook {
                     return Err(Status::internal(text));
                 }
                 tracing::warn!(webhook = self.name, "{text}; the request goes on");
-                attributes
-                    .call
-                    .annotate(format!("failed-open.webhook.admission.k8s.io/{}", self.name), &self.id);
+                attributes.call.annotate(format!("failed-open.{turn}"), &self.name);
                 Ok(())
             }
         }
@@ -309,20 +325,27 @@ async fn mutate(
         rounds.hooks.begin(second, object);
         second
     };
-    for hook in &configured.mutating_hooks {
+    for (at, hook) in configured.mutating_hooks.iter().enumerate() {
         let Some(matched) = hook.applies(api, attributes, object)? else { continue };
         if attributes.rounds.lock().hooks.skips(second, &hook.id) {
             continue;
         }
+        let turn = format!("round_{}_index_{at}", u8::from(second));
         let changed = match hook.ask(api, attributes, &matched, object, true).await {
-            Ok(Answer { patch: None }) => false,
+            Ok(Answer { patch: None }) => {
+                hook.note(attributes, &turn, false, None);
+                false
+            }
             Ok(Answer { patch: Some(patch) }) => {
                 let before = object.clone();
                 *object = patched(&hook.name, attributes, &matched, object, &patch)?;
-                before != *object
+                let changed = before != *object;
+                hook.note(attributes, &turn, changed, Some(&patch));
+                changed
             }
             Err(refusal) => {
-                hook.refuse(refusal, attributes)?;
+                hook.note(attributes, &turn, false, None);
+                hook.refuse(refusal, attributes, &format!("mutation.webhook.admission.k8s.io/{turn}"))?;
                 false
             }
         };
@@ -379,11 +402,12 @@ async fn validate(
     object: &Value,
 ) -> Result<(), Status> {
     let mut asked = Vec::new();
-    for hook in &configured.validating_hooks {
+    for (at, hook) in configured.validating_hooks.iter().enumerate() {
         if let Some(matched) = hook.applies(api, attributes, object)? {
             asked.push(async move {
                 let answer = hook.ask(api, attributes, &matched, object, false).await;
-                answer.map(|_| ()).or_else(|refusal| hook.refuse(refusal, attributes))
+                let turn = format!("validating.webhook.admission.k8s.io/round_0_index_{at}");
+                answer.map(|_| ()).or_else(|refusal| hook.refuse(refusal, attributes, &turn))
             });
         }
     }
