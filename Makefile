@@ -6,7 +6,7 @@ UP_FLAGS ?=
 BENCH_FLAGS ?=
 CARGO := ROCKSDB_STATIC=1 ROCKSDB_LIB_DIR="$$(scripts/rocksdb-lib)" cargo
 
-.PHONY: help up down build test test-all lint bench bench-etcd chaos clean
+.PHONY: help up down build test test-all lint bench bench-etcd bench-api chaos clean
 
 help: ## Say what there is to make
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -47,6 +47,12 @@ bench-etcd: build ## Measure the store against every etcd at hand; writes docs/b
 	@$(CARGO) build --release --quiet --package bench
 	@etcds="$$(scripts/bench-deps)" && $(CARGO_TARGET_DIR)/release/bench etcd --binary "$(BINARY)" \
 		$$(printf ' --etcd %s' $$etcds) --page docs/benchmarks.md $(BENCH_FLAGS)
+
+# BENCH_FLAGS="--rows list,page --sizes 1": docs/benchmarks.md and `bench api --help` say more.
+bench-api: build ## Measure the API server against Kubernetes' own; writes docs/benchmarks.md
+	@$(CARGO) build --release --quiet --package bench
+	@upstream="$$(scripts/upstream)" && $(CARGO_TARGET_DIR)/release/bench api --binary "$(BINARY)" $$upstream \
+		--page docs/benchmarks.md $(BENCH_FLAGS)
 
 chaos: build ## Play the chaos scenarios against real processes; those that cut masters off need root
 	@if [ "$$(id -u)" = 0 ]; then scripts/chaos-deps; fi

@@ -1,12 +1,13 @@
-//! Measures the program that is shipped against etcd, in one run on one machine.
+//! Measures the program that is shipped against etcd and against Kubernetes' own API server, in one run on one machine.
 //!
 //! Runs of all programs alternate, and medians and ratios are printed: on small machines absolute figures say little.
 //! The load generator shares the cores with the servers, so it does as little as it can, its own processor time is
 //! shown, and the servers' processor time for each request.
 //!
-//! Read `member.rs` (servers as processes), `wire.rs` (gRPC by hand), `load.rs` (closed loops of requests), `rows/`
-//! (what is measured), `report.rs` (the table).
+//! Read `member.rs` (servers as processes), `wire.rs` (HTTP/2 by hand), `load.rs` (closed loops of requests), `rows/`
+//! (what is measured of the store), `report.rs` (the table); for the API server `api/mod.rs`.
 
+mod api;
 mod bench;
 mod cluster;
 mod load;
@@ -30,8 +31,9 @@ use crate::bench::Bench;
 use crate::member::{Members, Program};
 use crate::report::{Report, Setting};
 use crate::rows::Group;
+use crate::rows::lines::ETCD;
 
-/// Benchmarks against etcd.
+/// Benchmarks against etcd and Kubernetes.
 #[derive(Parser)]
 struct Cli {
     #[command(subcommand)]
@@ -42,6 +44,8 @@ struct Cli {
 enum Command {
     /// The store against etcd
     Etcd(EtcdArgs),
+    /// The API server against Kubernetes' own
+    Api(api::ApiArgs),
     /// A whole cluster without load: the time until it is Ready, and what its masters use
     Idle {
         /// The `trierarch` program
@@ -88,7 +92,7 @@ struct EtcdArgs {
     /// Everything once, in small and in memory: whether it runs at all
     #[arg(long)]
     short: bool,
-    /// A page whose table is written anew
+    /// A page whose table is written anew; not after a short run
     #[arg(long)]
     page: Option<PathBuf>,
 }
@@ -110,6 +114,10 @@ fn run(command: Command) -> Result<()> {
             let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
             runtime.block_on(etcd(&env, args))
         }
+        Command::Api(args) => {
+            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+            runtime.block_on(api::run(&env, args))
+        }
         Command::Idle { binary, runs } => {
             println!("machine: {}\n", proc::machine());
             cluster::idle(&env, &binary, runs)
@@ -130,24 +138,17 @@ async fn etcd(env: &Env, mut args: EtcdArgs) -> Result<()> {
         gib: args.gib,
         rows: args.rows.clone(),
     };
-    let disk = match &args.disk {
-        Some(folder) => folder.clone(),
-        None => std::env::current_exe()?.parent().context("a program lies in a folder")?.to_owned(),
-    };
-    let mut report = Report::default();
+    let disk = disk(args.disk.as_deref())?;
+    let mut report = Report::new(&ETCD);
     for round in 0..args.runs {
         for &size in &args.sizes {
             for place in &args.places {
-                let (place, folder) = match place.as_str() {
-                    "memory" => ("memory", Path::new("/dev/shm")),
-                    _ => ("disk", disk.as_path()),
-                };
+                let (place, folder) = located(place, &disk);
                 eprintln!("run {} of {}: {size} member(s), {place}", round + 1, args.runs);
                 measure(&bench, &programs, &Setting { size, place }, folder, &mut report).await?;
             }
         }
     }
-    println!("{}", report.show(&programs));
     let preface = format!(
         "{}. Medians of {} runs, loads of {} s, {} keys in the rows of many.",
         proc::machine(),
@@ -155,8 +156,30 @@ async fn etcd(env: &Env, mut args: EtcdArgs) -> Result<()> {
         args.seconds,
         args.keys
     );
-    if let Some(page) = &args.page {
-        let text = report.write(&std::fs::read_to_string(page)?, &programs, &preface)?;
+    publish(&report, &programs, &preface, args.page.as_deref().filter(|_| !args.short))
+}
+
+/// The folder on the disk that is measured: the program's own unless another one is named.
+fn disk(named: Option<&Path>) -> Result<PathBuf> {
+    match named {
+        Some(folder) => Ok(folder.to_owned()),
+        None => Ok(std::env::current_exe()?.parent().context("a program lies in a folder")?.to_owned()),
+    }
+}
+
+/// What a place is called in tables, and where it is.
+fn located<'a>(place: &str, disk: &'a Path) -> (&'static str, &'a Path) {
+    match place {
+        "memory" => ("memory", Path::new("/dev/shm")),
+        _ => ("disk", disk),
+    }
+}
+
+/// Prints the table, and writes it into a page.
+fn publish(report: &Report, programs: &[Program], preface: &str, page: Option<&Path>) -> Result<()> {
+    println!("{}", report.show(programs));
+    if let Some(page) = page {
+        let text = report.write(&std::fs::read_to_string(page)?, programs, preface)?;
         std::fs::write(page, text)?;
     }
     Ok(())

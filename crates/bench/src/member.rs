@@ -13,6 +13,7 @@ use nix::unistd::Pid;
 use protos::etcd::etcdserverpb as pb;
 use tempfile::TempDir;
 
+use crate::load::Servers;
 use crate::proc;
 use crate::wire::Connection;
 
@@ -184,6 +185,11 @@ impl Members {
         Ok(kill(Pid::from_raw(pid), signal)?)
     }
 
+    /// The process of a member.
+    pub fn pid(&self, number: usize) -> u32 {
+        self.processes[number].id()
+    }
+
     /// The processor time that all members have used.
     pub fn cpu(&self) -> Duration {
         self.processes.iter().map(|process| proc::cpu(process.id())).sum()
@@ -210,6 +216,16 @@ impl Members {
     }
 }
 
+impl Servers for Members {
+    async fn connect(&self, number: usize) -> Result<Connection> {
+        Self::connect(self, number).await
+    }
+
+    fn cpu(&self) -> Duration {
+        Self::cpu(self)
+    }
+}
+
 impl Drop for Members {
     fn drop(&mut self) {
         for process in &mut self.processes {
@@ -220,12 +236,14 @@ impl Drop for Members {
     }
 }
 
-fn last_line(log: &Path) -> String {
+/// The last line of a log, for errors.
+pub fn last_line(log: &Path) -> String {
     let text = std::fs::read_to_string(log).unwrap_or_default();
     text.lines().last().unwrap_or_default().to_owned()
 }
 
-fn free_ports(count: usize) -> Result<Vec<u16>> {
+/// Ports of loopback that nobody listens on.
+pub fn free_ports(count: usize) -> Result<Vec<u16>> {
     let listeners = (0..count).map(|_| TcpListener::bind("127.0.0.1:0")).collect::<Result<Vec<_>, _>>()?;
     let ports = listeners.iter().map(|listener| listener.local_addr().map(|address| address.port()));
     Ok(ports.collect::<Result<_, _>>()?)

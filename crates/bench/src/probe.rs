@@ -1,4 +1,4 @@
-//! A client on a thread of its own that writes every millisecond and remembers the longest that it had to wait.
+//! A client on a thread of its own that asks at a pace (it writes every millisecond unless told otherwise) and remembers the longest that it had to wait.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -26,6 +26,8 @@ pub struct Probe {
 /// What a probe met.
 #[derive(Clone, Copy, Debug)]
 pub struct Stalls {
+    /// What 99 of a hundred waits took at most, in milliseconds.
+    pub p99: f64,
     /// The longest wait for an answer, in milliseconds.
     pub worst: f64,
 }
@@ -33,11 +35,19 @@ pub struct Stalls {
 impl Probe {
     /// Begins to write to the member at a port.
     pub fn start(env: &Env, port: u16) -> Self {
+        let env = env.clone();
+        Self::run(move |stopped| async move { write(&env, port, &stopped).await })
+    }
+
+    /// Begins to ask, until told to stop; `ask` gives the times that it waited.
+    pub fn run<F: Future<Output = Result<Vec<Duration>>>>(
+        ask: impl FnOnce(Arc<AtomicBool>) -> F + Send + 'static,
+    ) -> Self {
         let stop = Arc::new(AtomicBool::new(false));
-        let (stopped, env) = (stop.clone(), env.clone());
+        let stopped = stop.clone();
         let thread = std::thread::spawn(move || {
             let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-            runtime.block_on(write(&env, port, &stopped))
+            runtime.block_on(ask(stopped))
         });
         Self { stop, thread }
     }
@@ -46,7 +56,7 @@ impl Probe {
     pub fn finish(self) -> Result<Stalls> {
         self.stop.store(true, Ordering::Relaxed);
         let mut times = self.thread.join().map_err(|_| anyhow!("the probe panicked"))??;
-        Ok(Stalls { worst: percentile(&mut times, 100) })
+        Ok(Stalls { p99: percentile(&mut times, 99), worst: percentile(&mut times, 100) })
     }
 }
 

@@ -1,15 +1,16 @@
-//! gRPC with as little work as can be: HTTP/2 frames written and read by hand, many calls at a time on one connection.
+//! HTTP/2 with as little work as can be: frames written and read by hand, many calls at a time on one connection; gRPC,
+//! and plain requests.
 //!
 //! Load generator and servers share the processors, so what the generator saves the servers can be seen with. It speaks
-//! what servers send to a well-behaved client: header blocks of answers are skipped, not decoded (a call that fails is
-//! one that ends without a message), windows towards us are as large as can be, windows of the server are respected.
+//! what servers send to a well-behaved client: header blocks of answers are skipped, not decoded (a gRPC call that
+//! fails is one that ends without a message, any other one is told by its body), windows towards us are as large as can be, windows of the server are respected.
 
 use std::collections::{HashMap, VecDeque};
 
 use anyhow::{Context as _, Result, bail};
 use bytes::{Buf as _, Bytes, BytesMut};
 use prost::Message;
-use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 
 const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
@@ -38,12 +39,40 @@ const READ: usize = 256 << 10;
 /// Where HPACK's dynamic table begins (RFC 7541, 2.3.3).
 const DYNAMIC: usize = 62;
 
-/// What a call is: its path.
+/// Places of header names in HPACK's static table (RFC 7541, appendix A); 0 is `te`, which is not there.
+const AUTHORITY: u8 = 1;
+const METHOD: u8 = 2;
+const PATH: u8 = 4;
+const ACCEPT: u8 = 19;
+const CONTENT_TYPE: u8 = 31;
+const TE: u8 = 0;
+
+/// What a gRPC call is: its path.
 pub type Path = &'static str;
+
+/// What carries a connection's bytes.
+pub trait Socket: AsyncRead + AsyncWrite + Unpin {}
+
+impl<S: AsyncRead + AsyncWrite + Unpin> Socket for S {}
+
+/// A plain request.
+#[derive(Clone, Copy, Debug)]
+pub struct Request<'a> {
+    /// GET, POST, PATCH, …
+    pub method: &'static str,
+    /// With its query.
+    pub path: &'a str,
+    /// The wanted form of the answer.
+    pub accept: &'static str,
+    /// The form of the body, and the body.
+    pub body: Option<(&'static str, &'a [u8])>,
+}
 
 /// What came for a call.
 pub enum Piece<'a> {
-    /// A part of the stream of messages.
+    /// The answer has begun.
+    Begun,
+    /// A part of the answer.
     Data(&'a [u8]),
     /// The call is over.
     End,
@@ -51,13 +80,13 @@ pub enum Piece<'a> {
 
 /// A connection to one member.
 pub struct Connection {
-    socket: TcpStream,
+    socket: Box<dyn Socket>,
     inbox: BytesMut,
-    out: Vec<u8>,
+    out: BytesMut,
     authority: String,
     next_stream: u32,
-    /// Headers that the server remembers, oldest first.
-    remembered: Vec<String>,
+    /// Headers that the server remembers, oldest first: the places of their names, and values.
+    remembered: Vec<(u8, String)>,
     /// What may still be sent: on the connection, on each stream.
     window: i64,
     first_window: i64,
@@ -67,15 +96,20 @@ pub struct Connection {
 }
 
 impl Connection {
-    /// Connects to `127.0.0.1:port`.
+    /// Connects to `127.0.0.1:port` in plain text.
     pub async fn open(port: u16) -> Result<Self> {
         let socket = TcpStream::connect(("127.0.0.1", port)).await?;
         socket.set_nodelay(true)?;
+        Self::over(Box::new(socket), format!("127.0.0.1:{port}")).await
+    }
+
+    /// Begins to speak over a socket that is connected.
+    pub async fn over(socket: Box<dyn Socket>, authority: String) -> Result<Self> {
         let mut connection = Self {
             socket,
             inbox: BytesMut::with_capacity(READ),
-            out: PREFACE.to_vec(),
-            authority: format!("127.0.0.1:{port}"),
+            out: BytesMut::from(PREFACE),
+            authority,
             next_stream: 1,
             remembered: Vec::new(),
             window: FIRST_WINDOW,
@@ -94,40 +128,66 @@ impl Connection {
     }
 
     fn frame(&mut self, kind: u8, flags: u8, stream: u32, payload: &[u8]) {
-        self.out.extend(&(payload.len() as u32).to_be_bytes()[1..]);
-        self.out.extend([kind, flags]);
-        self.out.extend(stream.to_be_bytes());
-        self.out.extend(payload);
+        self.out.extend_from_slice(&(payload.len() as u32).to_be_bytes()[1..]);
+        self.out.extend_from_slice(&[kind, flags]);
+        self.out.extend_from_slice(&stream.to_be_bytes());
+        self.out.extend_from_slice(payload);
     }
 
-    /// Begins a call; nothing is sent before [`Self::flush`].
+    /// Begins a gRPC call; nothing is sent before [`Self::flush`].
     pub fn begin(&mut self, path: Path) -> u32 {
-        let stream = self.next_stream;
-        self.next_stream += 2;
         let mut block = vec![0x83, 0x86]; // POST, http
         let authority = std::mem::take(&mut self.authority);
-        for (name, value) in [(1, authority.as_str()), (4, path), (31, "application/grpc"), (0, "trailers")] {
+        for (name, value) in [
+            (AUTHORITY, authority.as_str()),
+            (PATH, path),
+            (CONTENT_TYPE, "application/grpc"),
+            (TE, "trailers"),
+        ] {
             self.header(&mut block, name, value);
         }
         self.authority = authority;
-        self.frame(HEADERS, END_HEADERS, stream, &block);
+        self.stream(&block, END_HEADERS)
+    }
+
+    /// Sends a plain request; nothing is sent before [`Self::flush`].
+    pub fn request(&mut self, request: Request<'_>) -> u32 {
+        let mut block = vec![0x87]; // https
+        self.header(&mut block, METHOD, request.method);
+        let authority = std::mem::take(&mut self.authority);
+        self.header(&mut block, AUTHORITY, &authority);
+        self.authority = authority;
+        // Not to be remembered: each request has a path of its own.
+        block.push(PATH);
+        string(&mut block, request.path);
+        self.header(&mut block, ACCEPT, request.accept);
+        let Some((form, body)) = request.body else { return self.stream(&block, END_HEADERS | END_STREAM) };
+        self.header(&mut block, CONTENT_TYPE, form);
+        let stream = self.stream(&block, END_HEADERS);
+        self.body(stream, Bytes::copy_from_slice(body), true);
+        stream
+    }
+
+    fn stream(&mut self, block: &[u8], flags: u8) -> u32 {
+        let stream = self.next_stream;
+        self.next_stream += 2;
+        self.frame(HEADERS, flags, stream, block);
         self.streams.insert(stream, self.first_window);
         stream
     }
 
     /// A header by its place in the table, or as a literal that the server is to remember.
     fn header(&mut self, block: &mut Vec<u8>, name: u8, value: &str) {
-        if let Some(place) = self.remembered.iter().position(|known| known == value) {
+        if let Some(place) = self.remembered.iter().position(|known| known.0 == name && known.1 == value) {
             block.push(0x80 | (DYNAMIC + self.remembered.len() - 1 - place) as u8);
             return;
         }
         block.push(0x40 | name);
-        if name == 0 {
+        if name == TE {
             block.extend(b"\x02te");
         }
-        block.push(value.len() as u8);
-        block.extend(value.as_bytes());
-        self.remembered.push(value.to_owned());
+        string(block, value);
+        self.remembered.push((name, value.to_owned()));
     }
 
     /// Adds a message to a call; `last` when the call has no more.
@@ -136,7 +196,10 @@ impl Connection {
         framed.extend_from_slice(&[0]);
         framed.extend_from_slice(&(message.encoded_len() as u32).to_be_bytes());
         message.encode(&mut framed).expect("invariant: a BytesMut grows");
-        let mut rest = framed.freeze();
+        self.body(stream, framed.freeze(), last);
+    }
+
+    fn body(&mut self, stream: u32, mut rest: Bytes, last: bool) {
         while rest.len() > FRAME {
             let part = rest.split_to(FRAME);
             self.data(stream, part, false);
@@ -162,13 +225,14 @@ impl Connection {
         }
     }
 
-    /// Sends what was said.
+    /// Sends what was said. What was sent is forgotten at once, so that a caller may give up waiting.
     pub async fn flush(&mut self) -> Result<()> {
-        if !self.out.is_empty() {
-            self.socket.write_all(&self.out).await?;
-            self.out.clear();
+        while !self.out.is_empty() {
+            if self.socket.write_buf(&mut self.out).await? == 0 {
+                bail!("the server takes no more");
+            }
         }
-        Ok(())
+        Ok(self.socket.flush().await?)
     }
 
     /// Waits for something to come and tells it.
@@ -198,6 +262,7 @@ impl Connection {
                 self.unreturned += frame.payload.len() as u32;
                 tell(frame.stream, Piece::Data(frame.payload));
             }
+            HEADERS if frame.flags & END_STREAM == 0 => tell(frame.stream, Piece::Begun),
             SETTINGS if frame.flags & ACK == 0 => self.settings(frame.payload),
             PING if frame.flags & ACK == 0 => self.frame(PING, ACK, 0, frame.payload),
             WINDOW_UPDATE => {
@@ -237,16 +302,8 @@ impl Connection {
     pub async fn call<A: Message + Default>(&mut self, path: Path, request: &impl Message) -> Result<A> {
         let stream = self.begin(path);
         self.send(stream, request, true);
-        self.flush().await?;
-        let (mut messages, mut over) = (Messages::default(), false);
-        while !over {
-            self.receive(|of, piece| match piece {
-                Piece::Data(data) if of == stream => messages.push(data),
-                Piece::End if of == stream => over = true,
-                _ => {}
-            })
-            .await?;
-        }
+        let mut messages = Messages::default();
+        self.answer(stream, |data| messages.push(data)).await?;
         let answer = messages.next().with_context(|| format!("{path} failed"))?;
         Ok(A::decode(answer)?)
     }
@@ -257,21 +314,42 @@ impl Connection {
     pub async fn bulk(&mut self, path: Path, request: &impl Message) -> Result<u64> {
         let stream = self.begin(path);
         self.send(stream, request, true);
-        self.flush().await?;
-        let (mut bytes, mut over) = (0, false);
-        while !over {
-            self.receive(|of, piece| match piece {
-                Piece::Data(data) if of == stream => bytes += data.len() as u64,
-                Piece::End if of == stream => over = true,
-                _ => {}
-            })
-            .await?;
-        }
+        let mut bytes = 0;
+        self.answer(stream, |data| bytes += data.len() as u64).await?;
         if bytes == 0 {
             bail!("{path} failed");
         }
         Ok(bytes)
     }
+
+    /// Sends what was said and waits for all of one stream's answer, alone on its connection.
+    pub async fn answer(&mut self, stream: u32, mut data: impl FnMut(&[u8])) -> Result<()> {
+        self.flush().await?;
+        let mut over = false;
+        while !over {
+            self.receive(|of, piece| match piece {
+                Piece::Data(piece) if of == stream => data(piece),
+                Piece::End if of == stream => over = true,
+                _ => {}
+            })
+            .await?;
+        }
+        Ok(())
+    }
+}
+
+/// A string without Huffman's code (RFC 7541, 5.2).
+fn string(block: &mut Vec<u8>, text: &str) {
+    const MOST: usize = 127;
+    block.push(text.len().min(MOST) as u8);
+    if let Some(mut rest) = text.len().checked_sub(MOST) {
+        while rest >= 128 {
+            block.push(rest as u8 | 0x80);
+            rest >>= 7;
+        }
+        block.push(rest as u8);
+    }
+    block.extend(text.as_bytes());
 }
 
 struct Frame<'a> {
@@ -297,6 +375,12 @@ fn number(payload: &[u8]) -> Result<u32> {
 /// The messages of one call, put together from pieces.
 #[derive(Default)]
 pub struct Messages(BytesMut);
+
+impl From<BytesMut> for Messages {
+    fn from(bytes: BytesMut) -> Self {
+        Self(bytes)
+    }
+}
 
 impl Messages {
     /// Adds a piece.
@@ -332,6 +416,11 @@ pub fn field<'a>(message: &mut &'a [u8]) -> Option<(u32, u64, &'a [u8])> {
     }
 }
 
+/// The first field of a message with a number, if it is bytes.
+pub fn find(mut message: &[u8], wanted: u32) -> Option<&[u8]> {
+    std::iter::from_fn(|| field(&mut message)).find(|found| found.0 == wanted).map(|found| found.2)
+}
+
 fn varint(bytes: &mut &[u8]) -> Option<u64> {
     let mut value = 0;
     for shift in (0..64).step_by(7) {
@@ -360,6 +449,21 @@ mod tests {
             all.extend(std::iter::from_fn(|| messages.next()));
             assert_eq!(all, [Bytes::from_static(b"ab"), Bytes::new()], "cut at {cut}");
         }
+    }
+
+    #[test]
+    fn long_strings_have_their_length_in_several_bytes() {
+        let head = |length: usize| {
+            let mut block = Vec::new();
+            string(&mut block, &"x".repeat(length));
+            block.truncate(block.len() - length);
+            block
+        };
+        // 7-bit prefix: RFC 7541, 5.1.
+        assert_eq!(head(126), [126]);
+        assert_eq!(head(127), [127, 0]);
+        assert_eq!(head(254), [127, 127]);
+        assert_eq!(head(255), [127, 0x80, 1]);
     }
 
     #[test]

@@ -105,6 +105,7 @@ async fn renew(bench: &Bench, mut door: Connection, leases: Vec<i64>, end: Insta
                     stream.messages.push(data);
                 }
             }
+            Piece::Begun => {}
             Piece::End => ended = Some(of),
         })
         .await?;

@@ -4,6 +4,7 @@ pub mod failover;
 pub mod kv;
 pub mod large;
 pub mod lease;
+pub mod lines;
 pub mod million;
 pub mod watch;
 

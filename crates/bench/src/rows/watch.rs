@@ -16,7 +16,7 @@ use crate::member::Members;
 use crate::report::Notes;
 use crate::rows::kv::{PUT, below, put};
 use crate::values::{Dice, stamp, value};
-use crate::wire::{Connection, Messages, Piece, field};
+use crate::wire::{Connection, Messages, Piece, field, find};
 
 const WATCH: &str = "/etcdserverpb.Watch/Watch";
 /// On one connection, on one stream.
@@ -294,10 +294,6 @@ impl Load {
             self.times.borrow_mut().push(took);
         }
     }
-}
-
-fn find(mut message: &[u8], wanted: u32) -> Option<&[u8]> {
-    std::iter::from_fn(|| field(&mut message)).find(|found| found.0 == wanted).map(|found| found.2)
 }
 
 fn header_revision(mut header: &[u8]) -> u64 {
