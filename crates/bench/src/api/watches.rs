@@ -41,6 +41,8 @@ pub const PATIENCE: Duration = Duration::from_secs(120);
 /// Between two GETs beside them.
 const PAUSE: Duration = Duration::from_millis(10);
 const QUIET: Duration = Duration::from_millis(300);
+/// How an event begins that tells why a watch ends.
+const FAILURE: &[u8] = br#"{"type":"ERROR""#;
 const STAMP: &[u8] = b"stamp-";
 const DIGITS: usize = 16;
 
@@ -53,7 +55,9 @@ pub async fn run(work: &Work, masters: &Masters, notes: &mut Notes<'_>) -> Resul
     ] {
         if work.bench.wants(row) {
             let load = Load::new(&work.bench, watchers, pace, sample);
-            notes.outcome(row, &load.run(work, masters, accept).await.context(row)?);
+            let (outcome, ended) = load.run(work, masters, accept).await.context(row)?;
+            notes.outcome(row, &outcome);
+            notes.note(&format!("{row} ended"), ended as f64);
         }
     }
     Ok(())
@@ -68,6 +72,9 @@ struct Load {
     end: Instant,
     written: Cell<u64>,
     delivered: Cell<u64>,
+    /// Watches that the server has ended, and the events that they had had.
+    ended: Cell<u64>,
+    lost: Cell<u64>,
     pieces: Cell<u64>,
     times: RefCell<Vec<Duration>>,
     moved: Notify,
@@ -84,13 +91,16 @@ impl Load {
             end: started,
             written: Cell::new(0),
             delivered: Cell::new(0),
+            ended: Cell::new(0),
+            lost: Cell::new(0),
             pieces: Cell::new(0),
             times: RefCell::default(),
             moved: Notify::new(),
         }
     }
 
-    async fn run(mut self, work: &Work, masters: &Masters, accept: &'static str) -> Result<Outcome> {
+    /// What there was, and how many watches the server has ended.
+    async fn run(mut self, work: &Work, masters: &Masters, accept: &'static str) -> Result<(Outcome, u64)> {
         let bench = &work.bench;
         let mut writer = masters.connect(0).await?;
         let path = format!("/api/v1/pods?watch=true&resourceVersion={}", revision(&mut writer).await?);
@@ -107,7 +117,7 @@ impl Load {
         let writing = async {
             self.write(bench, &mut writer, work.pods).await?;
             let deadline = bench.now() + LEVEL;
-            while self.delivered.get() < self.written.get() * self.watchers && bench.now() < deadline {
+            while self.missing() > 0 && bench.now() < deadline {
                 drop(timeout_at(deadline, self.moved.notified()).await);
             }
             anyhow::Ok(meter.stop(bench, masters, self.delivered.get(), self.times.take()))
@@ -116,9 +126,15 @@ impl Load {
             outcome = writing => outcome?,
             failed = watching => { failed?; anyhow::bail!("watchers ended by themselves") }
         };
-        let (written, delivered) = (self.written.get(), self.delivered.get());
-        ensure!(delivered == written * self.watchers, "{written} changes gave {delivered} events");
-        Ok(outcome)
+        let (written, delivered, ended) = (self.written.get(), self.delivered.get(), self.ended.get());
+        ensure!(self.missing() == 0 && ended < self.watchers, "{written} changes gave {delivered} events");
+        Ok((outcome, ended))
+    }
+
+    /// Events that watches which have not ended are still to get.
+    fn missing(&self) -> u64 {
+        let wanted = self.written.get() * (self.watchers - self.ended.get());
+        wanted.saturating_sub(self.delivered.get() - self.lost.get())
     }
 
     /// Changes pods at the pace, whether or not the changes before were answered.
@@ -234,9 +250,13 @@ impl Frames {
 /// The watchers of one connection.
 struct Watcher {
     door: Connection,
-    /// By the order of the streams.
+    /// Of each watch, in the order of the streams.
     frames: Vec<Frames>,
+    /// Events of each.
+    counts: Vec<u64>,
     first: u32,
+    /// The last failure that a watch was told of.
+    failure: String,
 }
 
 impl Watcher {
@@ -253,7 +273,8 @@ impl Watcher {
         let streams: Vec<u32> = (0..count).map(|_| door.request(request)).collect();
         door.flush().await?;
         let first = streams.first().copied().unwrap_or(1);
-        Ok(Self { door, frames: vec![Frames::new(accept); streams.len()], first })
+        let (frames, counts) = (vec![Frames::new(accept); streams.len()], vec![0; streams.len()]);
+        Ok(Self { door, frames, counts, first, failure: String::new() })
     }
 
     /// Waits until all have begun; nothing may be on its way yet.
@@ -272,55 +293,51 @@ impl Watcher {
         Ok(())
     }
 
+    /// Watches for ever; a watch that the server ends is counted as such.
     async fn watch(mut self, bench: &Bench, load: &Load) -> Result<()> {
         let mut stamps = Vec::new();
         loop {
-            let events = self.take(|data| load.stamps(data, &mut stamps), |_| {}).await?;
+            let (events, ended) = self.take(|data| load.stamps(data, &mut stamps)).await?;
             load.took(events, &mut stamps, bench.now());
+            for place in ended {
+                eprintln!("  a watch was ended after {} events: {}", self.counts[place], self.failure);
+                load.ended.set(load.ended.get() + 1);
+                load.lost.set(load.lost.get() + self.counts[place]);
+            }
         }
     }
 
     /// Counts until each has so many events.
     async fn gather(mut self, wanted: u64, delivered: &Cell<u64>) -> Result<()> {
-        let mut counts = vec![0; self.frames.len()];
-        let mut left = counts.len();
-        while left > 0 {
-            let events = self
-                .take(
-                    |_| {},
-                    |(place, events)| {
-                        let before = counts[place] < wanted;
-                        counts[place] += events;
-                        left -= usize::from(before && counts[place] >= wanted);
-                    },
-                )
-                .await?;
+        while self.counts.iter().any(|count| *count < wanted) {
+            let (events, ended) = self.take(|_| {}).await?;
+            ensure!(ended.is_empty(), "a watch was ended: {}", self.failure);
             delivered.set(delivered.get() + events);
         }
         Ok(())
     }
 
-    /// What comes next: tells the pieces, and the events of each watch; the events of all.
-    async fn take(
-        &mut self,
-        mut piece_of: impl FnMut(&[u8]),
-        mut counted: impl FnMut((usize, u64)),
-    ) -> Result<u64> {
-        let (frames, first, mut all, mut ended) = (&mut self.frames, self.first, 0, false);
-        let receive = self.door.receive(|of, piece| match piece {
-            Piece::Begun => {}
-            Piece::Data(data) => {
-                let place = (of - first) as usize / 2;
-                let events = frames[place].count(data);
-                all += events;
-                piece_of(data);
-                counted((place, events));
+    /// What comes next: tells the pieces; the events of all, and the places of watches that ended.
+    async fn take(&mut self, mut tell: impl FnMut(&[u8])) -> Result<(u64, Vec<usize>)> {
+        let Self { frames, counts, first, failure, door } = self;
+        let (mut all, mut ended) = (0, Vec::new());
+        let receive = door.receive(|of, piece| {
+            let place = (of - *first) as usize / 2;
+            match piece {
+                Piece::Begun => {}
+                Piece::Data(data) => {
+                    if data.starts_with(FAILURE) {
+                        *failure = String::from_utf8_lossy(data).into_owned();
+                    }
+                    let events = frames[place].count(data);
+                    (counts[place], all) = (counts[place] + events, all + events);
+                    tell(data);
+                }
+                Piece::End => ended.push(place),
             }
-            Piece::End => ended = true,
         });
         receive.await?;
-        ensure!(!ended, "a watch ended");
-        Ok(all)
+        Ok((all, ended))
     }
 }
 
