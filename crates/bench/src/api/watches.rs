@@ -300,7 +300,9 @@ impl Watcher {
             let (events, ended) = self.take(|data| load.stamps(data, &mut stamps)).await?;
             load.took(events, &mut stamps, bench.now());
             for place in ended {
-                eprintln!("  a watch was ended after {} events: {}", self.counts[place], self.failure);
+                if load.ended.get() == 0 {
+                    eprintln!("  a watch was ended after {} events {}", self.counts[place], self.failure);
+                }
                 load.ended.set(load.ended.get() + 1);
                 load.lost.set(load.lost.get() + self.counts[place]);
             }
