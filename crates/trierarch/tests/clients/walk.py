@@ -2,6 +2,7 @@
 an answer is not what upstream's API server gives."""
 
 import base64
+import json
 import sys
 import threading
 import time
@@ -96,7 +97,7 @@ def applied(api):
         maps.server_side_apply(namespace="py", name="b", body=body, field_manager="two")
         raise AssertionError("a field of another manager was taken")
     except ConflictError as error:
-        assert 'conflict with "one"' in str(error.body), error.body
+        assert 'conflict with "one"' in json.loads(error.body)["message"], error.body
     taken = maps.server_side_apply(namespace="py", name="b", body=body, field_manager="two", force_conflicts=True)
     assert taken.data.k == "2"
     try:
