@@ -53,9 +53,9 @@ impl Api {
     ) -> Self {
         Self {
             name: config.name.clone(),
-            authorizer: Arc::new(Authorizer::new(&storage.store)),
-            dynamic: Dynamic::new(&storage.store),
-            flow: Flow::new(&storage.store, storage.env.clock.clone()),
+            authorizer: Arc::new(Authorizer::new(&storage)),
+            dynamic: Dynamic::new(&storage),
+            flow: Flow::new(&storage, storage.env.clock.clone()),
             storage,
             shutdown: tasks.shutdown().clone(),
             tasks,

@@ -73,6 +73,11 @@ pub struct ApiServerConfig {
     /// A file of kind `AuthenticationConfiguration`: other issuers of tokens, and on which paths nobody in particular is
     /// let in (upstream's `--authentication-config`). It is read again when it changes.
     pub authentication_config: Option<PathBuf>,
+    /// A file of kind `EncryptionConfiguration`: which kinds are stored encrypted, and with which keys (upstream's
+    /// `--encryption-provider-config`).
+    pub encryption_provider_config: Option<PathBuf>,
+    /// Whether that file is read again when it changes (upstream's `--encryption-provider-config-automatic-reload`).
+    pub encryption_reload: bool,
     /// Seconds that pods tolerate a node that is not ready, unless they say otherwise.
     pub default_not_ready_toleration_seconds: i64,
     /// Seconds that pods tolerate a node that is not reachable, unless they say otherwise.
@@ -105,6 +110,8 @@ impl ApiServerConfig {
             anonymous_auth: true,
             bootstrap_token_auth: false,
             authentication_config: None,
+            encryption_provider_config: None,
+            encryption_reload: false,
             default_not_ready_toleration_seconds: 300,
             default_unreachable_toleration_seconds: 300,
             compaction_interval: Duration::from_secs(300),
@@ -137,6 +144,9 @@ pub enum BuildError {
     /// The audit log cannot be begun: flags, policy, file or kubeconfig.
     #[error("{0}")]
     Audit(String),
+    /// The encryption configuration cannot be used.
+    #[error("cannot use the encryption configuration: {0}")]
+    EncryptionConfig(String),
     /// The range of Service addresses is too small.
     #[error("the service address range {0} has no room: at least 8 addresses are needed")]
     ServiceCidr(IpNet),

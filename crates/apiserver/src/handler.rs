@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use api_types::status::Status;
 use http::{HeaderMap, Request, Response, header, request};
-use mvcc::{KeyRange, View};
+use mvcc::KeyRange;
 use tokio::time::Instant;
 
 use crate::api::Api;
@@ -22,6 +22,7 @@ use crate::flow::{self, Classified, Permit};
 use crate::info::{Query, RequestInfo};
 use crate::negotiate::{self, Media};
 use crate::registry::{Target, UpdateKind};
+use crate::storage::View;
 use crate::user::UserInfo;
 
 /// How long a request may take that is not meant to last (upstream's `--request-timeout`).
@@ -277,7 +278,8 @@ impl Api {
     /// barrier before it says so.
     async fn kind(&self, call: &Call) -> Result<Option<Kind>, Status> {
         let info = &call.info;
-        let find = |view: &mvcc::View| self.catalog.find(view, &info.group, &info.version, &info.resource);
+        let find =
+            |view: &crate::storage::View| self.catalog.find(view, &info.group, &info.version, &info.resource);
         match find(&self.storage.view())? {
             None if !discovery::has_version(&info.group, &info.version) => {
                 let view = self.storage.fresh().await?;

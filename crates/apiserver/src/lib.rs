@@ -33,6 +33,7 @@ mod convert;
 mod decode;
 mod discovery;
 mod encode;
+mod encryption;
 mod flow;
 mod handler;
 mod health;

@@ -31,6 +31,7 @@ use crate::bootstrap;
 use crate::call::status_response;
 use crate::compact;
 use crate::config::{ApiServerConfig, BuildError, RunError};
+use crate::encryption::Sealing;
 use crate::flow;
 use crate::handler::Origin;
 use crate::negotiate::Media;
@@ -71,6 +72,8 @@ impl ApiServerConfig {
         }
         let tls = tls::server(&self.tls)?;
         let authenticator = Authenticator::new(&self)?;
+        let sealing = Sealing::new(self.encryption_provider_config.clone());
+        let sealing = Arc::new(sealing.map_err(BuildError::EncryptionConfig)?);
         let tasks = TaskGroup::new("apiserver", Shutdown::new());
         let nodes =
             self.kubelet_client.as_ref().map(|config| NodeClient::new(config, tasks.clone())).transpose()?;
@@ -78,7 +81,8 @@ impl ApiServerConfig {
         let address = self.listen;
         let listener =
             TcpListener::bind(address).await.map_err(|cause| BuildError::Listen { address, cause })?;
-        let api = Api { audit, ..Api::new(&self, Storage { store, env }, authenticator, nodes, tasks) };
+        let storage = Storage::new(store, env, sealing);
+        let api = Api { audit, ..Api::new(&self, storage, authenticator, nodes, tasks) };
         Ok(ApiServer {
             api: Arc::new(api),
             listener,
@@ -131,6 +135,15 @@ impl ApiServer {
                 () = kept.shutdown.wait() => {}
             }
         });
+        let kept = api.clone();
+        if self.config.encryption_reload {
+            tasks.spawn_detached("encryption-config", async move {
+                tokio::select! {
+                    () = kept.storage.sealing.keep(&kept.storage.env) => {}
+                    () = kept.shutdown.wait() => {}
+                }
+            });
+        }
         let advertised = self.config.advertise_address;
         tasks.spawn_detached("endpoints", bootstrap::reconcile(api.clone(), advertised, port));
         tasks.spawn_detached("compaction", compact::run(api.clone(), self.config.compaction_interval));

@@ -9,13 +9,14 @@ use api_types::status::Status;
 use api_types::{Value, meta, table};
 use env::Rng;
 use ipnet::IpNet;
-use mvcc::{Compare, View};
+use mvcc::Compare;
 use serde_json::json;
 
 use crate::api::Api;
 use crate::convert;
 use crate::registry::Extra;
 use crate::storage;
+use crate::storage::View;
 
 const HEADLESS: &str = "None";
 /// Free addresses are looked for from a random one on, so many at most.

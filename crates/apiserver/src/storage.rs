@@ -1,5 +1,6 @@
 //! Reading and writing the store in the terms of the API: consistency of reads, conditional writes, the fence of a
-//! leader's component, and what a failed store means to a client.
+//! leader's component, values that are encrypted at rest, and what a failed store means to a client. Whoever reads and
+//! writes through this sees plain values.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -8,10 +9,12 @@ use api_types::status::Status;
 use bytes::Bytes;
 use env::Env;
 use mvcc::{
-    Command, Compare, CompareResult, CompareTarget, DeleteRequest, KeyRange, KeyValue, MvccError, Op,
-    OpResponse, PutRequest, RangeRequest, Response, Txn, View,
+    Command, Compare, CompareResult, CompareTarget, DeleteRequest, Event, KeyRange, KeyValue, MvccError, Op,
+    OpResponse, PutRequest, RangeRequest, RangeResponse, Response, Txn,
 };
-use store::{Store, StoreError};
+use store::{SharedEvent, Store, StoreError, WatchBatch, WatchError, WatchRequest};
+
+use crate::encryption::Sealing;
 
 /// How long a request waits for the store before the client is told to try again.
 const WRITE_PATIENCE: Duration = Duration::from_secs(15);
@@ -83,22 +86,132 @@ pub(crate) enum Outcome {
 pub(crate) struct Storage {
     pub store: Store,
     pub env: Env,
+    pub sealing: Arc<Sealing>,
+}
+
+/// The state at one revision, with plain values.
+pub(crate) struct View {
+    inner: Arc<mvcc::View>,
+    sealing: Arc<Sealing>,
+}
+
+impl std::ops::Deref for View {
+    type Target = mvcc::View;
+
+    fn deref(&self) -> &mvcc::View {
+        &self.inner
+    }
+}
+
+impl View {
+    /// A key's current value.
+    pub fn get(&self, key: &[u8]) -> Result<Option<KeyValue>, MvccError> {
+        self.inner.get(key)?.map(|kv| opened(&self.sealing, kv)).transpose()
+    }
+
+    /// Current values of a range in key order, lazily. It ends behind the first error.
+    pub fn iter(&self, range: &KeyRange) -> impl Iterator<Item = Result<KeyValue, MvccError>> {
+        self.inner.iter(range).map(|kv| opened(&self.sealing, kv?))
+    }
+
+    /// A range, maybe at an older revision.
+    pub fn range(&self, request: &RangeRequest) -> Result<RangeResponse, MvccError> {
+        let mut answer = self.inner.range(request)?;
+        answer.kvs = answer.kvs.into_iter().map(|kv| opened(&self.sealing, kv)).collect::<Result<_, _>>()?;
+        Ok(answer)
+    }
+
+    /// Whether an object is to be stored again even if it does not change: its keys are others now.
+    pub fn is_stale(&self, key: &[u8]) -> bool {
+        let stored = self.inner.get(key).ok().flatten();
+        stored.is_some_and(|kv| self.sealing.is_stale(key, &kv.value))
+    }
+}
+
+fn opened(sealing: &Sealing, mut kv: KeyValue) -> Result<KeyValue, MvccError> {
+    kv.value = sealing.open(&kv.key, kv.value).map_err(|why| {
+        let key = String::from_utf8_lossy(&kv.key);
+        MvccError::Engine(format!("unable to transform key {key:?}: {why}"))
+    })?;
+    Ok(kv)
+}
+
+/// A watch, with plain values.
+pub(crate) struct Watcher {
+    inner: store::Watcher,
+    sealing: Arc<Sealing>,
+}
+
+impl Watcher {
+    /// Waits for the next events.
+    pub async fn next(&mut self) -> Result<WatchBatch, WatchError> {
+        let batch = self.inner.next().await?;
+        self.open(batch)
+    }
+
+    /// What there is now.
+    pub fn poll(&mut self) -> Result<WatchBatch, WatchError> {
+        let batch = self.inner.poll()?;
+        self.open(batch)
+    }
+
+    /// The revision up to which everything was delivered.
+    pub fn progress(&self) -> i64 {
+        self.inner.progress()
+    }
+
+    fn open(&self, mut batch: WatchBatch) -> Result<WatchBatch, WatchError> {
+        let sealed = |kv: &KeyValue| self.sealing.is_sealed(&kv.value);
+        let plain =
+            |kv: KeyValue| opened(&self.sealing, kv).map_err(|error| WatchError::Engine(error.to_string()));
+        for shared in &mut batch.events {
+            if !sealed(&shared.kv) && !shared.prev.as_deref().is_some_and(sealed) {
+                continue;
+            }
+            let mut event = Event::clone(shared);
+            event.kv = plain(event.kv)?;
+            event.prev = event.prev.map(|prev| plain(*prev).map(Box::new)).transpose()?;
+            *shared = SharedEvent::new(event);
+        }
+        Ok(batch)
+    }
 }
 
 impl Storage {
+    pub fn new(store: Store, env: Env, sealing: Arc<Sealing>) -> Self {
+        Self { store, env, sealing }
+    }
+
     pub fn view(&self) -> Arc<View> {
-        self.store.view()
+        Arc::new(View { inner: self.store.view(), sealing: self.sealing.clone() })
+    }
+
+    /// Follows changes from a revision on.
+    pub fn watch(&self, request: WatchRequest) -> Watcher {
+        Watcher { inner: self.store.watch(request), sealing: self.sealing.clone() }
+    }
+
+    /// A change with its values as they are stored.
+    fn sealed(&self, mut write: Write) -> Result<Write, Status> {
+        let seal = |key: &[u8], value: Bytes| self.sealing.seal(key, value).map_err(Status::internal);
+        write.value = write.value.map(|value| seal(&write.key, value)).transpose()?;
+        for (_, step) in &mut write.extra {
+            if let Some(Op::Put(put)) = step {
+                put.value = seal(&put.key, std::mem::take(&mut put.value))?;
+            }
+        }
+        Ok(write)
     }
 
     /// A view that shows everything acknowledged before the call.
     pub async fn fresh(&self) -> Result<Arc<View>, Status> {
         self.store.read_barrier().await.map_err(|error| store_failure(&error))?;
-        Ok(self.store.view())
+        Ok(self.view())
     }
 
     /// A view at `revision` or newer.
     pub async fn at_least(&self, revision: i64) -> Result<Arc<View>, Status> {
-        let view = self.store.view();
+        let view = self.view();
         if view.revision() >= revision {
             return Ok(view);
         }
@@ -119,6 +232,7 @@ impl Storage {
     /// the value that stands there then.
     pub async fn commit(&self, write: Write) -> Result<Outcome, Status> {
         let deadline = self.env.clock.monotonic() + WRITE_PATIENCE;
+        let write = self.sealed(write)?;
         let command = Command::Txn(write.transaction());
         let mut unsure = false;
         loop {

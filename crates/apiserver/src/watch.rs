@@ -11,7 +11,7 @@ use bytes::{BufMut, Bytes, BytesMut};
 use http::Response;
 use mvcc::{Event, EventKind, KeyRange, KeyValue};
 use parking_lot::Mutex;
-use store::{WatchError, WatchRequest, Watcher};
+use store::{WatchError, WatchRequest};
 use tokio::time::Instant;
 
 use crate::api::Api;
@@ -22,6 +22,7 @@ use crate::info::Query;
 use crate::negotiate::{Format, Media, Shape};
 use crate::registry::Target;
 use crate::select::Selection;
+use crate::storage::Watcher;
 
 /// How long a watch lasts at least when the client does not say (upstream's `--min-request-timeout`); up to twice so
 /// long.
@@ -206,7 +207,7 @@ impl Api {
             api: self.clone(),
             writer,
             selection,
-            watcher: self.storage.store.watch(WatchRequest { range, start_revision: start }),
+            watcher: self.storage.watch(WatchRequest { range, start_revision: start }),
             definition: self.follow_definition(target, view.revision() + 1),
             initial: initial.into_iter(),
             initial_end: matches!(begin, Begin::Initial { .. })
@@ -223,7 +224,7 @@ impl Api {
     fn follow_definition(&self, target: &Target, start_revision: i64) -> Option<Definition> {
         let kind = target.resource.custom()?;
         let range = KeyRange::Key(crate::catalog::definition_key(&kind.resource.qualified()).into());
-        let watcher = self.storage.store.watch(WatchRequest { range, start_revision });
+        let watcher = self.storage.watch(WatchRequest { range, start_revision });
         Some(Definition { generation: kind.generation, watcher })
     }
 

@@ -15,7 +15,7 @@ use http::{HeaderValue, Request, header};
 use http_body_util::{BodyExt, Full};
 use hyper::client::conn::http1::{SendRequest, handshake};
 use hyper_util::rt::TokioIo;
-use mvcc::{KeyRange, View};
+use mvcc::KeyRange;
 use parking_lot::Mutex;
 use rustls::pki_types::ServerName;
 use tokio::io::{AsyncRead, AsyncWrite};
@@ -26,6 +26,7 @@ use url::Url;
 use crate::api::Api;
 use crate::body::{self, BoxError, ReadError};
 use crate::storage;
+use crate::storage::View;
 use crate::tls;
 
 /// Connections to a webhook that wait for the next call, at most.

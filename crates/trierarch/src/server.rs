@@ -64,6 +64,12 @@ pub struct Options {
     /// A file of kind AuthenticationConfiguration: other issuers of tokens, and where nobody in particular is let in
     #[arg(long)]
     pub authentication_config: Option<PathBuf>,
+    /// A file of kind EncryptionConfiguration: which kinds are stored encrypted, and with which keys
+    #[arg(long)]
+    pub encryption_provider_config: Option<PathBuf>,
+    /// Read the encryption configuration again when it changes
+    #[arg(long)]
+    pub encryption_provider_config_automatic_reload: bool,
     /// Whether bootstrap tokens, Secrets in kube-system, are credentials
     #[arg(long)]
     pub enable_bootstrap_token_auth: bool,
@@ -229,6 +235,8 @@ async fn build_api(
         kubelet_client: Some(kubelet),
         anonymous_auth: options.anonymous_auth,
         authentication_config: options.authentication_config.clone(),
+        encryption_provider_config: options.encryption_provider_config.clone(),
+        encryption_reload: options.encryption_provider_config_automatic_reload,
         bootstrap_token_auth: options.enable_bootstrap_token_auth,
         default_not_ready_toleration_seconds: options.default_not_ready_toleration_seconds,
         default_unreachable_toleration_seconds: options.default_unreachable_toleration_seconds,

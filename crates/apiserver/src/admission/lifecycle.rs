@@ -4,11 +4,11 @@
 use api_types::codec::peek;
 use api_types::status::Status;
 use api_types::table;
-use mvcc::View;
 
 use super::{Admit, Attributes, Check, Operation, Plugin};
 use crate::api::Api;
 use crate::storage;
+use crate::storage::View;
 
 /// Namespaces that cannot be deleted.
 const IMMORTAL: [&str; 3] = ["default", "kube-system", "kube-public"];

@@ -3,12 +3,13 @@
 use api_types::quantity::Quantity;
 use api_types::status::Status;
 use api_types::{Value, codec, meta};
-use mvcc::{KeyRange, View};
+use mvcc::KeyRange;
 use serde_json::{Map, json};
 
 use super::{Admit, Attributes, Check, Plugin};
 use crate::api::Api;
 use crate::storage;
+use crate::storage::View;
 
 const ANNOTATION: &str = "kubernetes.io/limit-ranger";
 const LISTS: [(&str, &str); 2] = [("containers", "container"), ("initContainers", "init container")];

@@ -2,10 +2,11 @@
 
 use api_types::status::Status;
 use api_types::{Resource, Value, codec, table};
-use mvcc::{KeyRange, View};
+use mvcc::KeyRange;
 
 use crate::api::Api;
 use crate::storage;
+use crate::storage::View;
 
 /// A built-in kind that is stored: its group, version and resource.
 pub(super) type Name = (&'static str, &'static str, &'static str);

@@ -4,12 +4,13 @@
 use api_rules::pod_security::{Level, Policy, details, is_significant, violations, warn_of_pods};
 use api_types::status::Status;
 use api_types::{Value, codec, meta};
-use mvcc::{KeyRange, View};
+use mvcc::KeyRange;
 
 use super::{Admit, Attributes, Check, Operation, Plugin, lookup};
 use crate::api::Api;
 use crate::audit;
 use crate::storage;
+use crate::storage::View;
 
 /// Subresources of pods that change nothing that matters here.
 const IGNORED: [&str; 8] = ["exec", "attach", "binding", "eviction", "log", "portforward", "proxy", "status"];

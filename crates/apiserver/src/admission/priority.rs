@@ -2,11 +2,11 @@
 
 use api_types::status::Status;
 use api_types::{Value, meta};
-use mvcc::View;
 
 use super::lookup::{self, Name};
 use super::{Admit, Attributes, Check, Plugin};
 use crate::api::Api;
+use crate::storage::View;
 
 const CLASSES: Name = ("scheduling.k8s.io", "v1", "priorityclasses");
 const PREEMPT: &str = "PreemptLowerPriority";

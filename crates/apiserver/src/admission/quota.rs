@@ -8,13 +8,14 @@ use std::sync::Arc;
 use api_rules::quota::{self, Charge};
 use api_types::status::Status;
 use api_types::{Resource, Value, meta, table};
-use mvcc::{Compare, CompareResult, CompareTarget, KeyRange, KeyValue, View};
+use mvcc::{Compare, CompareResult, CompareTarget, KeyRange, KeyValue};
 use tokio::sync::{Mutex, MutexGuard};
 
 use crate::api::Api;
 use crate::convert;
 use crate::registry::{Extra, Target};
 use crate::storage;
+use crate::storage::View;
 
 /// Writes that wait for each other's charges: namespaces share this many turns.
 const TURNS: usize = 64;

@@ -2,10 +2,10 @@
 
 use api_types::status::Status;
 use api_types::{Value, meta};
-use mvcc::View;
 
 use super::{Admit, Attributes, Check, Operation, Plugin, lookup};
 use crate::api::Api;
+use crate::storage::View;
 
 const LABELS: [&str; 2] = ["topology.kubernetes.io/zone", "topology.kubernetes.io/region"];
 

@@ -5,11 +5,11 @@ use api_rules::look::Look;
 use api_types::{codec, meta, table, time};
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
-use mvcc::View;
 use serde_json::Value;
 use sha2::{Digest, Sha256};
 
 use crate::storage;
+use crate::storage::View;
 use crate::user::UserInfo;
 
 const NAMESPACE: &str = "kube-system";

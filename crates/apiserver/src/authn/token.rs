@@ -8,12 +8,12 @@ use api_types::{codec, meta, table};
 use base64::Engine as _;
 use base64::engine::general_purpose::{STANDARD, URL_SAFE_NO_PAD};
 use jsonwebtoken::{Algorithm, DecodingKey, EncodingKey, Header, Validation};
-use mvcc::View;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
 use crate::config::{BuildError, ServiceAccountKeys};
 use crate::storage;
+use crate::storage::View;
 use crate::user::{SERVICE_ACCOUNT_PREFIX, UserInfo};
 
 /// Seconds that clocks may differ.

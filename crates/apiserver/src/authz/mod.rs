@@ -9,13 +9,14 @@ mod policy;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, Ordering};
 
+use crate::storage::{Storage, View, Watcher};
 use api_types::selector::FieldSelector;
 use api_types::status::Status;
 use arc_swap::ArcSwap;
 use bytes::Bytes;
-use mvcc::{EventKind, KeyRange, View};
+use mvcc::{EventKind, KeyRange};
 use parking_lot::Mutex;
-use store::{Store, WatchRequest, Watcher};
+use store::WatchRequest;
 
 pub(crate) use policy::{Policy, Rule};
 
@@ -87,7 +88,7 @@ impl<'a> Ask<'a> {
 
 /// Decides, from stored policy.
 pub(crate) struct Authorizer {
-    store: Store,
+    storage: Storage,
     policy: ArcSwap<Policy>,
     seen: AtomicI64,
     watchers: Mutex<Vec<Watcher>>,
@@ -107,9 +108,9 @@ fn ranges() -> impl Iterator<Item = KeyRange> {
 }
 
 impl Authorizer {
-    pub fn new(store: &Store) -> Self {
+    pub fn new(storage: &Storage) -> Self {
         Self {
-            store: store.clone(),
+            storage: storage.clone(),
             policy: ArcSwap::default(),
             seen: AtomicI64::new(-1),
             watchers: Mutex::default(),
@@ -176,7 +177,7 @@ impl Authorizer {
     }
 
     fn reload(&self, watchers: &mut Vec<Watcher>) -> i64 {
-        let view = self.store.view();
+        let view = self.storage.view();
         let mut policy = Policy::default();
         for range in ranges() {
             for kv in storage::each(&view, &range) {
@@ -187,7 +188,8 @@ impl Authorizer {
         }
         self.policy.store(Arc::new(policy));
         let start_revision = view.revision() + 1;
-        *watchers = ranges().map(|range| self.store.watch(WatchRequest { range, start_revision })).collect();
+        *watchers =
+            ranges().map(|range| self.storage.watch(WatchRequest { range, start_revision })).collect();
         view.revision()
     }
 }

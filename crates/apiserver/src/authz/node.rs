@@ -3,10 +3,11 @@
 
 use api_types::codec::peek;
 use api_types::{Value, codec, table};
-use mvcc::{KeyRange, KeyValue, View};
+use mvcc::{KeyRange, KeyValue};
 
 use super::{Ask, Policy};
 use crate::storage;
+use crate::storage::View;
 
 const NODE_ROLE: &str = "system:node";
 

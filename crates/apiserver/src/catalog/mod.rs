@@ -16,7 +16,7 @@ use std::sync::Arc;
 use api_types::definition::compare_versions;
 use api_types::status::Status;
 use api_types::{Resource, table};
-use mvcc::{KeyRange, Revision, View};
+use mvcc::{KeyRange, Revision};
 use parking_lot::Mutex;
 
 pub(crate) use definition::Definition;
@@ -24,6 +24,7 @@ pub(crate) use kind::{CustomKind, Kind};
 
 use crate::discovery;
 use crate::storage;
+use crate::storage::View;
 
 /// Group of the definitions themselves.
 const GROUP: &str = "apiextensions.k8s.io";

@@ -6,7 +6,6 @@ use std::time::Duration;
 
 use api_types::status::Status;
 use api_types::{Resource, Value, codec, meta, table};
-use mvcc::View;
 use serde_json::json;
 use store::WatchRequest;
 
@@ -16,6 +15,7 @@ use crate::api::Api;
 use crate::call::Call;
 use crate::registry::{Target, Update, UpdateKind};
 use crate::storage;
+use crate::storage::View;
 
 /// How often everything is looked at, even if nothing changed.
 const INTERVAL: Duration = Duration::from_secs(60);
@@ -48,7 +48,7 @@ pub(super) fn stored(view: &View) -> Result<[Vec<Value>; 2], Status> {
 pub(crate) async fn keep(api: Arc<Api>) {
     loop {
         let start_revision = api.storage.view().revision() + 1;
-        let watch = |range| api.storage.store.watch(WatchRequest { range, start_revision });
+        let watch = |range| api.storage.watch(WatchRequest { range, start_revision });
         let [mut schemas, mut levels] = ranges().map(watch);
         let pause = match once(&api).await {
             Ok(()) => INTERVAL,

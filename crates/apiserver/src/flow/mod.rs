@@ -19,13 +19,14 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, Ordering};
 use std::time::Duration;
 
+use crate::storage::{Storage, View, Watcher};
 use api_types::status::Status;
 use arc_swap::ArcSwap;
 use env::Clock;
 use http::{HeaderName, Response};
-use mvcc::{KeyRange, View};
+use mvcc::KeyRange;
 use parking_lot::Mutex;
-use store::{Store, WatchRequest, Watcher};
+use store::WatchRequest;
 use tokio::sync::oneshot;
 use tokio::time::Instant;
 
@@ -74,7 +75,7 @@ impl Classified {
 
 /// Who runs, who waits, by the rules of the moment.
 pub(crate) struct Flow {
-    store: Store,
+    storage: Storage,
     clock: Clock,
     started: Instant,
     config: ArcSwap<Config>,
@@ -126,12 +127,12 @@ pub(crate) struct Request<'a> {
 }
 
 impl Flow {
-    pub fn new(store: &Store, clock: Clock) -> Self {
+    pub fn new(storage: &Storage, clock: Clock) -> Self {
         let config = Config::of(&[], &[]);
         let mut seats = Seats::default();
         seats.configure(&config.shares(SEATS), Duration::ZERO);
         Self {
-            store: store.clone(),
+            storage: storage.clone(),
             started: clock.monotonic(),
             clock,
             config: ArcSwap::from_pointee(config),
@@ -217,13 +218,14 @@ impl Flow {
             self.config.store(Arc::new(config));
             reached = revision;
             let start_revision = revision + 1;
-            *watchers = ranges().map(|range| self.store.watch(WatchRequest { range, start_revision })).into();
+            *watchers =
+                ranges().map(|range| self.storage.watch(WatchRequest { range, start_revision })).into();
         }
         self.seen.store(reached, Ordering::Release);
     }
 
     fn load(&self) -> Result<(Config, i64), Status> {
-        let view = self.store.view();
+        let view = self.storage.view();
         let [schemas, levels] = keep::stored(&view)?;
         Ok((Config::of(&schemas, &levels), view.revision()))
     }

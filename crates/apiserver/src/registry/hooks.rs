@@ -4,12 +4,13 @@ use std::time::Duration;
 
 use api_types::status::Status;
 use api_types::{Resource, Value, meta};
-use mvcc::{Compare, Op, View};
+use mvcc::{Compare, Op};
 use parking_lot::Mutex;
 use tokio::time::Instant;
 
 use super::Target;
 use crate::api::Api;
+use crate::storage::View;
 use crate::storage::{self, fence_key};
 
 /// Further conditions and steps of a write.

@@ -7,7 +7,7 @@ use api_types::status::Status;
 use api_types::{Value, meta};
 use bytes::Bytes;
 use http::Response;
-use mvcc::{KeyRange, KeyValue, MvccError, RangeRequest, View};
+use mvcc::{KeyRange, KeyValue, MvccError, RangeRequest};
 use serde_json::{Map, json};
 
 use super::Target;
@@ -19,6 +19,7 @@ use crate::info::Query;
 use crate::negotiate::Media;
 use crate::select::Selection;
 use crate::storage;
+use crate::storage::View;
 
 /// `resourceVersion`, `resourceVersionMatch`, `limit` and `continue` of a list.
 struct ListOptions {

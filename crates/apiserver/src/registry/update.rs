@@ -316,7 +316,7 @@ impl Api {
         };
         let value = self.to_stored(&target.resource, &new).await?;
         let mut after = KeyValue { value: value.clone(), ..kv.clone() };
-        let unchanged = !gone && value == kv.value;
+        let unchanged = !gone && value == kv.value && !view.is_stale(&kv.key);
         if update.dry_run || unchanged {
             return Ok(Try::Done(Box::new(Written { kv: after, created: false })));
         }

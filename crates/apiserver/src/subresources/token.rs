@@ -4,7 +4,6 @@ use api_types::field::{FieldError, Path};
 use api_types::status::Status;
 use api_types::{Subresource, Value, meta, table, time};
 use http::Response;
-use mvcc::View;
 use serde_json::json;
 
 use crate::api::Api;
@@ -14,6 +13,7 @@ use crate::call::Call;
 use crate::convert;
 use crate::decode::{self, Expected};
 use crate::registry::Target;
+use crate::storage::View;
 
 const DEFAULT_SECONDS: i64 = 3600;
 const MIN_SECONDS: i64 = 600;

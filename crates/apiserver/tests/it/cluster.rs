@@ -115,6 +115,13 @@ impl Cluster {
         member
     }
 
+    /// Why a member cannot be built whose configuration is adjusted.
+    pub async fn fault(adjust: impl FnOnce(&mut ApiServerConfig)) -> String {
+        let (authority, keys) = (Arc::new(Authority::new()), service_account_keys());
+        let built = try_member(0, &[env::ports::free_address()], authority, keys, adjust).await;
+        built.err().unwrap_or_default()
+    }
+
     /// A cluster of several, which share their keys.
     pub async fn start_many(size: usize) -> Vec<Running> {
         let peers: Vec<SocketAddr> = (0..size).map(|_| env::ports::free_address()).collect();
@@ -137,6 +144,16 @@ async fn start_member(
     keys: ServiceAccountKeys,
     adjust: impl FnOnce(&mut ApiServerConfig),
 ) -> Running {
+    try_member(index, peers, authority, keys, adjust).await.unwrap_or_else(|error| panic!("server: {error}"))
+}
+
+async fn try_member(
+    index: usize,
+    peers: &[SocketAddr],
+    authority: Arc<Authority>,
+    keys: ServiceAccountKeys,
+    adjust: impl FnOnce(&mut ApiServerConfig),
+) -> Result<Running, String> {
     let folder = tempfile::tempdir().expect("folder");
     let (env, shutdown) = (Env::real(), Shutdown::new());
     let tasks = TaskGroup::new("test", Shutdown::new());
@@ -166,14 +183,14 @@ async fn start_member(
         ..ApiServerConfig::new(name, listen, tls, keys)
     };
     adjust(&mut config);
-    let service = config.build(store.clone(), env).await.expect("server");
+    let service = config.build(store.clone(), env).await.map_err(|error| error.to_string())?;
     let address = service.address().expect("address");
     let root = service.service(UserInfo::new("kubernetes-admin", &["system:masters"]));
     let signer = Box::new(service.secret_token_signer());
     let stop = shutdown.clone();
     tasks.spawn_detached("server", async move { drop(service.run(stop).await) });
     let admin = authority.issue("kubernetes-admin", Some("system:masters"));
-    Running { address, authority, admin, store, signer, shutdown, root, tasks, folder }
+    Ok(Running { address, authority, admin, store, signer, shutdown, root, tasks, folder })
 }
 
 impl Drop for Running {

@@ -6,6 +6,7 @@ mod cluster;
 mod conversion;
 mod crud;
 mod custom;
+mod encryption;
 mod fences;
 mod flow;
 mod formats;

@@ -33,7 +33,8 @@ pub struct SharedEvent {
 }
 
 impl SharedEvent {
-    pub(super) fn new(event: Event) -> Arc<Self> {
+    /// An event that is delivered.
+    pub fn new(event: Event) -> Arc<Self> {
         Arc::new(Self { event, forms: Default::default() })
     }
 

@@ -13,12 +13,13 @@ pub(super) mod validating;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, Ordering};
 
+use crate::storage::{Storage, View, Watcher};
 use api_types::{Value, codec, meta};
 use arc_swap::ArcSwap;
 use bytes::Bytes;
-use mvcc::{KeyRange, View};
+use mvcc::KeyRange;
 use parking_lot::Mutex;
-use store::{Store, WatchRequest, Watcher};
+use store::WatchRequest;
 
 use self::hooks::Hook;
 use self::policy::Policy;
@@ -48,7 +49,7 @@ struct Configured {
 
 /// Follows what is configured: compiled again when one of the objects changed, and a look at a number otherwise.
 pub(crate) struct Dynamic {
-    store: Store,
+    storage: Storage,
     configured: ArcSwap<Configured>,
     seen: AtomicI64,
     watchers: Mutex<Vec<Watcher>>,
@@ -62,9 +63,9 @@ fn ranges() -> impl Iterator<Item = KeyRange> {
 }
 
 impl Dynamic {
-    pub fn new(store: &Store) -> Self {
+    pub fn new(storage: &Storage) -> Self {
         Self {
-            store: store.clone(),
+            storage: storage.clone(),
             configured: ArcSwap::default(),
             seen: AtomicI64::new(-1),
             watchers: Mutex::default(),
@@ -97,13 +98,14 @@ impl Dynamic {
     }
 
     fn reload(&self, watchers: &mut Vec<Watcher>) -> i64 {
-        let view = self.store.view();
+        let view = self.storage.view();
         let old = self.configured.load_full();
         // What was known stays, until all can be read.
         let Some(new) = Configured::read(&view, &old) else { return -1 };
         self.configured.store(Arc::new(new));
         let start_revision = view.revision() + 1;
-        *watchers = ranges().map(|range| self.store.watch(WatchRequest { range, start_revision })).collect();
+        *watchers =
+            ranges().map(|range| self.storage.watch(WatchRequest { range, start_revision })).collect();
         view.revision()
     }
 }

@@ -7,7 +7,7 @@ use api_rules::cel::{self, Authorize, Evaluation, Expression, Inputs, Kind, Ques
 use api_types::selector::LabelSelector;
 use api_types::status::Status;
 use api_types::{Value, meta};
-use mvcc::{KeyRange, View};
+use mvcc::KeyRange;
 
 use super::matching::{self, Matching};
 use super::{list, name_of, request, text, texts};
@@ -16,6 +16,7 @@ use crate::api::Api;
 use crate::authz::{Ask, Authorizer};
 use crate::catalog;
 use crate::storage::Storage;
+use crate::storage::View;
 use crate::user::UserInfo;
 
 /// Parameters of one binding, at most: more are a mistake in its selector.
