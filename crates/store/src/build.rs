@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::io;
 use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
 
 use bytes::Bytes;
 use env::{Env, Shutdown, TaskGroup};
@@ -93,6 +94,7 @@ impl StoreConfig {
         let shutdown = Shutdown::new();
         let (leadership, leadership_seen) = watch::channel(Leadership::default());
         let inner = Arc::new(Inner {
+            heard: AtomicU64::new(0),
             me: identity.me,
             cluster: identity.cluster,
             raft,

@@ -4,6 +4,7 @@ use std::collections::BTreeSet;
 use std::io;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::time::Duration;
 
 use mvcc::{Applied, Command, LeaseId, View};
 use openraft::async_runtime::WatchReceiver as _;
@@ -56,6 +57,10 @@ pub(crate) enum Again {
     IfNotHeard,
 }
 
+/// How long a member that starts tries to ask a leader before it goes by what it is told.
+const LONELY: Duration = Duration::from_secs(5);
+const LONELY_POLL: Duration = Duration::from_millis(50);
+
 impl Store {
     pub(crate) fn of(inner: Arc<Inner>) -> Self {
         Self { inner }
@@ -69,11 +74,35 @@ impl Store {
     /// Returns when the cluster knows this member, and it shows everything that was acknowledged before it was started:
     /// whoever asks it earlier gets a past that nobody else has any more. Returns too when the store stops.
     pub async fn caught_up(&self) {
+        let inner = &self.inner;
+        tokio::select! {
+            () = self.confirmed() => {}
+            // One whose connections to the others fail, but who is reached by them, is told by the leader what there is.
+            () = async {
+                inner.env.clock.sleep(LONELY).await;
+                self.told().await;
+            } => {}
+        }
+    }
+
+    async fn confirmed(&self) {
         let (inner, me) = (&self.inner, self.inner.me);
         let known = |_: &u64| inner.shared.view.load().members().any(|member| member.id == me);
         drop(inner.shared.applied.subscribe().wait_for(known).await);
         while inner.read_barrier().await.is_err() && !inner.shutdown.is_triggered() {
             inner.wait_for_leader().await;
+        }
+    }
+
+    /// Returns when everything is applied that was committed when a leader was first heard of.
+    async fn told(&self) {
+        let inner = &self.inner;
+        let is_told = || {
+            let heard = inner.heard.load(Ordering::Relaxed);
+            heard > 0 && inner.shared.view.load().applied_index() >= heard
+        };
+        while !is_told() && !inner.shutdown.is_triggered() {
+            inner.env.clock.sleep(LONELY_POLL).await;
         }
     }
 

@@ -1,6 +1,7 @@
 //! What all parts of a running store share: who leads, whom to call, and how something is proposed.
 
 use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -62,6 +63,8 @@ pub(crate) struct Inner {
     pub proposals: mpsc::Sender<Submission>,
     pub tasks: TaskGroup,
     pub leadership: watch::Receiver<Leadership>,
+    /// What was committed when a leader was first heard of since the start, as an index; 0 before.
+    pub heard: AtomicU64,
 }
 
 impl Inner {

@@ -2,6 +2,7 @@
 
 use std::io;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
 use futures::stream::{BoxStream, StreamExt as _};
 use openraft::ReadPolicy;
@@ -147,6 +148,8 @@ impl Peer for PeerService {
         // A broken stream simply ends: the leader opens another.
         let requests = requests.take_while(|request| std::future::ready(matches!(request, Ok(Ok(_)))));
         let requests = requests.filter_map(|request| std::future::ready(request.ok().and_then(Result::ok)));
+        let inner = self.inner.clone();
+        let requests = requests.inspect(move |request| hear(&inner, request));
         // An idle leader keeps the stream open: a member that stops must not wait for it.
         let shutdown = self.inner.shutdown.clone();
         let stopping = async move { shutdown.wait().await };
@@ -160,6 +163,7 @@ impl Peer for PeerService {
 
     async fn append_one(&self, request: Request<peer::AppendRequest>) -> Answer<peer::AppendResponse> {
         let request = append_request_from_wire(request.into_inner()).map_err(invalid)?;
+        hear(&self.inner, &request);
         let answers = self.inner.raft.stream_append(futures::stream::iter([request]));
         let mut answers = Box::pin(answers);
         match answers.next().await {
@@ -325,6 +329,15 @@ fn count_received(traffic: &mut Option<Traffic>, request: &peer::AppendRequest) 
     use prost::Message as _;
     let from = request.vote.as_ref().map_or(0, |vote| vote.node);
     traffic.get_or_insert_with(|| Traffic::with(from)).received.increment(request.encoded_len() as u64);
+}
+
+/// Notes what was committed when a leader is first heard of.
+fn hear(inner: &Inner, request: &AppendEntriesRequest<TypeConfig>) {
+    if inner.heard.load(Ordering::Relaxed) == 0
+        && let Some(commit) = &request.leader_commit
+    {
+        inner.heard.store(commit.index, Ordering::Relaxed);
+    }
 }
 
 fn append_request_from_wire(request: peer::AppendRequest) -> io::Result<AppendEntriesRequest<TypeConfig>> {
