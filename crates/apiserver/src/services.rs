@@ -15,8 +15,7 @@ use serde_json::json;
 use crate::api::Api;
 use crate::convert;
 use crate::registry::Extra;
-use crate::storage;
-use crate::storage::View;
+use crate::storage::{self, View};
 
 const HEADLESS: &str = "None";
 /// Free addresses are looked for from a random one on, so many at most.

@@ -25,8 +25,7 @@ use url::Url;
 
 use crate::api::Api;
 use crate::body::{self, BoxError, ReadError};
-use crate::storage;
-use crate::storage::View;
+use crate::storage::{self, View};
 use crate::tls;
 
 /// Connections to a webhook that wait for the next call, at most.

@@ -7,8 +7,7 @@ use api_types::table;
 
 use super::{Admit, Attributes, Check, Operation, Plugin};
 use crate::api::Api;
-use crate::storage;
-use crate::storage::View;
+use crate::storage::{self, View};
 
 /// Namespaces that cannot be deleted.
 const IMMORTAL: [&str; 3] = ["default", "kube-system", "kube-public"];

@@ -8,8 +8,7 @@ use serde_json::{Map, json};
 
 use super::{Admit, Attributes, Check, Plugin};
 use crate::api::Api;
-use crate::storage;
-use crate::storage::View;
+use crate::storage::{self, View};
 
 const ANNOTATION: &str = "kubernetes.io/limit-ranger";
 const LISTS: [(&str, &str); 2] = [("containers", "container"), ("initContainers", "init container")];

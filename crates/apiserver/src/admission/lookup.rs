@@ -5,8 +5,7 @@ use api_types::{Resource, Value, codec, table};
 use mvcc::KeyRange;
 
 use crate::api::Api;
-use crate::storage;
-use crate::storage::View;
+use crate::storage::{self, View};
 
 /// A built-in kind that is stored: its group, version and resource.
 pub(super) type Name = (&'static str, &'static str, &'static str);

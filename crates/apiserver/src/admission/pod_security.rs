@@ -9,8 +9,7 @@ use mvcc::KeyRange;
 use super::{Admit, Attributes, Check, Operation, Plugin, lookup};
 use crate::api::Api;
 use crate::audit;
-use crate::storage;
-use crate::storage::View;
+use crate::storage::{self, View};
 
 /// Subresources of pods that change nothing that matters here.
 const IGNORED: [&str; 8] = ["exec", "attach", "binding", "eviction", "log", "portforward", "proxy", "status"];

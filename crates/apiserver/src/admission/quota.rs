@@ -14,8 +14,7 @@ use tokio::sync::{Mutex, MutexGuard};
 use crate::api::Api;
 use crate::convert;
 use crate::registry::{Extra, Target};
-use crate::storage;
-use crate::storage::View;
+use crate::storage::{self, View};
 
 /// Writes that wait for each other's charges: namespaces share this many turns.
 const TURNS: usize = 64;

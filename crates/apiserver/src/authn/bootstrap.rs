@@ -8,8 +8,7 @@ use base64::engine::general_purpose::STANDARD;
 use serde_json::Value;
 use sha2::{Digest, Sha256};
 
-use crate::storage;
-use crate::storage::View;
+use crate::storage::{self, View};
 use crate::user::UserInfo;
 
 const NAMESPACE: &str = "kube-system";

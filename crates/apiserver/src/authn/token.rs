@@ -12,8 +12,7 @@ use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
 use crate::config::{BuildError, ServiceAccountKeys};
-use crate::storage;
-use crate::storage::View;
+use crate::storage::{self, View};
 use crate::user::{SERVICE_ACCOUNT_PREFIX, UserInfo};
 
 /// Seconds that clocks may differ.

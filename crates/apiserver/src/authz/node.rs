@@ -6,8 +6,7 @@ use api_types::{Value, codec, table};
 use mvcc::{KeyRange, KeyValue};
 
 use super::{Ask, Policy};
-use crate::storage;
-use crate::storage::View;
+use crate::storage::{self, View};
 
 const NODE_ROLE: &str = "system:node";
 

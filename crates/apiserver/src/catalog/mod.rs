@@ -23,8 +23,7 @@ pub(crate) use definition::Definition;
 pub(crate) use kind::{CustomKind, Kind};
 
 use crate::discovery;
-use crate::storage;
-use crate::storage::View;
+use crate::storage::{self, View};
 
 /// Group of the definitions themselves.
 const GROUP: &str = "apiextensions.k8s.io";

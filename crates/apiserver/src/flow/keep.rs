@@ -14,8 +14,7 @@ use super::ranges;
 use crate::api::Api;
 use crate::call::Call;
 use crate::registry::{Target, Update, UpdateKind};
-use crate::storage;
-use crate::storage::View;
+use crate::storage::{self, View};
 
 /// How often everything is looked at, even if nothing changed.
 const INTERVAL: Duration = Duration::from_secs(60);

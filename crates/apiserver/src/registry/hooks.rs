@@ -10,8 +10,7 @@ use tokio::time::Instant;
 
 use super::Target;
 use crate::api::Api;
-use crate::storage::View;
-use crate::storage::{self, fence_key};
+use crate::storage::{self, View, fence_key};
 
 /// Further conditions and steps of a write.
 pub(crate) type Extra = Vec<(Option<Compare>, Option<Op>)>;

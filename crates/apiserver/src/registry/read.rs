@@ -18,8 +18,7 @@ use crate::call::{Call, status_response};
 use crate::info::Query;
 use crate::negotiate::Media;
 use crate::select::Selection;
-use crate::storage;
-use crate::storage::View;
+use crate::storage::{self, View};
 
 /// `resourceVersion`, `resourceVersionMatch`, `limit` and `continue` of a list.
 struct ListOptions {

@@ -264,7 +264,9 @@ async fn a_watch_starts_and_ends() {
     assert!(events[2]["responseObject"].is_null());
     // One that is refused starts and ends too.
     let answer = audited.admin(ask("GET", &format!("{CONFIG_MAPS}?watch=1&resourceVersion=x"))).await;
-    assert_eq!(stages(&audited.of(&answer)), ["RequestReceived", "ResponseStarted", "ResponseComplete"]);
+    let events =
+        eventually("it ends", || async { Some(audited.of(&answer)).filter(|events| events.len() == 3) });
+    assert_eq!(stages(&events.await), ["RequestReceived", "ResponseStarted", "ResponseComplete"]);
     assert_eq!(audited.last(&answer)["responseStatus"]["status"], "Failure");
 }
 
