@@ -25,6 +25,11 @@ pub fn full(bytes: impl Into<Bytes>) -> Body {
     Full::new(bytes.into()).map_err(|never: Infallible| match never {}).boxed_unsync()
 }
 
+/// A body that comes from another server.
+pub(crate) fn incoming(body: hyper::body::Incoming) -> Body {
+    BodyExt::boxed_unsync(body.map_err(|error| -> BoxError { error.into() }))
+}
+
 /// A body that comes in pieces.
 pub(crate) fn stream<S>(pieces: S) -> Body
 where

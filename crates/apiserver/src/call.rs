@@ -18,6 +18,7 @@ use crate::info::{Query, RequestInfo};
 use crate::negotiate::{self, Format, Media, Shape};
 use crate::storage::Fence;
 use crate::user::UserInfo;
+use crate::wire::Wire;
 
 /// Carries the condition of [`Fence`].
 pub const FENCE_HEADER: &str = "trierarch-fence";
@@ -34,6 +35,8 @@ pub(crate) struct Call {
     pub body: Bytes,
     /// What is written of it, if it is audited.
     pub trail: Option<Arc<Trail>>,
+    /// The connection that it came by.
+    pub wire: Wire,
     warnings: Mutex<Vec<String>>,
 }
 
@@ -54,7 +57,17 @@ impl Call {
         user: UserInfo,
         body: Bytes,
     ) -> Self {
-        Self { method, info, query, headers, user, body, trail: None, warnings: Mutex::default() }
+        Self {
+            method,
+            info,
+            query,
+            headers,
+            user,
+            body,
+            trail: None,
+            wire: Wire::default(),
+            warnings: Mutex::default(),
+        }
     }
 
     /// A request of the server itself.

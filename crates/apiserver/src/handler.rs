@@ -7,8 +7,9 @@ use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use api_types::status::Status;
-use http::{HeaderMap, Request, Response, header, request};
+use http::{HeaderMap, HeaderValue, Request, Response, header, request};
 use mvcc::KeyRange;
+use parking_lot::Mutex;
 use tokio::time::Instant;
 
 use crate::api::Api;
@@ -24,6 +25,7 @@ use crate::negotiate::{self, Media};
 use crate::registry::{Target, UpdateKind};
 use crate::storage::View;
 use crate::user::UserInfo;
+use crate::wire::Door;
 
 /// How long a request may take that is not meant to last (upstream's `--request-timeout`).
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(60);
@@ -66,8 +68,9 @@ impl Api {
             request.headers().get(header::ACCEPT).and_then(|value| value.to_str().ok()).unwrap_or_default();
         let media = negotiate::accept(accept, false).unwrap_or(Media::JSON);
         let limit = if info.is_long_running() { None } else { Some(REQUEST_TIMEOUT) };
-        let compressible =
-            crate::compress::is_wanted(request.headers()) && matches!(info.verb, "get" | "list");
+        let compressible = crate::compress::is_wanted(request.headers())
+            && matches!(info.verb, "get" | "list")
+            && !info.is_long_running();
         let labels = Labels::of(&info);
         let id = self.audit_id(request.headers());
         let notes = Notes { id, started, classified: OnceLock::new(), trail: OnceLock::new() };
@@ -112,7 +115,7 @@ impl Api {
         origin: Origin,
         notes: &Notes,
     ) -> Result<Response<Body>, Status> {
-        let (parts, body) = request.into_parts();
+        let (mut parts, body) = request.into_parts();
         let user = self.identify(&parts.headers, &info.path, &origin).await;
         if self.audit.is_some() {
             Box::pin(self.begin_trail(&parts, &info, &origin, user.as_ref().ok(), notes)).await?;
@@ -126,7 +129,18 @@ impl Api {
         let _permit = self.admit_flow(&call, &notes.classified).await?;
         call.lap("apf-queue-wait");
         self.authorize(&call)?;
-        call.body = body::read(body).await?;
+        call.wire.door = parts.extensions.remove::<Door>();
+        if call.info.is_connection() {
+            call.wire.query = parts.uri.query().unwrap_or_default().to_owned();
+            call.wire.body = Mutex::new(Some(body));
+            // HTTP/2 says the host in another place.
+            let authority = parts.uri.authority().and_then(|host| HeaderValue::from_str(host.as_str()).ok());
+            if let (Some(host), false) = (authority, call.headers.contains_key(header::HOST)) {
+                call.headers.insert(header::HOST, host);
+            }
+        } else {
+            call.body = body::read(body).await?;
+        }
         if let Some(trail) = &call.trail {
             trail.sent(&call.body, &call.headers, &call.info);
         }

@@ -113,6 +113,11 @@ impl RequestInfo {
         }
     }
 
+    /// Whether the request is for a connection to something in the cluster; its body goes there unread.
+    pub fn is_connection(&self) -> bool {
+        self.is_resource && matches!(self.subresource.as_str(), "exec" | "attach" | "portforward" | "proxy")
+    }
+
     /// Whether the request may last: it has no deadline and does not hold up a stop.
     pub fn is_long_running(&self) -> bool {
         self.verb == "watch"

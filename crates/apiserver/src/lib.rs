@@ -14,7 +14,7 @@
 //!
 //! Reading order: [`ApiServerConfig`], `server.rs` (connections), `handler.rs` (the way of a request), `info.rs`,
 //! `negotiate.rs`, `call.rs`, `authn/`, `audit/` (what is written of it), `flow/` (whose turn it is), `authz/`, `admission/`, `registry/` (the writes and reads), `storage.rs` (the
-//! store in the API's terms), `encode.rs`, `watch.rs`, `subresources/`, `discovery/`, `bootstrap/`.
+//! store in the API's terms), `encode.rs`, `watch.rs`, `subresources/` (streams and proxies go out through `dial.rs`), `discovery/`, `bootstrap/`.
 
 mod admission;
 mod api;
@@ -31,6 +31,7 @@ mod config;
 mod conversion;
 mod convert;
 mod decode;
+mod dial;
 mod discovery;
 mod encode;
 mod encryption;
@@ -52,6 +53,7 @@ mod tls;
 mod user;
 mod watch;
 mod webhook;
+mod wire;
 
 pub use audit::{
     AuditBatchConfig, AuditConfig, AuditFormat, AuditLogConfig, AuditMode, AuditTruncateConfig,

@@ -1,26 +1,19 @@
 //! Calls to node agents: HTTPS to the address a node names in its status, with the server's client certificate.
 
-use std::net::IpAddr;
 use std::sync::Arc;
-use std::time::Duration;
 
 use api_types::Value;
 use api_types::status::Status;
-use bytes::Bytes;
 use env::TaskGroup;
 use http::{Request, Response, header};
-use http_body_util::{BodyExt, Full};
-use hyper_util::rt::TokioIo;
-use rustls::pki_types::ServerName;
-use tokio::net::TcpStream;
+use hyper::body::Incoming;
 use tokio_rustls::TlsConnector;
 
-use crate::body::{Body, BoxError};
+use crate::body::{self, Body, BoxError};
 use crate::config::{BuildError, KubeletClient};
+use crate::dial::{self, Connection};
 use crate::tls;
 
-/// How long a connection to a node may take.
-const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 /// Port of an agent that names none.
 const DEFAULT_PORT: u64 = 10250;
 
@@ -31,9 +24,25 @@ pub(crate) struct NodeClient {
 }
 
 /// Where an agent answers.
-struct Endpoint {
-    host: String,
-    port: u16,
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) struct Endpoint {
+    pub host: String,
+    pub port: u16,
+}
+
+impl Endpoint {
+    /// Where the agent of a node answers.
+    pub fn of(node: &Value) -> Result<Self, Status> {
+        endpoint(node).ok_or_else(|| Status::internal("no preferred addresses found; known addresses: []"))
+    }
+
+    /// As a `Host` header has it.
+    pub fn authority(&self) -> String {
+        match self.host.contains(':') {
+            true => format!("[{}]:{}", self.host, self.port),
+            false => format!("{}:{}", self.host, self.port),
+        }
+    }
 }
 
 impl NodeClient {
@@ -44,39 +53,54 @@ impl NodeClient {
 
     /// Asks a node's agent; the answer's body comes as the agent writes it.
     pub async fn get(&self, node: &Value, path: &str) -> Result<Response<Body>, Status> {
-        let endpoint = endpoint(node)
-            .ok_or_else(|| Status::internal("no preferred addresses found; known addresses: []"))?;
-        let url = format!("https://{}:{}{path}", endpoint.host, endpoint.port);
+        let endpoint = Endpoint::of(node)?;
+        let request = Request::get(path).body(body::full("")).map_err(Status::internal)?;
+        Ok(self.send(&endpoint, request).await?.map(body::incoming))
+    }
+
+    /// Sends a request to an agent.
+    pub async fn send(&self, endpoint: &Endpoint, request: Request<Body>) -> Result<Response<Incoming>, Status> {
+        let url = format!("https://{}{}", endpoint.authority(), request.uri());
+        let method = request.method().clone();
         let failed = |error: BoxError| {
-            Status::internal(format_args!("Get {}: {error}", api_types::field::quote(&url)))
+            let method = method.as_str();
+            let method = format!("{}{}", &method[..1], method[1..].to_ascii_lowercase());
+            Status::internal(format_args!("{method} {}: {error}", api_types::field::quote(&url)))
         };
-        let call = self.call(&endpoint, path);
-        match tokio::time::timeout(CONNECT_TIMEOUT, call).await {
+        let call = self.call(endpoint, request);
+        match tokio::time::timeout(dial::UPGRADE_TIMEOUT, call).await {
             Ok(Ok(response)) => Ok(response),
             Ok(Err(error)) => Err(failed(error)),
             Err(_) => Err(failed("dial tcp: i/o timeout".into())),
         }
     }
 
-    async fn call(&self, endpoint: &Endpoint, path: &str) -> Result<Response<Body>, BoxError> {
-        let stream = TcpStream::connect((endpoint.host.as_str(), endpoint.port)).await?;
-        stream.set_nodelay(true)?;
-        let name = match endpoint.host.parse::<IpAddr>() {
-            Ok(address) => ServerName::from(address),
-            Err(_) => ServerName::try_from(endpoint.host.clone())?,
+    async fn call(
+        &self,
+        endpoint: &Endpoint,
+        mut request: Request<Body>,
+    ) -> Result<Response<Incoming>, BoxError> {
+        request.headers_mut().insert(header::HOST, endpoint.authority().parse()?);
+        dial::send(self.connect(endpoint, false).await?, request, &self.tasks).await
+    }
+
+    /// A connection to an agent. `guarded`: only where proxies may go.
+    pub async fn connect(&self, endpoint: &Endpoint, guarded: bool) -> Result<Connection, BoxError> {
+        let connected = async {
+            let stream = dial::tcp(&endpoint.host, endpoint.port, guarded).await?;
+            dial::tls(&self.connector, &endpoint.host, stream).await
         };
-        let stream = self.connector.connect(name, stream).await?;
-        let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream)).await?;
-        self.tasks.spawn_detached("node-connection", async move {
-            if let Err(error) = connection.await {
-                tracing::debug!(%error, "connection to a node ended");
-            }
-        });
-        let request = Request::get(path)
-            .header(header::HOST, format!("{}:{}", endpoint.host, endpoint.port))
-            .body(Full::new(Bytes::new()))?;
-        let response = sender.send_request(request).await?;
-        Ok(response.map(|body| BodyExt::boxed_unsync(body.map_err(|error| -> BoxError { error.into() }))))
+        tokio::time::timeout(dial::CONNECT_TIMEOUT, connected).await.map_err(|_| "dial tcp: i/o timeout")?
+    }
+
+    /// A connection to a port of a pod, by way of its node's agent.
+    pub async fn connect_pod(&self, node: &Endpoint, pod: (&str, &str), port: u16) -> Result<Connection, BoxError> {
+        let connected = async {
+            let stream = self.connect(node, false).await?;
+            let path = format!("/dial/{}/{}/{port}", pod.0, pod.1);
+            dial::switch(stream, &path, &node.authority(), "tcp", &self.tasks).await
+        };
+        tokio::time::timeout(dial::UPGRADE_TIMEOUT, connected).await.map_err(|_| "dial tcp: i/o timeout")?
     }
 }
 

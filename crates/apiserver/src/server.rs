@@ -2,7 +2,7 @@
 
 use std::convert::Infallible;
 use std::future::Future;
-use std::net::{IpAddr, SocketAddr};
+use std::net::SocketAddr;
 use std::panic::AssertUnwindSafe;
 use std::pin::Pin;
 use std::sync::Arc;
@@ -12,9 +12,9 @@ use std::time::Duration;
 use env::{Env, Shutdown, TaskGroup};
 use futures::FutureExt;
 use http::{Request, Response};
-use http_body_util::BodyExt;
 use hyper::body::Incoming;
 use hyper::service::service_fn;
+use hyper::upgrade::OnUpgrade;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::server::conn::auto;
 use hyper_util::server::graceful::GracefulShutdown;
@@ -26,7 +26,7 @@ use tokio_rustls::TlsAcceptor;
 use crate::api::Api;
 use crate::audit::Audit;
 use crate::authn::{self, Authenticator};
-use crate::body::{Body, BoxError};
+use crate::body::{self, Body};
 use crate::bootstrap;
 use crate::call::status_response;
 use crate::compact;
@@ -39,6 +39,7 @@ use crate::node_client::NodeClient;
 use crate::storage::Storage;
 use crate::tls;
 use crate::user::UserInfo;
+use crate::wire::Door;
 
 /// Connections at the same time.
 const MAX_CONNECTIONS: usize = 16_384;
@@ -161,11 +162,9 @@ impl ApiServer {
                         tracing::warn!(%peer, "too many connections");
                         continue;
                     };
+                    let door = Door { peer: peer.ip(), place: Arc::new(slot), upgrade: None };
                     let (api, acceptor, watcher) = (api.clone(), self.acceptor.clone(), graceful.watcher());
-                    tasks.spawn_detached("connection", async move {
-                        connection(api, stream, peer.ip(), acceptor, watcher).await;
-                        drop(slot);
-                    });
+                    tasks.spawn_detached("connection", connection(api, stream, acceptor, watcher, door));
                 }
                 Err(error) => {
                     tracing::warn!(%error, "cannot accept a connection");
@@ -196,11 +195,11 @@ impl ApiServer {
 async fn connection(
     api: Arc<Api>,
     stream: TcpStream,
-    peer: IpAddr,
     acceptor: TlsAcceptor,
     watcher: hyper_util::server::graceful::Watcher,
+    door: Door,
 ) {
-    drop(stream.set_nodelay(true));
+    env::tune(&stream);
     let stream = match tokio::time::timeout(HANDSHAKE_TIMEOUT, acceptor.accept(stream)).await {
         Ok(Ok(stream)) => stream,
         Ok(Err(error)) => return tracing::debug!(%error, "TLS handshake failed"),
@@ -208,7 +207,7 @@ async fn connection(
     };
     let certificate = stream.get_ref().1.peer_certificates().and_then(|chain| chain.first());
     let user = certificate.and_then(|certificate| authn::user_of(certificate)).map(Arc::new);
-    let service = ApiService { api: api.clone(), origin: Origin::Network(user, peer) };
+    let service = ApiService { api: api.clone(), origin: Origin::Network(user, door.peer) };
     let mut builder = auto::Builder::new(Tasks(api.tasks.clone()));
     builder.http1().timer(TokioTimer::new());
     builder
@@ -216,12 +215,13 @@ async fn connection(
         .timer(TokioTimer::new())
         .keep_alive_interval(PING_INTERVAL)
         .max_concurrent_streams(MAX_STREAMS);
-    let connection = builder.serve_connection(
+    let connection = builder.serve_connection_with_upgrades(
         TokioIo::new(stream),
-        service_fn(move |request: Request<Incoming>| {
+        service_fn(move |mut request: Request<Incoming>| {
             let mut service = service.clone();
-            let request =
-                request.map(|body| BodyExt::boxed_unsync(body.map_err(|error| -> BoxError { error.into() })));
+            let upgrade = request.extensions_mut().remove::<OnUpgrade>();
+            request.extensions_mut().insert(Door { upgrade, ..door.clone() });
+            let request = request.map(body::incoming);
             tower::Service::call(&mut service, request)
         }),
     );

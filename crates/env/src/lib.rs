@@ -9,8 +9,8 @@
 //! - [`Shutdown`] is one-way: once triggered it stays so;
 //! - no domain word appears here.
 //!
-//! Read `shutdown.rs`, `tasks.rs`, `lane.rs`, `clock.rs`, `rng.rs`, `backoff.rs`, `metric.rs`, `failpoints/`,
-//! `ports.rs` (for tests).
+//! Read `shutdown.rs`, `tasks.rs`, `lane.rs`, `relay.rs`, `clock.rs`, `rng.rs`, `backoff.rs`, `metric.rs`,
+//! `failpoints/`, `ports.rs` (for tests).
 
 mod backoff;
 mod clock;
@@ -18,6 +18,7 @@ pub mod failpoints;
 mod lane;
 mod metric;
 pub mod ports;
+mod relay;
 mod rng;
 mod shutdown;
 mod tasks;
@@ -26,6 +27,7 @@ pub use backoff::Backoff;
 pub use clock::{Clock, Timestamp};
 pub use lane::Lane;
 pub use metric::{Buckets, Metric, MetricKind};
+pub use relay::{Activity, relay, tune};
 pub use rng::Rng;
 pub use shutdown::Shutdown;
 pub use tasks::{TaskFailure, TaskGroup};

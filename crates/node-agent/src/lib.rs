@@ -21,6 +21,7 @@ pub mod pod;
 pub mod proxy;
 pub mod runtime;
 mod server;
+pub mod stream;
 pub mod volumes;
 
 pub use agent::{Agent, AgentConfig, BuildError, MetricsText};

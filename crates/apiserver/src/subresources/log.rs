@@ -2,13 +2,12 @@
 
 use api_types::field::{FieldError, Path};
 use api_types::status::Status;
-use api_types::{Value, table};
+use api_types::Value;
 use http::{Response, header};
 
 use crate::api::Api;
 use crate::body::{self, Body};
 use crate::call::Call;
-use crate::convert;
 use crate::registry::Target;
 
 /// Parameters that go on to the agent.
@@ -27,12 +26,8 @@ impl Api {
             // A pod that is nowhere has written nothing.
             return Ok(body::response(200, "text/plain", ""));
         };
-        let nodes = table::find("", "v1", "nodes").expect("invariant: the table of kinds holds Node");
-        let node = Target::new(nodes, "", node);
-        let node = convert::decode(nodes, &self.find(&view, &node)?)?;
-        let client = self.nodes.as_ref().ok_or_else(|| {
-            Status::failure(501, "NotImplemented", "the server has no credentials for calls to nodes")
-        })?;
+        let node = self.node(&view, node)?;
+        let client = self.node_client()?;
         let path = format!("/containerLogs/{}/{}/{container}{}", target.namespace, target.name, query(call));
         let response = client.get(&node, &path).await?;
         if response.status().is_success() {
@@ -98,7 +93,7 @@ fn check_options(call: &Call) -> Result<(), Status> {
 }
 
 /// The container that is meant: the named one, or the only one.
-fn container(target: &Target, pod: &Value, asked: &str) -> Result<String, Status> {
+pub(super) fn container(target: &Target, pod: &Value, asked: &str) -> Result<String, Status> {
     let names = |list: &str| -> Vec<String> {
         let list = pod["spec"][list].as_array().into_iter().flatten();
         list.filter_map(|container| container["name"].as_str().map(str::to_owned)).collect()
@@ -131,6 +126,7 @@ fn container(target: &Target, pod: &Value, asked: &str) -> Result<String, Status
 #[cfg(test)]
 mod tests {
     use super::*;
+    use api_types::table;
     use serde_json::json;
 
     #[test]

@@ -2,8 +2,11 @@
 
 mod binding;
 mod eviction;
+mod links;
 mod log;
+mod proxy;
 pub(crate) mod scale;
+mod stream;
 mod token;
 
 use api_types::status::Status;
@@ -67,7 +70,8 @@ impl Api {
         if target.name.is_empty() || (target.resource.namespaced && target.namespace.is_empty()) {
             return Err(Status::path_not_found());
         }
-        if !sub.has_verb(verb) {
+        // Proxies take methods that no verb stands for.
+        if !sub.has_verb(verb) && (sub.name != "proxy" || call.method != http::Method::OPTIONS) {
             return Err(Status::method_not_allowed());
         }
         match (sub.name, verb) {
@@ -78,9 +82,13 @@ impl Api {
             ("eviction", "create") => self.evict(call, target, sub).await,
             ("token", "create") => self.create_token(call, target, sub).await,
             ("log", "get") => self.log(call, target).await,
-            ("exec" | "attach" | "portforward" | "proxy", _) => {
+            ("exec" | "attach" | "portforward", _) => {
                 self.admit_connect(call, target, sub).await?;
-                Err(not_implemented(sub.name))
+                self.stream(call, target, sub.name).await
+            }
+            ("proxy", _) => {
+                self.admit_connect(call, target, sub).await?;
+                self.proxy(call, target).await
             }
             (name, verb) => match (UpdateKind::of(name), verb) {
                 (Some(_), "get") => self.get(call, target).await,

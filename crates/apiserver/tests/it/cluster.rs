@@ -341,7 +341,7 @@ impl Running {
         let connector = tokio_rustls::TlsConnector::from(Arc::new(config));
         let stream = connector.connect(ServerName::try_from("localhost")?, stream).await?;
         let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream)).await?;
-        self.tasks.spawn_detached("client", async move { drop(connection.await) });
+        self.tasks.spawn_detached("client", async move { drop(connection.with_upgrades().await) });
         Ok(sender.send_request(ask.request(Full::new)).await?)
     }
 

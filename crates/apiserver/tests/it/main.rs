@@ -1,5 +1,6 @@
 //! The server over a store of one member, asked over TLS and in process.
 
+mod agents;
 mod apply;
 mod audit;
 mod cluster;
@@ -22,4 +23,5 @@ mod quotas;
 mod replicas;
 mod security;
 mod services;
+mod streams;
 mod watches;

@@ -107,6 +107,10 @@ pub trait Runtime: Send + Sync + 'static {
     ) -> Call<'_, cri::ExecSyncResponse>;
     /// Address of a streaming session for a command.
     fn exec(&self, request: cri::ExecRequest) -> Call<'_, String>;
+    /// Address of a streaming session with a container's first process.
+    fn attach(&self, request: cri::AttachRequest) -> Call<'_, String>;
+    /// Address of a streaming session with ports of a sandbox.
+    fn port_forward(&self, request: cri::PortForwardRequest) -> Call<'_, String>;
     /// Tells the runtime that a log file was renamed.
     fn reopen_log(&self, id: String) -> Call<'_, ()>;
     /// The image, if the runtime has it.

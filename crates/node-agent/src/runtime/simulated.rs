@@ -289,6 +289,14 @@ impl Runtime for SimulatedRuntime {
         done(Err(RuntimeError::Unimplemented("exec".to_owned())))
     }
 
+    fn attach(&self, _: cri::AttachRequest) -> Call<'_, String> {
+        done(Err(RuntimeError::Unimplemented("attach".to_owned())))
+    }
+
+    fn port_forward(&self, _: cri::PortForwardRequest) -> Call<'_, String> {
+        done(Err(RuntimeError::Unimplemented("port-forward".to_owned())))
+    }
+
     fn reopen_log(&self, _: String) -> Call<'_, ()> {
         done(Ok(()))
     }

@@ -237,6 +237,16 @@ impl Runtime for CriRuntime {
         async move { Ok(answer.await?.url) }.boxed()
     }
 
+    fn attach(&self, request: cri::AttachRequest) -> Call<'_, String> {
+        let answer = call!(self.runtime, attach, QUICK, request);
+        async move { Ok(answer.await?.url) }.boxed()
+    }
+
+    fn port_forward(&self, request: cri::PortForwardRequest) -> Call<'_, String> {
+        let answer = call!(self.runtime, port_forward, QUICK, request);
+        async move { Ok(answer.await?.url) }.boxed()
+    }
+
     fn reopen_log(&self, id: String) -> Call<'_, ()> {
         let message = cri::ReopenContainerLogRequest { container_id: id };
         let answer = call!(self.runtime, reopen_container_log, QUICK, message);

@@ -1,6 +1,8 @@
-//! The node's HTTPS server: logs, pods, health. Only the API server and administrators may ask. Driver.
+//! The node's HTTPS server: logs, streams, pods, health. Only the API server and administrators may ask. Driver.
 
+mod bridge;
 mod logs;
+mod stream;
 
 use std::convert::Infallible;
 use std::net::SocketAddr;
@@ -12,6 +14,7 @@ use http::{Method, Request, Response, StatusCode};
 use http_body_util::combinators::UnsyncBoxBody;
 use http_body_util::{BodyExt, Full};
 use hyper::body::Incoming;
+use hyper::upgrade::OnUpgrade;
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use rustls::RootCertStore;
 use rustls::server::WebPkiClientVerifier;
@@ -19,6 +22,7 @@ use rustls_pki_types::pem::PemObject;
 use rustls_pki_types::{CertificateDer, PrivateKeyDer};
 use serde_json::{Value, json};
 use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::OwnedSemaphorePermit;
 use tokio_rustls::TlsAcceptor;
 use x509_parser::prelude::{FromDer, X509Certificate};
 
@@ -29,7 +33,7 @@ const API_SERVER: &str = "kube-apiserver-kubelet-client";
 /// The group of administrators.
 const MASTERS: &str = "system:masters";
 /// Paths whose requests are counted, by their first part.
-const PATHS: [&str; 7] = ["pods", "metrics", "containerLogs", "exec", "attach", "portForward", "run"];
+const PATHS: [&str; 8] = ["pods", "metrics", "containerLogs", "exec", "attach", "portForward", "dial", "run"];
 /// Connections served at once.
 const CONNECTIONS: usize = 512;
 
@@ -100,9 +104,8 @@ impl Server {
             let Ok(place) = places.clone().try_acquire_owned() else { continue };
             let (context, acceptor, shutdown) = (self.context.clone(), acceptor.clone(), shutdown.clone());
             self.context.tasks.spawn_detached("connection", async move {
-                let _place = place;
                 tokio::select! {
-                    () = connection(context, acceptor, socket) => {}
+                    () = connection(context, acceptor, socket, Arc::new(place)) => {}
                     () = shutdown.wait() => {}
                 }
             });
@@ -110,16 +113,22 @@ impl Server {
     }
 }
 
-async fn connection(context: Arc<Context>, acceptor: TlsAcceptor, socket: TcpStream) {
+async fn connection(
+    context: Arc<Context>,
+    acceptor: TlsAcceptor,
+    socket: TcpStream,
+    place: Arc<OwnedSemaphorePermit>,
+) {
+    env::tune(&socket);
     let Ok(stream) = acceptor.accept(socket).await else { return };
     let certificates = stream.get_ref().1.peer_certificates();
     let trusted = certificates.and_then(<[_]>::first).is_some_and(|certificate| may_ask(certificate));
     let service = hyper::service::service_fn(move |request: Request<Incoming>| {
-        let context = context.clone();
-        async move { Ok::<_, Infallible>(answer(&context, trusted, &request).await) }
+        let (context, place) = (context.clone(), place.clone());
+        async move { Ok::<_, Infallible>(answer(&context, trusted, request, place).await) }
     });
     let builder = hyper_util::server::conn::auto::Builder::new(TokioExecutor::new());
-    if let Err(error) = builder.serve_connection(TokioIo::new(stream), service).await {
+    if let Err(error) = builder.serve_connection_with_upgrades(TokioIo::new(stream), service).await {
         tracing::debug!(%error, "a connection to the node broke");
     }
 }
@@ -133,31 +142,44 @@ pub(crate) fn text(status: StatusCode, text: impl Into<Bytes>) -> Response<Body>
     response
 }
 
-async fn answer<B>(context: &Arc<Context>, trusted: bool, request: &Request<B>) -> Response<Body> {
-    let path = request.uri().path();
+async fn answer<B>(
+    context: &Arc<Context>,
+    trusted: bool,
+    request: Request<B>,
+    place: Arc<OwnedSemaphorePermit>,
+) -> Response<Body> {
+    let (mut head, _) = request.into_parts();
+    let path = head.uri.path();
     if path == "/healthz" {
         return text(StatusCode::OK, "ok");
     }
     if !trusted {
         return text(StatusCode::UNAUTHORIZED, "Unauthorized");
     }
-    if request.method() != Method::GET {
-        return text(StatusCode::METHOD_NOT_ALLOWED, "405: Method Not Allowed");
-    }
-    let query = request.uri().query().unwrap_or_default();
+    let query = head.uri.query().unwrap_or_default();
     let parts: Vec<&str> = path.trim_matches('/').split('/').collect();
     if let Some(known) = PATHS.iter().find(|known| **known == parts[0]) {
-        let method = request.method().to_string();
+        let method = head.method.to_string();
         metrics::counter!("kubelet_http_requests_total", "method" => method, "path" => *known).increment(1);
+    }
+    let upgrade = head.extensions.remove::<OnUpgrade>();
+    let wanted = stream::Wanted { method: &head.method, headers: &head.headers, query, upgrade, place };
+    match parts.as_slice() {
+        ["exec" | "attach" | "portForward", ..] => return stream::serve(context, &parts, wanted).await,
+        ["dial", namespace, pod, port] => {
+            return stream::dial(context, (namespace, pod, port), wanted).await;
+        }
+        ["run", ..] => return text(StatusCode::NOT_IMPLEMENTED, "not implemented by this node"),
+        _ => {}
+    }
+    if head.method != Method::GET {
+        return text(StatusCode::METHOD_NOT_ALLOWED, "405: Method Not Allowed");
     }
     match parts.as_slice() {
         ["pods"] => pods(context),
         ["metrics"] => metrics(context),
         ["containerLogs", namespace, pod, container] => {
             logs::serve(context, namespace, pod, container, query).await
-        }
-        ["exec" | "attach" | "portForward" | "run", ..] => {
-            text(StatusCode::NOT_IMPLEMENTED, "not implemented by this node")
         }
         _ => text(StatusCode::NOT_FOUND, "404 page not found"),
     }

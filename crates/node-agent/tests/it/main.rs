@@ -4,3 +4,4 @@ mod cluster;
 mod containerd;
 mod proxy;
 mod simulated;
+mod streams;

@@ -12,3 +12,4 @@ mod integrity;
 #[path = "../shared/mod.rs"]
 mod shared;
 mod simulated;
+mod streams;

@@ -47,6 +47,8 @@ fn a_node_that_is_lost_loses_its_pods_to_another() {
     cluster.kubectl("create namespace t");
     cluster.kubectl(&format!("-n t create deployment web --image={IMAGE} --replicas=4"));
     cluster.until(READY, "4");
+    let (good, text) = cluster.try_kubectl("-n t exec deploy/web -- true");
+    assert!(!good && text.contains("the container runtime does not implement exec"), "{text}");
     cluster.signal("agent-n1", "KILL");
     let ready = "get node n1 -o jsonpath={.status.conditions[?(@.type==\"Ready\")].status}";
     cluster.until(ready, "Unknown");

@@ -1,0 +1,102 @@
+//! A node's agent of the tests, with the certificate of one.
+
+use std::convert::Infallible;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use http::{Request, Response, StatusCode};
+use http_body_util::Full;
+use hyper::body::Incoming;
+use hyper::service::service_fn;
+use hyper_util::rt::TokioIo;
+use rustls::pki_types::pem::PemObject;
+use rustls::pki_types::{CertificateDer, PrivateKeyDer};
+use serde_json::{Value, json};
+use tokio::net::TcpListener;
+
+use crate::cluster::{Cluster, Running};
+
+pub type Asked = Request<Incoming>;
+pub type Said = Response<Full<Bytes>>;
+
+fn tls(cluster: &Running) -> tokio_rustls::TlsAcceptor {
+    let serving = cluster.authority.issue("system:node:n1", Some("system:nodes"));
+    let mut roots = rustls::RootCertStore::empty();
+    let ca = CertificateDer::from_pem_slice(cluster.authority.certificate.as_bytes()).expect("ca");
+    roots.add(ca).expect("root");
+    let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+    let verifier =
+        rustls::server::WebPkiClientVerifier::builder_with_provider(Arc::new(roots), provider.clone())
+            .build()
+            .expect("verifier");
+    let config = rustls::ServerConfig::builder_with_provider(provider)
+        .with_safe_default_protocol_versions()
+        .expect("versions")
+        .with_client_cert_verifier(verifier)
+        .with_single_cert(
+            vec![CertificateDer::from_pem_slice(serving.certificate.as_bytes()).expect("certificate")],
+            PrivateKeyDer::from_pem_slice(serving.key.as_bytes()).expect("key"),
+        )
+        .expect("config");
+    tokio_rustls::TlsAcceptor::from(Arc::new(config))
+}
+
+/// Serves what `answer` says; the port.
+pub async fn agent<F, A>(cluster: &Running, answer: F) -> u16
+where
+    F: Fn(Asked) -> A + Clone + Send + 'static,
+    A: Future<Output = Said> + Send + 'static,
+{
+    let listener = TcpListener::bind("127.0.0.1:0").await.expect("listener");
+    let port = listener.local_addr().expect("address").port();
+    let (acceptor, tasks) = (tls(cluster), cluster.tasks.clone());
+    cluster.tasks.spawn_detached("agent", async move {
+        while let Ok((stream, _)) = listener.accept().await {
+            let (acceptor, answer) = (acceptor.clone(), answer.clone());
+            tasks.spawn_detached("agent-connection", async move {
+                let Ok(stream) = acceptor.accept(stream).await else { return };
+                let service = service_fn(move |request| {
+                    let answer = answer(request);
+                    async move { Ok::<_, Infallible>(answer.await) }
+                });
+                let server = hyper::server::conn::http1::Builder::new();
+                drop(server.serve_connection(TokioIo::new(stream), service).with_upgrades().await);
+            });
+        }
+    });
+    port
+}
+
+pub fn said(code: u16, text: impl Into<Bytes>) -> Said {
+    let mut response = Response::new(Full::new(text.into()));
+    *response.status_mut() = StatusCode::from_u16(code).expect("code");
+    response
+}
+
+/// A cluster with a node whose agent listens on `port`.
+pub async fn with_node(cluster: &Running, port: u16) {
+    let node = json!({"metadata": {"name": "n1"}, "status": {"addresses": [{"type": "InternalIP", "address": "127.0.0.1"}],
+        "daemonEndpoints": {"kubeletEndpoint": {"Port": port}}}});
+    cluster.create("/api/v1/nodes", &node).await;
+    cluster
+        .create("/api/v1/namespaces/default/serviceaccounts", &json!({"metadata": {"name": "default"}}))
+        .await;
+}
+
+/// A pod of the node `n1` with these containers.
+pub async fn with_pod(cluster: &Running, name: &str, spec: Value) {
+    let pod = json!({"metadata": {"name": name}, "spec": spec});
+    cluster.create("/api/v1/namespaces/default/pods", &pod).await;
+}
+
+/// A cluster with an agent.
+pub async fn start<F, A>(answer: F) -> Running
+where
+    F: Fn(Asked) -> A + Clone + Send + 'static,
+    A: Future<Output = Said> + Send + 'static,
+{
+    let cluster = Cluster::start().await;
+    let port = agent(&cluster, answer).await;
+    with_node(&cluster, port).await;
+    cluster
+}
