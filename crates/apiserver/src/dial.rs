@@ -173,7 +173,8 @@ pub(crate) async fn switch(
 
 /// The text of an answer.
 pub(crate) async fn words(response: Response<Incoming>) -> String {
-    let text = body::read_up_to(body::incoming(response.into_body()), MAX_ERROR_BYTES).await.unwrap_or_default();
+    let text =
+        body::read_up_to(body::incoming(response.into_body()), MAX_ERROR_BYTES).await.unwrap_or_default();
     String::from_utf8_lossy(&text).trim().to_owned()
 }
 

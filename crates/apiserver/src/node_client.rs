@@ -59,7 +59,11 @@ impl NodeClient {
     }
 
     /// Sends a request to an agent.
-    pub async fn send(&self, endpoint: &Endpoint, request: Request<Body>) -> Result<Response<Incoming>, Status> {
+    pub async fn send(
+        &self,
+        endpoint: &Endpoint,
+        request: Request<Body>,
+    ) -> Result<Response<Incoming>, Status> {
         let url = format!("https://{}{}", endpoint.authority(), request.uri());
         let method = request.method().clone();
         let failed = |error: BoxError| {
@@ -94,7 +98,12 @@ impl NodeClient {
     }
 
     /// A connection to a port of a pod, by way of its node's agent.
-    pub async fn connect_pod(&self, node: &Endpoint, pod: (&str, &str), port: u16) -> Result<Connection, BoxError> {
+    pub async fn connect_pod(
+        &self,
+        node: &Endpoint,
+        pod: (&str, &str),
+        port: u16,
+    ) -> Result<Connection, BoxError> {
         let connected = async {
             let stream = self.connect(node, false).await?;
             let path = format!("/dial/{}/{}/{port}", pod.0, pod.1);

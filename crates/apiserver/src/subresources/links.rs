@@ -98,7 +98,12 @@ impl Links {
         }
     }
 
-    fn tag(&mut self, rest: &[u8], rewrite: &dyn Fn(&str) -> Option<String>, out: &mut Vec<u8>) -> Option<usize> {
+    fn tag(
+        &mut self,
+        rest: &[u8],
+        rewrite: &dyn Fn(&str) -> Option<String>,
+        out: &mut Vec<u8>,
+    ) -> Option<usize> {
         if rest.len() < 4 && b"<!--".starts_with(rest) {
             return None;
         }
@@ -243,6 +248,9 @@ mod tests {
             assert_eq!(page(text), text);
         }
         assert_eq!(page("<!-- x --><a href=/y>"), "<!-- x --><a href=\"/proxy/y\">", "after a comment");
-        assert_eq!(page("<script src=/s></script><a href=/y>"), "<script src=\"/proxy/s\"></script><a href=\"/proxy/y\">");
+        assert_eq!(
+            page("<script src=/s></script><a href=/y>"),
+            "<script src=\"/proxy/s\"></script><a href=\"/proxy/y\">"
+        );
     }
 }

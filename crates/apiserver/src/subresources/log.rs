@@ -1,8 +1,8 @@
 //! Logs: the node's agent has them, the server passes them on.
 
+use api_types::Value;
 use api_types::field::{FieldError, Path};
 use api_types::status::Status;
-use api_types::Value;
 use http::{Response, header};
 
 use crate::api::Api;

@@ -118,7 +118,9 @@ impl Api {
             containers.find_map(|container| container["ports"][0]["containerPort"].as_u64())
         };
         let port = match wanted.port {
-            "" => first().and_then(|port| u16::try_from(port).ok()).unwrap_or(if wanted.tls { 443 } else { 80 }),
+            "" => {
+                first().and_then(|port| u16::try_from(port).ok()).unwrap_or(if wanted.tls { 443 } else { 80 })
+            }
             named => port(named)?,
         };
         self.backend_of(view, namespace, &pod, port, wanted.tls)
@@ -149,7 +151,8 @@ impl Api {
     /// One of the pods behind a service's port that are ready.
     fn service_backend(&self, view: &View, namespace: &str, wanted: &Wanted<'_>) -> Result<Backend, Status> {
         let name = wanted.name;
-        let none = || Status::service_unavailable(format!("no endpoints available for service {}", quote(name)));
+        let none =
+            || Status::service_unavailable(format!("no endpoints available for service {}", quote(name)));
         let port = match wanted.port.parse::<u64>() {
             Ok(number) => self.port_name(view, namespace, name, number)?,
             Err(_) => wanted.port.to_owned(),
@@ -165,7 +168,11 @@ impl Api {
                     && endpoint["targetRef"]["kind"] == "Pod"
                     && endpoint["targetRef"]["namespace"] == namespace
                 {
-                    found.push((endpoint["targetRef"]["name"].clone(), endpoint["addresses"][0].clone(), number));
+                    found.push((
+                        endpoint["targetRef"]["name"].clone(),
+                        endpoint["addresses"][0].clone(),
+                        number,
+                    ));
                 }
             }
         }
@@ -183,7 +190,8 @@ impl Api {
 
     /// The name of a service's port.
     fn port_name(&self, view: &View, namespace: &str, name: &str, number: u64) -> Result<String, Status> {
-        let services = table::find("", "v1", "services").expect("invariant: the table of kinds holds Service");
+        let services =
+            table::find("", "v1", "services").expect("invariant: the table of kinds holds Service");
         let service = convert::decode(services, &self.find(view, &Target::new(services, namespace, name))?)?;
         let mut ports = service["spec"]["ports"].as_array().into_iter().flatten();
         let port = ports.find(|port| port["port"] == number).ok_or_else(|| {
@@ -210,7 +218,9 @@ impl Api {
             true => {
                 let connector = dial::any_certificate()?;
                 let secured = dial::tls(&connector, host, stream);
-                tokio::time::timeout(dial::CONNECT_TIMEOUT, secured).await.map_err(|_| "TLS handshake timeout")?
+                tokio::time::timeout(dial::CONNECT_TIMEOUT, secured)
+                    .await
+                    .map_err(|_| "TLS handshake timeout")?
             }
             false => Ok(stream),
         }
@@ -447,7 +457,9 @@ mod tests {
         assert_eq!(of("web:http"), Some((false, "web", "http")));
         assert_eq!(of("https:web:"), Some((true, "web", "")));
         assert_eq!(of("http:web:80"), Some((false, "web", "80")));
-        assert!(of("ftp:web:21").is_none() && of("").is_none() && of(":80").is_none() && of("a:b:c:d").is_none());
+        assert!(
+            of("ftp:web:21").is_none() && of("").is_none() && of(":80").is_none() && of("a:b:c:d").is_none()
+        );
     }
 
     #[test]

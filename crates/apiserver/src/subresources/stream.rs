@@ -148,7 +148,9 @@ pub(super) fn asks_for_upgrade(call: &Call) -> bool {
 /// The kubelet's names for the options of a stream.
 fn parameters(call: &Call) -> String {
     let mut text = url::form_urlencoded::Serializer::new(String::new());
-    call.query.all("command").for_each(|word| drop(text.append_pair("command", word)));
+    for word in call.query.all("command") {
+        text.append_pair("command", word);
+    }
     for (ours, theirs) in [("stdin", "input"), ("stdout", "output"), ("stderr", "error"), ("tty", "tty")] {
         if call.query.flag(ours) {
             text.append_pair(theirs, "1");

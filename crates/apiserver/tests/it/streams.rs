@@ -159,7 +159,8 @@ async fn streams_go_to_the_agent_and_back() {
 async fn streams_that_cannot_be_are_refused() {
     let cluster = cluster().await;
     let admin = &cluster.admin;
-    let message = |answer: Answer, code: u16| answer.expect(code)["message"].as_str().expect("text").to_owned();
+    let message =
+        |answer: Answer, code: u16| answer.expect(code)["message"].as_str().expect("text").to_owned();
     let no_upgrade = refused(&cluster, ask("POST", &format!("{PODS}/p/exec?command=x")), admin).await;
     assert_eq!(message(no_upgrade, 400), "Upgrade request required");
     let nowhere = refused(&cluster, spdy("POST", &format!("{PODS}/nowhere/exec?command=x")), admin).await;
@@ -179,7 +180,8 @@ async fn streams_that_cannot_be_are_refused() {
 #[tokio::test]
 async fn a_websocket_needs_the_right_to_create() {
     let cluster = cluster().await;
-    let (looks, runs) = (user(&cluster, "looks", &["get"]).await, user(&cluster, "runs", &["get", "create"]).await);
+    let (looks, runs) =
+        (user(&cluster, "looks", &["get"]).await, user(&cluster, "runs", &["get", "create"]).await);
     for name in ["exec", "attach", "portforward"] {
         let path = format!("{PODS}/p/{name}?stdout=1");
         let answer = refused(&cluster, websocket(&path), &looks).await;
@@ -221,7 +223,8 @@ async fn page(request: Asked) -> Said {
     }
     let (head, body) = request.into_parts();
     let body = body.collect().await.expect("body").to_bytes();
-    let header = |name: &str| head.headers.get(name).and_then(|value| value.to_str().ok()).unwrap_or("-").to_owned();
+    let header =
+        |name: &str| head.headers.get(name).and_then(|value| value.to_str().ok()).unwrap_or("-").to_owned();
     let text = format!(
         "{} {} host={} auth={} user={} for={} uri={} body={}",
         head.method,
@@ -248,7 +251,9 @@ async fn proxied() -> Running {
     let agent = agents::agent(&cluster, move |request| async move {
         let path = request.uri().path().to_owned();
         match path.as_str() {
-            path if path.starts_with("/dial/default/web/81") => said(502, "dial tcp 10.1.2.3:81: connect: connection refused"),
+            path if path.starts_with("/dial/default/web/81") => {
+                said(502, "dial tcp 10.1.2.3:81: connect: connection refused")
+            }
             path if path.starts_with("/dial/default/web/") => switch(request, move |connection| async move {
                 let there = tokio::net::TcpStream::connect(("127.0.0.1", port)).await.expect("connected");
                 let idle = std::time::Duration::from_secs(60);
@@ -279,13 +284,19 @@ async fn pods_are_proxied() {
     let answer = cluster.send_as(asked, &cluster.admin).await.expect("answer");
     assert_eq!(
         (answer.code, answer.text()),
-        (200, format!("PUT /a%20b//?x=%2F host=localhost auth=- user=- for=127.0.0.1 uri={web}/a%20b// body=words"))
+        (
+            200,
+            format!(
+                "PUT /a%20b//?x=%2F host=localhost auth=- user=- for=127.0.0.1 uri={web}/a%20b// body=words"
+            )
+        )
     );
     assert_eq!(answer.headers["x-own"], "kept");
     assert_eq!(answer.headers["location"], format!("{web}/login?next=1"));
     assert!(!answer.headers.contains_key("access-control-allow-origin"));
     for (method, code) in [("GET", 302), ("POST", 302), ("DELETE", 302), ("OPTIONS", 302), ("PATCH", 302)] {
-        let answer = cluster.send_as(ask(method, &format!("{web}/moved")), &cluster.admin).await.expect("answer");
+        let answer =
+            cluster.send_as(ask(method, &format!("{web}/moved")), &cluster.admin).await.expect("answer");
         assert_eq!(answer.code, code, "{method}: {}", answer.text());
         assert!(answer.text().starts_with(&format!("{method} /moved ")), "{}", answer.text());
     }
@@ -308,12 +319,14 @@ async fn pods_are_proxied() {
 #[tokio::test]
 async fn proxies_do_not_go_where_they_must_not() {
     let cluster = proxied().await;
-    let message = |answer: Answer, code: u16| answer.expect(code)["message"].as_str().expect("text").to_owned();
+    let message =
+        |answer: Answer, code: u16| answer.expect(code)["message"].as_str().expect("text").to_owned();
     let get = |path: String| ask("GET", &path);
     let admin = &cluster.admin;
     let local = cluster.send_as(get(format!("{PODS}/local/proxy/")), admin).await.expect("answer");
     assert_eq!(message(local, 400), "address not allowed");
-    let node = cluster.send_as(get("/api/v1/nodes/n1/proxy/metrics".to_owned()), admin).await.expect("answer");
+    let node =
+        cluster.send_as(get("/api/v1/nodes/n1/proxy/metrics".to_owned()), admin).await.expect("answer");
     assert_eq!(message(node, 400), "address not allowed");
     let ftp = cluster.send_as(get(format!("{PODS}/ftp:web:21/proxy/")), admin).await.expect("answer");
     assert_eq!(message(ftp, 400), "invalid pod request \"ftp:web:21\"");
@@ -330,12 +343,20 @@ async fn services_are_their_ready_pods() {
     let ports = json!([{"name": "http", "port": 80, "targetPort": 8080}, {"name": "other", "port": 90}]);
     let service = json!({"metadata": {"name": "s"}, "spec": {"ports": ports, "clusterIP": "None"}});
     cluster.create(services, &service).await;
-    let endpoint = |pod: &str, address: &str, ready: bool| json!({"addresses": [address], "conditions": {"ready": ready},
-        "targetRef": {"kind": "Pod", "namespace": "default", "name": pod}});
-    let slice = |name: &str, endpoints: Value| json!({"metadata": {"name": name, "labels": {"kubernetes.io/service-name": "s"}},
-        "addressType": "IPv4", "endpoints": endpoints, "ports": [{"name": "http", "port": 8080, "protocol": "TCP"}]});
+    let endpoint = |pod: &str, address: &str, ready: bool| {
+        json!({"addresses": [address], "conditions": {"ready": ready},
+        "targetRef": {"kind": "Pod", "namespace": "default", "name": pod}})
+    };
+    let slice = |name: &str, endpoints: Value| {
+        json!({"metadata": {"name": name, "labels": {"kubernetes.io/service-name": "s"}},
+        "addressType": "IPv4", "endpoints": endpoints, "ports": [{"name": "http", "port": 8080, "protocol": "TCP"}]})
+    };
     let slices = "/apis/discovery.k8s.io/v1/namespaces/default/endpointslices";
-    let bad = json!([endpoint("web", "10.1.2.4", true), endpoint("none", "10.1.2.3", true), endpoint("web", "10.1.2.3", false)]);
+    let bad = json!([
+        endpoint("web", "10.1.2.4", true),
+        endpoint("none", "10.1.2.3", true),
+        endpoint("web", "10.1.2.3", false)
+    ]);
     cluster.create(slices, &slice("bad", bad)).await;
     let get = |path: String| cluster.send_as(ask("GET", &path), &cluster.admin);
     for name in ["s:http", "s:80", "s"] {

@@ -171,9 +171,7 @@ fn way(action: &Action<'_>, headers: &HeaderMap, options: &Options) -> Way {
             .iter()
             .find(|protocol| tunnel::inner(protocol).is_some())
             .map(|protocol| Way::Unwrap((*protocol).to_owned())),
-        _ => offered
-            .contains(&remote_command::CLIENT_PROTOCOL)
-            .then_some(Way::Translate(options.channels)),
+        _ => offered.contains(&remote_command::CLIENT_PROTOCOL).then_some(Way::Translate(options.channels)),
     };
     found.unwrap_or(Way::Pass)
 }
@@ -397,7 +395,10 @@ async fn open_port(
     let address = address(context, &object).await?;
     let connected = tokio::time::timeout(CONNECT_TIMEOUT, TcpStream::connect((address, port))).await;
     let failed = |why: &dyn std::fmt::Display| {
-        refuse(StatusCode::BAD_GATEWAY, format!("dial tcp {}: {why}", std::net::SocketAddr::from((address, port))))
+        refuse(
+            StatusCode::BAD_GATEWAY,
+            format!("dial tcp {}: {why}", std::net::SocketAddr::from((address, port))),
+        )
     };
     let stream = match connected {
         Ok(Ok(stream)) => stream,

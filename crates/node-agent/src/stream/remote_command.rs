@@ -166,7 +166,8 @@ impl Down for Downward {
         while let Some(event) = self.decoder.next(input)? {
             match event {
                 spdy::Event::Data { stream, bytes, last } => {
-                    let channel = self.open.iter().find(|(open, _)| *open == stream).map(|(_, channel)| *channel);
+                    let channel =
+                        self.open.iter().find(|(open, _)| *open == stream).map(|(_, channel)| *channel);
                     if let Some(channel) = channel
                         && !bytes.is_empty()
                     {
@@ -224,7 +225,8 @@ mod tests {
         assert_eq!(say(&mut up, b"\0hello").unwrap(), data(3, b"hello", false));
         // A message in three frames is one message.
         let mut out = BytesMut::new();
-        for (first, bytes, last) in [(true, &b"\0a"[..], false), (false, b"\xff", false), (false, b"", true)] {
+        for (first, bytes, last) in [(true, &b"\0a"[..], false), (false, b"\xff", false), (false, b"", true)]
+        {
             up.part(first, Bytes::from_static(bytes), last, &mut out).unwrap();
         }
         assert_eq!(out, [data(3, b"a", false), data(3, b"\xff", false)].concat());
@@ -252,7 +254,9 @@ mod tests {
         let (_, mut down, ..) = begin(ALL);
         let (mut client, mut runtime) = (BytesMut::new(), BytesMut::new());
         let mut input = BytesMut::new();
-        for frame in [data(5, b"out", false), data(7, b"err", false), data(99, b"none", false), data(1, b"{}", false)] {
+        for frame in
+            [data(5, b"out", false), data(7, b"err", false), data(99, b"none", false), data(1, b"{}", false)]
+        {
             input.extend_from_slice(&frame);
         }
         spdy::pong(2, &mut input);

@@ -295,7 +295,11 @@ pub(super) mod tests {
 
     #[test]
     fn servers_frames_have_all_lengths() {
-        for (length, head) in [(3_usize, vec![0x82, 3]), (126, vec![0x82, 126, 0, 126]), (65_536, vec![0x82, 127, 0, 0, 0, 0, 0, 1, 0, 0])] {
+        for (length, head) in [
+            (3_usize, vec![0x82, 3]),
+            (126, vec![0x82, 126, 0, 126]),
+            (65_536, vec![0x82, 127, 0, 0, 0, 0, 0, 1, 0, 0]),
+        ] {
             let mut out = BytesMut::new();
             message(&[&[1], &vec![9; length - 1]], &mut out);
             assert_eq!((&out[..head.len()], out.len()), (head.as_slice(), head.len() + length));

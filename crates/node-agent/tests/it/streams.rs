@@ -22,7 +22,9 @@ fn up(bytes: &[u8], piece: usize) -> (Vec<u8>, Option<Broken>) {
         loop {
             let done = match decoder.next(&mut input) {
                 Ok(None) => break,
-                Ok(Some(websocket::Event::Data { first, bytes, last })) => up.part(first, bytes, last, &mut out),
+                Ok(Some(websocket::Event::Data { first, bytes, last })) => {
+                    up.part(first, bytes, last, &mut out)
+                }
                 Ok(Some(_)) => Ok(()),
                 Err(broken) => Err(broken),
             };

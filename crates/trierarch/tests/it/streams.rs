@@ -188,7 +188,13 @@ fn forwards(command: &dyn Fn() -> Command, pod: &str) {
     let mut lines = BufReader::new(child.stdout.take().expect("a pipe")).lines();
     let _forward = Forward(child);
     let first = lines.next().expect("a line").expect("a line");
-    let port: u16 = first.split("127.0.0.1:").nth(1).and_then(|rest| rest.split(' ').next()).expect(&first).parse().expect("a port");
+    let port: u16 = first
+        .split("127.0.0.1:")
+        .nth(1)
+        .and_then(|rest| rest.split(' ').next())
+        .expect(&first)
+        .parse()
+        .expect("a port");
     // Several at once, and one after the other.
     for _ in 0..3 {
         let get = |_| {
