@@ -80,8 +80,7 @@ where
 {
     let mut buffer = vec![0; BUFFER_BYTES];
     let mut writable = true;
-    loop {
-        let Ok(count @ 1..) = from.read(&mut buffer).await else { break };
+    while let Ok(count @ 1..) = from.read(&mut buffer).await {
         if !writable {
             continue;
         }
