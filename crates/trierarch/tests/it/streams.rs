@@ -8,20 +8,31 @@ use crate::cluster::{Cluster, IMAGE};
 use crate::shared::eventually;
 
 const MANIFEST: &str = r#"
-apiVersion: apps/v1
-kind: DaemonSet
-metadata: {name: web, namespace: t}
+apiVersion: v1
+kind: Pod
+metadata: {name: web-1, namespace: t, labels: {app: web}}
 spec:
-  selector: {matchLabels: {app: web}}
-  template:
-    metadata: {labels: {app: web}}
-    spec:
-      terminationGracePeriodSeconds: 1
-      containers:
-      - name: c
-        image: IMAGE
-        command: ["/bin/sh", "-c", "mkdir -p /w/sub && hostname > /w/index.html && echo below > /w/sub/page && exec httpd -f -p 8080 -h /w"]
-        ports: [{name: http, containerPort: 8080}]
+  nodeName: n1
+  terminationGracePeriodSeconds: 1
+  containers:
+  - name: c
+    image: IMAGE
+    command: ["/bin/sh", "-c", "mkdir -p /w/sub && hostname > /w/index.html && echo below > /w/sub/page && exec httpd -f -p 8080 -h /w"]
+    ports: [{name: http, containerPort: 8080}]
+    readinessProbe: {httpGet: {path: /, port: 8080}, periodSeconds: 1}
+---
+apiVersion: v1
+kind: Pod
+metadata: {name: web-2, namespace: t, labels: {app: web}}
+spec:
+  nodeName: n2
+  terminationGracePeriodSeconds: 1
+  containers:
+  - name: c
+    image: IMAGE
+    command: ["/bin/sh", "-c", "mkdir -p /w/sub && hostname > /w/index.html && echo below > /w/sub/page && exec httpd -f -p 8080 -h /w"]
+    ports: [{name: http, containerPort: 8080}]
+    readinessProbe: {httpGet: {path: /, port: 8080}, periodSeconds: 1}
 ---
 apiVersion: v1
 kind: Service
@@ -73,13 +84,12 @@ fn streams_and_proxies_reach_every_node_from_every_master() {
     let cluster = Cluster::up(&["--fabric=10.91.8"]);
     cluster.kubectl("create namespace t");
     cluster.apply(&MANIFEST.replace("IMAGE", IMAGE));
-    cluster.kubectl("-n t rollout status daemonset/web --timeout=60s");
-    cluster.kubectl("-n t wait --for=condition=Ready pod/talks --timeout=60s");
-    let pods = cluster.kubectl("-n t get pods -l app=web -o jsonpath={.items[*].metadata.name}");
-    let pods: Vec<&str> = pods.split_whitespace().collect();
-    assert_eq!(pods.len(), 2, "one on each node");
+    let pods = ["web-1", "web-2"];
+    for pod in pods.iter().chain(&["talks"]) {
+        cluster.kubectl(&format!("-n t wait --for=condition=Ready pod/{pod} --timeout=120s"));
+    }
     for master in ["m1", "m2", "m3"] {
-        for pod in &pods {
+        for pod in pods {
             for (protocol, websocket) in PROTOCOLS {
                 let what = format!("{protocol} from {master} to {pod}");
                 exec(&|| kubectl(&cluster, master, websocket), pod, &what);
