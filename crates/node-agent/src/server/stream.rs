@@ -185,7 +185,8 @@ async fn url(
 ) -> Result<String, Refusal> {
     let uid = api_types::meta::uid(pod);
     let channels = options.channels;
-    if !matches!(action, Action::PortForward) && !(channels.stdin || channels.stdout || channels.stderr) {
+    let silent = !(channels.stdin || channels.stdout || channels.stderr);
+    if silent && !matches!(action, Action::PortForward) {
         let why = "you must specify at least 1 of stdin, stdout, stderr";
         return Err(refuse(StatusCode::BAD_REQUEST, why));
     }
