@@ -222,7 +222,7 @@ pub(super) mod tests {
     fn reply(stream: u32, flags: u8, out: &mut BytesMut) {
         out.put_u16(0x8000 | VERSION);
         out.put_u16(SYN_REPLY);
-        out.put_u32((u32::from(flags) << 24) | 4 + 17);
+        out.put_u32((u32::from(flags) << 24) | (4 + 17));
         out.put_u32(stream);
         out.put_slice(&[0x55; 17]);
     }
