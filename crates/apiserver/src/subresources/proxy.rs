@@ -11,7 +11,7 @@ use api_types::{Value, table};
 use http::header::{self, HeaderMap, HeaderName, HeaderValue};
 use http::{Method, Request, Response};
 use http_body_util::BodyExt;
-use mvcc::{KeyRange, View};
+use mvcc::KeyRange;
 
 use super::links::Links;
 use super::stream::asks_for_upgrade;
@@ -23,7 +23,7 @@ use crate::dial::{self, Connection};
 use crate::negotiate;
 use crate::node_client::Endpoint;
 use crate::registry::Target;
-use crate::storage;
+use crate::storage::{self, View};
 
 /// Headers that are between two neighbours only (RFC 9110, 7.6.1), with those that upstream's proxies drop beside them.
 const HOP_BY_HOP: [&str; 9] = [

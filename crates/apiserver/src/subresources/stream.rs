@@ -8,7 +8,6 @@ use api_types::{Value, table};
 use http::{Request, Response, StatusCode, header};
 use hyper::body::Incoming;
 use hyper_util::rt::TokioIo;
-use mvcc::View;
 
 use super::log;
 use crate::api::Api;
@@ -19,6 +18,7 @@ use crate::convert;
 use crate::dial;
 use crate::node_client::{Endpoint, NodeClient};
 use crate::registry::Target;
+use crate::storage::View;
 use crate::wire::Door;
 
 /// A stream on which nothing is said for so long ends, as at the node.
