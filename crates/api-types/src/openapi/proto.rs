@@ -152,10 +152,13 @@ fn field(number: u32, form: Form, value: &Value, out: &mut Vec<u8>) {
             match value {
                 Value::Bool(flag) => put_int(&mut inside, 2, i64::from(*flag)),
                 Value::String(text) => put_bytes(&mut inside, 3, text.as_bytes()),
-                value => {
-                    let Some(value) = value.as_f64() else { return };
-                    put_double(&mut inside, 1, value);
+                Value::Number(number) => {
+                    if let Some(value) = number.as_f64() {
+                        put_double(&mut inside, 1, value);
+                    }
                 }
+                // It has no words for them; gnostic's own reader leaves the message empty too.
+                Value::Object(_) | Value::Array(_) | Value::Null => {}
             }
             put_bytes(out, number, &inside);
         }
@@ -563,10 +566,21 @@ mod tests {
     fn v3_keeps_references_apart() {
         let document = json!({"openapi": "3.0.0", "components": {"schemas": {"A": {
             "type": "object", "properties": {"b": {"$ref": "#/components/schemas/B"},
-                "c": {"type": "string", "default": "x", "x-e": true}}}}}});
+                "c": {"type": "string", "default": "x", "x-e": true}, "d": {"default": {}}}}}}});
         let bytes = v3(&document);
         let schema = at(&bytes, &[5, 1, 1, 2, 1]);
         assert_eq!(at(schema, &[31, 1, 2, 2, 1]), b"#/components/schemas/B");
         assert_eq!(at(schema, &[25]), b"object");
+        let last = proto_properties(schema).pop().unwrap();
+        assert_eq!(numbers(at(last, &[2, 1])), [33], "a default that is an object is there, and empty");
+    }
+
+    fn proto_properties(schema: &[u8]) -> Vec<&[u8]> {
+        let mut reader = Reader::new(at(schema, &[31]));
+        let mut found = Vec::new();
+        while let Some((_, wire)) = reader.field().unwrap() {
+            found.push(wire.bytes().unwrap());
+        }
+        found
     }
 }

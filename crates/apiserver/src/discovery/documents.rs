@@ -14,7 +14,8 @@ use parking_lot::Mutex;
 use serde_json::{Map, json};
 use sha2::{Digest, Sha256};
 
-use super::{aggregated, descriptions, openapi_v2};
+use super::descriptions::{self, Descriptions};
+use super::{aggregated, openapi_v2};
 use crate::catalog::Definitions;
 
 /// Bytes of packed documents of OpenAPI v3 that are kept; who was asked for longest ago goes first.
@@ -72,7 +73,8 @@ pub(super) fn hash(bytes: &[u8]) -> String {
 /// A document follows from the program, its path and the definitions that it shows (`of`): nobody needs it to name its
 /// hash.
 fn path_hash(path: &str, of: &str) -> String {
-    hash(format!("{} {} {path} {of}", openapi::RELEASE, openapi::SOURCE).as_bytes())
+    let program = format!("{} {} {}", openapi::RELEASE, openapi::SOURCE, descriptions::hash());
+    hash(format!("{program} {path} {of}").as_bytes())
 }
 
 /// See the module.
@@ -228,7 +230,7 @@ pub(super) fn other_paths() -> &'static HashMap<String, Map<String, Value>> {
 fn v3_document(path: &str, definitions: &Definitions) -> Option<Value> {
     let mut document = undescribed(path, definitions)?;
     if let Some(schemas) = document["components"]["schemas"].as_object_mut() {
-        descriptions::describe(schemas);
+        Descriptions::load().describe(schemas);
     }
     Some(document)
 }

@@ -8,7 +8,7 @@ use api_types::openapi::{proto, v2};
 use api_types::{Resource, Value};
 use serde_json::Map;
 
-use super::descriptions;
+use super::descriptions::Descriptions;
 use super::documents::{self, Packed};
 use crate::catalog::Definitions;
 
@@ -28,7 +28,8 @@ fn built_in() -> &'static BuiltIn {
 
 impl BuiltIn {
     fn new() -> Self {
-        let describe = |schemas: &mut Map<String, Value>| descriptions::describe(schemas);
+        let descriptions = Descriptions::load();
+        let describe = |schemas: &mut Map<String, Value>| descriptions.describe(schemas);
         let others = documents::other_paths().values().flat_map(Clone::clone).collect();
         let mut parts = vec![v2::of_paths(others, &describe)];
         for (group, version) in documents::all(&Definitions::default()) {

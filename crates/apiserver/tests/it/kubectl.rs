@@ -36,7 +36,7 @@ async fn kubectl_walks_through() {
         ("-n shop expose deployment web --port=80", "exposed"),
         ("-n shop get svc", "CLUSTER-IP"),
         ("-n shop describe deploy web", "StrategyType:"),
-        ("explain deployment.spec.replicas", "<integer>"),
+        ("explain deployment.spec.replicas", "Number of desired pods"),
         ("auth whoami", "system:masters"),
         ("auth can-i create pods --as jane --quiet", ""),
         ("-n shop delete deploy web --cascade=orphan --wait=false", "deleted"),
