@@ -35,18 +35,10 @@ pub(crate) fn read<T: Send>(
     if depth(text) > MAX_DEPTH {
         return Err(format!("expression recursion limit exceeded: {MAX_DEPTH}"));
     }
-    deep(parse)?
-}
-
-/// Parses where there is stack enough.
-///
-/// # Errors
-/// No thread can be had, or it panicked.
-pub(crate) fn deep<T: Send>(parse: impl FnOnce() -> T + Send) -> Result<T, String> {
     std::thread::scope(|scope| {
         let parser = std::thread::Builder::new().stack_size(STACK).spawn_scoped(scope, parse);
         let parsed = parser.map_err(|error| format!("no thread to read it: {error}"))?.join();
-        parsed.map_err(|_| "the expression cannot be read".to_owned())
+        parsed.map_err(|_| "the expression cannot be read".to_owned())?
     })
 }
 

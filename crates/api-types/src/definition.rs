@@ -58,8 +58,7 @@ impl Approval {
 /// What a definition says of its approval; none in groups that need none.
 pub fn approval(definition: &Value) -> Option<Approval> {
     let group = definition["spec"]["group"].as_str().unwrap_or_default();
-    let within = |of: &str| group.strip_suffix(of).is_some_and(|rest| rest.is_empty() || rest.ends_with('.'));
-    if !within("k8s.io") && !within("kubernetes.io") {
+    if !["k8s.io", "kubernetes.io"].iter().any(|domain| crate::meta::is_within(group, domain)) {
         return None;
     }
     let said = crate::meta::annotation(definition, APPROVAL).unwrap_or_default();

@@ -5,8 +5,9 @@
 use std::time::Duration;
 
 use api_rules::look::Look;
+use api_types::codec::{self, peek};
 use api_types::status::Status;
-use api_types::{Value, codec, meta};
+use api_types::{Value, meta};
 use bytes::Bytes;
 use http::Response;
 use mvcc::KeyValue;
@@ -163,8 +164,8 @@ impl Api {
         let (mut places, mut objects, mut bytes) = (Vec::new(), Vec::new(), 0);
         for at in 0..kvs.len() {
             let kv = &kvs[at];
-            let object = codec::from_stored(&kv.value, kv.mod_revision).map_err(convert::unreadable)?;
-            if meta::api_version(&object) != wanted {
+            if peek::open(&kv.value).map_err(convert::unreadable)?.api_version() != wanted {
+                let object = codec::from_stored(&kv.value, kv.mod_revision).map_err(convert::unreadable)?;
                 bytes += kv.value.len();
                 places.push(at);
                 objects.push(object);

@@ -28,6 +28,7 @@ mod catalog;
 mod compact;
 mod compress;
 mod config;
+mod config_file;
 mod conversion;
 mod convert;
 mod decode;

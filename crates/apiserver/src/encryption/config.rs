@@ -3,14 +3,14 @@
 
 use api_rules::errors::{At, Errors};
 use api_rules::look::Look;
-use api_types::{codec, table};
+use api_types::table;
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use serde_json::Value;
 
 use super::cipher::{Cipher, Provider};
+use crate::config_file;
 
-const GROUP: &str = "apiserver.config.k8s.io";
 const KIND: &str = "EncryptionConfiguration";
 const RESOURCES: At<'static> = At::root("resources");
 /// Where objects lie.
@@ -35,13 +35,7 @@ impl Rule {
 /// # Errors
 /// What is wrong with it, with the paths of fields, as upstream says it.
 pub(super) fn read(text: &[u8]) -> Result<Vec<Rule>, String> {
-    let document = codec::decode_yaml(text).map_err(|error| error.to_string())?.value;
-    let (version, kind) = (document.text("apiVersion"), document.text("kind"));
-    if version != format!("{GROUP}/v1") || kind != KIND {
-        return Err(format!(
-            "no kind {kind:?} is registered for version {version:?}: {GROUP}/v1 {KIND} is wanted"
-        ));
-    }
+    let document = config_file::read(text, KIND, &["v1"])?;
     let mut errors = Errors::new();
     let list = document.items("resources");
     if list.is_empty() {
@@ -55,12 +49,8 @@ pub(super) fn read(text: &[u8]) -> Result<Vec<Rule>, String> {
             providers: providers(value, at.at("providers"), &mut errors),
         });
     }
-    let errors: Vec<String> = errors.done().iter().map(ToString::to_string).collect();
-    match errors.as_slice() {
-        [] => Ok(rules),
-        [one] => Err(one.clone()),
-        many => Err(format!("[{}]", many.join(", "))),
-    }
+    config_file::told(errors)?;
+    Ok(rules)
 }
 
 /// `resource` and `group` of `resource.group`.

@@ -16,6 +16,8 @@ use env::Env;
 use cipher::Provider;
 use config::Rule;
 
+use crate::config_file;
+
 /// What sealed values begin with.
 const SEALED: &[u8] = b"k8s:enc:";
 /// Between two looks at the configuration's file.
@@ -95,22 +97,13 @@ impl Sealing {
     /// Follows the file: what it says when it can be used replaces what was.
     pub async fn keep(&self, env: &Env) {
         let Some(file) = &self.file else { return };
-        loop {
-            env.clock.sleep(RELOAD_INTERVAL).await;
-            let Ok(text) = tokio::fs::read(file).await else { continue };
-            if text == self.current.load().text {
-                continue;
-            }
-            match config::read(&text) {
-                Ok(rules) => {
-                    tracing::info!(file = %file.display(), "the encryption configuration changed");
-                    self.current.store(Arc::new(Current { text, rules }));
-                }
-                Err(error) => {
-                    tracing::error!(file = %file.display(), error, "the encryption configuration cannot be used");
-                }
-            }
-        }
+        let is_known = |text: &[u8]| text == self.current.load().text;
+        let take = |text: Vec<u8>| {
+            let rules = config::read(&text)?;
+            self.current.store(Arc::new(Current { text, rules }));
+            Ok(())
+        };
+        config_file::follow(&env.clock, "encryption", file, RELOAD_INTERVAL, is_known, take).await;
     }
 }
 

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use api_rules::cel::{Scope, Variables};
+use api_rules::look::Look;
 use api_rules::patch;
 use api_types::status::Status;
 use api_types::{Value, codec, meta, schema};
@@ -15,7 +16,7 @@ use serde_json::json;
 
 use super::matching::Matching;
 use super::policy::{self, Condition};
-use super::{Configured, is_exempt, list, name_of, request, text, texts};
+use super::{Configured, is_exempt, name_of, request, text, texts};
 use crate::admission::{Admit, Attributes, Check, Plugin};
 use crate::api::Api;
 use crate::audit::Level;
@@ -87,7 +88,7 @@ impl Hook {
     /// The webhooks of a configuration; connections of `known` ones are kept.
     pub fn list(configuration: &Value, known: &[Arc<Self>]) -> Vec<Arc<Self>> {
         let owner = name_of(configuration);
-        let hooks = list(configuration, "webhooks").iter().enumerate();
+        let hooks = configuration.items("webhooks").iter().enumerate();
         hooks
             .map(|(at, hook)| {
                 Arc::new(Self::new(format!("{owner}/{}/{at}", text(hook, "name")), hook, known))
@@ -109,7 +110,7 @@ impl Hook {
             id,
             name: text(hook, "name"),
             matching: Matching::of_hook(hook),
-            conditions: list(hook, "matchConditions").iter().map(|one| Condition::new(one, &scope)).collect(),
+            conditions: hook.items("matchConditions").iter().map(|one| Condition::new(one, &scope)).collect(),
             fail: hook["failurePolicy"] != "Ignore",
             timeout: Duration::from_secs(hook["timeoutSeconds"].as_u64().unwrap_or(DEFAULT_SECONDS)),
             harmless: matches!(hook["sideEffects"].as_str(), Some("None" | "NoneOnDryRun")),

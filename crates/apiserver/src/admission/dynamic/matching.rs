@@ -1,11 +1,12 @@
 //! Which requests a webhook, a policy or a binding is about: rules, selectors, equivalent kinds (upstream:
 //! `apiserver/pkg/admission/plugin/webhook/predicates`, `…/policy/matching`).
 
+use api_rules::look::Look;
 use api_types::selector::LabelSelector;
 use api_types::status::Status;
 use api_types::{Resource, Value, meta};
 
-use super::{list, text, texts};
+use super::{text, texts};
 use crate::admission::{Attributes, Operation, lookup};
 use crate::api::Api;
 use crate::catalog::Kind;
@@ -102,12 +103,12 @@ fn first(
 impl Matching {
     /// Of a webhook.
     pub fn of_hook(hook: &Value) -> Self {
-        Self::new(list(hook, "rules"), &[], hook, false)
+        Self::new(hook.items("rules"), &[], hook, false)
     }
 
     /// Of `matchConstraints` or `matchResources`; none matches everything.
     pub fn of_policy(value: &Value) -> Self {
-        Self::new(list(value, "resourceRules"), list(value, "excludeResourceRules"), value, true)
+        Self::new(value.items("resourceRules"), value.items("excludeResourceRules"), value, true)
     }
 
     fn new(rules: &[Value], exclude: &[Value], rest: &Value, open: bool) -> Self {

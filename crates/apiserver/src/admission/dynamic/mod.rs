@@ -14,6 +14,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, Ordering};
 
 use crate::storage::{Storage, View, Watcher};
+use api_rules::look::Look;
 use api_types::{Value, codec, meta};
 use arc_swap::ArcSwap;
 use bytes::Bytes;
@@ -204,12 +205,8 @@ fn text(value: &Value, field: &str) -> String {
     value[field].as_str().unwrap_or_default().to_owned()
 }
 
-fn list<'a>(value: &'a Value, field: &str) -> &'a [Value] {
-    value[field].as_array().map_or(&[], Vec::as_slice)
-}
-
 fn texts(value: &Value, field: &str) -> Vec<String> {
-    list(value, field).iter().filter_map(Value::as_str).map(str::to_owned).collect()
+    value.items(field).iter().filter_map(Value::as_str).map(str::to_owned).collect()
 }
 
 /// The name of an object.

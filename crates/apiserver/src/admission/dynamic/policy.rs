@@ -4,13 +4,14 @@
 use std::sync::Arc;
 
 use api_rules::cel::{self, Authorize, Evaluation, Expression, Inputs, Kind, Question, Scope, Variables};
+use api_rules::look::Look;
 use api_types::selector::LabelSelector;
 use api_types::status::Status;
 use api_types::{Value, meta};
 use mvcc::KeyRange;
 
 use super::matching::{self, Matching};
-use super::{list, name_of, request, text, texts};
+use super::{name_of, request, text, texts};
 use crate::admission::Attributes;
 use crate::api::Api;
 use crate::authz::{Ask, Authorizer};
@@ -114,10 +115,10 @@ impl Policy {
         let mut scope =
             Scope { params: param_kind, authorizer: true, variables: Vec::new(), patches: mutating };
         let conditions =
-            list(spec, "matchConditions").iter().map(|one| Condition::new(one, &scope)).collect();
+            spec.items("matchConditions").iter().map(|one| Condition::new(one, &scope)).collect();
         let mut variables = Vec::new();
         let mut broken = None;
-        for variable in list(spec, "variables") {
+        for variable in spec.items("variables") {
             match Expression::compile(&text(variable, "expression"), &scope) {
                 Ok(expression) => {
                     scope.variables.push((text(variable, "name"), expression.kind().clone()));
@@ -134,12 +135,13 @@ impl Policy {
             param_kind: param_kind
                 .then(|| (text(&spec["paramKind"], "apiVersion"), text(&spec["paramKind"], "kind"))),
             conditions,
-            validations: list(spec, "validations").iter().map(|one| Validation::new(one, &scope)).collect(),
-            annotations: list(spec, "auditAnnotations")
+            validations: spec.items("validations").iter().map(|one| Validation::new(one, &scope)).collect(),
+            annotations: spec
+                .items("auditAnnotations")
                 .iter()
                 .map(|one| Annotation::new(one, &scope))
                 .collect(),
-            mutations: list(spec, "mutations").iter().map(|one| Mutation::new(one, &scope)).collect(),
+            mutations: spec.items("mutations").iter().map(|one| Mutation::new(one, &scope)).collect(),
             again: spec["reinvocationPolicy"] == "IfNeeded",
             bindings: bindings.map(Binding::new).collect(),
             variables: Arc::new(variables),

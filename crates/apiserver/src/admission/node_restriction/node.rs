@@ -89,8 +89,7 @@ fn forbidden(new: &Value, old: &Value) -> String {
 
 fn is_allowed(key: &str) -> bool {
     let domain = key.split_once('/').map_or("", |(domain, _)| domain);
-    let within =
-        |of: &str| domain.strip_suffix(of).is_some_and(|rest| rest.is_empty() || rest.ends_with('.'));
+    let within = |of: &str| meta::is_within(domain, of);
     if within(RESTRICTED) {
         return false;
     }

@@ -6,13 +6,12 @@ use std::collections::HashSet;
 use api_rules::cel::Rule;
 use api_rules::errors::{At, Errors};
 use api_rules::look::Look;
-use api_types::codec;
+use api_types::meta;
 use serde_json::Value;
 use url::Url;
 
-use crate::tls;
+use crate::{config_file, tls};
 
-const GROUP: &str = "apiserver.config.k8s.io";
 const KIND: &str = "AuthenticationConfiguration";
 /// Issuers, at most.
 const MAX_ISSUERS: usize = 64;
@@ -63,22 +62,11 @@ pub(crate) enum Mapping {
 /// # Errors
 /// What is wrong with it, with the paths of fields, as upstream says it.
 pub(crate) fn read(text: &[u8], own_issuer: &str) -> Result<AuthenticationConfig, String> {
-    let document = codec::decode_yaml(text).map_err(|error| error.to_string())?.value;
-    let (version, kind) = (document.text("apiVersion"), document.text("kind"));
-    let known = ["v1", "v1beta1", "v1alpha1"].iter().any(|known| version == format!("{GROUP}/{known}"));
-    if !known || kind != KIND {
-        return Err(format!(
-            "no kind {kind:?} is registered for version {version:?}: {GROUP}/v1 {KIND} is wanted"
-        ));
-    }
+    let document = config_file::read(text, KIND, &["v1", "v1beta1", "v1alpha1"])?;
     let mut errors = Errors::new();
     let config = config(&document, own_issuer, &mut errors);
-    let errors: Vec<String> = errors.done().iter().map(ToString::to_string).collect();
-    match errors.as_slice() {
-        [] => Ok(config),
-        [one] => Err(one.clone()),
-        many => Err(format!("[{}]", many.join(", "))),
-    }
+    config_file::told(errors)?;
+    Ok(config)
 }
 
 fn config(document: &Value, own_issuer: &str, errors: &mut Errors) -> AuthenticationConfig {
@@ -324,9 +312,7 @@ fn extra(mappings: &Value, at: At<'_>, uses: &mut Uses, errors: &mut Errors) -> 
         if key.chars().any(char::is_uppercase) {
             errors.invalid(at.at("key"), key, "must be lowercase");
         }
-        let within =
-            |of: &str| domain.strip_suffix(of).is_some_and(|rest| rest.is_empty() || rest.ends_with('.'));
-        if within("kubernetes.io") || within("k8s.io") {
+        if ["kubernetes.io", "k8s.io"].iter().any(|own| meta::is_within(domain, own)) {
             let text = "k8s.io, kubernetes.io and their subdomains are reserved for Kubernetes use";
             errors.invalid(at.at("key"), key, text);
         }

@@ -22,6 +22,7 @@ use config::{ClaimRule, IssuerConfig, Mapping};
 
 use super::token::unverified;
 use crate::api::Api;
+use crate::config_file;
 use crate::user::{AUTHENTICATED, UserInfo};
 use crate::webhook::Client;
 
@@ -126,22 +127,14 @@ impl Oidc {
     /// Follows the file: what it says when it can be used replaces what was.
     pub async fn keep(&self, api: &Api) {
         let Some(file) = &self.file else { return };
-        loop {
-            api.storage.env.clock.sleep(RELOAD_INTERVAL).await;
-            let Ok(text) = tokio::fs::read(file).await else { continue };
-            if text == self.current.load().text {
-                continue;
-            }
-            match config::read(&text, &self.own_issuer) {
-                Ok(config) => {
-                    tracing::info!(file = %file.display(), "the authentication configuration changed");
-                    self.current.store(Arc::new(Current::new(text, config)));
-                }
-                Err(error) => {
-                    tracing::error!(file = %file.display(), error, "the authentication configuration cannot be used");
-                }
-            }
-        }
+        let is_known = |text: &[u8]| text == self.current.load().text;
+        let take = |text: Vec<u8>| {
+            let config = config::read(&text, &self.own_issuer)?;
+            self.current.store(Arc::new(Current::new(text, config)));
+            Ok(())
+        };
+        config_file::follow(&api.storage.env.clock, "authentication", file, RELOAD_INTERVAL, is_known, take)
+            .await;
     }
 }
 

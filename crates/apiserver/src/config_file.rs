@@ -1,0 +1,62 @@
+//! Files of group `apiserver.config.k8s.io`: read and checked when the server is built, and followed afterwards.
+
+use std::path::Path;
+use std::time::Duration;
+
+use api_rules::errors::Errors;
+use api_rules::look::Look;
+use api_types::{Value, codec};
+use env::Clock;
+
+const GROUP: &str = "apiserver.config.k8s.io";
+
+/// The document of a kind in one of these versions, YAML or JSON.
+///
+/// # Errors
+/// It cannot be read, or is of another kind.
+pub(crate) fn read(text: &[u8], wanted: &str, versions: &[&str]) -> Result<Value, String> {
+    let document = codec::decode_yaml(text).map_err(|error| error.to_string())?.value;
+    let (version, kind) = (document.text("apiVersion"), document.text("kind"));
+    let known = versions.iter().any(|known| version == format!("{GROUP}/{known}"));
+    if !known || kind != wanted {
+        return Err(format!(
+            "no kind {kind:?} is registered for version {version:?}: {GROUP}/v1 {wanted} is wanted"
+        ));
+    }
+    Ok(document)
+}
+
+/// What is wrong with a document, with the paths of fields, as upstream says it.
+pub(crate) fn told(errors: Errors) -> Result<(), String> {
+    let errors: Vec<String> = errors.done().iter().map(ToString::to_string).collect();
+    match errors.as_slice() {
+        [] => Ok(()),
+        [one] => Err(one.clone()),
+        many => Err(format!("[{}]", many.join(", "))),
+    }
+}
+
+/// Reads the file of the `what` configuration again and again, and has `take` take what is new in it; what cannot
+/// be used is told of.
+pub(crate) async fn follow(
+    clock: &Clock,
+    what: &str,
+    file: &Path,
+    interval: Duration,
+    is_known: impl Fn(&[u8]) -> bool,
+    take: impl Fn(Vec<u8>) -> Result<(), String>,
+) {
+    loop {
+        clock.sleep(interval).await;
+        let Ok(text) = tokio::fs::read(file).await else { continue };
+        if is_known(&text) {
+            continue;
+        }
+        match take(text) {
+            Ok(()) => tracing::info!(file = %file.display(), "the {what} configuration changed"),
+            Err(error) => {
+                tracing::error!(file = %file.display(), error, "the {what} configuration cannot be used");
+            }
+        }
+    }
+}
