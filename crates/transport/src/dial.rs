@@ -154,7 +154,8 @@ impl Connector {
         let mut last = io::Error::from(io::ErrorKind::NotConnected);
         for number in (first..self.addresses.len()).chain(0..first) {
             let address = &self.addresses[number];
-            match self.turns.take(&address.place, self.connect_to(address)).await {
+            let attempt = self.clone().connect_to(address.clone());
+            match self.turns.take(&address.place, attempt).await {
                 Ok(connection) => {
                     self.good.store(number, Ordering::Relaxed);
                     return Ok((connection, address.clone()));
@@ -168,9 +169,9 @@ impl Connector {
         Err(last)
     }
 
-    async fn connect_to(&self, address: &Address) -> io::Result<Connection> {
+    async fn connect_to(self, address: Address) -> io::Result<Connection> {
         let late = || io::Error::from(io::ErrorKind::TimedOut);
-        let socket = tokio::time::timeout(self.timeout, Socket::connect(address, self.local));
+        let socket = tokio::time::timeout(self.timeout, Socket::connect(&address, self.local));
         let bare = Bare(socket.await.unwrap_or_else(|_| Err(late()))?);
         let Some(tls) = self.tls.as_ref().filter(|_| address.is_secure()) else {
             return Ok(Connection::Plain(bare));
