@@ -122,8 +122,8 @@ fn exec(command: &dyn Fn() -> Command, pod: &str, what: &str) {
     assert!(code == 0 && out == input, "{what}: {code}, {} bytes came back, {err}", out.len());
     let (code, out, err) = sh("cat | wc -c", b"", &["-i"]);
     assert_eq!((code, String::from_utf8_lossy(&out).trim()), (0, "0"), "{what}: {err}");
-    // Input that nobody reads holds nothing up.
-    let (code, out, err) = sh("echo done", &input, &["-i"]);
+    // Input that nobody reads holds nothing up, as long as it fits a pipe: containerd 1.6 waits for the rest for ever.
+    let (code, out, err) = sh("echo done", &input[..32 << 10], &["-i"]);
     assert_eq!((code, out.as_slice()), (0, &b"done\n"[..]), "{what}: {err}");
 }
 
