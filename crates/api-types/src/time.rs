@@ -111,8 +111,25 @@ fn write_moment(out: &mut String, seconds: i64) {
     let (year, month, day) = civil(seconds.div_euclid(SECONDS_PER_DAY));
     let second = seconds.rem_euclid(SECONDS_PER_DAY);
     let (hour, minute, second) = (second / 3600, second / 60 % 60, second % 60);
-    write!(out, "{year:04}-{month:02}-{day:02}T{hour:02}:{minute:02}:{second:02}")
-        .expect("writing to a string");
+    if !(0..=9999).contains(&year) {
+        write!(out, "{year:04}-{month:02}-{day:02}T{hour:02}:{minute:02}:{second:02}")
+            .expect("writing to a string");
+        return;
+    }
+    let parts = [
+        (year / 100, ""),
+        (year % 100, "-"),
+        (month, "-"),
+        (day, "T"),
+        (hour, ":"),
+        (minute, ":"),
+        (second, ""),
+    ];
+    for (number, after) in parts {
+        out.push((b'0' + (number / 10) as u8) as char);
+        out.push((b'0' + (number % 10) as u8) as char);
+        out.push_str(after);
+    }
 }
 
 /// Year, month, day of a day number since 1970 (proleptic Gregorian; eras of 400 years that start in March).

@@ -48,6 +48,9 @@ const WHOLE_LIST_BYTES: usize = 1 << 20;
 /// Bytes of a piece.
 const PIECE_BYTES: usize = 256 << 10;
 
+/// Version and kind of an object's metadata alone.
+const PARTIAL: (&str, &str) = ("meta.k8s.io/v1", "PartialObjectMetadata");
+
 fn partial_message() -> MessageId {
     schema::lookup("meta.k8s.io", "v1", "PartialObjectMetadata")
         .or_else(|| schema::by_name("io.k8s.apimachinery.pkg.apis.meta.v1.PartialObjectMetadata"))
@@ -152,8 +155,8 @@ impl Writer {
                 return value(self.resource.built_in_message(), self.media, &self.resource.decode(kv)?);
             }
             (Shape::Metadata, Format::Protobuf) => {
-                let partial = convert::partial(&mut self.resource.decode(kv)?);
-                return value(partial_message(), self.media, &partial);
+                self.partial_proto(kv, &mut out)?;
+                return Ok(codec::wrap_unknown(PARTIAL.0, PARTIAL.1, &out).into());
             }
             (Shape::Object, _) => self.object_json(kv, true, &mut out)?,
             (Shape::Metadata, _) => self.partial_json(kv, &mut out)?,
@@ -194,7 +197,25 @@ impl Writer {
         codec::encode_json(self.resource.built_in_message(), &value, out).map_err(failed)
     }
 
+    fn is_native(&self, kv: &KeyValue) -> bool {
+        self.resource.custom().is_none() && convert::is_native(&self.resource, &kv.value)
+    }
+
+    fn partial_proto(&self, kv: &KeyValue, out: &mut Vec<u8>) -> Result<(), Status> {
+        if self.is_native(kv) {
+            return codec::stored_metadata_to_proto(&kv.value, out, kv.mod_revision).map_err(failed);
+        }
+        let partial = convert::partial(&mut self.resource.decode(kv)?);
+        codec::to_proto(partial_message(), &partial, out).map_err(failed)
+    }
+
     fn partial_json(&self, kv: &KeyValue, out: &mut Vec<u8>) -> Result<(), Status> {
+        if self.is_native(kv) {
+            let raw = codec::unwrap_unknown(&kv.value).map_err(failed)?.raw;
+            let written =
+                codec::object_to_json(partial_message(), PARTIAL.0, PARTIAL.1, raw, kv.mod_revision, out);
+            return written.map_err(failed);
+        }
         let partial = convert::partial(&mut self.resource.decode(kv)?);
         codec::encode_json(partial_message(), &partial, out).map_err(failed)
     }
@@ -242,6 +263,9 @@ impl Writer {
 
     fn item(&self, kv: &KeyValue, out: &mut Vec<u8>) -> Result<(), Status> {
         match self.media.shape {
+            Shape::Object if self.media.format == Format::Protobuf => {
+                codec::stored_to_proto_item(&kv.value, out, kv.mod_revision).map_err(failed)
+            }
             Shape::Object => self.object_json(kv, false, out),
             Shape::Metadata => self.partial_json(kv, out),
             Shape::Table => self.row(kv, out),
@@ -269,10 +293,10 @@ impl Writer {
 
     /// A list; `metadata` is its `ListMeta`.
     pub fn list(self, metadata: &Value, items: Vec<KeyValue>) -> Result<Body, Status> {
-        if self.media.format == Format::Protobuf {
-            return Ok(body::full(self.protobuf_list(metadata, &items)?));
-        }
         let bytes: usize = items.iter().map(|kv| kv.value.len()).sum();
+        if self.media.format == Format::Protobuf {
+            return self.protobuf_list(metadata, items, bytes);
+        }
         let mut out = self.list_head(metadata);
         if bytes <= WHOLE_LIST_BYTES || self.media.pretty || self.media.format == Format::Yaml {
             for (index, kv) in items.iter().enumerate() {
@@ -284,38 +308,53 @@ impl Writer {
             out.extend_from_slice(b"]}");
             return Ok(body::full(self.finish(out)?));
         }
-        Ok(body::stream(futures::stream::iter(Pieces { writer: self, items, next: 0, out, ended: false })))
+        Ok(self.pieces(items, out, b"]}\n"))
     }
 
-    fn protobuf_list(&self, metadata: &Value, items: &[KeyValue]) -> Result<Vec<u8>, Status> {
+    fn pieces(self, items: Vec<KeyValue>, head: Vec<u8>, end: &'static [u8]) -> Body {
+        let pieces = Pieces { writer: self, items, next: 0, out: head, end, ended: false };
+        body::stream(futures::stream::iter(pieces))
+    }
+
+    /// A list; `bytes` are stored for its items.
+    fn protobuf_list(self, metadata: &Value, items: Vec<KeyValue>, bytes: usize) -> Result<Body, Status> {
         let list = schema::by_name("io.k8s.apimachinery.pkg.apis.meta.v1.ListMeta")
             .expect("invariant: the tables hold ListMeta");
-        let mut head = Vec::new();
+        let (mut head, mut raw) = (Vec::new(), Vec::new());
         codec::to_proto(list, metadata, &mut head).map_err(failed)?;
-        let mut raw = Vec::with_capacity(items.iter().map(|kv| kv.value.len() + 16).sum());
         put_field(1, &head, &mut raw);
-        let mut scratch = Vec::new();
-        for kv in items {
-            match self.media.shape {
-                Shape::Object if convert::is_native(&self.resource, &kv.value) => {
-                    codec::stored_to_proto_item(&kv.value, &mut raw, kv.mod_revision).map_err(failed)?;
-                }
-                shape => {
-                    let mut object = self.resource.decode(kv)?;
-                    scratch.clear();
-                    let (message, object) = match shape {
-                        Shape::Metadata => (partial_message(), convert::partial(&mut object)),
-                        _ => (self.resource.built_in_message(), object),
-                    };
-                    codec::to_proto(message, &object, &mut scratch).map_err(failed)?;
-                    put_field(2, &scratch, &mut raw);
-                }
+        let (api_version, kind) = match self.media.shape {
+            Shape::Metadata => (PARTIAL.0.to_owned(), "PartialObjectMetadataList"),
+            _ => (self.resource.api_version(), &*self.resource.list_kind),
+        };
+        let stored = self.media.shape == Shape::Object && items.iter().all(|kv| self.is_native(kv));
+        if stored && bytes > WHOLE_LIST_BYTES {
+            let lengths = items.iter().map(|kv| codec::proto_item_len(&kv.value, kv.mod_revision));
+            let length = lengths.sum::<Result<usize, _>>().map_err(failed)?;
+            let mut out = Vec::with_capacity(PIECE_BYTES);
+            codec::begin_envelope(&mut out, &api_version, kind, raw.len() + length);
+            out.extend_from_slice(&raw);
+            return Ok(self.pieces(items, out, &codec::END_OF_ENVELOPE));
+        }
+        raw.reserve(bytes + 16 * items.len());
+        for kv in &items {
+            self.protobuf_item(kv, &mut raw)?;
+        }
+        Ok(body::full(codec::wrap_unknown(&api_version, kind, &raw)))
+    }
+
+    fn protobuf_item(&self, kv: &KeyValue, out: &mut Vec<u8>) -> Result<(), Status> {
+        let mut item = Vec::new();
+        match self.media.shape {
+            Shape::Metadata => self.partial_proto(kv, &mut item)?,
+            _ if self.is_native(kv) => return self.item(kv, out),
+            _ => {
+                let object = self.resource.decode(kv)?;
+                codec::to_proto(self.resource.built_in_message(), &object, &mut item).map_err(failed)?;
             }
         }
-        Ok(match self.media.shape {
-            Shape::Metadata => codec::wrap_unknown("meta.k8s.io/v1", "PartialObjectMetadataList", &raw),
-            _ => codec::wrap_unknown(&self.resource.api_version(), &self.resource.list_kind, &raw),
-        })
+        put_field(2, &item, out);
+        Ok(())
     }
 
     /// One object as an event of a watch carries it; `headed`: a table with its columns.
@@ -366,6 +405,8 @@ struct Pieces {
     items: Vec<KeyValue>,
     next: usize,
     out: Vec<u8>,
+    /// What stands behind the items.
+    end: &'static [u8],
     ended: bool,
 }
 
@@ -378,7 +419,7 @@ impl Iterator for Pieces {
         }
         let mut out = std::mem::take(&mut self.out);
         while out.len() < PIECE_BYTES && self.next < self.items.len() {
-            if self.next > 0 {
+            if self.next > 0 && self.writer.media.format == Format::Json {
                 out.push(b',');
             }
             let kv = std::mem::take(&mut self.items[self.next]);
@@ -390,7 +431,7 @@ impl Iterator for Pieces {
         }
         if self.next == self.items.len() {
             self.ended = true;
-            out.extend_from_slice(b"]}\n");
+            out.extend_from_slice(self.end);
         }
         Some(Ok(out.into()))
     }
@@ -464,17 +505,49 @@ mod tests {
         assert_eq!(table["rows"][0]["cells"][0], "a");
     }
 
+    fn written(media: Media, items: &[KeyValue]) -> Bytes {
+        let body = writer(media).list(&json!({"resourceVersion": "9"}), items.to_vec()).unwrap();
+        let whole = futures::executor::block_on(http_body_util::BodyExt::collect(body)).unwrap();
+        whole.to_bytes()
+    }
+
     #[test]
-    fn a_protobuf_list_reads_back() {
-        let media = Media { format: Format::Protobuf, ..Media::JSON };
-        let metadata = json!({"resourceVersion": "9"});
-        let bytes = writer(media).protobuf_list(&metadata, &[stored("a"), stored("b")]).unwrap();
-        let list = codec::from_envelope(&bytes).unwrap();
-        assert_eq!(list["kind"], "ConfigMapList");
-        assert_eq!(
-            (&list["metadata"]["resourceVersion"], &list["items"][1]["metadata"]["name"]),
-            (&json!("9"), &json!("b"))
-        );
+    fn lists_read_back_whole_and_in_pieces() {
+        let large: String = "v".repeat(WHOLE_LIST_BYTES / 2);
+        let mut items = vec![stored("a"), stored("b")];
+        for large in [String::new(), large] {
+            let value = json!({"apiVersion": "v1", "kind": "ConfigMap",
+                "metadata": {"name": "c", "namespace": "n"}, "data": {"k": large}});
+            let value = convert::encode(table::find("", "v1", "configmaps").unwrap(), &value).unwrap();
+            items.extend((0..3).map(|_| KeyValue {
+                value: value.clone().into(),
+                mod_revision: 7,
+                ..KeyValue::default()
+            }));
+            for shape in [Shape::Object, Shape::Metadata] {
+                let json = written(Media { shape, ..Media::JSON }, &items);
+                let json: Value = serde_json::from_slice(&json).unwrap();
+                let proto = written(Media { format: Format::Protobuf, shape, ..Media::JSON }, &items);
+                let kind = if shape == Shape::Object { "ConfigMapList" } else { "PartialObjectMetadataList" };
+                assert_eq!(json["kind"], kind);
+                assert_eq!(json["metadata"]["resourceVersion"], "9");
+                assert_eq!(json["items"].as_array().unwrap().len(), items.len());
+                assert_eq!(json["items"][1]["metadata"]["name"], "b");
+                assert_eq!(json["items"][4]["metadata"]["resourceVersion"], "7");
+                assert_eq!(json["items"][4].get("data").is_some(), shape == Shape::Object);
+                assert_eq!(without_types(codec::from_envelope(&proto).unwrap()), without_types(json));
+            }
+        }
+    }
+
+    /// Items of protobuf do not say what they are.
+    fn without_types(mut list: Value) -> Value {
+        for item in list["items"].as_array_mut().unwrap() {
+            let item = item.as_object_mut().unwrap();
+            item.remove("kind");
+            item.remove("apiVersion");
+        }
+        list
     }
 
     #[test]

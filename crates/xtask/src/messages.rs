@@ -7,7 +7,7 @@ use serde_json::Value;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::fmt::Write;
 
-/// `MAX_FIELDS` of `api_types::codec::walk`.
+/// `MAX_FIELDS` of `api_types::schema`.
 const MAX_FIELDS: usize = 64;
 
 type OpenApi = BTreeMap<String, Value>;
@@ -231,6 +231,8 @@ fn worth_keeping(field: &Field, default: &Value) -> bool {
 /// Field indexes by ascending number, when that is not the order of the struct.
 fn number_order(message: &Message) -> Result<Option<Vec<u8>>> {
     ensure!(message.fields.len() <= MAX_FIELDS, "more than {MAX_FIELDS} fields");
+    let numbers_fit = message.fields.iter().all(|field| (field.number as usize) < MAX_FIELDS);
+    ensure!(numbers_fit, "a field has a number of {MAX_FIELDS} or more");
     let mut order = (0..message.fields.len()).map(u8::try_from).collect::<Result<Vec<u8>, _>>()?;
     order.sort_by_key(|i| message.fields[usize::from(*i)].number);
     Ok((!order.is_sorted()).then_some(order))

@@ -74,7 +74,7 @@ fn fields(
     drop: Drop,
     out: &mut Vec<u8>,
 ) -> Result<(), CodecError> {
-    for field in message.by_number() {
+    for field in message.in_order() {
         if let (true, Type::Message(inner)) = (field.inline, field.ty) {
             put_part(out, field.number, |o| fields(inner, map, Drop::Nothing, o))?;
             continue;

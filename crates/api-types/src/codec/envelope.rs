@@ -45,24 +45,25 @@ pub fn is_proto(bytes: &[u8]) -> bool {
 /// Puts a message into its envelope.
 pub fn wrap_unknown(api_version: &str, kind: &str, raw: &[u8]) -> Vec<u8> {
     let mut out = Vec::with_capacity(raw.len() + api_version.len() + kind.len() + 24);
-    begin_unknown(&mut out, api_version, kind);
-    put_bytes(&mut out, 2, raw);
-    end_unknown(&mut out);
+    begin_envelope(&mut out, api_version, kind, raw.len());
+    out.extend_from_slice(raw);
+    out.extend_from_slice(&END_OF_ENVELOPE);
     out
 }
 
-fn begin_unknown(out: &mut Vec<u8>, api_version: &str, kind: &str) {
+/// Begins the envelope of a message of `len` bytes, which is to be appended, and [`END_OF_ENVELOPE`] behind it.
+pub fn begin_envelope(out: &mut Vec<u8>, api_version: &str, kind: &str, len: usize) {
     out.extend_from_slice(&MAGIC);
     let mut types = Vec::with_capacity(api_version.len() + kind.len() + 4);
     put_bytes(&mut types, 1, api_version.as_bytes());
     put_bytes(&mut types, 2, kind.as_bytes());
     put_bytes(out, 1, &types);
+    put_varint(out, 2 << 3 | 2);
+    put_varint(out, len as u64);
 }
 
-/// contentEncoding and contentType, always written.
-fn end_unknown(out: &mut Vec<u8>) {
-    out.extend_from_slice(&[0x1a, 0, 0x22, 0]);
-}
+/// What ends an envelope: contentEncoding and contentType, always written.
+pub const END_OF_ENVELOPE: [u8; 4] = [0x1a, 0, 0x22, 0];
 
 /// Takes an envelope apart.
 ///
@@ -114,6 +115,25 @@ pub fn from_envelope(bytes: &[u8]) -> Result<Value, CodecError> {
     let mut sink = TreeSink::default();
     object(&mut sink, unknown.message()?, unknown.raw, Some(unknown.types()), Fill::Nowhere)?;
     Ok(sink.finish())
+}
+
+/// An object in few bytes, for who keeps many and reads few: an envelope where its kind is in the tables, else JSON.
+pub fn pack(value: &Value) -> Vec<u8> {
+    let (api_version, kind) = (crate::meta::api_version(value), crate::meta::kind(value));
+    let message = lookup_api_version(api_version, kind).filter(|message| message.special.is_none());
+    let packed = message.and_then(|message| to_envelope(message, api_version, kind, value).ok());
+    packed.unwrap_or_else(|| value.to_string().into_bytes())
+}
+
+/// What [`pack`] packed.
+///
+/// # Errors
+/// Bytes that it has not made.
+pub fn unpack(packed: &[u8]) -> Result<Value, CodecError> {
+    if is_proto(packed) {
+        return from_envelope(packed);
+    }
+    serde_json::from_slice(packed).map_err(|error| CodecError::Raw(error.to_string()))
 }
 
 /// A built-in object as it is stored: resourceVersion left out, in its envelope.
@@ -226,11 +246,9 @@ fn version_text(resource_version: i64) -> String {
 pub fn stored_to_proto(stored: &[u8], out: &mut Vec<u8>, resource_version: i64) -> Result<(), CodecError> {
     let unknown = unwrap_unknown(stored)?;
     let parts = Parts::of(unknown.raw, resource_version)?;
-    begin_unknown(out, unknown.api_version, unknown.kind);
-    put_varint(out, 2 << 3 | 2);
-    put_varint(out, parts.len() as u64);
+    begin_envelope(out, unknown.api_version, unknown.kind, parts.len());
     parts.write(out);
-    end_unknown(out);
+    out.extend_from_slice(&END_OF_ENVELOPE);
     Ok(())
 }
 
@@ -244,11 +262,33 @@ pub fn stored_to_proto_item(
     out: &mut Vec<u8>,
     resource_version: i64,
 ) -> Result<(), CodecError> {
-    let unknown = unwrap_unknown(stored)?;
-    let parts = Parts::of(unknown.raw, resource_version)?;
+    let parts = Parts::of(unwrap_unknown(stored)?.raw, resource_version)?;
     put_varint(out, 2 << 3 | 2);
     put_varint(out, parts.len() as u64);
     parts.write(out);
+    Ok(())
+}
+
+/// How many bytes [`stored_to_proto_item`] appends.
+///
+/// # Errors
+/// As [`stored_to_proto_item`].
+pub fn proto_item_len(stored: &[u8], resource_version: i64) -> Result<usize, CodecError> {
+    let len = Parts::of(unwrap_unknown(stored)?.raw, resource_version)?.len();
+    Ok(1 + super::wire::varint_len(len as u64) + len)
+}
+
+/// Appends a message that has nothing but the metadata (field 1) of a stored built-in object, with resourceVersion.
+///
+/// # Errors
+/// Bytes that are not a stored protobuf object.
+pub fn stored_metadata_to_proto(
+    stored: &[u8],
+    out: &mut Vec<u8>,
+    resource_version: i64,
+) -> Result<(), CodecError> {
+    let parts = Parts::of(unwrap_unknown(stored)?.raw, resource_version)?;
+    Parts { rest: &[], ..parts }.write(out);
     Ok(())
 }
 

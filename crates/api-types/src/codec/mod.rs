@@ -11,6 +11,7 @@
 //! | tree | stored bytes | [`to_stored`] (built-in kinds), [`json_to_stored`] (custom kinds) |
 //! | stored bytes | tree, JSON, protobuf with resourceVersion | [`from_stored`], [`stored_to_json`], [`stored_to_proto`] |
 //! | stored bytes | one field, cheaply | [`peek`] |
+//! | tree | few bytes, and back | [`pack`], [`unpack`] |
 //!
 //! Trees leave out what is null or absent, but hold the structs that Go always writes (`"status": {}`), so that a
 //! tree read from the store and one read from JSON text agree.
@@ -32,8 +33,9 @@ pub use decode::{DecodeError, Decoded, decode_json, decode_yaml};
 pub use encode::to_proto;
 pub(crate) use encode::{canonical_quantity, decode_base64, json_type};
 pub use envelope::{
-    MAGIC, Unknown, from_envelope, from_stored, is_proto, json_to_stored, object_to_json, stored_to_json,
-    stored_to_json_item, stored_to_proto, stored_to_proto_item, to_envelope, to_stored, unwrap_unknown,
+    END_OF_ENVELOPE, MAGIC, Unknown, begin_envelope, from_envelope, from_stored, is_proto, json_to_stored,
+    object_to_json, pack, proto_item_len, stored_metadata_to_proto, stored_to_json, stored_to_json_item,
+    stored_to_proto, stored_to_proto_item, to_envelope, to_stored, unpack, unwrap_unknown,
     watch_event_from_proto, watch_event_to_proto, wrap_unknown,
 };
 pub use yaml::encode_yaml;

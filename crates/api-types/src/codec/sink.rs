@@ -12,6 +12,10 @@ pub(crate) trait Sink {
     /// How many objects and arrays are open.
     fn depth(&self) -> usize;
     fn key(&mut self, key: &str);
+    /// The key of a field: nothing in it is ever escaped.
+    fn name(&mut self, name: &str) {
+        self.key(name);
+    }
     fn end_object(&mut self);
     fn begin_array(&mut self);
     fn end_array(&mut self);
@@ -74,6 +78,15 @@ impl Sink for JsonSink<'_> {
         self.comma = false;
     }
 
+    fn name(&mut self, name: &str) {
+        self.out.reserve(name.len() + 4);
+        self.value();
+        self.out.push(b'"');
+        self.out.extend_from_slice(name.as_bytes());
+        self.out.extend_from_slice(b"\":");
+        self.comma = false;
+    }
+
     fn end_object(&mut self) {
         self.close(b'}');
     }
@@ -93,7 +106,7 @@ impl Sink for JsonSink<'_> {
 
     fn int(&mut self, value: i64) {
         self.value();
-        write!(self.out, "{value}").expect("writing to memory");
+        self.out.extend_from_slice(itoa::Buffer::new().format(value).as_bytes());
     }
 
     fn float(&mut self, value: f64) {
@@ -134,16 +147,14 @@ pub(crate) fn write_string(out: &mut Vec<u8>, text: &str) {
     out.push(b'"');
 }
 
-fn write_escaped(out: &mut Vec<u8>, bytes: &[u8]) {
-    let mut start = 0;
-    for (at, &byte) in bytes.iter().enumerate() {
-        let plain = byte >= 0x20 && !matches!(byte, b'"' | b'\\' | b'<' | b'>' | b'&' | 0xe2);
-        let separator = byte == 0xe2 && is_line_separator(&bytes[at..]);
-        if plain || (byte == 0xe2 && !separator) {
-            continue;
-        }
-        out.extend_from_slice(&bytes[start..at]);
-        start = at + if separator { 3 } else { 1 };
+fn write_escaped(out: &mut Vec<u8>, mut bytes: &[u8]) {
+    loop {
+        let (plain, rest) = bytes.split_at(run(bytes, |byte| {
+            (byte >= 0x20) & (byte != b'"') & (byte != b'\\') & is_plain_html(byte)
+        }));
+        out.extend_from_slice(plain);
+        let Some((&byte, rest)) = rest.split_first() else { return };
+        bytes = rest;
         match byte {
             b'"' => out.extend_from_slice(b"\\\""),
             b'\\' => out.extend_from_slice(b"\\\\"),
@@ -152,11 +163,29 @@ fn write_escaped(out: &mut Vec<u8>, bytes: &[u8]) {
             b'\t' => out.extend_from_slice(b"\\t"),
             8 => out.extend_from_slice(b"\\b"),
             12 => out.extend_from_slice(b"\\f"),
-            0xe2 => write_unicode(out, 0x2000 | u32::from(bytes[at + 2] & 0x3f)),
+            0xe2 => match rest {
+                [0x80, end @ (0xa8 | 0xa9), rest @ ..] => {
+                    write_unicode(out, 0x2000 | u32::from(end & 0x3f));
+                    bytes = rest;
+                }
+                _ => out.push(byte),
+            },
             other => write_unicode(out, u32::from(other)),
         }
     }
-    out.extend_from_slice(&bytes[start..]);
+}
+
+/// Whether a byte is none that HTML or JavaScript could take for something else; 0xe2 begins what may be.
+fn is_plain_html(byte: u8) -> bool {
+    (byte != b'<') & (byte != b'>') & (byte != b'&') & (byte != 0xe2)
+}
+
+/// How many bytes from the first on are all plain. Many are looked at together, which is why `plain` has no branches.
+fn run(bytes: &[u8], plain: impl Fn(u8) -> bool) -> usize {
+    const TOGETHER: usize = 16;
+    let all = |bytes: &[u8]| bytes.iter().fold(true, |all, &byte| all & plain(byte));
+    let at = TOGETHER * bytes.chunks_exact(TOGETHER).take_while(|bytes| all(bytes)).count();
+    at + bytes[at..].iter().take_while(|byte| plain(**byte)).count()
 }
 
 /// U+2028 and U+2029, which JavaScript took for line ends.
@@ -183,6 +212,10 @@ fn write_float(out: &mut Vec<u8>, value: f64) {
 
 /// Copies JSON without the white space between tokens, with HTML characters escaped as Go's compaction does.
 fn write_compact(out: &mut Vec<u8>, json: &[u8]) {
+    let plain = |byte| (byte > b' ') & is_plain_html(byte);
+    if run(json, plain) == json.len() {
+        return out.extend_from_slice(json);
+    }
     let (mut in_string, mut escaped) = (false, false);
     let mut skip = 0;
     for (at, &byte) in json.iter().enumerate() {
@@ -323,6 +356,21 @@ mod tests {
         assert_eq!(string("a\"b\\c\n\u{1}\u{8}<>&é"), r#""a\"b\\c\n\u0001\b\u003c\u003e\u0026é""#);
         assert_eq!(string("\u{2028}€"), "\"\\u2028€\"");
         assert_eq!(string("\u{7f}"), "\"\u{7f}\"");
+    }
+
+    #[test]
+    fn an_escape_is_found_wherever_it_stands() {
+        for (text, escaped) in
+            [("\"", "\\\""), ("\u{2028}", "\\u2028"), ("&", "\\u0026"), ("\t", "\\t"), ("€", "€")]
+        {
+            for before in 0..40 {
+                for after in [0, 1, 15, 16, 40] {
+                    let around =
+                        |middle: &str| format!("{}{middle}{}", "é".repeat(before), "x".repeat(after));
+                    assert_eq!(string(&around(text)), format!("\"{}\"", around(escaped)));
+                }
+            }
+        }
     }
 
     #[test]

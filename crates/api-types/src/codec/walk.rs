@@ -8,12 +8,8 @@ use super::envelope::{MAGIC, unwrap_unknown};
 use super::sink::Sink;
 use super::wire::{Reader, Wire};
 use super::{CodecError, MAX_DEPTH};
-use crate::schema::{FieldInfo, MessageId, Shape, Special, Type, lookup_api_version};
+use crate::schema::{FieldInfo, MAX_FIELDS, MessageId, NO_FIELD, Shape, Special, Type, lookup_api_version};
 use crate::time;
-
-/// More than any message has; the generator checks it.
-const MAX_FIELDS: usize = 64;
-const ABSENT: u32 = u32::MAX;
 
 /// `kind` and `apiVersion` of a typed object.
 #[derive(Clone, Copy)]
@@ -46,11 +42,11 @@ pub(crate) fn object<S: Sink>(
     sink.begin_object();
     if let Some(types) = types {
         if !types.kind.is_empty() {
-            sink.key("kind");
+            sink.name("kind");
             sink.string(types.kind);
         }
         if !types.api_version.is_empty() {
-            sink.key("apiVersion");
+            sink.name("apiVersion");
             sink.string(types.api_version);
         }
     }
@@ -61,60 +57,76 @@ pub(crate) fn object<S: Sink>(
 
 fn fields<S: Sink>(sink: &mut S, message: MessageId, bytes: &[u8], fill: Fill<'_>) -> Result<(), CodecError> {
     let places = Places::of(message, bytes)?;
-    for (index, field) in message.fields.iter().enumerate() {
-        match fill {
-            Fill::Here(version) if field.name == "resourceVersion" => {
-                sink.key(field.name);
+    let mut wanted = places.present | message.always;
+    let mut version_at = MAX_FIELDS;
+    if let Fill::Here(_) = fill
+        && let Some(index) = message.fields.iter().position(|field| field.name == "resourceVersion")
+    {
+        version_at = index;
+        wanted |= 1 << index;
+    }
+    while wanted != 0 {
+        let index = wanted.trailing_zeros() as usize;
+        wanted &= wanted - 1;
+        let field = &message.fields[index];
+        match (fill, field.shape) {
+            (Fill::Here(version), _) if index == version_at => {
+                sink.name(field.name);
                 sink.string(version);
-                continue;
             }
-            _ => {}
-        }
-        let values = places.values(index, field.number);
-        match field.shape {
-            Shape::List => list(sink, field, values)?,
-            Shape::Map => map(sink, field, values)?,
-            Shape::Single => single(sink, field, values.last()?, fill)?,
+            (_, Shape::List) => list(sink, field, places.values(index, field.number))?,
+            (_, Shape::Map) => map(sink, field, places.values(index, field.number))?,
+            (_, Shape::Single) => single(sink, field, places.last(index, field.number)?, fill)?,
         }
     }
     Ok(())
 }
 
-/// Where each field of a message starts.
+/// Where each field of a message starts. Sets of fields have a bit an index.
 struct Places<'a> {
     bytes: &'a [u8],
+    /// Meaningless for those that are absent.
     starts: [u32; MAX_FIELDS],
+    present: u64,
+    /// Those that are there more than once.
+    repeated: u64,
     ascending: bool,
 }
 
 impl<'a> Places<'a> {
     fn of(message: MessageId, bytes: &'a [u8]) -> Result<Self, CodecError> {
-        let mut places = Self { bytes, starts: [ABSENT; MAX_FIELDS], ascending: true };
-        let mut reader = Reader::new(bytes);
-        let mut last = 0;
+        let mut places = Self { bytes, starts: [0; MAX_FIELDS], present: 0, repeated: 0, ascending: true };
+        let (mut reader, mut last) = (Reader::new(bytes), 0);
         loop {
             let at = reader.at;
             let Some((number, _)) = reader.field()? else { return Ok(places) };
             places.ascending &= number >= last;
-            if number == last && at > 0 {
-                continue;
-            }
             last = number;
-            if let Some(index) = message.fields.iter().position(|f| f.number == number)
-                && places.starts[index] == ABSENT
-            {
-                places.starts[index] =
+            let Some(&index) = message.by_number.get(number as usize).filter(|index| **index != NO_FIELD)
+            else {
+                continue;
+            };
+            let bit = 1 << index;
+            if places.present & bit == 0 {
+                places.starts[usize::from(index)] =
                     u32::try_from(at).map_err(|_| CodecError::Wire("a message is too large"))?;
+            } else {
+                places.repeated |= bit;
             }
+            places.present |= bit;
         }
     }
 
     fn values(&self, index: usize, number: u32) -> Values<'a> {
-        let at = match self.starts[index] {
-            ABSENT => self.bytes.len(),
-            at => at as usize,
-        };
+        let present = self.present & 1 << index != 0;
+        let at = if present { self.starts[index] as usize } else { self.bytes.len() };
         Values { reader: Reader::starting_at(self.bytes, at), number, ascending: self.ascending }
+    }
+
+    /// The last occurrence, which counts where there should be one.
+    fn last(&self, index: usize, number: u32) -> Result<Option<Wire<'a>>, CodecError> {
+        let mut values = self.values(index, number);
+        if self.repeated & 1 << index == 0 { values.next() } else { values.last() }
     }
 }
 
@@ -151,7 +163,7 @@ impl<'a> Values<'a> {
 /// Emits `null` for an absent field that is never left out.
 fn absent<S: Sink>(sink: &mut S, field: &FieldInfo) {
     if !field.omit_empty {
-        sink.key(field.name);
+        sink.name(field.name);
         sink.null();
     }
 }
@@ -161,7 +173,7 @@ fn list<S: Sink>(sink: &mut S, field: &FieldInfo, mut values: Values<'_>) -> Res
         absent(sink, field);
         return Ok(());
     };
-    sink.key(field.name);
+    sink.name(field.name);
     sink.begin_array();
     let mut next = Some(first);
     while let Some(wire) = next {
@@ -214,7 +226,7 @@ fn map<S: Sink>(sink: &mut S, field: &FieldInfo, mut values: Values<'_>) -> Resu
         entries.sort_by_key(|e| e.0);
         entries.dedup_by_key(|e| e.0);
     }
-    sink.key(field.name);
+    sink.name(field.name);
     sink.begin_object();
     for (key, value) in entries {
         sink.key(key);
@@ -250,7 +262,7 @@ fn single<S: Sink>(
     if field.omit_empty && !field.pointer && is_zero(wire) {
         return Ok(());
     }
-    sink.key(field.name);
+    sink.name(field.name);
     scalar(sink, field.ty, wire)
 }
 
@@ -289,7 +301,7 @@ fn single_message<S: Sink>(
     if field.omit_zero && bytes.is_empty() {
         return Ok(());
     }
-    sink.key(field.name);
+    sink.name(field.name);
     let fill = match fill {
         Fill::InMetadata(version) if field.name == "metadata" => Fill::Here(version),
         _ => Fill::Nowhere,

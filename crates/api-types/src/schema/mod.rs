@@ -36,7 +36,16 @@ pub struct MessageInfo {
     pub fields: &'static [FieldInfo],
     /// Field indexes by ascending number; empty when `fields` has that order.
     pub(crate) order: &'static [u8],
+    /// Field indexes by number, [`NO_FIELD`] for numbers of none.
+    pub(crate) by_number: [u8; MAX_FIELDS],
+    /// The fields, a bit an index, of which JSON may have something that protobuf has nothing of.
+    pub(crate) always: u64,
 }
+
+/// More than any message has, and above every number; the generator checks it.
+pub(crate) const MAX_FIELDS: usize = 64;
+/// In [`MessageInfo::by_number`].
+pub(crate) const NO_FIELD: u8 = u8::MAX;
 
 /// Messages whose JSON form is not an object of their fields.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -193,7 +202,7 @@ impl MessageInfo {
     }
 
     /// Fields by ascending number: the order of protobuf.
-    pub(crate) fn by_number(&self) -> impl Iterator<Item = &'static FieldInfo> + use<> {
+    pub(crate) fn in_order(&self) -> impl Iterator<Item = &'static FieldInfo> + use<> {
         let (fields, order) = (self.fields, self.order);
         (0..fields.len()).map(move |i| &fields[order.get(i).map_or(i, |o| usize::from(*o))])
     }
@@ -204,6 +213,14 @@ impl MessageInfo {
 }
 
 impl FieldInfo {
+    /// Whether JSON may have something of the field though protobuf has not: zero values that are not left out, `null`,
+    /// structs.
+    const fn may_stand_alone(&self) -> bool {
+        let single = matches!(self.shape, Shape::Single);
+        let by_value = single && matches!(self.ty, Type::Message(_)) && !self.pointer && !self.omit_zero;
+        !self.omit_empty || self.inline || by_value
+    }
+
     /// Whether server-side apply owns the map or struct of this field as a whole.
     pub fn is_atomic(&self) -> bool {
         match (self.map_type, self.message()) {
@@ -264,6 +281,7 @@ pub fn lookup_api_version(api_version: &str, kind: &str) -> Option<MessageId> {
 /// Constructors for the generated tables.
 pub(crate) mod build {
     pub(crate) use super::{FieldInfo, ListType, MapType, MessageInfo, Shape, Special, Type};
+    use super::{MAX_FIELDS, NO_FIELD};
 
     pub(crate) const fn message(name: &'static str) -> MessageInfo {
         MessageInfo {
@@ -274,6 +292,8 @@ pub(crate) mod build {
             map_type: MapType::None,
             fields: &[],
             order: &[],
+            by_number: [NO_FIELD; MAX_FIELDS],
+            always: 0,
         }
     }
 
@@ -337,6 +357,14 @@ pub(crate) mod build {
 
         pub(crate) const fn fields(mut self, fields: &'static [FieldInfo]) -> Self {
             self.fields = fields;
+            let mut index = 0;
+            while index < fields.len() {
+                self.by_number[fields[index].number as usize] = index as u8;
+                if fields[index].may_stand_alone() {
+                    self.always |= 1 << index;
+                }
+                index += 1;
+            }
             self
         }
     }
