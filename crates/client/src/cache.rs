@@ -1,10 +1,13 @@
 //! What an informer knows: objects by key, and the indexes that were asked for.
+//!
+//! A tree takes ten times the memory of what it says. Where there are many objects, only those that changed last are
+//! kept as trees; the others are packed, and unpacked for whoever reads them.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 use std::sync::Arc;
 
-use api_types::meta;
 use api_types::selector::LabelSelector;
+use api_types::{codec, meta};
 use parking_lot::RwLock;
 use serde_json::Value;
 use tokio::sync::watch;
@@ -47,9 +50,39 @@ type Key = (String, String);
 /// Keys by the value they are found under.
 type Entries = HashMap<String, BTreeSet<Key>>;
 
+/// An object as it is kept.
+#[derive(Clone)]
+enum Kept {
+    /// With the number of its change.
+    Tree(Arc<Value>, u64),
+    Packed(Arc<[u8]>),
+}
+
+impl Kept {
+    fn tree(&self) -> Arc<Value> {
+        match self {
+            Self::Tree(tree, _) => tree.clone(),
+            Self::Packed(packed) => Arc::new(codec::unpack(packed).expect("invariant: packed here")),
+        }
+    }
+
+    fn is_selected(&self, selector: &LabelSelector) -> bool {
+        match self {
+            Self::Tree(tree, _) => selector.matches_object(tree),
+            Self::Packed(packed) => {
+                let peek = codec::peek::open(packed).expect("invariant: packed here");
+                selector.matches(|key| peek.label(key))
+            }
+        }
+    }
+}
+
 #[derive(Default)]
 struct Objects {
-    by_key: BTreeMap<Key, Arc<Value>>,
+    by_key: BTreeMap<Key, Kept>,
+    /// The trees in the order of their changes, of which some are outdated.
+    trees: VecDeque<(Key, u64)>,
+    changes: u64,
     indexes: HashMap<&'static str, Entries>,
     /// The newest version that was seen.
     version: u64,
@@ -60,6 +93,8 @@ struct Objects {
 pub struct Lister {
     objects: Arc<RwLock<Objects>>,
     indexes: Arc<[Index]>,
+    /// How many objects are trees.
+    trees: usize,
     synced: watch::Receiver<bool>,
 }
 
@@ -68,13 +103,13 @@ fn key_of(object: &Value) -> Key {
 }
 
 impl Lister {
-    pub(crate) fn new(indexes: Vec<Index>, synced: watch::Receiver<bool>) -> Self {
-        Self { objects: Arc::default(), indexes: indexes.into(), synced }
+    pub(crate) fn new(indexes: Vec<Index>, trees: usize, synced: watch::Receiver<bool>) -> Self {
+        Self { objects: Arc::default(), indexes: indexes.into(), trees, synced }
     }
 
     /// A lister of fixed objects, for tests of what reads them.
     pub fn of(indexes: Vec<Index>, objects: Vec<Value>) -> Self {
-        let lister = Self::new(indexes, watch::channel(true).1);
+        let lister = Self::new(indexes, usize::MAX, watch::channel(true).1);
         objects.into_iter().for_each(|object| drop(lister.put(object)));
         lister
     }
@@ -86,34 +121,56 @@ impl Lister {
 
     /// One object.
     pub fn get(&self, namespace: &str, name: &str) -> Option<Arc<Value>> {
-        self.objects.read().by_key.get(&(namespace.to_owned(), name.to_owned())).cloned()
+        self.kept(&(namespace.to_owned(), name.to_owned())).map(|kept| kept.tree())
+    }
+
+    fn kept(&self, key: &Key) -> Option<Kept> {
+        self.objects.read().by_key.get(key).cloned()
     }
 
     /// Every object.
     pub fn all(&self) -> Vec<Arc<Value>> {
-        self.objects.read().by_key.values().cloned().collect()
+        let kept: Vec<Kept> = self.objects.read().by_key.values().cloned().collect();
+        kept.iter().map(Kept::tree).collect()
     }
 
     /// The objects of a namespace.
     pub fn in_namespace(&self, namespace: &str) -> Vec<Arc<Value>> {
+        self.kept_in(namespace).iter().map(Kept::tree).collect()
+    }
+
+    fn kept_in(&self, namespace: &str) -> Vec<Kept> {
         let objects = self.objects.read();
         let from = (namespace.to_owned(), String::new());
         let found = objects.by_key.range(from..).take_while(|((found, _), _)| found == namespace);
-        found.map(|(_, object)| object.clone()).collect()
+        found.map(|(_, kept)| kept.clone()).collect()
     }
 
     /// The objects of a namespace whose labels fit.
     pub fn select(&self, namespace: &str, selector: &LabelSelector) -> Vec<Arc<Value>> {
-        let mut found = self.in_namespace(namespace);
-        found.retain(|object| selector.matches_object(object));
-        found
+        self.kept_in(namespace).iter().filter(|kept| kept.is_selected(selector)).map(Kept::tree).collect()
     }
 
     /// The objects that an index has under a value.
     pub fn by_index(&self, index: &str, value: &str) -> Vec<Arc<Value>> {
+        let kept: Vec<Kept> = {
+            let objects = self.objects.read();
+            let keys = objects.indexes.get(index).and_then(|entries| entries.get(value));
+            keys.into_iter().flatten().filter_map(|key| objects.by_key.get(key)).cloned().collect()
+        };
+        kept.iter().map(Kept::tree).collect()
+    }
+
+    /// How many objects an index has under a value.
+    pub fn index_len(&self, index: &str, value: &str) -> usize {
         let objects = self.objects.read();
-        let keys = objects.indexes.get(index).and_then(|entries| entries.get(value));
-        keys.into_iter().flatten().filter_map(|key| objects.by_key.get(key)).cloned().collect()
+        objects.indexes.get(index).and_then(|entries| entries.get(value)).map_or(0, BTreeSet::len)
+    }
+
+    /// The values under which an index has objects.
+    pub fn index_values(&self, index: &str) -> Vec<String> {
+        let objects = self.objects.read();
+        objects.indexes.get(index).into_iter().flat_map(|entries| entries.keys().cloned()).collect()
     }
 
     /// How many objects there are.
@@ -139,13 +196,14 @@ impl Lister {
     /// Shows an object as it is now; what changed by that.
     pub(crate) fn put(&self, object: Value) -> Option<Change> {
         let (key, new) = (key_of(&object), Arc::new(object));
+        let old = self.kept(&key).map(|kept| kept.tree());
         let mut objects = self.objects.write();
         objects.saw(&new);
-        let old = objects.by_key.insert(key.clone(), new.clone());
         if let Some(old) = &old {
             objects.unindex(&self.indexes, &key, old);
         }
         objects.index(&self.indexes, &key, &new);
+        objects.keep(key, new.clone(), self.trees);
         match old {
             None => Some(Change::Added(new)),
             Some(old) if meta::resource_version(&old) == meta::resource_version(&new) => None,
@@ -156,9 +214,11 @@ impl Lister {
     /// Forgets an object. `last` is how it was last, if that is known better than by what is shown.
     pub(crate) fn remove(&self, object: &Value) -> Option<Change> {
         let key = key_of(object);
+        let old = self.kept(&key).map(|kept| kept.tree());
         let mut objects = self.objects.write();
         objects.saw(object);
-        let old = objects.by_key.remove(&key)?;
+        let old = old?;
+        objects.by_key.remove(&key);
         objects.unindex(&self.indexes, &key, &old);
         Some(Change::Deleted(Arc::new(object.clone())))
     }
@@ -166,18 +226,37 @@ impl Lister {
     /// Shows exactly these objects; what changed by that.
     pub(crate) fn replace(&self, items: Vec<Value>) -> Vec<Change> {
         let kept: BTreeSet<Key> = items.iter().map(key_of).collect();
-        let gone: Vec<Arc<Value>> = {
+        let gone: Vec<Kept> = {
             let objects = self.objects.read();
             let gone = objects.by_key.iter().filter(|(key, _)| !kept.contains(*key));
-            gone.map(|(_, object)| object.clone()).collect()
+            gone.map(|(_, kept)| kept.clone()).collect()
         };
-        let mut changes: Vec<Change> = gone.iter().filter_map(|object| self.remove(object)).collect();
+        let mut changes: Vec<Change> = gone.iter().filter_map(|kept| self.remove(&kept.tree())).collect();
         changes.extend(items.into_iter().filter_map(|object| self.put(object)));
         changes
     }
 }
 
 impl Objects {
+    /// Keeps an object as a tree, and `trees` of them at most: those that changed last.
+    fn keep(&mut self, key: Key, tree: Arc<Value>, trees: usize) {
+        self.changes += 1;
+        self.by_key.insert(key.clone(), Kept::Tree(tree, self.changes));
+        if trees == usize::MAX {
+            return;
+        }
+        self.trees.push_back((key, self.changes));
+        while self.trees.len() > trees {
+            let Some((key, number)) = self.trees.pop_front() else { return };
+            let Some(kept) = self.by_key.get_mut(&key) else { continue };
+            if let Kept::Tree(tree, changed) = kept
+                && *changed == number
+            {
+                *kept = Kept::Packed(codec::pack(tree).into());
+            }
+        }
+    }
+
     fn saw(&mut self, object: &Value) {
         self.version = meta::resource_version(object).parse().unwrap_or(0).max(self.version);
     }
@@ -217,7 +296,7 @@ mod tests {
             name: "node",
             values: |pod| pod["spec"]["nodeName"].as_str().map(str::to_owned).into_iter().collect(),
         };
-        Lister::new(vec![node], watch::channel(true).1)
+        Lister::new(vec![node], usize::MAX, watch::channel(true).1)
     }
 
     fn pod(name: &str, version: &str, node: &str) -> Value {
@@ -256,6 +335,55 @@ mod tests {
             })
             .collect();
         assert_eq!(told, ["-a", "~c", "+d"]);
+    }
+
+    #[test]
+    fn many_are_packed_and_nobody_sees_it() {
+        let tests = lister();
+        let few = Lister::new(tests.indexes.to_vec(), 2, watch::channel(true).1);
+        let object = |api_version: &str, kind: &str, number: usize, version: usize| {
+            json!({
+                "apiVersion": api_version, "kind": kind,
+                "metadata": {
+                    "name": format!("o{number}"), "namespace": "ns", "resourceVersion": version.to_string(),
+                    "labels": { "parity": if number % 2 == 0 { "even" } else { "odd" } },
+                },
+                "spec": { "nodeName": format!("n{}", number % 3), "containers": [{ "name": "c", "resources": {} }] },
+                "status": {},
+            })
+        };
+        for (api_version, kind) in [("v1", "Pod"), ("example.com/v1", "Own")] {
+            let (all, few) = (lister(), few.clone());
+            let mut version = 0;
+            for (round, number) in
+                [(0..8), (2..4), (0..8)].into_iter().enumerate().flat_map(|(r, n)| n.map(move |n| (r, n)))
+            {
+                version += 1;
+                let each = object(api_version, kind, number, version);
+                let told = |change: Option<Change>| match change {
+                    Some(Change::Updated { old, new }) => Some((Some((*old).clone()), (*new).clone())),
+                    Some(Change::Added(new)) => Some((None, (*new).clone())),
+                    _ => None,
+                };
+                let told = (told(all.put(each.clone())), told(few.put(each)));
+                assert_eq!(told.0, told.1, "{round}, {number}");
+            }
+            let packed =
+                few.objects.read().by_key.values().filter(|kept| matches!(kept, Kept::Packed(_))).count();
+            assert_eq!((few.len(), packed), (8, 6));
+            assert!(few.objects.read().trees.len() <= 2);
+            assert_eq!(all.all(), few.all());
+            assert_eq!(all.get("ns", "o0"), few.get("ns", "o0"));
+            assert_eq!(all.by_index("node", "n1"), few.by_index("node", "n1"));
+            for selector in ["parity=odd", "parity!=odd", "other", "!other", ""] {
+                let selector = LabelSelector::parse(selector).expect("a selector");
+                assert_eq!(all.select("ns", &selector), few.select("ns", &selector), "{selector}");
+            }
+            let kept = vec![object(api_version, kind, 3, 99), object(api_version, kind, 9, 98)];
+            assert_eq!(all.replace(kept.clone()).len(), few.replace(kept).len());
+            assert_eq!(all.all(), few.all());
+            few.replace(Vec::new());
+        }
     }
 
     #[test]

@@ -9,6 +9,8 @@ use parking_lot::RwLock;
 use serde_json::Value;
 
 use crate::plan::Plan;
+use crate::storage_protection::claims;
+use crate::template::is_over;
 
 /// An object that needs a look.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -40,6 +42,12 @@ pub(crate) const UID_INDEX: &str = "uid";
 
 /// Finds pods by their node.
 pub(crate) const NODE_INDEX: &str = "node";
+/// Finds what is being deleted ([`GOING`]) and pods that have ended ([`OVER`]).
+pub(crate) const STATE_INDEX: &str = "state";
+pub(crate) const GOING: &str = "going";
+pub(crate) const OVER: &str = "over";
+/// Finds pods by the claims of volumes that they name, as `namespace/name`.
+pub(crate) const CLAIM_INDEX: &str = "claim";
 
 /// The indexes of every informer.
 pub(crate) fn indexes() -> Vec<Index> {
@@ -52,7 +60,21 @@ pub(crate) fn indexes() -> Vec<Index> {
         name: NODE_INDEX,
         values: |object| object["spec"]["nodeName"].as_str().map(str::to_owned).into_iter().collect(),
     };
-    vec![owner, uid, node]
+    let state = Index {
+        name: STATE_INDEX,
+        values: |object| {
+            let going = meta::is_being_deleted(object).then_some(GOING);
+            going.into_iter().chain(is_over(object).then_some(OVER)).map(str::to_owned).collect()
+        },
+    };
+    let claim = Index {
+        name: CLAIM_INDEX,
+        values: |object| {
+            let namespace = meta::namespace(object);
+            claims(object).map(|name| format!("{namespace}/{name}")).collect()
+        },
+    };
+    vec![owner, uid, node, state, claim]
 }
 
 /// What the informers know, by `resource.group`.
@@ -161,6 +183,11 @@ pub trait Controller: Send + Sync + 'static {
 
     /// The kinds it watches.
     fn watches(&self) -> Vec<Watch>;
+
+    /// Keys that are looked at when it starts, whatever there is.
+    fn first(&self) -> Vec<Key> {
+        Vec::new()
+    }
 
     /// What is to be done for a key. Reads nothing but the listers and the time; a controller that has to know since
     /// when something is so remembers when it saw it, and starts anew with a new leader.

@@ -76,9 +76,11 @@ impl Controller for NodeIpam {
 }
 
 /// There is one key for all nodes: what was given to one is seen before another gets any. With a key each, a view that
-/// does not show the last gift yet would give the same range again.
-fn all_nodes(_: &Change, _: &Listers) -> Vec<Key> {
-    vec![Key::new("nodes", "", "")]
+/// does not show the last gift yet would give the same range again. A node that has its range, and keeps it, changes nothing.
+fn all_nodes(change: &Change, _: &Listers) -> Vec<Key> {
+    let has_range = change.object()["spec"]["podCIDR"].is_string();
+    let concerns = !has_range || matches!(change, Change::Deleted(_));
+    concerns.then(|| Key::new("nodes", "", "")).into_iter().collect()
 }
 
 #[cfg(test)]

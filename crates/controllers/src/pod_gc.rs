@@ -7,11 +7,11 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use api_types::meta;
-use client::{Change, DeleteParams};
+use client::{Change, DeleteParams, Lister};
 use parking_lot::Mutex;
 use serde_json::{Value, json};
 
-use crate::controller::{Controller, Key, Listers, Now, Watch, kind};
+use crate::controller::{Controller, GOING, Key, Listers, NODE_INDEX, Now, OVER, STATE_INDEX, Watch, kind};
 use crate::plan::{Action, Plan};
 use crate::template::{disrupted, is_over};
 
@@ -36,52 +36,69 @@ impl Controller for PodGc {
         "pod-garbage-collector-controller"
     }
 
-    /// There is one key: each look is at all pods.
+    /// There is one key, for all pods, which time brings up again; and nodes that may be out of service.
     fn watches(&self) -> Vec<Watch> {
-        let added = |change: &Change, _: &Listers| match change {
-            Change::Added(_) => vec![Key::new(PODS, "", "")],
-            _ => Vec::new(),
+        let tainted = |change: &Change, _: &Listers| match has_taint(change.object()) {
+            true => vec![all_pods()],
+            false => Vec::new(),
         };
         vec![
-            Watch { resource: kind("", "v1", "nodes"), keys: |_, _| vec![Key::new(PODS, "", "")] },
-            Watch { resource: kind("", "v1", PODS), keys: added },
+            Watch { resource: kind("", "v1", "nodes"), keys: tainted },
+            Watch { resource: kind("", "v1", PODS), keys: |_, _| Vec::new() },
         ]
     }
 
+    fn first(&self) -> Vec<Key> {
+        vec![all_pods()]
+    }
+
     fn reconcile(&self, listers: &Listers, _key: &Key, now: Now) -> Plan {
-        let pods = listers.get(PODS).map(client::Lister::all).unwrap_or_default();
-        let lost = self.lost(listers, &pods, now);
+        let Some(pods) = listers.get(PODS) else { return Plan::nothing() };
         let mut actions = Vec::new();
-        let mut ended: Vec<&Arc<Value>> = Vec::new();
-        for pod in &pods {
-            match pod["spec"]["nodeName"].as_str() {
-                Some(node) if lost.iter().any(|name| name == node) => {
-                    actions.extend(force(pod, Some("PodGC: node no longer exists"), now));
-                }
-                Some(node) if meta::is_being_deleted(pod) && is_out_of_service(listers, node) => {
-                    actions.extend(force(pod, None, now));
-                }
-                None if meta::is_being_deleted(pod) => actions.extend(force(pod, None, now)),
-                _ if is_over(pod) => ended.push(pod),
-                _ => {}
-            }
+        let lost = self.lost(listers, &pods.index_values(NODE_INDEX), now);
+        for pod in lost.iter().flat_map(|node| listers.pods_on(node)) {
+            actions.extend(force(&pod, Some("PodGC: node no longer exists"), now));
         }
-        ended.sort_by_key(|pod| meta::creation_timestamp(pod));
-        let excess = ended.len().saturating_sub(ENDED_PODS);
-        actions.extend(ended.into_iter().take(excess).flat_map(|pod| force(pod, None, now)));
+        let is_lost = |node: &str| lost.iter().any(|name| name == node);
+        let is_left = |pod: &Value| match pod["spec"]["nodeName"].as_str() {
+            Some(node) => !is_lost(node) && is_out_of_service(listers, node),
+            None => true,
+        };
+        for pod in pods.by_index(STATE_INDEX, GOING).iter().filter(|pod| is_left(pod)) {
+            actions.extend(force(pod, None, now));
+        }
+        actions.extend(excess(pods, is_lost).iter().flat_map(|pod| force(pod, None, now)));
         Plan { actions, recheck_after: Some(PERIOD) }
     }
 }
 
+/// The oldest of the pods that have ended, as many as there are too many.
+fn excess(pods: &Lister, is_lost: impl Fn(&str) -> bool) -> Vec<Arc<Value>> {
+    if pods.index_len(STATE_INDEX, OVER) <= ENDED_PODS {
+        return Vec::new();
+    }
+    let mut ended = pods.by_index(STATE_INDEX, OVER);
+    ended.retain(|pod| {
+        !meta::is_being_deleted(pod) && !pod["spec"]["nodeName"].as_str().is_some_and(&is_lost)
+    });
+    ended.sort_by(|a, b| meta::creation_timestamp(a).cmp(meta::creation_timestamp(b)));
+    ended.truncate(ended.len().saturating_sub(ENDED_PODS));
+    ended
+}
+
+fn all_pods() -> Key {
+    Key::new(PODS, "", "")
+}
+
 impl PodGc {
     /// Nodes that pods name and that have been missing for the quarantine.
-    fn lost(&self, listers: &Listers, pods: &[Arc<Value>], now: Now) -> Vec<String> {
+    fn lost(&self, listers: &Listers, named: &[String], now: Now) -> Vec<String> {
         let known = |name: &str| listers.get("nodes").is_some_and(|nodes| nodes.get("", name).is_some());
         let mut missing = self.missing.lock();
-        let named = pods.iter().filter_map(|pod| pod["spec"]["nodeName"].as_str());
         let absent: HashMap<String, i64> = named
+            .iter()
             .filter(|name| !known(name))
-            .map(|name| (name.to_owned(), missing.get(name).copied().unwrap_or(now.steady_millis)))
+            .map(|name| (name.clone(), missing.get(name).copied().unwrap_or(now.steady_millis)))
             .collect();
         *missing = absent;
         let old = missing.iter().filter(|(_, since)| now.steady_millis - **since >= QUARANTINE_MILLIS);
@@ -91,8 +108,12 @@ impl PodGc {
 
 fn is_out_of_service(listers: &Listers, node: &str) -> bool {
     let Some(node) = listers.object(&Key::new("nodes", "", node)) else { return false };
+    !crate::template::is_ready(&node) && has_taint(&node)
+}
+
+fn has_taint(node: &Value) -> bool {
     let mut taints = node["spec"]["taints"].as_array().into_iter().flatten();
-    !crate::template::is_ready(&node) && taints.any(|taint| taint["key"] == OUT_OF_SERVICE)
+    taints.any(|taint| taint["key"] == OUT_OF_SERVICE)
 }
 
 /// Says that the pod has failed, unless it has ended, and deletes it at once.
@@ -151,6 +172,21 @@ mod tests {
         let back = vec![pod(Some("n"), false), node("other")];
         assert!(step(&collector, back, 41).is_empty());
         assert!(step(&collector, orphan(), 42).is_empty(), "the quarantine starts anew");
+    }
+
+    #[test]
+    fn pods_that_come_and_change_bring_nothing_up() {
+        let collector = PodGc::default();
+        let (listers, pod) = (listers(Vec::new()), Arc::new(pod(Some("n"), true)));
+        let changes = [
+            Change::Added(pod.clone()),
+            Change::Updated { old: pod.clone(), new: pod.clone() },
+            Change::Deleted(pod),
+        ];
+        let pods = collector.watches().into_iter().find(|watch| watch.resource.resource == PODS);
+        let keys = pods.expect("it reads pods").keys;
+        assert!(changes.iter().all(|change| keys(change, &listers).is_empty()));
+        assert_eq!(collector.first(), [all_pods()]);
     }
 
     #[test]

@@ -81,8 +81,10 @@ fn claim(
 ) -> Vec<Arc<Value>> {
     let pods = kind("", "v1", "pods");
     let mut owned = Vec::new();
-    for pod in listers.get("pods").map(|lister| lister.in_namespace(meta::namespace(set))).unwrap_or_default()
-    {
+    let mut candidates = listers.controlled("pods", set);
+    let fitting = listers.get("pods").map(|lister| lister.select(meta::namespace(set), selector));
+    candidates.extend(fitting.into_iter().flatten().filter(|pod| !meta::is_controlled_by(pod, set)));
+    for pod in candidates {
         let fits = selector.matches_object(&pod);
         if meta::is_controlled_by(&pod, set) {
             if fits {

@@ -26,6 +26,8 @@ use crate::{
     storage_protection, taint_eviction,
 };
 
+/// Pods that are kept as trees: those that something is happening to.
+const POD_TREES: usize = 1000;
 /// Keys of one controller that are worked on at a time.
 const WORKERS: usize = 4;
 /// How long a key waits for the informers to show what was written for it.
@@ -120,6 +122,7 @@ impl Controllers {
                 let config = InformerConfig {
                     indexes: indexes(),
                     field_selector: selected(watch.resource).to_owned(),
+                    trees: if watch.resource.qualified() == "pods" { POD_TREES } else { usize::MAX },
                     ..InformerConfig::all(watch.resource)
                 };
                 config.build(self.env.clone(), &self.client)
@@ -134,6 +137,7 @@ impl Controllers {
             informer.on_change(move |_| changed.notify_one());
         }
         for each in &self.loops {
+            each.controller.first().into_iter().for_each(|key| each.queue.add(key));
             for watch in each.controller.watches() {
                 let (queue, listers) = (each.queue.clone(), listers.clone());
                 let informer = self.informers.get_mut(&watch.resource.qualified());

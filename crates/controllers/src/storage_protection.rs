@@ -8,7 +8,7 @@ use api_types::meta;
 use client::{Change, Patch};
 use serde_json::{Value, json};
 
-use crate::controller::{Controller, Key, Listers, Now, Watch, kind, own_key};
+use crate::controller::{CLAIM_INDEX, Controller, Key, Listers, Now, Watch, kind, own_key};
 use crate::plan::{Action, Plan};
 use crate::template::is_over;
 
@@ -58,7 +58,7 @@ fn pod_changed(change: &Change, _: &Listers) -> Vec<Key> {
 }
 
 /// The claims that a pod names; an ephemeral volume's claim is called after the pod and the volume.
-fn claims(pod: &Value) -> impl Iterator<Item = String> {
+pub(crate) fn claims(pod: &Value) -> impl Iterator<Item = String> {
     let volumes = pod["spec"]["volumes"].as_array().into_iter().flatten();
     volumes.filter_map(move |volume| {
         if volume["ephemeral"].is_object() {
@@ -69,8 +69,9 @@ fn claims(pod: &Value) -> impl Iterator<Item = String> {
 }
 
 fn is_claimed(listers: &Listers, key: &Key) -> bool {
-    let pods = listers.get("pods").map(|lister| lister.in_namespace(&key.namespace)).unwrap_or_default();
-    pods.iter().filter(|pod| !is_over(pod)).any(|pod| claims(pod).any(|name| name == key.name))
+    let claim = format!("{}/{}", key.namespace, key.name);
+    let pods = listers.get("pods").map(|lister| lister.by_index(CLAIM_INDEX, &claim)).unwrap_or_default();
+    pods.iter().any(|pod| !is_over(pod))
 }
 
 fn without(resource: &'static api_types::Resource, object: &Arc<Value>, finalizer: &str) -> Action {

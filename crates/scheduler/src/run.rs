@@ -59,7 +59,9 @@ impl Config {
     /// A scheduler over `client`, which is who it is to the API.
     pub fn build(self, env: Env, client: Client) -> Scheduler {
         let kind = |name| table::find("", "v1", name).expect("invariant: the kind is in the table");
-        let mut pods = InformerConfig::all(kind("pods")).build(env.clone(), &client);
+        // What counts of pods is in the cache.
+        let pods = InformerConfig { trees: 0, ..InformerConfig::all(kind("pods")) };
+        let mut pods = pods.build(env.clone(), &client);
         let mut nodes = InformerConfig::all(kind("nodes")).build(env.clone(), &client);
         let state = State { cache: Cache::default(), queue: Queue::default() };
         let shared = Arc::new(Shared {
@@ -100,6 +102,11 @@ impl Shared {
                 state.queue.wake(ClusterEvent::PodRemoved, &self.plugins, now);
             }
         } else if let Some(node) = node_of(object) {
+            if let Change::Updated { old, new } = change
+                && counts_the_same(old, new)
+            {
+                return;
+            }
             state.queue.remove(&key);
             if let Some(pod) = parse::<Pod>(object) {
                 state.cache.confirm(&key, &pod, node);
@@ -135,6 +142,11 @@ impl Shared {
         drop(state);
         self.changed.notify_one();
     }
+}
+
+/// Whether a pod that is on a node takes the same of it as before.
+fn counts_the_same(old: &Value, new: &Value) -> bool {
+    node_of(old).is_some() && !is_over(old) && old["spec"] == new["spec"]
 }
 
 /// Whether a change of a waiting pod may help it: its status alone does not.

@@ -129,8 +129,9 @@ impl LabelSelector {
     }
 
     /// `value_of` gives a label's value.
-    pub fn matches<'a>(&self, value_of: impl Fn(&str) -> Option<&'a str>) -> bool {
-        !self.nothing && self.requirements.iter().all(|r| r.matches(value_of(&r.key)))
+    pub fn matches<S: AsRef<str>>(&self, value_of: impl Fn(&str) -> Option<S>) -> bool {
+        let fits = |each: &Requirement| each.matches(value_of(&each.key).as_ref().map(AsRef::as_ref));
+        !self.nothing && self.requirements.iter().all(fits)
     }
 
     pub fn matches_labels(&self, labels: Option<&Map<String, Value>>) -> bool {
