@@ -63,15 +63,17 @@ pub struct NodePlace {
     pub port: u16,
 }
 
-/// Which way nothing passes between a master and the others.
+/// What does not pass between a master and the others.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Cut {
-    /// Neither.
+    /// Anything.
     Both,
-    /// Towards the master.
+    /// What goes to the master.
     In,
-    /// From the master.
+    /// What comes from the master.
     Out,
+    /// One packet of ten, either way.
+    Lossy,
 }
 
 impl fmt::Display for Network {
@@ -153,16 +155,17 @@ impl Network {
         self.space(0).map(drop).context("cutting masters off needs root")
     }
 
-    /// Drops everything between a master and the others, one way or both; its clients still reach it.
+    /// Drops what passes between a master and the others, one way or both, or some of it; its clients still reach it.
     ///
     /// # Errors
     /// Without namespaces; or what the firewall says.
     pub fn cut(&self, index: usize, others: &[usize], cut: Cut) -> Result<()> {
         let others: Vec<String> = others.iter().map(|&other| master_address(other).to_string()).collect();
         let others = others.join(", ");
+        let some = if cut == Cut::Lossy { "numgen random mod 10 < 1" } else { "" };
         let chain = |way, hook, side, wanted: bool| match wanted {
             true => format!(
-                "chain {way} {{\n type filter hook {hook} priority 0\n ip {side} {{ {others} }} drop\n }}\n"
+                "chain {way} {{\n type filter hook {hook} priority 0\n ip {side} {{ {others} }} {some} drop\n }}\n"
             ),
             false => String::new(),
         };

@@ -33,6 +33,8 @@ pub async fn play(env: &Env, members: &mut Members<'_>, fault: &Fault, lasts: Du
         Fault::CutFollower => cut(env, members, follower, Cut::Both, lasts).await,
         Fault::DeafLeader => cut(env, members, leader, Cut::In, lasts).await,
         Fault::MuteLeader => cut(env, members, leader, Cut::Out, lasts).await,
+        Fault::LossyLeader => cut(env, members, leader, Cut::Lossy, lasts).await,
+        Fault::LossyFollower => cut(env, members, follower, Cut::Lossy, lasts).await,
         Fault::MoveLeader => hand_over(env, members, leader, follower).await,
         Fault::ReplaceFollower => {
             members.replace(follower).await?;
@@ -44,6 +46,7 @@ pub async fn play(env: &Env, members: &mut Members<'_>, fault: &Fault, lasts: Du
             slow_disk(env, members, &all, lasts).await
         }
         Fault::FailingDiskLeader => failing_disk(env, members, leader, lasts).await,
+        Fault::FailingDiskFollower => failing_disk(env, members, follower, lasts).await,
         Fault::FullDiskLeader => full_disk(env, members, &[leader], lasts).await,
         Fault::FullDiskFollower => full_disk(env, members, &[follower], lasts).await,
         Fault::FullDiskAll => {

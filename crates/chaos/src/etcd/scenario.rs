@@ -75,6 +75,10 @@ pub enum Fault {
     DeafLeader,
     /// The others hear nothing from the leader, which hears them.
     MuteLeader,
+    /// One packet of ten is lost between the leader and the others, either way.
+    LossyLeader,
+    /// The same with another member.
+    LossyFollower,
     /// The leader is told to hand over.
     MoveLeader,
     /// A member is killed and removed; a new one with an empty folder takes its place.
@@ -85,6 +89,8 @@ pub enum Fault {
     SlowDiskAll,
     /// Syncs of the leader's log fail: it must end, and is started again. Needs strace, or a program with failpoints.
     FailingDiskLeader,
+    /// The same with another member.
+    FailingDiskFollower,
     /// There is no room on the leader's disk. It may end with one line that says so. Needs disks of a size, and root.
     FullDiskLeader,
     /// The same with another member.
@@ -104,7 +110,15 @@ pub enum Fault {
 impl Fault {
     /// Whether it needs a network of its own for each member.
     pub fn cuts(&self) -> bool {
-        matches!(self, Self::CutLeader | Self::CutFollower | Self::DeafLeader | Self::MuteLeader)
+        matches!(
+            self,
+            Self::CutLeader
+                | Self::CutFollower
+                | Self::DeafLeader
+                | Self::MuteLeader
+                | Self::LossyLeader
+                | Self::LossyFollower
+        )
     }
 
     /// Whether it needs a disk of its own for each member.

@@ -49,7 +49,7 @@ fn leases_locks_and_rights_hold_whoever_is_killed() {
 
 #[test]
 fn a_leader_with_a_slow_disk_hands_over_and_one_with_a_failing_disk_ends() {
-    let faults = [Fault::SlowDiskLeader, Fault::FailingDiskLeader];
+    let faults = [Fault::SlowDiskLeader, Fault::FailingDiskLeader, Fault::FailingDiskFollower];
     assert!(play(&Network::loopback(), &scenario("slow-disk", &faults), 6).expect("played"));
 }
 
@@ -82,6 +82,12 @@ fn a_leader_that_is_cut_off_shows_nothing_old() {
     let mut scenario = scenario("partitions", &faults);
     scenario.lasts_ms = 2000;
     play_apart(scenario, 4);
+}
+
+#[test]
+#[ignore = "needs root and nftables: make test-all"]
+fn packets_that_are_lost_change_nothing() {
+    play_apart(scenario("lossy", &[Fault::LossyLeader, Fault::LossyFollower]), 10);
 }
 
 #[test]
