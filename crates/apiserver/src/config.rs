@@ -9,6 +9,7 @@ use std::time::Duration;
 use ipnet::IpNet;
 
 use crate::audit::AuditConfig;
+use crate::authn::{OidcConfig, RequestHeaderConfig, TokenWebhookConfig};
 
 /// Certificates of the API's address, as PEM.
 #[derive(Clone)]
@@ -65,14 +66,25 @@ pub struct ApiServerConfig {
     pub node_ports: RangeInclusive<u16>,
     /// Certificates for calls to node agents; without them there are no logs.
     pub kubelet_client: Option<KubeletClient>,
-    /// Whether requests without credentials are those of `system:anonymous` (upstream's `--anonymous-auth`).
-    pub anonymous_auth: bool,
+    /// Whether requests without credentials are those of `system:anonymous` (upstream's `--anonymous-auth`); when it is
+    /// not said, they are, unless the authentication configuration says otherwise.
+    pub anonymous_auth: Option<bool>,
     /// Whether Secrets of type `bootstrap.kubernetes.io/token` are credentials (upstream's
     /// `--enable-bootstrap-token-auth`).
     pub bootstrap_token_auth: bool,
     /// A file of kind `AuthenticationConfiguration`: other issuers of tokens, and on which paths nobody in particular is
     /// let in (upstream's `--authentication-config`). It is read again when it changes.
     pub authentication_config: Option<PathBuf>,
+    /// One other issuer of tokens by flags, in place of the authentication configuration (upstream's `--oidc-*`).
+    pub oidc: Option<OidcConfig>,
+    /// A server that knows tokens.
+    pub token_webhook: TokenWebhookConfig,
+    /// How long the second try waits to ask a server that knows tokens or decides; later ones wait longer.
+    pub review_retry: Duration,
+    /// Proxies that say whose requests they pass on.
+    pub request_header: RequestHeaderConfig,
+    /// Between two looks at files that are read again when they change.
+    pub reload_interval: Duration,
     /// A file of kind `EncryptionConfiguration`: which kinds are stored encrypted, and with which keys (upstream's
     /// `--encryption-provider-config`).
     pub encryption_provider_config: Option<PathBuf>,
@@ -107,9 +119,14 @@ impl ApiServerConfig {
             service_cidr: IpNet::new_assert(IpAddr::from([10, 96, 0, 0]), 12),
             node_ports: 30000..=32767,
             kubelet_client: None,
-            anonymous_auth: true,
+            anonymous_auth: None,
             bootstrap_token_auth: false,
             authentication_config: None,
+            oidc: None,
+            token_webhook: TokenWebhookConfig::default(),
+            review_retry: Duration::from_millis(500),
+            request_header: RequestHeaderConfig::default(),
+            reload_interval: Duration::from_secs(10),
             encryption_provider_config: None,
             encryption_reload: false,
             default_not_ready_toleration_seconds: 300,
@@ -138,6 +155,9 @@ pub enum BuildError {
     /// The service account keys cannot be used.
     #[error("cannot use the service account keys: {0}")]
     ServiceAccountKeys(String),
+    /// What flags say of authentication cannot be used.
+    #[error("{0}")]
+    Authentication(String),
     /// The authentication configuration cannot be used.
     #[error("cannot use the authentication configuration: {0}")]
     AuthenticationConfig(String),

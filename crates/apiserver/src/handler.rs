@@ -14,6 +14,7 @@ use tokio::time::Instant;
 
 use crate::api::Api;
 use crate::audit::{Arrival, Trail};
+use crate::authn::Shown;
 use crate::authz::Ask;
 use crate::body::{self, Body};
 use crate::call::{Call, status_response};
@@ -33,8 +34,8 @@ const REQUEST_TIMEOUT: Duration = Duration::from_secs(60);
 /// Where a request comes from.
 #[derive(Clone)]
 pub(crate) enum Origin {
-    /// The network: the user of the client certificate, if there is one, and the peer's address.
-    Network(Option<Arc<UserInfo>>, IpAddr),
+    /// The network: the client's certificate, if there is one, and the peer's address.
+    Network(Option<Arc<Shown>>, IpAddr),
     /// This process, in the name of a user.
     Process(Arc<UserInfo>),
 }
@@ -116,7 +117,7 @@ impl Api {
         notes: &Notes,
     ) -> Result<Response<Body>, Status> {
         let (mut parts, body) = request.into_parts();
-        let user = self.identify(&parts.headers, &info.path, &origin).await;
+        let user = self.identify(&mut parts.headers, &info.path, &origin).await;
         if self.audit.is_some() {
             Box::pin(self.begin_trail(&parts, &info, &origin, user.as_ref().ok(), notes)).await?;
         }
@@ -172,16 +173,14 @@ impl Api {
 
     async fn identify(
         &self,
-        headers: &http::HeaderMap,
+        headers: &mut HeaderMap,
         path: &str,
         origin: &Origin,
     ) -> Result<UserInfo, Status> {
-        let text = |name: header::HeaderName| headers.get(name).and_then(|value| value.to_str().ok());
         match origin {
             Origin::Process(user) => Ok(UserInfo::clone(user)),
-            Origin::Network(certificate, _) => {
-                let authorization = text(header::AUTHORIZATION).unwrap_or_default();
-                self.authenticator.authenticate(self, certificate.as_deref(), authorization, path).await
+            Origin::Network(shown, _) => {
+                self.authenticator.authenticate(self, shown.as_deref(), headers, path).await
             }
         }
     }

@@ -23,6 +23,7 @@ mod authn;
 mod authz;
 mod body;
 mod bootstrap;
+mod cache;
 mod call;
 mod catalog;
 mod compact;
@@ -44,6 +45,7 @@ mod info;
 mod negotiate;
 mod node_client;
 mod registry;
+mod remote;
 mod reviews;
 mod select;
 mod server;
@@ -60,6 +62,7 @@ pub use audit::{
     AuditBatchConfig, AuditConfig, AuditFormat, AuditLogConfig, AuditMode, AuditTruncateConfig,
     AuditWebhookConfig,
 };
+pub use authn::{OidcConfig, RequestHeaderConfig, TokenWebhookConfig};
 pub use body::{Body, BoxError, MAX_BODY_BYTES, full};
 pub use call::FENCE_HEADER;
 pub use config::{

@@ -38,7 +38,7 @@ impl Api {
                 self.access(&mut review, &user);
             }
             "selfsubjectrulesreviews" => self.rules(&mut review, &call.user),
-            "tokenreviews" => self.token(&mut review),
+            "tokenreviews" => self.token(&mut review).await?,
             "bindings" => return self.bind_by_body(call, target, review).await,
             _ => return Err(Status::method_not_allowed()),
         }
@@ -112,19 +112,23 @@ impl Api {
         );
     }
 
-    fn token(&self, review: &mut Value) {
+    /// Fills in whose a token is.
+    async fn token(&self, review: &mut Value) -> Result<(), Status> {
         let spec = &review["spec"];
         let list = spec["audiences"].as_array().into_iter().flatten();
         let audiences: Vec<String> = list.filter_map(|text| text.as_str().map(str::to_owned)).collect();
         let token = spec["token"].as_str().unwrap_or_default().to_owned();
-        let verified = self.authenticator.tokens.verify(&self.storage.view(), &token, &audiences, self.now());
-        let status = match verified {
+        if token.is_empty() {
+            return Err(Status::bad_request("token is required for TokenReview in authentication"));
+        }
+        let status = match self.authenticator.verify_token(self, &token, &audiences).await {
             Ok(found) => {
                 json!({"authenticated": true, "user": found.user.to_value(), "audiences": found.audiences})
             }
-            Err(error) => json!({"error": error.to_string()}),
+            Err(error) => json!({"error": error}),
         };
         set(review, "status", status);
+        Ok(())
     }
 }
 

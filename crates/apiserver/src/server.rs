@@ -25,7 +25,7 @@ use tokio_rustls::TlsAcceptor;
 
 use crate::api::Api;
 use crate::audit::Audit;
-use crate::authn::{self, Authenticator};
+use crate::authn::{Authenticator, Shown};
 use crate::body::{self, Body};
 use crate::bootstrap;
 use crate::call::status_response;
@@ -37,7 +37,6 @@ use crate::handler::Origin;
 use crate::negotiate::Media;
 use crate::node_client::NodeClient;
 use crate::storage::Storage;
-use crate::tls;
 use crate::user::UserInfo;
 use crate::wire::Door;
 
@@ -58,7 +57,6 @@ const MAX_STREAMS: u32 = 1000;
 pub struct ApiServer {
     api: Arc<Api>,
     listener: TcpListener,
-    acceptor: TlsAcceptor,
     config: ApiServerConfig,
 }
 
@@ -71,11 +69,10 @@ impl ApiServerConfig {
         if self.service_cidr.max_prefix_len() - self.service_cidr.prefix_len() < 3 {
             return Err(BuildError::ServiceCidr(self.service_cidr));
         }
-        let tls = tls::server(&self.tls)?;
-        let authenticator = Authenticator::new(&self)?;
         let sealing = Sealing::new(self.encryption_provider_config.clone());
         let sealing = Arc::new(sealing.map_err(BuildError::EncryptionConfig)?);
         let tasks = TaskGroup::new("apiserver", Shutdown::new());
+        let authenticator = Authenticator::new(&self, &env, &tasks)?;
         let nodes =
             self.kubelet_client.as_ref().map(|config| NodeClient::new(config, tasks.clone())).transpose()?;
         let audit = Audit::build(&self.audit, &env).map_err(BuildError::Audit)?;
@@ -84,12 +81,7 @@ impl ApiServerConfig {
             TcpListener::bind(address).await.map_err(|cause| BuildError::Listen { address, cause })?;
         let storage = Storage::new(store, env, sealing);
         let api = Api { audit, ..Api::new(&self, storage, authenticator, nodes, tasks) };
-        Ok(ApiServer {
-            api: Arc::new(api),
-            listener,
-            acceptor: TlsAcceptor::from(Arc::new(tls)),
-            config: self,
-        })
+        Ok(ApiServer { api: Arc::new(api), listener, config: self })
     }
 }
 
@@ -123,16 +115,22 @@ impl ApiServer {
         let api = self.api;
         let tasks = api.tasks.clone();
         let port = self.listener.local_addr().map_or(self.config.listen.port(), |address| address.port());
-        let client_ca = self.config.tls.client_ca.clone();
         let shaped = api.clone();
         tasks.spawn_detached("bootstrap", async move {
-            bootstrap::ensure(shaped.clone(), port, client_ca).await;
-            flow::keep(shaped).await;
+            bootstrap::ensure(shaped.clone(), port).await;
+            tokio::join!(flow::keep(shaped.clone()), bootstrap::keep_trust(&shaped));
         });
-        let kept = api.clone();
+        let (kept, interval) = (api.clone(), self.config.reload_interval);
         tasks.spawn_detached("authentication-config", async move {
+            let authenticator = &kept.authenticator;
+            let both = async {
+                tokio::join!(
+                    authenticator.oidc.keep(&kept, interval),
+                    authenticator.certificates.keep(&kept, interval),
+                );
+            };
             tokio::select! {
-                () = kept.authenticator.oidc.keep(&kept) => {}
+                () = both => {}
                 () = kept.shutdown.wait() => {}
             }
         });
@@ -163,8 +161,8 @@ impl ApiServer {
                         continue;
                     };
                     let door = Door { peer: peer.ip(), place: Arc::new(slot), upgrade: None };
-                    let (api, acceptor, watcher) = (api.clone(), self.acceptor.clone(), graceful.watcher());
-                    tasks.spawn_detached("connection", connection(api, stream, acceptor, watcher, door));
+                    let (api, watcher) = (api.clone(), graceful.watcher());
+                    tasks.spawn_detached("connection", connection(api, stream, watcher, door));
                 }
                 Err(error) => {
                     tracing::warn!(%error, "cannot accept a connection");
@@ -195,19 +193,18 @@ impl ApiServer {
 async fn connection(
     api: Arc<Api>,
     stream: TcpStream,
-    acceptor: TlsAcceptor,
     watcher: hyper_util::server::graceful::Watcher,
     door: Door,
 ) {
     env::tune(&stream);
+    let acceptor = TlsAcceptor::from(api.authenticator.certificates.current().server.clone());
     let stream = match tokio::time::timeout(HANDSHAKE_TIMEOUT, acceptor.accept(stream)).await {
         Ok(Ok(stream)) => stream,
         Ok(Err(error)) => return tracing::debug!(%error, "TLS handshake failed"),
         Err(_) => return tracing::debug!("TLS handshake took too long"),
     };
-    let certificate = stream.get_ref().1.peer_certificates().and_then(|chain| chain.first());
-    let user = certificate.and_then(|certificate| authn::user_of(certificate)).map(Arc::new);
-    let service = ApiService { api: api.clone(), origin: Origin::Network(user, door.peer) };
+    let shown = stream.get_ref().1.peer_certificates().and_then(Shown::new).map(Arc::new);
+    let service = ApiService { api: api.clone(), origin: Origin::Network(shown, door.peer) };
     let mut builder = auto::Builder::new(Tasks(api.tasks.clone()));
     builder.http1().timer(TokioTimer::new());
     builder

@@ -2,15 +2,16 @@
 
 use std::sync::Arc;
 
-use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
-use rustls::client::{WantsClientCert, WebPkiServerVerifier, verify_server_name};
+use rustls::client::WantsClientCert;
+use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerifier};
+use rustls::crypto::CryptoProvider;
 use rustls::pki_types::pem::PemObject;
-use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime};
-use rustls::server::ParsedCertificate;
+use rustls::pki_types::{CertificateDer, PrivateKeyDer, UnixTime};
 use rustls::server::WebPkiClientVerifier;
+use rustls::server::danger::{ClientCertVerified, ClientCertVerifier};
 use rustls::{
-    CertificateError, ClientConfig, ConfigBuilder, DigitallySignedStruct, Error, RootCertStore, ServerConfig,
-    SignatureScheme,
+    CertificateError, ClientConfig, ConfigBuilder, DigitallySignedStruct, DistinguishedName, Error,
+    RootCertStore, ServerConfig, SignatureScheme,
 };
 
 use crate::config::{BuildError, ServerTls};
@@ -19,11 +20,13 @@ fn bad(error: impl std::fmt::Display) -> BuildError {
     BuildError::Tls(error.to_string())
 }
 
-fn certificates(pem: &[u8]) -> Result<Vec<CertificateDer<'static>>, BuildError> {
+/// All certificates of a PEM file.
+pub(crate) fn certificates(pem: &[u8]) -> Result<Vec<CertificateDer<'static>>, BuildError> {
     CertificateDer::pem_slice_iter(pem).collect::<Result<_, _>>().map_err(bad)
 }
 
-fn roots(pem: &[u8]) -> Result<Arc<RootCertStore>, BuildError> {
+/// Authorities of a PEM file.
+pub(crate) fn roots(pem: &[u8]) -> Result<Arc<RootCertStore>, BuildError> {
     let mut roots = RootCertStore::empty();
     for certificate in certificates(pem)? {
         roots.add(certificate).map_err(bad)?;
@@ -31,25 +34,79 @@ fn roots(pem: &[u8]) -> Result<Arc<RootCertStore>, BuildError> {
     Ok(Arc::new(roots))
 }
 
-fn provider() -> Arc<rustls::crypto::CryptoProvider> {
+fn provider() -> Arc<CryptoProvider> {
     Arc::new(rustls::crypto::aws_lc_rs::default_provider())
 }
 
-/// The server's side: a client certificate is asked for, and checked when there is one.
-pub(crate) fn server(tls: &ServerTls) -> Result<ServerConfig, BuildError> {
-    let verifier = WebPkiClientVerifier::builder_with_provider(roots(&tls.client_ca)?, provider())
-        .allow_unauthenticated()
-        .build()
-        .map_err(bad)?;
+/// The server's side. A client certificate is asked for, and taken whoever signed it, as long as the client has its key:
+/// whether it is believed, and as whose, is for authentication to say (upstream: `tls.RequestClientCert`). `authorities`
+/// are what clients are told to choose by.
+pub(crate) fn server(tls: &ServerTls, authorities: &[&RootCertStore]) -> Result<ServerConfig, BuildError> {
+    let hints = authorities.iter().flat_map(|roots| roots.subjects()).collect();
     let key = PrivateKeyDer::from_pem_slice(&tls.key).map_err(bad)?;
     let mut config = ServerConfig::builder_with_provider(provider())
         .with_safe_default_protocol_versions()
         .map_err(bad)?
-        .with_client_cert_verifier(verifier)
+        .with_client_cert_verifier(Arc::new(Presented { hints, provider: provider() }))
         .with_single_cert(certificates(&tls.certificate)?, key)
         .map_err(bad)?;
     config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
     Ok(config)
+}
+
+/// Checks the certificates of clients against authorities, outside of a handshake.
+pub(crate) fn callers(roots: &Arc<RootCertStore>) -> Result<Arc<dyn ClientCertVerifier>, BuildError> {
+    WebPkiClientVerifier::builder_with_provider(roots.clone(), provider()).build().map_err(bad)
+}
+
+/// Checks that clients have the keys of their certificates, and nothing else.
+#[derive(Debug)]
+struct Presented {
+    hints: Vec<DistinguishedName>,
+    provider: Arc<CryptoProvider>,
+}
+
+impl ClientCertVerifier for Presented {
+    fn client_auth_mandatory(&self) -> bool {
+        false
+    }
+
+    fn root_hint_subjects(&self) -> &[DistinguishedName] {
+        &self.hints
+    }
+
+    fn verify_client_cert(
+        &self,
+        _: &CertificateDer<'_>,
+        _: &[CertificateDer<'_>],
+        _: UnixTime,
+    ) -> Result<ClientCertVerified, Error> {
+        Ok(ClientCertVerified::assertion())
+    }
+
+    fn verify_tls12_signature(
+        &self,
+        message: &[u8],
+        certificate: &CertificateDer<'_>,
+        signed: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, Error> {
+        let algorithms = &self.provider.signature_verification_algorithms;
+        rustls::crypto::verify_tls12_signature(message, certificate, signed, algorithms)
+    }
+
+    fn verify_tls13_signature(
+        &self,
+        message: &[u8],
+        certificate: &CertificateDer<'_>,
+        signed: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, Error> {
+        let algorithms = &self.provider.signature_verification_algorithms;
+        rustls::crypto::verify_tls13_signature(message, certificate, signed, algorithms)
+    }
+
+    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
+        self.provider.signature_verification_algorithms.supported_schemes()
+    }
 }
 
 /// A client with a certificate.
@@ -72,41 +129,37 @@ pub(crate) fn of_webhook(bundle: &[u8]) -> Result<ClientConfig, BuildError> {
     Ok(believing(bundle)?.with_no_client_auth())
 }
 
-/// The same with a certificate of its own.
-pub(crate) fn of_webhook_as(
-    bundle: &[u8],
-    certificate: &[u8],
-    key: &[u8],
+/// A client as a kubeconfig describes it: with a certificate and its key perhaps, and without authorities if whoever
+/// answers is believed.
+pub(crate) fn of_kubeconfig(
+    authority: Option<&[u8]>,
+    identity: Option<&(Vec<u8>, Vec<u8>)>,
 ) -> Result<ClientConfig, BuildError> {
+    let config = match authority {
+        Some(bundle) => believing(bundle)?,
+        None => checked_by(transport::answerers(None).map_err(bad)?)?,
+    };
+    let Some((certificate, key)) = identity else { return Ok(config.with_no_client_auth()) };
     let key = PrivateKeyDer::from_pem_slice(key).map_err(bad)?;
-    believing(bundle)?.with_client_auth_cert(certificates(certificate)?, key).map_err(bad)
+    config.with_client_auth_cert(certificates(certificate)?, key).map_err(bad)
 }
 
 fn believing(bundle: &[u8]) -> Result<ConfigBuilder<ClientConfig, WantsClientCert>, BuildError> {
     let system = || SYSTEM_ROOTS.iter().find_map(|path| std::fs::read(path).ok()).unwrap_or_default();
-    let mut store = RootCertStore::empty();
-    let pinned: Vec<CertificateDer<'static>> = match bundle {
-        [] => {
-            // One that cannot be read spoils no other.
-            store.add_parsable_certificates(certificates(&system()).unwrap_or_default());
-            Vec::new()
-        }
+    let believed = match bundle {
+        // One that cannot be read spoils no other.
+        [] => certificates(&system()).unwrap_or_default(),
         bundle => {
-            let pinned = certificates(bundle)?;
-            for certificate in &pinned {
-                store.add(certificate.clone()).map_err(bad)?;
-            }
-            pinned
+            roots(bundle)?;
+            certificates(bundle)?
         }
     };
-    let verifier: Arc<dyn ServerCertVerifier> = match store.is_empty() {
-        // Nobody is believed.
-        true => Arc::new(Nobody),
-        false => {
-            let inner = WebPkiServerVerifier::builder_with_provider(Arc::new(store), provider());
-            Arc::new(OrPinned { inner: inner.build().map_err(bad)?, pinned })
-        }
-    };
+    checked_by(transport::answerers(Some(believed)).map_err(bad)?)
+}
+
+fn checked_by(
+    verifier: Arc<dyn ServerCertVerifier>,
+) -> Result<ConfigBuilder<ClientConfig, WantsClientCert>, BuildError> {
     Ok(ClientConfig::builder_with_provider(provider())
         .with_safe_default_protocol_versions()
         .map_err(bad)?
@@ -124,7 +177,10 @@ pub(crate) fn in_gos_words(error: &std::io::Error) -> String {
     };
     let why = match why {
         CertificateError::UnknownIssuer => "certificate signed by unknown authority".to_owned(),
-        CertificateError::Expired | CertificateError::ExpiredContext { .. } => {
+        CertificateError::Expired
+        | CertificateError::ExpiredContext { .. }
+        | CertificateError::NotValidYet
+        | CertificateError::NotValidYetContext { .. } => {
             "certificate has expired or is not yet valid".to_owned()
         }
         CertificateError::NotValidForName | CertificateError::NotValidForNameContext { .. } => {
@@ -133,109 +189,4 @@ pub(crate) fn in_gos_words(error: &std::io::Error) -> String {
         other => other.to_string(),
     };
     format!("tls: failed to verify certificate: x509: {why}")
-}
-
-/// Believes what the authorities say, and also a certificate that stands among them itself: Go takes one that is its
-/// own authority, webpki does not.
-#[derive(Debug)]
-struct OrPinned {
-    inner: Arc<WebPkiServerVerifier>,
-    pinned: Vec<CertificateDer<'static>>,
-}
-
-impl OrPinned {
-    fn is_pinned(
-        &self,
-        end: &CertificateDer<'_>,
-        name: &ServerName<'_>,
-        now: UnixTime,
-    ) -> Result<bool, Error> {
-        if !self.pinned.iter().any(|own| own.as_ref() == end.as_ref()) {
-            return Ok(false);
-        }
-        verify_server_name(&ParsedCertificate::try_from(end)?, name)?;
-        let seconds = i64::try_from(now.as_secs()).unwrap_or(i64::MAX);
-        let valid = x509_parser::parse_x509_certificate(end.as_ref()).is_ok_and(|(_, parsed)| {
-            let validity = parsed.validity();
-            (validity.not_before.timestamp()..=validity.not_after.timestamp()).contains(&seconds)
-        });
-        if valid { Ok(true) } else { Err(Error::InvalidCertificate(CertificateError::Expired)) }
-    }
-}
-
-impl ServerCertVerifier for OrPinned {
-    fn verify_server_cert(
-        &self,
-        end_entity: &CertificateDer<'_>,
-        intermediates: &[CertificateDer<'_>],
-        server_name: &ServerName<'_>,
-        ocsp_response: &[u8],
-        now: UnixTime,
-    ) -> Result<ServerCertVerified, Error> {
-        if self.is_pinned(end_entity, server_name, now)? {
-            return Ok(ServerCertVerified::assertion());
-        }
-        self.inner.verify_server_cert(end_entity, intermediates, server_name, ocsp_response, now)
-    }
-
-    fn verify_tls12_signature(
-        &self,
-        message: &[u8],
-        cert: &CertificateDer<'_>,
-        dss: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, Error> {
-        self.inner.verify_tls12_signature(message, cert, dss)
-    }
-
-    fn verify_tls13_signature(
-        &self,
-        message: &[u8],
-        cert: &CertificateDer<'_>,
-        dss: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, Error> {
-        self.inner.verify_tls13_signature(message, cert, dss)
-    }
-
-    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
-        self.inner.supported_verify_schemes()
-    }
-}
-
-/// Believes nothing.
-#[derive(Debug)]
-struct Nobody;
-
-impl ServerCertVerifier for Nobody {
-    fn verify_server_cert(
-        &self,
-        _: &CertificateDer<'_>,
-        _: &[CertificateDer<'_>],
-        _: &ServerName<'_>,
-        _: &[u8],
-        _: UnixTime,
-    ) -> Result<ServerCertVerified, Error> {
-        Err(Error::InvalidCertificate(CertificateError::UnknownIssuer))
-    }
-
-    fn verify_tls12_signature(
-        &self,
-        _: &[u8],
-        _: &CertificateDer<'_>,
-        _: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, Error> {
-        Err(Error::InvalidCertificate(CertificateError::UnknownIssuer))
-    }
-
-    fn verify_tls13_signature(
-        &self,
-        _: &[u8],
-        _: &CertificateDer<'_>,
-        _: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, Error> {
-        Err(Error::InvalidCertificate(CertificateError::UnknownIssuer))
-    }
-
-    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
-        provider().signature_verification_algorithms.supported_schemes()
-    }
 }

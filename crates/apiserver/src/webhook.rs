@@ -1,6 +1,7 @@
 //! Calls to webhooks: HTTPS to a URL, or to an endpoint of a Service (masters have no service proxy), over connections
-//! that are kept. [`Sender`] is what the audit log sends its events with too.
+//! that are kept. [`Sender`] is what servers that a kubeconfig names are called with too (`remote.rs`).
 
+use std::error::Error as _;
 use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
@@ -155,17 +156,31 @@ impl Sender {
         timeout: Duration,
         max_answer: usize,
     ) -> Result<Bytes, String> {
+        let answer = self.exchange(tasks, call, body, timeout, max_answer).await;
+        answer.map_err(|refusal| refusal.text)
+    }
+
+    /// The same, and whether it may help to try again.
+    pub async fn exchange(
+        &self,
+        tasks: &TaskGroup,
+        call: &Call,
+        body: Option<Bytes>,
+        timeout: Duration,
+        max_answer: usize,
+    ) -> Result<Bytes, Refusal> {
         let method = if body.is_some() { "Post" } else { "Get" };
         let failed = |error: String| format!("{method} {}: {error}", api_types::field::quote(&call.shown));
-        match tokio::time::timeout(timeout, self.exchange(tasks, call, body, max_answer)).await {
+        match tokio::time::timeout(timeout, self.once(tasks, call, body, max_answer)).await {
             Ok(Ok(answer)) => Ok(answer),
-            Ok(Err(Failure::Text(error))) => Err(failed(error)),
-            Ok(Err(Failure::Answer(error))) => Err(error),
-            Err(_) => Err(failed("context deadline exceeded".to_owned())),
+            Ok(Err(Failure::Text(error))) => Err(Refusal::of(failed(error))),
+            Ok(Err(Failure::Reset(error))) => Err(Refusal { again: true, ..Refusal::of(failed(error)) }),
+            Ok(Err(Failure::Answer(refusal))) => Err(refusal),
+            Err(_) => Err(Refusal::of(failed("context deadline exceeded".to_owned()))),
         }
     }
 
-    async fn exchange(
+    async fn once(
         &self,
         tasks: &TaskGroup,
         call: &Call,
@@ -198,14 +213,14 @@ impl Sender {
                 Ok(response) => return self.finish(sender, response, max_answer).await,
                 Err(mut error) => {
                     if error.take_message().is_none() {
-                        return Err(Failure::Text(error.into_error().to_string()));
+                        return Err(broken(&error.into_error()));
                     }
                 }
             }
         }
         let mut sender = self.connect(tasks, call).await?;
         let response = sender.send_request(request(body)?).await;
-        let response = response.map_err(|error| Failure::Text(error.to_string()))?;
+        let response = response.map_err(|error| broken(&error))?;
         self.finish(sender, response, max_answer).await
     }
 
@@ -216,11 +231,13 @@ impl Sender {
         max_answer: usize,
     ) -> Result<Bytes, Failure> {
         let code = response.status().as_u16();
+        let waits = response.headers().contains_key(header::RETRY_AFTER);
         let body = response.into_body().map_err(|error| -> BoxError { error.into() });
         let bytes = match body::read_up_to(BodyExt::boxed_unsync(body), max_answer).await {
             Ok(bytes) => bytes,
             Err(ReadError::TooLarge(_)) => {
-                return Err(Failure::Answer(format!("the answer is larger than {max_answer} bytes")));
+                let text = format!("the answer is larger than {max_answer} bytes");
+                return Err(Failure::Answer(Refusal::of(text)));
             }
             Err(ReadError::Broken(error)) => return Err(Failure::Text(error.to_string())),
         };
@@ -229,25 +246,13 @@ impl Sender {
             idle.push(sender);
         }
         drop(idle);
-        match code {
-            200..=299 => Ok(bytes),
-            404 => Err(Failure::Answer("the server could not find the requested resource".to_owned())),
-            401 => {
-                Err(Failure::Answer("the server has asked for the client to provide credentials".to_owned()))
-            }
-            403 => Err(Failure::Answer("forbidden".to_owned())),
-            503 => Err(Failure::Answer("the server is currently unable to handle the request".to_owned())),
-            500..=599 => {
-                let shown = String::from_utf8_lossy(&bytes[..bytes.len().min(1024)]).trim().to_owned();
-                Err(Failure::Answer(format!(
-                    "an error on the server ({}) has prevented the request from succeeding",
-                    api_types::field::quote(&shown)
-                )))
-            }
-            code => Err(Failure::Answer(format!(
-                "the server responded with the status code {code} but did not return more information"
-            ))),
-        }
+        let text = match code {
+            200..=299 => return Ok(bytes),
+            code => words(code, &bytes),
+        };
+        // Upstream: `webhook.DefaultShouldRetry`.
+        let again = waits || code == 429 || (code >= 500 && code != 503);
+        Err(Failure::Answer(Refusal { text, again }))
     }
 
     async fn connect(&self, tasks: &TaskGroup, call: &Call) -> Result<SendRequest<Full<Bytes>>, Failure> {
@@ -298,12 +303,62 @@ where
     Ok(sender)
 }
 
+/// Why there is no answer, in upstream's words.
+#[derive(Debug)]
+pub(crate) struct Refusal {
+    pub text: String,
+    /// Whether the next try may be answered (upstream's `DefaultShouldRetry`).
+    pub again: bool,
+}
+
+impl Refusal {
+    pub fn of(text: String) -> Self {
+        Self { text, again: false }
+    }
+}
+
 /// Why there is no answer.
 enum Failure {
     /// The call went wrong.
     Text(String),
+    /// The other side ended the connection.
+    Reset(String),
     /// The webhook answered with an error.
-    Answer(String),
+    Answer(Refusal),
+}
+
+fn broken(error: &hyper::Error) -> Failure {
+    let source = error.source().and_then(|source| source.downcast_ref::<std::io::Error>());
+    match source.is_some_and(|source| source.kind() == std::io::ErrorKind::ConnectionReset) {
+        true => Failure::Reset(error.to_string()),
+        false => Failure::Text(error.to_string()),
+    }
+}
+
+/// What client-go says of an answer with a code that is none of success.
+fn words(code: u16, body: &[u8]) -> String {
+    match code {
+        400 => "the server rejected our request for an unknown reason",
+        401 => "the server has asked for the client to provide credentials",
+        403 => "forbidden",
+        404 => "the server could not find the requested resource",
+        429 => "the server has received too many requests and has asked us to try again later",
+        503 => "the server is currently unable to handle the request",
+        504 => {
+            "the server was unable to return a response in the time allotted, but may still be processing the request"
+        }
+        500..=599 => {
+            let shown = String::from_utf8_lossy(&body[..body.len().min(1024)]).trim().to_owned();
+            let shown = api_types::field::quote(&shown);
+            return format!("an error on the server ({shown}) has prevented the request from succeeding");
+        }
+        code => {
+            return format!(
+                "the server responded with the status code {code} but did not return more information"
+            );
+        }
+    }
+    .to_owned()
 }
 
 fn place(config: &Value) -> Result<Place, String> {

@@ -39,3 +39,4 @@ pub use options::{CipherSuiteError, TlsOptions, TlsVersions, VersionError, ciphe
 pub use resolve::{Service, ServiceError, services};
 pub use socket::{Accepted, Connection, Listener, Peer, SocketOptions};
 pub use tls::{Tls, TlsError, common_name};
+pub use verify::answerers;

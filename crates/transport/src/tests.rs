@@ -8,6 +8,7 @@ use rcgen::{
     BasicConstraints, CertificateParams, CertificateRevocationListParams, DnType, IsCa, Issuer, KeyIdMethod,
     KeyPair, KeyUsagePurpose, RevokedCertParams, SerialNumber,
 };
+use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 
 use crate::accept::{Admission, Security, admit};
@@ -291,4 +292,58 @@ fn files_that_do_not_fit_are_refused_in_the_words_of_etcd() {
     assert!(matches!(Tls::new(missing).err(), Some(TlsError::Read { .. })));
     let other = TlsOptions { key: place.file("client.key"), ..place.options("server") };
     assert!(Tls::new(other).is_err(), "another certificate's key was taken");
+}
+
+/// A server that shows a certificate, whatever key it has.
+#[derive(Debug)]
+struct Shows(Arc<rustls::sign::CertifiedKey>);
+
+impl rustls::server::ResolvesServerCert for Shows {
+    fn resolve(&self, _: rustls::server::ClientHello<'_>) -> Option<Arc<rustls::sign::CertifiedKey>> {
+        Some(self.0.clone())
+    }
+}
+
+/// Whether a client that believes these authorities takes what is shown with this key as `a.test`'s.
+async fn is_taken(
+    believed: Option<Vec<CertificateDer<'static>>>,
+    shown: &CertificateDer<'static>,
+    key: &KeyPair,
+) -> bool {
+    let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+    let key = PrivateKeyDer::try_from(key.serialize_der()).expect("a key");
+    let key = provider.key_provider.load_private_key(key).expect("a key");
+    let certified = rustls::sign::CertifiedKey::new(vec![shown.clone()], key);
+    let server = rustls::ServerConfig::builder_with_provider(provider.clone())
+        .with_safe_default_protocol_versions()
+        .expect("versions")
+        .with_no_client_auth()
+        .with_cert_resolver(Arc::new(Shows(Arc::new(certified))));
+    let client = rustls::ClientConfig::builder_with_provider(provider)
+        .with_safe_default_protocol_versions()
+        .expect("versions")
+        .dangerous()
+        .with_custom_certificate_verifier(crate::answerers(believed).expect("a verifier"))
+        .with_no_client_auth();
+    let (near, far) = tokio::io::duplex(1 << 16);
+    let name = ServerName::try_from("a.test").expect("a name");
+    let accept = tokio_rustls::TlsAcceptor::from(Arc::new(server)).accept(far);
+    let connect = tokio_rustls::TlsConnector::from(Arc::new(client)).connect(name, near);
+    tokio::join!(accept, connect).1.is_ok()
+}
+
+#[tokio::test]
+async fn whoever_answers_has_the_key() {
+    let made = |name: &str| rcgen::generate_simple_self_signed([name.to_owned()]).expect("a certificate");
+    let (own, other) = (made("a.test"), made("b.test"));
+    let shown = own.cert.der();
+    assert!(is_taken(None, shown, &own.signing_key).await);
+    assert!(is_taken(None, other.cert.der(), &other.signing_key).await, "whatever its name");
+    assert!(!is_taken(None, shown, &other.signing_key).await);
+    let both = Some(vec![shown.clone(), other.cert.der().clone()]);
+    assert!(is_taken(both.clone(), shown, &own.signing_key).await, "it is believed itself");
+    assert!(!is_taken(both.clone(), other.cert.der(), &other.signing_key).await, "it has another name");
+    assert!(!is_taken(both, shown, &other.signing_key).await);
+    assert!(!is_taken(Some(vec![other.cert.der().clone()]), shown, &own.signing_key).await);
+    assert!(!is_taken(Some(Vec::new()), shown, &own.signing_key).await, "nobody is believed");
 }

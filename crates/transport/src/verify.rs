@@ -215,8 +215,9 @@ impl ClientCertVerifier for Callers {
 /// Checks those who answer.
 #[derive(Debug)]
 pub(crate) struct Answerers {
-    /// None if whoever answers is believed: the handshake must still be signed by the key of what it shows.
-    trust: Option<(Arc<WebPkiServerVerifier>, Roots)>,
+    /// None if whoever answers is believed: the handshake must still be signed by the key of what it shows. Without
+    /// roots nobody is.
+    trust: Option<(Option<Arc<WebPkiServerVerifier>>, Roots)>,
     allowed: Allowed,
     provider: Arc<CryptoProvider>,
 }
@@ -227,12 +228,16 @@ impl Answerers {
         allowed: Allowed,
         provider: Arc<CryptoProvider>,
     ) -> Result<Self, String> {
+        let webpki = |store| {
+            let built =
+                WebPkiServerVerifier::builder_with_provider(Arc::new(store), provider.clone()).build();
+            built.map_err(|error| error.to_string())
+        };
         let trust = match roots {
             None => None,
             Some(roots) => {
-                let webpki =
-                    WebPkiServerVerifier::builder_with_provider(Arc::new(roots.store()), provider.clone());
-                Some((webpki.build().map_err(|error| error.to_string())?, roots))
+                let store = roots.store();
+                Some(((!store.is_empty()).then(|| webpki(store)).transpose()?, roots))
             }
         };
         Ok(Self { trust, allowed, provider })
@@ -253,6 +258,7 @@ impl ServerCertVerifier for Answerers {
             roots.check(certificate, intermediates, Usage::Server, now)?;
             check_name(certificate, name)?;
         } else {
+            let webpki = webpki.as_ref().ok_or(CertificateError::UnknownIssuer)?;
             webpki.verify_server_cert(certificate, intermediates, name, ocsp, now)?;
         }
         self.allowed.check(certificate)?;
@@ -282,6 +288,18 @@ impl ServerCertVerifier for Answerers {
     fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
         self.provider.signature_verification_algorithms.supported_schemes()
     }
+}
+
+/// Checks those who answer against these authorities, or takes any of their certificates without any. That the other
+/// side holds the key of what it shows is checked in both cases.
+///
+/// # Errors
+/// The authorities cannot be used.
+pub fn answerers(
+    authorities: Option<Vec<CertificateDer<'static>>>,
+) -> Result<Arc<dyn ServerCertVerifier>, String> {
+    let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+    Ok(Arc::new(Answerers::new(authorities.map(Roots::new), Allowed::default(), provider)?))
 }
 
 fn check_name(certificate: &CertificateDer<'_>, name: &ServerName<'_>) -> Result<(), Error> {

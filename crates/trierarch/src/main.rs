@@ -6,6 +6,8 @@
 mod agent;
 #[cfg(feature = "kubernetes")]
 mod audit;
+#[cfg(feature = "kubernetes")]
+mod authentication;
 mod credentials;
 mod etcd;
 mod kubeconfig;

@@ -14,7 +14,7 @@ use env::{Env, Shutdown, TaskGroup};
 use store::{Store, Timing};
 use transport::{SocketOptions, Tls, TlsOptions};
 
-use crate::{audit, leaders, logging, member, observe, signals};
+use crate::{audit, authentication, leaders, logging, member, observe, signals};
 
 /// How long a master may take to stop.
 const STOP_DEADLINE: Duration = Duration::from_secs(10);
@@ -58,21 +58,12 @@ pub struct Options {
     /// The addresses of all pods; each node gets a /24 of it
     #[arg(long, default_value = "10.244.0.0/16")]
     pub cluster_cidr: String,
-    /// Whether requests without credentials are those of the user system:anonymous
-    #[arg(long, default_value_t = true, action = clap::ArgAction::Set, num_args = 0..=1, default_missing_value = "true")]
-    pub anonymous_auth: bool,
-    /// A file of kind AuthenticationConfiguration: other issuers of tokens, and where nobody in particular is let in
-    #[arg(long)]
-    pub authentication_config: Option<PathBuf>,
     /// A file of kind EncryptionConfiguration: which kinds are stored encrypted, and with which keys
     #[arg(long)]
     pub encryption_provider_config: Option<PathBuf>,
     /// Read the encryption configuration again when it changes
     #[arg(long)]
     pub encryption_provider_config_automatic_reload: bool,
-    /// Whether bootstrap tokens, Secrets in kube-system, are credentials
-    #[arg(long)]
-    pub enable_bootstrap_token_auth: bool,
     /// Seconds that pods tolerate a node that is not ready, unless they say otherwise
     #[arg(long, default_value_t = 300)]
     pub default_not_ready_toleration_seconds: i64,
@@ -84,6 +75,8 @@ pub struct Options {
     pub node_monitor_grace_period: Duration,
     #[command(flatten)]
     pub log: logging::LogOptions,
+    #[command(flatten)]
+    pub authentication: authentication::AuthenticationOptions,
     #[command(flatten)]
     pub audit: audit::AuditOptions,
 }
@@ -230,20 +223,18 @@ async fn build_api(
         ca: read(dir, "ca.crt")?,
     };
     let listen = member::address_of(&options.bind)?;
-    let config = ApiServerConfig {
+    let mut config = ApiServerConfig {
         advertise_address: options.advertise_address.unwrap_or_else(|| advertised(listen.ip())),
         kubelet_client: Some(kubelet),
-        anonymous_auth: options.anonymous_auth,
-        authentication_config: options.authentication_config.clone(),
         encryption_provider_config: options.encryption_provider_config.clone(),
         encryption_reload: options.encryption_provider_config_automatic_reload,
-        bootstrap_token_auth: options.enable_bootstrap_token_auth,
         default_not_ready_toleration_seconds: options.default_not_ready_toleration_seconds,
         default_unreachable_toleration_seconds: options.default_unreachable_toleration_seconds,
         metrics: Some(metrics),
         audit: options.audit.config(),
         ..ApiServerConfig::new(options.name.clone(), listen, tls, keys)
     };
+    options.authentication.put_into(&mut config);
     Ok(config.build(store, env.clone()).await?)
 }
 

@@ -1,89 +1,210 @@
-//! Who is asking: client certificates, service account tokens, bootstrap tokens, or nobody.
+//! Who is asking: a proxy's headers, client certificates, tokens of service accounts, of machines that join, of other
+//! issuers or of a server that knows them, or nobody.
+//!
+//! Everyone is asked in upstream's order until one knows who it is (`pkg/kubeapiserver/authenticator`); one that is
+//! certain that something is wrong keeps the others from nobody's request, not from a better answer.
 
 mod bootstrap;
 mod certificate;
+mod headers;
 mod keys;
 mod oidc;
+mod protocol;
 mod token;
+mod webhook;
 
 use api_types::status::Status;
+use env::{Env, TaskGroup};
+use http::{HeaderMap, header};
 
-pub(crate) use certificate::user_of;
+pub(crate) use certificate::{Certificates, Shown};
+pub use headers::RequestHeaderConfig;
 pub(crate) use keys::PublicKeys;
 pub(crate) use oidc::Oidc;
-pub(crate) use token::{Bound, Reference, Tokens};
+pub use oidc::OidcConfig;
+pub(crate) use token::{Bound, Reference, Tokens, Verified};
+pub use webhook::TokenWebhookConfig;
 
 use crate::api::Api;
 use crate::config::{ApiServerConfig, BuildError};
-use crate::user::UserInfo;
+use crate::user::{AUTHENTICATED, UNAUTHENTICATED, UserInfo};
+use token::TokenError;
+use webhook::TokenWebhook;
 
 /// Paths that are answered whoever asks (upstream's default of `--authorization-always-allow-paths`).
 const PUBLIC: [&str; 3] = ["/healthz", "/livez", "/readyz"];
+/// What is said of a token that nobody knows.
+const UNKNOWN_TOKEN: &str = "invalid bearer token";
 
 /// Finds out who asks.
 pub(crate) struct Authenticator {
+    pub certificates: Certificates,
+    pub proxies: RequestHeaderConfig,
     pub tokens: Tokens,
     pub keys: PublicKeys,
     pub oidc: Oidc,
+    webhook: Option<TokenWebhook>,
     anonymous: bool,
     bootstrap_tokens: bool,
 }
 
 impl Authenticator {
-    pub fn new(config: &ApiServerConfig) -> Result<Self, BuildError> {
+    pub fn new(config: &ApiServerConfig, env: &Env, tasks: &TaskGroup) -> Result<Self, BuildError> {
         let keys = &config.service_account;
         let public = PublicKeys::new(keys);
-        let oidc = Oidc::new(config.authentication_config.clone(), &keys.issuer);
+        let webhook = TokenWebhook::new(&config.token_webhook, &keys.issuer, config.review_retry, env, tasks);
         Ok(Self {
-            oidc: oidc.map_err(BuildError::AuthenticationConfig)?,
+            certificates: Certificates::new(&config.tls, &config.request_header)?,
+            proxies: config.request_header.clone(),
+            oidc: Oidc::new(config)?,
+            webhook: webhook.map_err(BuildError::Authentication)?,
             tokens: Tokens::new(keys, public.id())?,
             keys: public,
-            anonymous: config.anonymous_auth,
+            anonymous: config.anonymous_auth.unwrap_or(true),
             bootstrap_tokens: config.bootstrap_token_auth,
         })
     }
 
-    /// The user of a request that came with these credentials.
+    /// The user of a request from the network, whose headers lose what said so.
     ///
     /// # Errors
-    /// 401 for a token that is not good, and for nobody if nobody may ask.
+    /// 401 for credentials that are not good, and for nobody if nobody may ask.
     pub async fn authenticate(
         &self,
         api: &Api,
-        certificate: Option<&UserInfo>,
-        authorization: &str,
+        shown: Option<&Shown>,
+        headers: &mut HeaderMap,
         path: &str,
     ) -> Result<UserInfo, Status> {
-        let unauthorized = || Status::unauthorized("Unauthorized");
-        if let Some(user) = certificate {
-            return Ok(user.clone());
+        let mut faults = Vec::new();
+        let found = self.known(api, shown, headers, &mut faults).await;
+        headers.remove(header::AUTHORIZATION);
+        self.proxies.clear(headers);
+        if let Some(user) = found {
+            return Ok(with_group(user));
         }
-        if let Some(token) = bearer(authorization) {
-            return self.user_of_token(api, token).await.ok_or_else(unauthorized);
+        let anonymous = || self.oidc.lets_in_anonymous(path).unwrap_or(self.anonymous);
+        if faults.is_empty() && anonymous() {
+            return Ok(UserInfo::anonymous());
         }
-        match self.oidc.lets_in_anonymous(path).unwrap_or(self.anonymous) {
-            true => Ok(UserInfo::anonymous()),
-            false => Err(unauthorized()),
+        tracing::debug!(faults = faults.join(", "), path, "unable to authenticate a request");
+        Err(Status::unauthorized("Unauthorized"))
+    }
+
+    async fn known(
+        &self,
+        api: &Api,
+        shown: Option<&Shown>,
+        headers: &mut HeaderMap,
+        faults: &mut Vec<String>,
+    ) -> Option<UserInfo> {
+        let mut take = |found: Result<Option<UserInfo>, String>| match found {
+            Ok(user) => user,
+            Err(fault) => {
+                faults.push(fault);
+                None
+            }
+        };
+        if let Some(shown) = shown {
+            let (trust, now) = (self.certificates.current(), api.now());
+            let proxied = shown.as_proxy(&trust, now).map_or(Ok(None), |believed| {
+                believed.and_then(|()| self.proxies.user(headers, &shown.common_name))
+            });
+            if let Some(user) = take(proxied).or_else(|| take(shown.user(&trust, now))) {
+                return Some(user);
+            }
+        }
+        if let Some(token) = headers.get(header::AUTHORIZATION).and_then(|text| bearer(text.to_str().ok()?)) {
+            let token = token.to_owned();
+            if let Some(user) = take(self.user_of_token(api, &token).await) {
+                return Some(user);
+            }
+        }
+        match protocol::token(headers) {
+            Ok(None) => None,
+            Err(fault) => take(Err(fault.to_owned())),
+            Ok(Some((token, others))) => {
+                let user = take(self.user_of_token(api, &token).await)?;
+                headers.insert(header::SEC_WEBSOCKET_PROTOCOL, others);
+                Some(user)
+            }
         }
     }
 
-    async fn user_of_token(&self, api: &Api, token: &str) -> Option<UserInfo> {
+    async fn user_of_token(&self, api: &Api, token: &str) -> Result<Option<UserInfo>, String> {
+        Ok(Some(self.verify_token(api, token, &[]).await?.user))
+    }
+
+    /// Whose a token is, and for which of the audiences that are wanted; without any it must be meant for this server.
+    ///
+    /// # Errors
+    /// Why nobody vouches for it.
+    pub async fn verify_token(&self, api: &Api, token: &str, wanted: &[String]) -> Result<Verified, String> {
         let (view, now) = (api.storage.view(), api.now());
-        match self.tokens.verify(&view, token, &[], now) {
-            Ok(found) => return Some(found.user),
-            Err(error) => tracing::debug!(%error, "no token of a service account"),
+        let mut faults = Vec::new();
+        match self.tokens.verify(&view, token, wanted, now) {
+            Ok(found) => return Ok(found),
+            // Somebody else's, for all that is known.
+            Err(TokenError::Issuer) => {}
+            Err(fault) => faults.push(fault.to_string()),
         }
-        let found = self.bootstrap_tokens.then(|| bootstrap::verify(&view, token, now)).flatten();
-        match found {
-            Some(user) => Some(user),
-            None => self.oidc.verify(api, token).await,
+        // The others know no audiences: their tokens are meant for this server.
+        let own = self.tokens.default_audience();
+        if wanted.is_empty() || wanted.iter().any(|audience| audience == own) {
+            let mut user = self.bootstrap_tokens.then(|| bootstrap::verify(&view, token, now)).flatten();
+            if user.is_none() {
+                user = self.oidc.verify(api, token).await.unwrap_or_else(|fault| {
+                    faults.push(fault);
+                    None
+                });
+            }
+            if let Some(user) = user {
+                return Ok(Verified { user: with_group(user), audiences: vec![own.to_owned()] });
+            }
         }
+        if let Some(webhook) = &self.webhook {
+            let own = [own.to_owned()];
+            match webhook.verify(token, if wanted.is_empty() { &own[..] } else { wanted }).await {
+                Ok(Some(found)) => return Ok(found),
+                Ok(None) => {}
+                Err(fault) => faults.push(fault),
+            }
+        }
+        if faults.is_empty() {
+            faults.push(UNKNOWN_TOKEN.to_owned());
+        }
+        Err(told(faults))
     }
 }
 
+/// A user that is known is in the group of those (upstream: `AuthenticatedGroupAdder`).
+fn with_group(mut user: UserInfo) -> UserInfo {
+    let anonymous = user.name == UserInfo::anonymous().name;
+    if !anonymous && !user.is_in(AUTHENTICATED) && !user.is_in(UNAUTHENTICATED) {
+        user.groups.push(AUTHENTICATED.to_owned());
+    }
+    user
+}
+
+/// Faults as Go's aggregates of errors print them, each once.
+fn told(faults: Vec<String>) -> String {
+    let mut each: Vec<String> = Vec::new();
+    for fault in faults {
+        if !each.contains(&fault) {
+            each.push(fault);
+        }
+    }
+    match each.as_slice() {
+        [one] => one.clone(),
+        many => format!("[{}]", many.join(", ")),
+    }
+}
+
+/// The token of an `Authorization` header: what stands between its first spaces.
 fn bearer(authorization: &str) -> Option<&str> {
-    let (scheme, token) = authorization.split_once(' ')?;
-    scheme.eq_ignore_ascii_case("bearer").then_some(token.trim()).filter(|token| !token.is_empty())
+    let mut parts = authorization.trim().split(' ');
+    let (scheme, token) = (parts.next()?, parts.next()?);
+    scheme.eq_ignore_ascii_case("bearer").then_some(token).filter(|token| !token.is_empty())
 }
 
 /// Whether a path is for everyone.
@@ -106,8 +227,23 @@ mod tests {
     }
 
     #[test]
+    fn known_users_are_in_the_group_of_those() {
+        let named = |name: &str, groups: &[&str]| UserInfo {
+            name: name.to_owned(),
+            groups: groups.iter().map(|group| (*group).to_owned()).collect(),
+            ..UserInfo::default()
+        };
+        assert_eq!(with_group(named("ann", &["a"])).groups, ["a", AUTHENTICATED]);
+        assert_eq!(with_group(named("ann", &[AUTHENTICATED])).groups, [AUTHENTICATED]);
+        assert_eq!(with_group(named("ann", &[UNAUTHENTICATED])).groups, [UNAUTHENTICATED]);
+        assert!(with_group(named("system:anonymous", &[])).groups.is_empty());
+    }
+
+    #[test]
     fn the_scheme_is_bearer() {
         assert_eq!(bearer("Bearer abc"), Some("abc"));
+        assert_eq!(bearer(" bearer abc def"), Some("abc"));
+        assert_eq!(bearer("Bearer  abc"), None);
         assert_eq!(bearer("Basic abc"), None);
         assert_eq!(bearer("Bearer "), None);
     }

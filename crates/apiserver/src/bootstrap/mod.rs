@@ -4,6 +4,7 @@
 mod endpoints;
 mod objects;
 mod roles;
+mod trust;
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -18,12 +19,13 @@ use crate::call::Call;
 use crate::registry::Target;
 
 pub(crate) use endpoints::reconcile;
+pub(crate) use trust::keep as keep_trust;
 
 /// Makes what is missing, again and again until the store took it all.
-pub(crate) async fn ensure(api: Arc<Api>, port: u16, client_ca: Vec<u8>) {
+pub(crate) async fn ensure(api: Arc<Api>, port: u16) {
     let mut backoff = Backoff::new(Duration::from_millis(50), 2.0, Duration::from_secs(2), 0.2);
     loop {
-        match ensure_once(&api, port, &client_ca).await {
+        match ensure_once(&api, port).await {
             Ok(()) => break,
             Err(error) => tracing::debug!(%error, "the cluster's first objects cannot be made yet"),
         }
@@ -37,7 +39,7 @@ pub(crate) async fn ensure(api: Arc<Api>, port: u16, client_ca: Vec<u8>) {
     tracing::info!("the API server is ready");
 }
 
-async fn ensure_once(api: &Api, port: u16, client_ca: &[u8]) -> Result<(), Status> {
+async fn ensure_once(api: &Api, port: u16) -> Result<(), Status> {
     api.storage.fresh().await?;
     for name in objects::NAMESPACES {
         create(api, objects::namespace(name)).await?;
@@ -45,10 +47,10 @@ async fn ensure_once(api: &Api, port: u16, client_ca: &[u8]) -> Result<(), Statu
     for object in roles::all() {
         create(api, object).await?;
     }
-    for object in objects::all(api, port, client_ca) {
+    for object in objects::all(api, port) {
         create(api, object).await?;
     }
-    Ok(())
+    trust::publish(api).await
 }
 
 /// Creates an object unless it is there.

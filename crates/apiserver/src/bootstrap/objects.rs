@@ -1,4 +1,4 @@
-//! Namespaces, priority classes, Service `kubernetes` and the configuration that extensions read.
+//! Namespaces, priority classes and Service `kubernetes`.
 
 use api_types::Value;
 use serde_json::json;
@@ -30,7 +30,7 @@ pub(super) fn namespace(name: &str) -> Value {
     })
 }
 
-pub(super) fn all(api: &Api, port: u16, client_ca: &[u8]) -> Vec<Value> {
+pub(super) fn all(api: &Api, port: u16) -> Vec<Value> {
     let classes = PRIORITY_CLASSES.iter().map(|(name, value, description)| {
         json!({
             "apiVersion": "scheduling.k8s.io/v1",
@@ -40,7 +40,7 @@ pub(super) fn all(api: &Api, port: u16, client_ca: &[u8]) -> Vec<Value> {
             "description": description,
         })
     });
-    classes.chain([service_cidr(api), kubernetes(api, port), authentication(client_ca)]).collect()
+    classes.chain([service_cidr(api), kubernetes(api, port)]).collect()
 }
 
 fn service_cidr(api: &Api) -> Value {
@@ -69,14 +69,5 @@ fn kubernetes(api: &Api, port: u16) -> Value {
             "sessionAffinity": "None",
             "ports": [{"name": "https", "protocol": "TCP", "port": 443, "targetPort": port}],
         },
-    })
-}
-
-fn authentication(client_ca: &[u8]) -> Value {
-    json!({
-        "apiVersion": "v1",
-        "kind": "ConfigMap",
-        "metadata": {"name": "extension-apiserver-authentication", "namespace": "kube-system"},
-        "data": {"client-ca-file": String::from_utf8_lossy(client_ca)},
     })
 }

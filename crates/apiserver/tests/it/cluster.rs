@@ -37,24 +37,47 @@ pub struct Authority {
 
 impl Authority {
     pub fn new() -> Self {
+        Self::named("test-ca")
+    }
+
+    pub fn named(name: &str) -> Self {
         let key = KeyPair::generate().expect("key");
         let mut params = CertificateParams::default();
         params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
-        params.distinguished_name.push(DnType::CommonName, "test-ca");
+        params.distinguished_name.push(DnType::CommonName, name);
         let certificate = params.self_signed(&key).expect("ca").pem();
         Self { certificate, issuer: Issuer::new(params, key) }
     }
 
     pub fn issue(&self, name: &str, group: Option<&str>) -> Keyed {
-        self.issue_named(name, group, "localhost")
+        self.issue_named(name, group, "localhost", |_| ())
+    }
+
+    /// One that ended long ago.
+    pub fn issue_expired(&self, name: &str) -> Keyed {
+        self.issue_named(name, None, "localhost", |params| {
+            params.not_after = rcgen::date_time_ymd(2001, 1, 1)
+        })
+    }
+
+    /// A client's with a UID.
+    pub fn issue_with_uid(&self, name: &str, uid: &str) -> Keyed {
+        let kind = DnType::CustomDnType(vec![1, 3, 6, 1, 4, 1, 57683, 2]);
+        self.issue_named(name, None, "localhost", |params| params.distinguished_name.push(kind, uid))
     }
 
     /// A server's, for one DNS name.
     pub fn issue_for(&self, server: &str) -> Keyed {
-        self.issue_named(server, None, server)
+        self.issue_named(server, None, server, |_| ())
     }
 
-    fn issue_named(&self, name: &str, group: Option<&str>, server: &str) -> Keyed {
+    fn issue_named(
+        &self,
+        name: &str,
+        group: Option<&str>,
+        server: &str,
+        adjust: impl FnOnce(&mut CertificateParams),
+    ) -> Keyed {
         let key = KeyPair::generate().expect("key");
         let mut params = CertificateParams::default();
         params.distinguished_name.push(DnType::CommonName, name);
@@ -67,6 +90,7 @@ impl Authority {
         ];
         params.extended_key_usages =
             vec![ExtendedKeyUsagePurpose::ServerAuth, ExtendedKeyUsagePurpose::ClientAuth];
+        adjust(&mut params);
         let certificate = params.signed_by(&key, &self.issuer).expect("signed").pem();
         Keyed { certificate, key: key.serialize_pem() }
     }

@@ -22,7 +22,7 @@ async fn nobody_in_particular_sees_health_and_version_only() {
 
 #[tokio::test]
 async fn nobody_in_particular_may_be_kept_out() {
-    let cluster = Cluster::start_with(|config| config.anonymous_auth = false).await;
+    let cluster = Cluster::start_with(|config| config.anonymous_auth = Some(false)).await;
     let answer = cluster.send(ask("GET", "/version")).await.expect("answer");
     assert_eq!(answer.expect(401)["message"], "Unauthorized");
 }

@@ -24,6 +24,7 @@ pub(crate) struct AuthenticationConfig {
 }
 
 /// Whether requests without credentials are let in, and on which paths; none is all.
+#[derive(PartialEq, Eq)]
 pub(crate) struct Anonymous {
     pub enabled: bool,
     pub paths: Vec<String>,
@@ -62,9 +63,13 @@ pub(crate) enum Mapping {
 /// # Errors
 /// What is wrong with it, with the paths of fields, as upstream says it.
 pub(crate) fn read(text: &[u8], own_issuer: &str) -> Result<AuthenticationConfig, String> {
-    let document = config_file::read(text, KIND, &["v1", "v1beta1", "v1alpha1"])?;
+    checked(&config_file::read(text, KIND, &["v1", "v1beta1", "v1alpha1"])?, own_issuer)
+}
+
+/// The same of a document.
+pub(super) fn checked(document: &Value, own_issuer: &str) -> Result<AuthenticationConfig, String> {
     let mut errors = Errors::new();
-    let config = config(&document, own_issuer, &mut errors);
+    let config = config(document, own_issuer, &mut errors);
     config_file::told(errors)?;
     Ok(config)
 }

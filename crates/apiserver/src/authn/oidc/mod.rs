@@ -2,6 +2,7 @@
 //! of their claims (upstream: `apiserver/plugin/pkg/authenticator/token/oidc`).
 
 mod config;
+mod flags;
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -19,9 +20,11 @@ use tokio::time::Instant;
 
 pub(crate) use config::{Anonymous, AuthenticationConfig};
 use config::{ClaimRule, IssuerConfig, Mapping};
+pub use flags::OidcConfig;
 
 use super::token::unverified;
 use crate::api::Api;
+use crate::config::{ApiServerConfig, BuildError};
 use crate::config_file;
 use crate::user::{AUTHENTICATED, UserInfo};
 use crate::webhook::Client;
@@ -30,8 +33,6 @@ use crate::webhook::Client;
 const TIMEOUT: Duration = Duration::from_secs(10);
 /// Between two fetches of an issuer's keys, at least.
 const FETCH_INTERVAL: Duration = Duration::from_secs(10);
-/// Between two looks at the configuration's file.
-const RELOAD_INTERVAL: Duration = Duration::from_secs(10);
 /// Bytes of a description of keys, at most.
 const MAX_ANSWER_BYTES: usize = 1 << 20;
 /// Milliseconds that clocks may differ.
@@ -48,10 +49,15 @@ const ALGORITHMS: [Algorithm; 8] = [
     Algorithm::PS512,
 ];
 
+/// What is said of flag and configuration when both let nobody in, or keep them out.
+const TWICE: &str = "anonymous: Forbidden: --anonymous-auth flag cannot be set when anonymous field is configured in authentication configuration file";
+
 /// The other issuers, as the file says now.
 pub(crate) struct Oidc {
     file: Option<PathBuf>,
     own_issuer: String,
+    /// Signatures that are believed.
+    algorithms: Vec<Algorithm>,
     current: ArcSwap<Current>,
 }
 
@@ -83,20 +89,36 @@ impl Current {
 }
 
 impl Oidc {
-    /// Reads the configuration, if there is one.
+    /// Reads the configuration, or the flags that stand for one, if there are any.
     ///
     /// # Errors
     /// Why it cannot be used.
-    pub fn new(file: Option<PathBuf>, own_issuer: &str) -> Result<Self, String> {
-        let current = match &file {
-            None => Current::default(),
-            Some(path) => {
-                let text = std::fs::read(path).map_err(|error| format!("{}: {error}", path.display()))?;
-                let config = config::read(&text, own_issuer)?;
-                Current::new(text, config)
+    pub fn new(config: &ApiServerConfig) -> Result<Self, BuildError> {
+        let own_issuer = config.service_account.issuer.clone();
+        let file = config.authentication_config.clone();
+        let mut algorithms = ALGORITHMS.to_vec();
+        let current = match (&file, &config.oidc) {
+            (None, None) => Current::default(),
+            (Some(_), Some(_)) => {
+                let text = "authentication-config file and oidc-* flags are mutually exclusive";
+                return Err(BuildError::Authentication(text.to_owned()));
+            }
+            (None, Some(flags)) => {
+                let (issuer, believed) = flags.read(&own_issuer).map_err(BuildError::Authentication)?;
+                algorithms = believed;
+                Current::new(Vec::new(), issuer)
+            }
+            (Some(path), None) => {
+                let text = std::fs::read(path).map_err(|error| format!("{}: {error}", path.display()));
+                let read = text.and_then(|text| Ok((config::read(&text, &own_issuer)?, text)));
+                let (found, text) = read.map_err(BuildError::AuthenticationConfig)?;
+                if found.anonymous.is_some() && config.anonymous_auth.is_some() {
+                    return Err(BuildError::Authentication(TWICE.to_owned()));
+                }
+                Current::new(text, found)
             }
         };
-        Ok(Self { file, own_issuer: own_issuer.to_owned(), current: ArcSwap::from_pointee(current) })
+        Ok(Self { file, own_issuer, algorithms, current: ArcSwap::from_pointee(current) })
     }
 
     /// Whether requests without credentials are let in on a path; none when the configuration does not say.
@@ -107,41 +129,43 @@ impl Oidc {
         Some(anonymous.enabled && on_path)
     }
 
-    /// The user of a token; none when no issuer of the configuration vouches for it.
-    pub async fn verify(&self, api: &Api, token: &str) -> Option<UserInfo> {
+    /// The user of a token; none when it is of no issuer of the configuration.
+    ///
+    /// # Errors
+    /// Why its issuer does not vouch for it.
+    pub async fn verify(&self, api: &Api, token: &str) -> Result<Option<UserInfo>, String> {
         let current = self.current.load_full();
         if current.issuers.is_empty() {
-            return None;
+            return Ok(None);
         }
-        let claims = unverified(token)?;
-        let issuer = current.issuers.iter().find(|issuer| issuer.config.url == claims.text("iss"))?;
-        match issuer.verify(api, token).await {
-            Ok(user) => Some(user),
-            Err(error) => {
-                tracing::debug!(issuer = issuer.config.url, error, "token refused");
-                None
-            }
+        let Some(claims) = unverified(token) else { return Ok(None) };
+        let is_its = |issuer: &&Issuer| issuer.config.url == claims.text("iss");
+        match current.issuers.iter().find(is_its) {
+            None => Ok(None),
+            Some(issuer) => issuer.verify(api, token, &self.algorithms).await.map(Some),
         }
     }
 
     /// Follows the file: what it says when it can be used replaces what was.
-    pub async fn keep(&self, api: &Api) {
+    pub async fn keep(&self, api: &Api, interval: Duration) {
         let Some(file) = &self.file else { return };
         let is_known = |text: &[u8]| text == self.current.load().text;
         let take = |text: Vec<u8>| {
             let config = config::read(&text, &self.own_issuer)?;
+            if config.anonymous != self.current.load().anonymous {
+                return Err("anonymous: Forbidden: changed from initial configuration file".to_owned());
+            }
             self.current.store(Arc::new(Current::new(text, config)));
             Ok(())
         };
-        config_file::follow(&api.storage.env.clock, "authentication", file, RELOAD_INTERVAL, is_known, take)
-            .await;
+        config_file::follow(&api.storage.env.clock, "authentication", file, interval, is_known, take).await;
     }
 }
 
 impl Issuer {
-    async fn verify(&self, api: &Api, token: &str) -> Result<UserInfo, String> {
+    async fn verify(&self, api: &Api, token: &str, algorithms: &[Algorithm]) -> Result<UserInfo, String> {
         let header = jsonwebtoken::decode_header(token).map_err(|error| error.to_string())?;
-        if !ALGORITHMS.contains(&header.alg) {
+        if !algorithms.contains(&header.alg) {
             return Err(format!("signatures by {:?} are not believed", header.alg));
         }
         let key = self.key(api, header.kid.as_deref(), header.alg).await?;

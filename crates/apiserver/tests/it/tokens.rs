@@ -1,0 +1,258 @@
+//! Tokens that others vouch for: a server that is asked, and issuers of OpenID Connect.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use apiserver::{ApiServerConfig, OidcConfig, TokenWebhookConfig};
+use base64::Engine as _;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use jsonwebtoken::{Algorithm, EncodingKey, Header};
+use rcgen::{KeyPair, PublicKeyData};
+use serde_json::{Value, json};
+
+use crate::cluster::{Answer, Authority, Cluster, Running, ask};
+use crate::reviewer::{Reviewer, Said};
+
+const REVIEWS: &str = "/apis/authentication.k8s.io/v1/tokenreviews";
+
+/// Knows `ann`, and for `other` only the audience of that name; fails by the token's name.
+fn answer(path: &str, review: &Value) -> Said {
+    let known = json!({"authenticated": true, "user": {"username": "ann", "uid": "7", "groups": ["a"],
+        "extra": {"example.com/k": ["v"]}}});
+    let mut audience = known.clone();
+    audience["audiences"] = json!(["other"]);
+    let status = match review["spec"]["token"].as_str().unwrap_or_default() {
+        "ann" => known,
+        "other" => audience,
+        "broken" => return Said::Code(500),
+        "busy" => return Said::Code(503),
+        "told" => json!({"error": "this token was withdrawn"}),
+        _ => json!({}),
+    };
+    let version = if path == "/v1" { "v1" } else { "v1beta1" };
+    let (kind, version) = ("TokenReview", format!("authentication.k8s.io/{version}"));
+    Said::Json(json!({"kind": kind, "apiVersion": version, "status": status}))
+}
+
+fn webhook(config: &mut ApiServerConfig, file: PathBuf, version: &str) {
+    config.review_retry = Duration::from_millis(1);
+    config.token_webhook = TokenWebhookConfig {
+        config_file: Some(file),
+        version: version.to_owned(),
+        ..TokenWebhookConfig::default()
+    };
+}
+
+async fn with_token(cluster: &Running, token: &str) -> Answer {
+    let who = ask("POST", "/apis/authentication.k8s.io/v1/selfsubjectreviews").json(&json!({}));
+    let who = who.header("authorization", &format!("Bearer {token}"));
+    cluster.send(who).await.expect("answer")
+}
+
+async fn review(cluster: &Running, token: &str, audiences: &[&str]) -> Value {
+    let review = json!({"spec": {"token": token, "audiences": audiences}});
+    cluster.create(REVIEWS, &review).await["status"].clone()
+}
+
+#[tokio::test]
+async fn another_server_knows_tokens() {
+    let reviewer = Reviewer::start(answer).await;
+    let file = reviewer.kubeconfig("/v1");
+    let cluster = Cluster::start_with(|config| webhook(config, file, "v1")).await;
+    let user = json!({"username": "ann", "uid": "7", "groups": ["a", "system:authenticated"],
+        "extra": {"example.com/k": ["v"]}});
+    for _ in 0..2 {
+        assert_eq!(with_token(&cluster, "ann").await.expect(201)["status"]["userInfo"], user);
+        with_token(&cluster, "nobody").await.expect(401);
+    }
+    let asked = reviewer.asked("/v1");
+    assert_eq!(asked.len(), 2, "answers are kept, whatever they are");
+    let wanted = json!({"kind": "TokenReview", "apiVersion": "authentication.k8s.io/v1", "metadata": {},
+        "spec": {"token": "ann", "audiences": ["https://kubernetes.default.svc"]}, "status": {"user": {}}});
+    assert_eq!(asked[0], wanted);
+    let good = review(&cluster, "ann", &[]).await;
+    assert_eq!((&good["authenticated"], &good["user"]["username"]), (&json!(true), &json!("ann")));
+    assert_eq!(good["audiences"], json!(["https://kubernetes.default.svc"]));
+    assert_eq!(reviewer.asked("/v1").len(), 2);
+}
+
+#[tokio::test]
+async fn answers_are_for_audiences() {
+    let reviewer = Reviewer::start(answer).await;
+    let file = reviewer.kubeconfig("/v1beta1");
+    let cluster = Cluster::start_with(|config| webhook(config, file, "v1beta1")).await;
+    let found = review(&cluster, "other", &["else", "other"]).await;
+    assert_eq!((&found["authenticated"], &found["audiences"]), (&json!(true), &json!(["other"])));
+    let asked = reviewer.asked("/v1beta1").pop().expect("a question");
+    assert_eq!(asked["apiVersion"], "authentication.k8s.io/v1beta1");
+    assert_eq!(asked["spec"]["audiences"], json!(["else", "other"]));
+    // It is for nobody that asks this server, and one without an audience is for this server only.
+    with_token(&cluster, "other").await.expect(401);
+    let status = review(&cluster, "ann", &["else"]).await;
+    assert_eq!((&status["authenticated"], &status["error"]), (&Value::Null, &json!("invalid bearer token")));
+    assert_eq!(review(&cluster, "told", &[]).await["error"], "this token was withdrawn");
+}
+
+#[tokio::test]
+async fn failures_are_tried_again_and_not_kept() {
+    let reviewer = Reviewer::start(answer).await;
+    let file = reviewer.kubeconfig("/v1");
+    let cluster = Cluster::start_with(|config| webhook(config, file, "v1")).await;
+    for (token, tries) in [("broken", 5), ("busy", 1), ("told", 1)] {
+        let before = reviewer.asked("/v1").len();
+        for round in 1..=2 {
+            with_token(&cluster, token).await.expect(401);
+            assert_eq!(reviewer.asked("/v1").len() - before, round * tries, "{token}");
+        }
+    }
+    let broken = review(&cluster, "broken", &[]).await;
+    assert_eq!(broken["error"], "an error on the server (\"no\") has prevented the request from succeeding");
+}
+
+#[tokio::test]
+async fn nothing_is_kept_without_a_time() {
+    let reviewer = Reviewer::start(answer).await;
+    let file = reviewer.kubeconfig("/v1");
+    let cluster = Cluster::start_with(|config| {
+        webhook(config, file, "v1");
+        config.token_webhook.cache_ttl = Duration::ZERO;
+    })
+    .await;
+    for times in 1..=2 {
+        with_token(&cluster, "ann").await.expect(201);
+        assert_eq!(reviewer.asked("/v1").len(), times);
+    }
+}
+
+#[tokio::test]
+async fn a_server_that_is_not_believed_or_speaks_otherwise_knows_nobody() {
+    let reviewer = Reviewer::start(answer).await;
+    let file = reviewer.kubeconfig_by("/v1", &Authority::named("reviewer-ca"));
+    let cluster = Cluster::start_with(|config| webhook(config, file, "v1")).await;
+    with_token(&cluster, "ann").await.expect(401);
+    assert!(reviewer.asked("/v1").is_empty());
+    let error = review(&cluster, "ann", &[]).await["error"].as_str().unwrap_or_default().to_owned();
+    assert!(error.contains("tls: failed to verify certificate: x509:"), "{error}");
+    let file = reviewer.kubeconfig("/v1");
+    let other = Cluster::start_with(|config| webhook(config, file, "v1beta1")).await;
+    with_token(&other, "ann").await.expect(401);
+}
+
+#[tokio::test]
+async fn what_is_wrong_with_the_webhook_is_said() {
+    let reviewer = Reviewer::start(answer).await;
+    let file = reviewer.kubeconfig("/v1");
+    let fault = Cluster::fault(|config| webhook(config, file, "v2")).await;
+    assert_eq!(
+        fault,
+        "unsupported authentication webhook version \"v2\", supported versions are \"v1\", \"v1beta1\""
+    );
+    let fault = Cluster::fault(|config| webhook(config, "/nowhere".into(), "v1")).await;
+    assert!(fault.starts_with("open /nowhere: "), "{fault}");
+}
+
+/// An issuer of tokens, signed with ES256.
+struct Issuer {
+    server: Reviewer,
+    key: KeyPair,
+}
+
+impl Issuer {
+    async fn start() -> Self {
+        let key = KeyPair::generate().expect("key");
+        // Before both coordinates stands that there are two.
+        let point = &key.der_bytes()[1..];
+        let coordinate = |part: &[u8]| URL_SAFE_NO_PAD.encode(part);
+        let jwk = json!({"kty": "EC", "crv": "P-256", "use": "sig", "alg": "ES256", "kid": "k",
+            "x": coordinate(&point[..32]), "y": coordinate(&point[32..])});
+        let address = std::sync::Arc::new(std::sync::OnceLock::<String>::new());
+        let own = address.clone();
+        let server = Reviewer::start(move |path, _| {
+            let url = own.get().cloned().unwrap_or_default();
+            match path {
+                "/.well-known/openid-configuration" => {
+                    Said::Json(json!({"issuer": url, "jwks_uri": format!("{url}/keys")}))
+                }
+                "/keys" => Said::Json(json!({"keys": [jwk]})),
+                _ => Said::Code(404),
+            }
+        })
+        .await;
+        address.set(format!("https://{}", server.address)).expect("once");
+        Self { server, key }
+    }
+
+    fn url(&self) -> String {
+        format!("https://{}", self.server.address)
+    }
+
+    fn token(&self, key: &KeyPair, change: impl FnOnce(&mut Value)) -> String {
+        let mut claims = json!({"iss": self.url(), "aud": "cluster", "sub": "ann", "groups": ["a"],
+            "exp": 4_000_000_000_i64});
+        change(&mut claims);
+        let header = Header { kid: Some("k".to_owned()), ..Header::new(Algorithm::ES256) };
+        let key = EncodingKey::from_ec_pem(key.serialize_pem().as_bytes()).expect("key");
+        jsonwebtoken::encode(&header, &claims, &key).expect("token")
+    }
+
+    fn flags(&self) -> OidcConfig {
+        let ca_file = self.server.kubeconfig("/ca").with_extension("crt");
+        std::fs::write(&ca_file, &self.server.authority.certificate).expect("written");
+        OidcConfig {
+            issuer_url: self.url(),
+            client_id: "cluster".to_owned(),
+            ca_file: Some(ca_file),
+            groups_claim: "groups".to_owned(),
+            groups_prefix: "oidc:".to_owned(),
+            signing_algs: vec!["ES256".to_owned()],
+            ..OidcConfig::default()
+        }
+    }
+}
+
+#[tokio::test]
+async fn an_issuer_by_flags_vouches_for_its_tokens() {
+    let issuer = Issuer::start().await;
+    let flags = issuer.flags();
+    let cluster = Cluster::start_with(|config| config.oidc = Some(flags)).await;
+    let good = issuer.token(&issuer.key, |_| ());
+    let user = with_token(&cluster, &good).await.expect(201)["status"]["userInfo"].clone();
+    assert_eq!(user["username"], format!("{}#ann", issuer.url()));
+    assert_eq!(user["groups"], json!(["oidc:a", "system:authenticated"]));
+    let status = review(&cluster, &good, &[]).await;
+    assert_eq!((&status["authenticated"], &status["user"]["username"]), (&json!(true), &user["username"]));
+    assert_eq!(status["audiences"], json!(["https://kubernetes.default.svc"]));
+    assert_eq!(review(&cluster, &good, &["else"]).await["error"], "invalid bearer token");
+    let bad = [
+        issuer.token(&KeyPair::generate().expect("key"), |_| ()),
+        issuer.token(&issuer.key, |claims| claims["aud"] = json!("another")),
+        issuer.token(&issuer.key, |claims| claims["exp"] = json!(1)),
+        issuer.token(&issuer.key, |claims| claims["iss"] = json!("https://elsewhere")),
+        // The cluster's own issuer is believed by its own key alone.
+        issuer.token(&issuer.key, |claims| claims["iss"] = json!("https://kubernetes.default.svc")),
+    ];
+    for token in bad {
+        with_token(&cluster, &token).await.expect(401);
+    }
+}
+
+#[tokio::test]
+async fn flags_and_configuration_exclude_each_other() {
+    let folder = tempfile::tempdir().expect("folder");
+    let file = folder.path().join("authentication.yaml");
+    let head = "apiVersion: apiserver.config.k8s.io/v1\nkind: AuthenticationConfiguration\n";
+    std::fs::write(&file, format!("{head}anonymous: {{enabled: true}}\n")).expect("written");
+    let named = file.clone();
+    let both = Cluster::fault(|config| {
+        config.authentication_config = Some(named);
+        config.oidc = Some(OidcConfig::default());
+    });
+    assert_eq!(both.await, "authentication-config file and oidc-* flags are mutually exclusive");
+    let alone = Cluster::fault(|config| config.oidc = Some(OidcConfig::default()));
+    assert!(alone.await.starts_with("oidc-issuer-url and oidc-client-id must be specified together"));
+    let anonymous = Cluster::fault(|config| {
+        config.authentication_config = Some(file);
+        config.anonymous_auth = Some(true);
+    });
+    assert!(anonymous.await.starts_with("anonymous: Forbidden: --anonymous-auth flag cannot be set"));
+}
