@@ -48,12 +48,13 @@ impl Api {
         config: &ApiServerConfig,
         storage: Storage,
         authenticator: Authenticator,
+        authorizer: Authorizer,
         nodes: Option<NodeClient>,
         tasks: TaskGroup,
     ) -> Self {
         Self {
             name: config.name.clone(),
-            authorizer: Arc::new(Authorizer::new(&storage)),
+            authorizer: Arc::new(authorizer),
             dynamic: Dynamic::new(&storage),
             flow: Flow::new(&storage, storage.env.clock.clone()),
             storage,

@@ -10,6 +10,7 @@ use ipnet::IpNet;
 
 use crate::audit::AuditConfig;
 use crate::authn::{OidcConfig, RequestHeaderConfig, TokenWebhookConfig};
+use crate::authz::AuthorizationConfig;
 
 /// Certificates of the API's address, as PEM.
 #[derive(Clone)]
@@ -83,6 +84,8 @@ pub struct ApiServerConfig {
     pub review_retry: Duration,
     /// Proxies that say whose requests they pass on.
     pub request_header: RequestHeaderConfig,
+    /// Who decides what users may do.
+    pub authorization: AuthorizationConfig,
     /// Between two looks at files that are read again when they change.
     pub reload_interval: Duration,
     /// A file of kind `EncryptionConfiguration`: which kinds are stored encrypted, and with which keys (upstream's
@@ -126,6 +129,7 @@ impl ApiServerConfig {
             token_webhook: TokenWebhookConfig::default(),
             review_retry: Duration::from_millis(500),
             request_header: RequestHeaderConfig::default(),
+            authorization: AuthorizationConfig::default(),
             reload_interval: Duration::from_secs(10),
             encryption_provider_config: None,
             encryption_reload: false,
@@ -158,6 +162,9 @@ pub enum BuildError {
     /// What flags say of authentication cannot be used.
     #[error("{0}")]
     Authentication(String),
+    /// Who decides cannot be asked: flags, configuration or kubeconfigs.
+    #[error("{0}")]
+    Authorization(String),
     /// The authentication configuration cannot be used.
     #[error("cannot use the authentication configuration: {0}")]
     AuthenticationConfig(String),

@@ -15,7 +15,7 @@ use tokio::time::Instant;
 use crate::api::Api;
 use crate::audit::{Arrival, Trail};
 use crate::authn::Shown;
-use crate::authz::Ask;
+use crate::authz::{Ask, Decision};
 use crate::body::{self, Body};
 use crate::call::{Call, status_response};
 use crate::catalog::Kind;
@@ -121,7 +121,7 @@ impl Api {
         if self.audit.is_some() {
             Box::pin(self.begin_trail(&parts, &info, &origin, user.as_ref().ok(), notes)).await?;
         }
-        let acting = crate::impersonate::user(&self, &parts.headers, user?)?;
+        let acting = crate::impersonate::user(&self, &parts.headers, user?).await?;
         let mut call = Call::new(parts.method, info, query, parts.headers, acting, bytes::Bytes::new());
         call.trail = notes.trail.get().cloned();
         if let Some(trail) = &call.trail {
@@ -129,7 +129,7 @@ impl Api {
         }
         let _permit = self.admit_flow(&call, &notes.classified).await?;
         call.lap("apf-queue-wait");
-        self.authorize(&call)?;
+        self.authorize(&call).await?;
         call.wire.door = parts.extensions.remove::<Door>();
         if call.info.is_connection() {
             call.wire.query = parts.uri.query().unwrap_or_default().to_owned();
@@ -206,40 +206,43 @@ impl Api {
         self.flow.enter(&way).await
     }
 
-    fn authorize(&self, call: &Call) -> Result<(), Status> {
-        let decision = self.decide(call);
+    async fn authorize(&self, call: &Call) -> Result<(), Status> {
+        let ask = Ask::of(&call.info, &call.query);
+        let decision = self.decide(call, &ask).await?;
         if call.trail.is_some() {
-            self.note_decision(call, &decision);
+            self.note_decision(call, &ask, &decision);
         }
-        decision
+        match &decision.error {
+            Some(error) if !decision.allows() => {
+                let path = api_types::field::quote(&call.info.path);
+                Err(Status::failure(500, "InternalError", format!("Internal Server Error: {path}: {error}")))
+            }
+            _ => decision.check(&ask, &call.user),
+        }
     }
 
     /// Tells the audit log what was decided, and why.
-    fn note_decision(&self, call: &Call, decision: &Result<(), Status>) {
+    fn note_decision(&self, call: &Call, ask: &Ask<'_>, decision: &Decision) {
         call.lap("authorization");
-        let (word, reason) = match decision {
-            Ok(()) => {
-                let ask = Ask::of(&call.info, &call.query);
-                ("allow", self.authorizer.reason(&self.storage.view(), &call.user, &ask))
-            }
-            Err(status) if status.code == 403 => ("forbid", String::new()),
-            Err(_) => return call.annotate(REASON, "internal error"),
-        };
+        if !decision.allows() && decision.error.is_some() {
+            return call.annotate(REASON, "internal error");
+        }
+        let word = if decision.allows() { "allow" } else { "forbid" };
         call.annotate(DECISION, word);
-        call.annotate(REASON, reason);
+        call.annotate(REASON, self.authorizer.reason(&self.storage.view(), &call.user, ask, decision));
     }
 
-    fn decide(&self, call: &Call) -> Result<(), Status> {
+    async fn decide(&self, call: &Call, ask: &Ask<'_>) -> Result<Decision, Status> {
         if crate::authn::is_public(&call.info.path) {
-            return Ok(());
+            return Ok(Decision::allow());
         }
         // What this replica holds is not to be shown while it is known to be wrong.
-        self.storage.store.check_sound().map_err(|error| crate::storage::store_failure(&error))?;
-        let ask = Ask::of(&call.info, &call.query);
-        match self.authorizer.allows(&self.storage.view(), &call.user, &ask) {
-            true => Ok(()),
-            false => Err(ask.forbidden(&call.user)),
+        if let Err(error) = self.storage.store.check_sound() {
+            call.lap("authorization");
+            call.annotate(REASON, "internal error");
+            return Err(crate::storage::store_failure(&error));
         }
+        Ok(self.authorizer.decide(&self.storage.view(), &call.user, ask).await)
     }
 
     /// Boxed, so that the tasks of connections stay small.

@@ -13,7 +13,7 @@
 //! - a failure is an answer: no request ends a task.
 //!
 //! Reading order: [`ApiServerConfig`], `server.rs` (connections), `handler.rs` (the way of a request), `info.rs`,
-//! `negotiate.rs`, `call.rs`, `authn/`, `audit/` (what is written of it), `flow/` (whose turn it is), `authz/`, `admission/`, `registry/` (the writes and reads), `storage.rs` (the
+//! `negotiate.rs`, `call.rs`, `authn/`, `audit/` (what is written of it), `flow/` (whose turn it is), `authz/`, `remote.rs` (servers that know tokens or decide), `admission/`, `registry/` (the writes and reads), `storage.rs` (the
 //! store in the API's terms), `encode.rs`, `watch.rs`, `subresources/` (streams and proxies go out through `dial.rs`), `discovery/`, `bootstrap/`.
 
 mod admission;
@@ -63,6 +63,7 @@ pub use audit::{
     AuditWebhookConfig,
 };
 pub use authn::{OidcConfig, RequestHeaderConfig, TokenWebhookConfig};
+pub use authz::AuthorizationConfig;
 pub use body::{Body, BoxError, MAX_BODY_BYTES, full};
 pub use call::FENCE_HEADER;
 pub use config::{

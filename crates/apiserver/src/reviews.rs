@@ -1,13 +1,14 @@
 //! Kinds that are not stored but answered: who am I, may I, is this token good. And component statuses, which nothing
 //! reports any more.
 
+use api_types::selector::{FieldRequirement, FieldSelector, LabelSelector};
 use api_types::status::Status;
 use api_types::{Value, codec};
 use http::Response;
 use serde_json::{Map, json};
 
 use crate::api::Api;
-use crate::authz::{Ask, Rule};
+use crate::authz::{Ask, Rule, Verdict};
 use crate::body::Body;
 use crate::call::Call;
 use crate::decode::{self, Expected};
@@ -32,10 +33,10 @@ impl Api {
         }
         match resource.resource.as_str() {
             "selfsubjectreviews" => set(&mut review, "status", json!({"userInfo": call.user.to_value()})),
-            "selfsubjectaccessreviews" => self.access(&mut review, &call.user),
+            "selfsubjectaccessreviews" => self.access(&mut review, &call.user).await,
             "subjectaccessreviews" | "localsubjectaccessreviews" => {
                 let user = UserInfo::from_review(&review["spec"]);
-                self.access(&mut review, &user);
+                self.access(&mut review, &user).await;
             }
             "selfsubjectrulesreviews" => self.rules(&mut review, &call.user),
             "tokenreviews" => self.token(&mut review).await?,
@@ -59,21 +60,47 @@ impl Api {
     }
 
     /// Fills in whether a user may do what a review asks.
-    fn access(&self, review: &mut Value, user: &UserInfo) {
+    async fn access(&self, review: &mut Value, user: &UserInfo) {
         let spec = review["spec"].clone();
         let text = |value: &'_ Value| value.as_str().unwrap_or_default().to_owned();
         let (attributes, other) = (&spec["resourceAttributes"], &spec["nonResourceAttributes"]);
-        let fields: Vec<String> = ["verb", "group", "resource", "subresource", "namespace", "name"]
-            .map(|f| text(&attributes[f]))
-            .into();
-        let [verb, group, resource, subresource, namespace, name] = fields.as_slice() else { return };
+        let fields: Vec<String> =
+            ["verb", "group", "version", "resource", "subresource", "namespace", "name"]
+                .map(|f| text(&attributes[f]))
+                .into();
+        let [verb, group, version, resource, subresource, namespace, name] = fields.as_slice() else {
+            return;
+        };
         let (path, path_verb) = (text(&other["path"]), text(&other["verb"]));
         let ask = match attributes.is_object() {
-            true => Ask { verb, group, resource, subresource, namespace, name, ..Ask::default() },
+            true => Ask {
+                verb,
+                group,
+                version,
+                resource,
+                subresource,
+                namespace,
+                name,
+                path: None,
+                fields: selected_fields(&attributes["fieldSelector"]),
+                labels: selected_labels(&attributes["labelSelector"]),
+            },
             false => Ask { verb: &path_verb, path: Some(&path), ..Ask::default() },
         };
-        let allowed = self.authorizer.allows(&self.storage.view(), user, &ask);
-        set(review, "status", json!({"allowed": allowed}));
+        let view = self.storage.view();
+        let decision = self.authorizer.decide(&view, user, &ask).await;
+        let mut status = json!({"allowed": decision.allows()});
+        let mut put = |field: &str, value: Value, there: bool| {
+            if there {
+                set(&mut status, field, value);
+            }
+        };
+        let reason = self.authorizer.reason(&view, user, &ask, &decision);
+        put("denied", true.into(), decision.verdict == Verdict::Deny);
+        put("reason", reason.as_str().into(), !reason.is_empty());
+        let error = decision.error.unwrap_or_default();
+        put("evaluationError", error.as_str().into(), !error.is_empty());
+        set(review, "status", status);
     }
 
     /// Fills in everything a user may do in a namespace.
@@ -87,10 +114,15 @@ impl Api {
             urls: vec!["*".into()],
             ..Rule::default()
         };
-        let rules = match user.is_in(MASTERS) {
+        let (by_rbac, always) = self.authorizer.lists();
+        let mut rules = match user.is_in(MASTERS) || always {
             true => vec![&everything],
-            false => policy.rules_for(user, &namespace),
+            false => Vec::new(),
         };
+        if by_rbac && !user.is_in(MASTERS) {
+            rules.extend(policy.rules_for(user, &namespace));
+        }
+        let unlisted = self.authorizer.unlisted(user);
         let (mut resources, mut urls) = (Vec::new(), Vec::new());
         for rule in rules {
             if !rule.resources.is_empty() {
@@ -105,11 +137,14 @@ impl Api {
                 urls.push(json!({"verbs": rule.verbs, "nonResourceURLs": rule.urls}));
             }
         }
-        set(
-            review,
-            "status",
-            json!({"resourceRules": resources, "nonResourceRules": urls, "incomplete": false}),
-        );
+        let mut status =
+            json!({"resourceRules": resources, "nonResourceRules": urls, "incomplete": !unlisted.is_empty()});
+        match unlisted.as_slice() {
+            [] => {}
+            [one] => set(&mut status, "evaluationError", (*one).into()),
+            many => set(&mut status, "evaluationError", format!("[{}]", many.join(", ")).into()),
+        }
+        set(review, "status", status);
     }
 
     /// Fills in whose a token is.
@@ -129,6 +164,39 @@ impl Api {
         };
         set(review, "status", status);
         Ok(())
+    }
+}
+
+/// The field selector of a question, from its text or its requirements.
+fn selected_fields(selector: &Value) -> FieldSelector {
+    if let Some(text) = selector["rawSelector"].as_str().filter(|text| !text.is_empty()) {
+        return FieldSelector::parse(text).unwrap_or_default();
+    }
+    let mut requirements = Vec::new();
+    for one in selector["requirements"].as_array().into_iter().flatten() {
+        let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
+        let negated = match one["operator"].as_str() {
+            Some("In") => false,
+            Some("NotIn") => true,
+            // What is left out makes the question broader, never narrower.
+            _ => continue,
+        };
+        if let Some([value]) = one["values"].as_array().map(Vec::as_slice) {
+            requirements.push(FieldRequirement { field: text(&one["key"]), negated, value: text(value) });
+        }
+    }
+    FieldSelector { requirements }
+}
+
+/// The label selector of a question, from its text or its requirements.
+fn selected_labels(selector: &Value) -> LabelSelector {
+    match selector["rawSelector"].as_str().filter(|text| !text.is_empty()) {
+        Some(text) => LabelSelector::parse(text).unwrap_or_default(),
+        None if selector["requirements"].is_array() => {
+            LabelSelector::from_value(&json!({"matchExpressions": selector["requirements"]}))
+                .unwrap_or_default()
+        }
+        None => LabelSelector::everything(),
     }
 }
 

@@ -26,6 +26,7 @@ use tokio_rustls::TlsAcceptor;
 use crate::api::Api;
 use crate::audit::Audit;
 use crate::authn::{Authenticator, Shown};
+use crate::authz::Authorizer;
 use crate::body::{self, Body};
 use crate::bootstrap;
 use crate::call::status_response;
@@ -80,7 +81,9 @@ impl ApiServerConfig {
         let listener =
             TcpListener::bind(address).await.map_err(|cause| BuildError::Listen { address, cause })?;
         let storage = Storage::new(store, env, sealing);
-        let api = Api { audit, ..Api::new(&self, storage, authenticator, nodes, tasks) };
+        let authorizer = Authorizer::new(&storage, &self.authorization, self.review_retry, &tasks);
+        let authorizer = authorizer.map_err(BuildError::Authorization)?;
+        let api = Api { audit, ..Api::new(&self, storage, authenticator, authorizer, nodes, tasks) };
         Ok(ApiServer { api: Arc::new(api), listener, config: self })
     }
 }
@@ -121,16 +124,17 @@ impl ApiServer {
             tokio::join!(flow::keep(shaped.clone()), bootstrap::keep_trust(&shaped));
         });
         let (kept, interval) = (api.clone(), self.config.reload_interval);
-        tasks.spawn_detached("authentication-config", async move {
+        tasks.spawn_detached("access-config", async move {
             let authenticator = &kept.authenticator;
-            let both = async {
+            let all = async {
                 tokio::join!(
                     authenticator.oidc.keep(&kept, interval),
                     authenticator.certificates.keep(&kept, interval),
+                    kept.authorizer.keep(&kept, interval),
                 );
             };
             tokio::select! {
-                () = both => {}
+                () = all => {}
                 () = kept.shutdown.wait() => {}
             }
         });

@@ -8,6 +8,8 @@ mod agent;
 mod audit;
 #[cfg(feature = "kubernetes")]
 mod authentication;
+#[cfg(feature = "kubernetes")]
+mod authorization;
 mod credentials;
 mod etcd;
 mod kubeconfig;

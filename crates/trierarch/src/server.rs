@@ -14,7 +14,7 @@ use env::{Env, Shutdown, TaskGroup};
 use store::{Store, Timing};
 use transport::{SocketOptions, Tls, TlsOptions};
 
-use crate::{audit, authentication, leaders, logging, member, observe, signals};
+use crate::{audit, authentication, authorization, leaders, logging, member, observe, signals};
 
 /// How long a master may take to stop.
 const STOP_DEADLINE: Duration = Duration::from_secs(10);
@@ -77,6 +77,8 @@ pub struct Options {
     pub log: logging::LogOptions,
     #[command(flatten)]
     pub authentication: authentication::AuthenticationOptions,
+    #[command(flatten)]
+    pub authorization: authorization::AuthorizationOptions,
     #[command(flatten)]
     pub audit: audit::AuditOptions,
 }
@@ -231,6 +233,7 @@ async fn build_api(
         default_not_ready_toleration_seconds: options.default_not_ready_toleration_seconds,
         default_unreachable_toleration_seconds: options.default_unreachable_toleration_seconds,
         metrics: Some(metrics),
+        authorization: options.authorization.config(),
         audit: options.audit.config(),
         ..ApiServerConfig::new(options.name.clone(), listen, tls, keys)
     };

@@ -35,7 +35,11 @@ fn check(api: &Api, attributes: &Attributes<'_>, object: &Value) -> Result<(), S
         "roles" | "clusterroles" => {
             let unchanged = attributes.old.is_some_and(|old| old["rules"] == object["rules"]);
             if unchanged
-                || policy.allows(attributes.user, &ask("escalate", &target.resource.resource, &target.name))
+                || api.authorizer.allows(
+                    &view,
+                    attributes.user,
+                    &ask("escalate", &target.resource.resource, &target.name),
+                )
             {
                 return Ok(());
             }
@@ -50,7 +54,7 @@ fn check(api: &Api, attributes: &Attributes<'_>, object: &Value) -> Result<(), S
             let name = object["roleRef"]["name"].as_str().unwrap_or_default();
             let cluster = object["roleRef"]["kind"] == "ClusterRole";
             let resource = if cluster { "clusterroles" } else { "roles" };
-            if unchanged || policy.allows(attributes.user, &ask("bind", resource, name)) {
+            if unchanged || api.authorizer.allows(&view, attributes.user, &ask("bind", resource, name)) {
                 return Ok(());
             }
             if cluster { policy.cluster_role(name) } else { policy.named_role(&target.namespace, name) }

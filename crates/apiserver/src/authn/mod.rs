@@ -60,7 +60,7 @@ impl Authenticator {
             webhook: webhook.map_err(BuildError::Authentication)?,
             tokens: Tokens::new(keys, public.id())?,
             keys: public,
-            anonymous: config.anonymous_auth.unwrap_or(true),
+            anonymous: config.anonymous_auth.unwrap_or(true) && !config.authorization.allows_always(),
             bootstrap_tokens: config.bootstrap_token_auth,
         })
     }

@@ -1,27 +1,36 @@
-//! Who may do what: `system:masters` everything, nodes what their pods need, everyone else what RBAC grants.
+//! Who may do what: `system:masters` everything, and everyone what those say who are asked one after the other until one
+//! decides: nodes may do what their pods need, RBAC grants, a server that is asked allows or denies.
 //!
 //! The policy is decoded from the stored roles and bindings, and brought up to the view's revision before each
 //! decision that follows a change.
 
+mod config;
 mod node;
 mod policy;
+mod webhook;
 
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, Ordering};
+use std::time::Duration;
 
-use crate::storage::{Storage, View, Watcher};
-use api_types::selector::FieldSelector;
+use api_types::selector::{FieldSelector, LabelSelector};
 use api_types::status::Status;
 use arc_swap::ArcSwap;
 use bytes::Bytes;
+use env::TaskGroup;
 use mvcc::{EventKind, KeyRange};
 use parking_lot::Mutex;
 use store::WatchRequest;
+use tokio::runtime::{Handle, RuntimeFlavor};
 
+pub use config::AuthorizationConfig;
 pub(crate) use policy::{Policy, Rule};
 
+use crate::api::Api;
+use crate::config_file;
 use crate::info::{Query, RequestInfo};
-use crate::storage;
+use crate::storage::{self, Storage, View, Watcher};
 use crate::user::{MASTERS, UserInfo};
 
 /// What is to be decided.
@@ -29,6 +38,7 @@ use crate::user::{MASTERS, UserInfo};
 pub(crate) struct Ask<'a> {
     pub verb: &'a str,
     pub group: &'a str,
+    pub version: &'a str,
     pub resource: &'a str,
     pub subresource: &'a str,
     pub namespace: &'a str,
@@ -36,6 +46,7 @@ pub(crate) struct Ask<'a> {
     /// Set for what is no resource.
     pub path: Option<&'a str>,
     pub fields: FieldSelector,
+    pub labels: LabelSelector,
 }
 
 impl<'a> Ask<'a> {
@@ -44,16 +55,19 @@ impl<'a> Ask<'a> {
         if !info.is_resource {
             return Self { verb: info.verb, path: Some(&info.path), ..Self::default() };
         }
+        let selects = matches!(info.verb, "list" | "watch" | "deletecollection");
+        let selector = |name: &str| if selects { query.get(name).to_owned() } else { String::new() };
         Self {
             verb: info.verb,
             group: &info.group,
-
+            version: &info.version,
             resource: &info.resource,
             subresource: &info.subresource,
             namespace: &info.namespace,
             name: &info.name,
             path: None,
-            fields: FieldSelector::parse(query.get("fieldSelector")).unwrap_or_default(),
+            fields: FieldSelector::parse(&selector("fieldSelector")).unwrap_or_default(),
+            labels: LabelSelector::parse(&selector("labelSelector")).unwrap_or_default(),
         }
     }
 
@@ -66,10 +80,12 @@ impl<'a> Ask<'a> {
     }
 
     /// 403 in upstream's words.
-    pub fn forbidden(&self, user: &UserInfo) -> Status {
+    pub fn forbidden(&self, user: &UserInfo, reason: &str) -> Status {
+        let reason = if reason.is_empty() { String::new() } else { format!(": {reason}") };
         let name = api_types::field::quote(&user.name);
         if let Some(path) = self.path {
-            let why = format!("User {name} cannot {} path {}", self.verb, api_types::field::quote(path));
+            let path = api_types::field::quote(path);
+            let why = format!("User {name} cannot {} path {path}{reason}", self.verb);
             return Status::forbidden("", "", "", &why);
         }
         let place = match self.namespace {
@@ -77,7 +93,7 @@ impl<'a> Ask<'a> {
             namespace => format!("in the namespace \"{namespace}\""),
         };
         let why = format!(
-            "User {name} cannot {} resource \"{}\" in API group \"{}\" {place}",
+            "User {name} cannot {} resource \"{}\" in API group \"{}\" {place}{reason}",
             self.verb,
             self.full_resource(),
             self.group
@@ -86,12 +102,102 @@ impl<'a> Ask<'a> {
     }
 }
 
-/// Decides, from stored policy.
+/// What one says to a question.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) enum Verdict {
+    Allow,
+    Deny,
+    /// Others may say; if nobody does, it is refused.
+    #[default]
+    NoOpinion,
+}
+
+/// What was decided, and why.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Decision {
+    pub verdict: Verdict,
+    pub reason: String,
+    /// What went wrong; it counts unless the verdict is to allow.
+    pub error: Option<String>,
+    /// RBAC allowed it, and can tell by which binding.
+    by_rbac: bool,
+}
+
+impl Decision {
+    pub fn allow() -> Self {
+        Self { verdict: Verdict::Allow, ..Self::default() }
+    }
+
+    pub fn allows(&self) -> bool {
+        self.verdict == Verdict::Allow
+    }
+
+    /// # Errors
+    /// 403 in upstream's words, whatever kept somebody from saying yes.
+    pub fn check(&self, ask: &Ask<'_>, user: &UserInfo) -> Result<(), Status> {
+        if self.allows() { Ok(()) } else { Err(ask.forbidden(user, &self.reason)) }
+    }
+}
+
+/// Decides: by stored policy, and by asking others.
 pub(crate) struct Authorizer {
     storage: Storage,
     policy: ArcSwap<Policy>,
     seen: AtomicI64,
     watchers: Mutex<Vec<Watcher>>,
+    chain: ArcSwap<Chain>,
+    /// What the chain is read from, and kinds of it that were there at the start.
+    file: Option<PathBuf>,
+    from_start: Vec<&'static str>,
+    /// Before the second try to ask a server.
+    wait: Duration,
+    tasks: TaskGroup,
+}
+
+/// Those who are asked, in their order.
+struct Chain {
+    /// The file's.
+    text: Vec<u8>,
+    links: Vec<(String, Link)>,
+}
+
+enum Link {
+    Node,
+    Rbac,
+    AlwaysAllow,
+    AlwaysDeny,
+    Webhook(Box<webhook::Webhook>),
+}
+
+/// What was said so far.
+#[derive(Default)]
+struct Said {
+    reasons: Vec<String>,
+    errors: Vec<String>,
+}
+
+impl Said {
+    /// The decision, once one has decided.
+    fn take(&mut self, name: &str, decision: Decision) -> Option<Decision> {
+        if decision.verdict != Verdict::NoOpinion {
+            return Some(decision);
+        }
+        if !decision.reason.is_empty() {
+            self.reasons.push(format!("{name}: {}", decision.reason));
+        }
+        self.errors.extend(decision.error);
+        None
+    }
+
+    /// Nobody has decided.
+    fn end(self) -> Decision {
+        let error = match self.errors.as_slice() {
+            [] => None,
+            [one] => Some(one.clone()),
+            many => Some(format!("[{}]", many.join(", "))),
+        };
+        Decision { reason: self.reasons.join("\n"), error, ..Decision::default() }
+    }
 }
 
 /// Keys of cluster roles and their bindings, and of roles and theirs, are neighbours.
@@ -108,39 +214,178 @@ fn ranges() -> impl Iterator<Item = KeyRange> {
 }
 
 impl Authorizer {
-    pub fn new(storage: &Storage) -> Self {
-        Self {
+    /// `wait`: before the second try to ask a server; `tasks` get the connections.
+    ///
+    /// # Errors
+    /// What is wrong with the configuration.
+    pub fn new(
+        storage: &Storage,
+        config: &AuthorizationConfig,
+        wait: Duration,
+        tasks: &TaskGroup,
+    ) -> Result<Self, String> {
+        let (named, text) = config.read()?;
+        let authorizer = Self {
             storage: storage.clone(),
             policy: ArcSwap::default(),
             seen: AtomicI64::new(-1),
             watchers: Mutex::default(),
+            chain: ArcSwap::from_pointee(Chain { text: Vec::new(), links: Vec::new() }),
+            file: config.file.clone(),
+            from_start: named.iter().map(|one| one.kind.text()).filter(|kind| *kind != "Webhook").collect(),
+            wait,
+            tasks: tasks.clone(),
+        };
+        authorizer.chain.store(Arc::new(authorizer.build(named, text)?));
+        Ok(authorizer)
+    }
+
+    fn build(&self, named: Vec<config::Named>, text: Vec<u8>) -> Result<Chain, String> {
+        let env = &self.storage.env;
+        let link = |one: config::Named| {
+            let link = match one.kind {
+                config::Kind::Node => Link::Node,
+                config::Kind::Rbac => Link::Rbac,
+                config::Kind::AlwaysAllow => Link::AlwaysAllow,
+                config::Kind::AlwaysDeny => Link::AlwaysDeny,
+                config::Kind::Webhook(settings) => {
+                    let webhook = webhook::Webhook::new(settings, self.wait, env, &self.tasks)?;
+                    Link::Webhook(Box::new(webhook))
+                }
+            };
+            Ok((one.name, link))
+        };
+        Ok(Chain { text, links: named.into_iter().map(link).collect::<Result<_, String>>()? })
+    }
+
+    /// Follows the file: what it says when it can be used replaces what was.
+    pub async fn keep(&self, api: &Api, interval: Duration) {
+        let Some(file) = &self.file else { return };
+        let is_known = |text: &[u8]| text == self.chain.load().text;
+        let take = |text: Vec<u8>| {
+            let named = config::read(&text)?;
+            self.check_kinds(&named)?;
+            self.chain.store(Arc::new(self.build(named, text)?));
+            Ok(())
+        };
+        config_file::follow(&api.storage.env.clock, "authorization", file, interval, is_known, take).await;
+    }
+
+    /// Webhooks come and go; everyone else stays, and nobody who needs what only a start makes comes.
+    fn check_kinds(&self, named: &[config::Named]) -> Result<(), String> {
+        let kinds: Vec<&str> = named.iter().map(|one| one.kind.text()).collect();
+        let mut missing: Vec<&str> =
+            self.from_start.iter().copied().filter(|kind| !kinds.contains(kind)).collect();
+        missing.sort_unstable();
+        if !missing.is_empty() {
+            return Err(format!("missing required types: [{}]", missing.join(" ")));
+        }
+        let late = |kind: &&&str| matches!(**kind, "Node" | "RBAC") && !self.from_start.contains(*kind);
+        match kinds.iter().find(late) {
+            None => Ok(()),
+            Some(kind) => Err(format!(
+                "authorizer type {kind} is not allowed if it was not enabled at initial server startup"
+            )),
         }
     }
 
-    /// Whether `user` may do what is asked.
+    /// What is decided.
+    pub async fn decide(&self, view: &View, user: &UserInfo, ask: &Ask<'_>) -> Decision {
+        if user.is_in(MASTERS) {
+            return Decision::allow();
+        }
+        let (chain, mut said) = (self.chain.load_full(), Said::default());
+        for (name, link) in &chain.links {
+            let decision = match link {
+                Link::Webhook(webhook) => webhook.decide(user, ask).await,
+                local => self.by_itself(local, view, user, ask),
+            };
+            if let Some(decided) = said.take(name, decision) {
+                return decided;
+            }
+        }
+        said.end()
+    }
+
+    /// The same without waiting; none when a server must be asked.
+    fn decide_now(&self, view: &View, user: &UserInfo, ask: &Ask<'_>) -> Option<Decision> {
+        if user.is_in(MASTERS) {
+            return Some(Decision::allow());
+        }
+        let (chain, mut said) = (self.chain.load_full(), Said::default());
+        for (name, link) in &chain.links {
+            let decision = match link {
+                Link::Webhook(webhook) => webhook.decide_now(user, ask)?,
+                local => self.by_itself(local, view, user, ask),
+            };
+            if let Some(decided) = said.take(name, decision) {
+                return Some(decided);
+            }
+        }
+        Some(said.end())
+    }
+
+    /// Whether `user` may do what is asked, for those who cannot wait: admission, and expressions. If a server must be
+    /// asked, this thread waits for it, and its other tasks go on elsewhere.
     pub fn allows(&self, view: &View, user: &UserInfo, ask: &Ask<'_>) -> bool {
-        if user.is_in(MASTERS) {
-            return true;
+        if let Some(decision) = self.decide_now(view, user, ask) {
+            return decision.allows();
         }
-        let policy = self.policy(view);
-        if let Some(name) = user.node()
-            && node::allows(view, &policy, name, ask)
-        {
-            return true;
+        match Handle::try_current() {
+            Ok(handle) if handle.runtime_flavor() != RuntimeFlavor::CurrentThread => {
+                tokio::task::block_in_place(|| handle.block_on(self.decide(view, user, ask)).allows())
+            }
+            _ => {
+                tracing::error!("nobody can wait here for the server that decides: it counts as no");
+                false
+            }
         }
-        policy.allows(user, ask)
     }
 
-    /// Why a user may do what is asked, for the audit log; nothing where upstream says nothing.
-    pub fn reason(&self, view: &View, user: &UserInfo, ask: &Ask<'_>) -> String {
-        if user.is_in(MASTERS) {
-            return String::new();
+    /// What one says who asks nobody.
+    fn by_itself(&self, link: &Link, view: &View, user: &UserInfo, ask: &Ask<'_>) -> Decision {
+        match link {
+            Link::Node => match user.node() {
+                Some(name) if node::allows(view, &self.policy(view), name, ask) => Decision::allow(),
+                _ => Decision::default(),
+            },
+            Link::Rbac if self.policy(view).allows(user, ask) => {
+                Decision { by_rbac: true, ..Decision::allow() }
+            }
+            Link::AlwaysAllow => Decision::allow(),
+            Link::AlwaysDeny => {
+                Decision { reason: "Everything is forbidden.".to_owned(), ..Decision::default() }
+            }
+            Link::Rbac | Link::Webhook(_) => Decision::default(),
         }
-        let policy = self.policy(view);
-        match user.node().is_some_and(|name| node::allows(view, &policy, name, ask)) {
-            true => String::new(),
-            false => policy.reason(user, ask).map(|by| format!("RBAC: allowed by {by}")).unwrap_or_default(),
+    }
+
+    /// Why it was decided so, as the audit log and reviews say it.
+    pub fn reason(&self, view: &View, user: &UserInfo, ask: &Ask<'_>, decision: &Decision) -> String {
+        if !decision.by_rbac {
+            return decision.reason.clone();
         }
+        self.policy(view).reason(user, ask).map(|by| format!("RBAC: allowed by {by}")).unwrap_or_default()
+    }
+
+    /// Those who cannot tell everything that they allow, in their own words; the others may by [`Self::policy`].
+    pub fn unlisted(&self, user: &UserInfo) -> Vec<&'static str> {
+        let chain = self.chain.load();
+        let words = chain.links.iter().filter_map(|(_, link)| match link {
+            Link::Node if user.node().is_some() => {
+                Some("node authorizer does not support user rule resolution")
+            }
+            Link::Webhook(_) => Some("webhook authorizer does not support user rule resolution"),
+            _ => None,
+        });
+        words.collect()
+    }
+
+    /// Whether RBAC is asked, and whether somebody allows everything.
+    pub fn lists(&self) -> (bool, bool) {
+        let chain = self.chain.load();
+        let has = |wanted: fn(&Link) -> bool| chain.links.iter().any(|(_, link)| wanted(link));
+        (has(|link| matches!(link, Link::Rbac)), has(|link| matches!(link, Link::AlwaysAllow)))
     }
 
     /// The policy at the view's revision or newer.
@@ -203,10 +448,15 @@ mod tests {
         let user = UserInfo::new("jane", &[]);
         let ask = Ask { verb: "list", resource: "secrets", namespace: "accept", ..Ask::default() };
         assert_eq!(
-            ask.forbidden(&user).message,
+            ask.forbidden(&user, "").message,
             "secrets is forbidden: User \"jane\" cannot list resource \"secrets\" in API group \"\" in the namespace \"accept\""
         );
+        assert!(
+            ask.forbidden(&user, "webhook: never")
+                .message
+                .ends_with("in the namespace \"accept\": webhook: never")
+        );
         let ask = Ask { verb: "get", path: Some("/metrics"), ..Ask::default() };
-        assert_eq!(ask.forbidden(&user).message, "forbidden: User \"jane\" cannot get path \"/metrics\"");
+        assert_eq!(ask.forbidden(&user, "").message, "forbidden: User \"jane\" cannot get path \"/metrics\"");
     }
 }

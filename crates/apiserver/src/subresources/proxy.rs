@@ -79,7 +79,7 @@ impl Api {
         let kind = target.resource.resource.as_str();
         if kind == "nodes" && upgrades {
             // An agent runs commands for whoever gets that far.
-            self.must_be_allowed(call, "create")?;
+            self.must_be_allowed(call, "create").await?;
         }
         let singular = kind.trim_end_matches('s');
         let wanted = wanted(&target.name).ok_or_else(|| {

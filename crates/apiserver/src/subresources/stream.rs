@@ -31,7 +31,7 @@ impl Api {
         target: &Target,
         name: &str,
     ) -> Result<Response<Body>, Status> {
-        self.must_be_allowed(call, "create")?;
+        self.must_be_allowed(call, "create").await?;
         let view = self.storage.fresh().await?;
         let pod = target.resource.decode(&self.find(&view, target)?)?;
         let path = match name {
@@ -64,15 +64,12 @@ impl Api {
 
     /// 403 unless the user may do what is asked with this verb. A WebSocket begins as a GET, but whoever may only look
     /// must not run commands (upstream's AuthorizePodWebsocketUpgradeCreatePermission).
-    pub(super) fn must_be_allowed(&self, call: &Call, verb: &'static str) -> Result<(), Status> {
+    pub(super) async fn must_be_allowed(&self, call: &Call, verb: &'static str) -> Result<(), Status> {
         if call.info.verb == verb {
             return Ok(());
         }
         let ask = Ask { verb, ..Ask::of(&call.info, &call.query) };
-        match self.authorizer.allows(&self.storage.view(), &call.user, &ask) {
-            true => Ok(()),
-            false => Err(ask.forbidden(&call.user)),
-        }
+        self.authorizer.decide(&self.storage.view(), &call.user, &ask).await.check(&ask, &call.user)
     }
 
     pub(super) fn node_client(&self) -> Result<&NodeClient, Status> {

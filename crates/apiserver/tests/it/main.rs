@@ -7,6 +7,7 @@ mod cluster;
 mod conversion;
 mod crud;
 mod custom;
+mod deciders;
 mod encryption;
 mod fences;
 mod flow;

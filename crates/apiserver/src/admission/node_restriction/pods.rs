@@ -210,7 +210,7 @@ impl Agent<'_> {
         };
         let view = self.api.storage.view();
         let user = self.attributes.user;
-        if self.has_use_for(pod, audience)? || self.api.authorizer.policy(&view).allows(user, &asks) {
+        if self.has_use_for(pod, audience)? || self.api.authorizer.allows(&view, user, &asks) {
             return Ok(());
         }
         let audience = quote(audience);
@@ -322,7 +322,7 @@ impl Agent<'_> {
             name: account,
             ..Ask::default()
         };
-        match self.api.authorizer.policy(&self.api.storage.view()).allows(self.attributes.user, &asks) {
+        match self.api.authorizer.allows(&self.api.storage.view(), self.attributes.user, &asks) {
             true => Ok(()),
             false => self.forbidden(format!(
                 "pod {pod_name} does not mount a podCertificate projected volume for signer {}",
