@@ -418,6 +418,8 @@ impl Iterator for Pieces {
             return None;
         }
         let mut out = std::mem::take(&mut self.out);
+        // The last item goes over the edge.
+        out.reserve(PIECE_BYTES + PIECE_BYTES / 16);
         while out.len() < PIECE_BYTES && self.next < self.items.len() {
             if self.next > 0 && self.writer.media.format == Format::Json {
                 out.push(b',');

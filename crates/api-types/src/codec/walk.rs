@@ -6,7 +6,7 @@
 
 use super::envelope::{MAGIC, unwrap_unknown};
 use super::sink::Sink;
-use super::wire::{Reader, Wire};
+use super::wire::{Reader, Wire, WireError};
 use super::{CodecError, MAX_DEPTH};
 use crate::schema::{FieldInfo, MAX_FIELDS, MessageId, NO_FIELD, Shape, Special, Type, lookup_api_version};
 use crate::time;
@@ -94,7 +94,7 @@ struct Places<'a> {
 }
 
 impl<'a> Places<'a> {
-    fn of(message: MessageId, bytes: &'a [u8]) -> Result<Self, CodecError> {
+    fn of(message: MessageId, bytes: &'a [u8]) -> Result<Self, WireError> {
         let mut places = Self { bytes, starts: [0; MAX_FIELDS], present: 0, repeated: 0, ascending: true };
         let (mut reader, mut last) = (Reader::new(bytes), 0);
         loop {
@@ -109,7 +109,7 @@ impl<'a> Places<'a> {
             let bit = 1 << index;
             if places.present & bit == 0 {
                 places.starts[usize::from(index)] =
-                    u32::try_from(at).map_err(|_| CodecError::Wire("a message is too large"))?;
+                    u32::try_from(at).map_err(|_| WireError::Malformed("a message is too large"))?;
             } else {
                 places.repeated |= bit;
             }
@@ -124,7 +124,7 @@ impl<'a> Places<'a> {
     }
 
     /// The last occurrence, which counts where there should be one.
-    fn last(&self, index: usize, number: u32) -> Result<Option<Wire<'a>>, CodecError> {
+    fn last(&self, index: usize, number: u32) -> Result<Option<Wire<'a>>, WireError> {
         let mut values = self.values(index, number);
         if self.repeated & 1 << index == 0 { values.next() } else { values.last() }
     }
@@ -139,7 +139,7 @@ struct Values<'a> {
 }
 
 impl<'a> Values<'a> {
-    fn next(&mut self) -> Result<Option<Wire<'a>>, CodecError> {
+    fn next(&mut self) -> Result<Option<Wire<'a>>, WireError> {
         while let Some((number, wire)) = self.reader.field()? {
             if number == self.number {
                 return Ok(Some(wire));
@@ -151,7 +151,7 @@ impl<'a> Values<'a> {
         Ok(None)
     }
 
-    fn last(mut self) -> Result<Option<Wire<'a>>, CodecError> {
+    fn last(mut self) -> Result<Option<Wire<'a>>, WireError> {
         let mut last = None;
         while let Some(wire) = self.next()? {
             last = Some(wire);
@@ -407,7 +407,7 @@ fn strings<S: Sink>(sink: &mut S, bytes: &[u8], number: u32) -> Result<(), Codec
     Ok(())
 }
 
-pub(crate) fn first_varint(bytes: &[u8], number: u32) -> Result<u64, CodecError> {
+pub(crate) fn first_varint(bytes: &[u8], number: u32) -> Result<u64, WireError> {
     let mut reader = Reader::new(bytes);
     while let Some((found, wire)) = reader.field()? {
         if found == number {

@@ -2,6 +2,23 @@
 
 use super::CodecError;
 
+/// Why bytes are no message. Read in every field's way: it is small, and dropping it is nothing.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum WireError {
+    /// The message ends in the middle of a field.
+    Truncated,
+    Malformed(&'static str),
+}
+
+impl From<WireError> for CodecError {
+    fn from(error: WireError) -> Self {
+        match error {
+            WireError::Truncated => Self::Truncated,
+            WireError::Malformed(why) => Self::Wire(why),
+        }
+    }
+}
+
 /// A field's payload.
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum Wire<'a> {
@@ -27,7 +44,8 @@ impl<'a> Reader<'a> {
         Self { bytes, at }
     }
 
-    pub(crate) fn varint(&mut self) -> Result<u64, CodecError> {
+    #[inline]
+    pub(crate) fn varint(&mut self) -> Result<u64, WireError> {
         match self.bytes.get(self.at) {
             Some(&byte) if byte < 0x80 => {
                 self.at += 1;
@@ -37,72 +55,77 @@ impl<'a> Reader<'a> {
         }
     }
 
-    fn long_varint(&mut self) -> Result<u64, CodecError> {
+    fn long_varint(&mut self) -> Result<u64, WireError> {
         let mut value = 0;
         for shift in (0..64).step_by(7) {
-            let byte = *self.bytes.get(self.at).ok_or(CodecError::Truncated)?;
+            let byte = *self.bytes.get(self.at).ok_or(WireError::Truncated)?;
             self.at += 1;
             value |= u64::from(byte & 0x7f) << shift;
             if byte < 0x80 {
                 return Ok(value);
             }
         }
-        Err(CodecError::Wire("a varint is longer than ten bytes"))
+        Err(WireError::Malformed("a varint is longer than ten bytes"))
     }
 
-    fn take(&mut self, length: usize) -> Result<&'a [u8], CodecError> {
-        let end = self.at.checked_add(length).ok_or(CodecError::Truncated)?;
-        let part = self.bytes.get(self.at..end).ok_or(CodecError::Truncated)?;
+    #[inline]
+    fn take(&mut self, length: usize) -> Result<&'a [u8], WireError> {
+        let end = self.at.checked_add(length).ok_or(WireError::Truncated)?;
+        let part = self.bytes.get(self.at..end).ok_or(WireError::Truncated)?;
         self.at = end;
         Ok(part)
     }
 
     /// The next (field number, payload); none at the end.
-    pub(crate) fn field(&mut self) -> Result<Option<(u32, Wire<'a>)>, CodecError> {
+    #[inline]
+    pub(crate) fn field(&mut self) -> Result<Option<(u32, Wire<'a>)>, WireError> {
         if self.at >= self.bytes.len() {
             return Ok(None);
         }
         let tag = self.varint()?;
-        let number = u32::try_from(tag >> 3).map_err(|_| CodecError::Wire("a field number is too large"))?;
+        let number =
+            u32::try_from(tag >> 3).map_err(|_| WireError::Malformed("a field number is too large"))?;
         let wire = match tag & 7 {
             0 => Wire::Varint(self.varint()?),
             1 => Wire::Fixed64(u64::from_le_bytes(self.take(8)?.try_into().expect("took 8 bytes"))),
             2 => {
-                let length = usize::try_from(self.varint()?).map_err(|_| CodecError::Truncated)?;
+                let length = usize::try_from(self.varint()?).map_err(|_| WireError::Truncated)?;
                 Wire::Bytes(self.take(length)?)
             }
             5 => Wire::Fixed32(u32::from_le_bytes(self.take(4)?.try_into().expect("took 4 bytes"))),
-            _ => return Err(CodecError::Wire("a wire type is not known")),
+            _ => return Err(WireError::Malformed("a wire type is not known")),
         };
         Ok(Some((number, wire)))
     }
 }
 
 impl<'a> Wire<'a> {
-    pub(crate) fn bytes(self) -> Result<&'a [u8], CodecError> {
+    #[inline]
+    pub(crate) fn bytes(self) -> Result<&'a [u8], WireError> {
         match self {
             Self::Bytes(bytes) => Ok(bytes),
-            _ => Err(CodecError::Wire("a length-delimited field has another wire type")),
+            _ => Err(WireError::Malformed("a length-delimited field has another wire type")),
         }
     }
 
-    pub(crate) fn varint(self) -> Result<u64, CodecError> {
+    #[inline]
+    pub(crate) fn varint(self) -> Result<u64, WireError> {
         match self {
             Self::Varint(value) => Ok(value),
-            _ => Err(CodecError::Wire("an integer field has another wire type")),
+            _ => Err(WireError::Malformed("an integer field has another wire type")),
         }
     }
 
-    pub(crate) fn double(self) -> Result<f64, CodecError> {
+    pub(crate) fn double(self) -> Result<f64, WireError> {
         match self {
             Self::Fixed64(bits) => Ok(f64::from_bits(bits)),
-            _ => Err(CodecError::Wire("a floating-point field has another wire type")),
+            _ => Err(WireError::Malformed("a floating-point field has another wire type")),
         }
     }
 }
 
 /// The first length-delimited field with this number.
-pub(crate) fn first_bytes(message: &[u8], number: u32) -> Result<Option<&[u8]>, CodecError> {
+pub(crate) fn first_bytes(message: &[u8], number: u32) -> Result<Option<&[u8]>, WireError> {
     let mut reader = Reader::new(message);
     while let Some((found, wire)) = reader.field()? {
         if found == number {

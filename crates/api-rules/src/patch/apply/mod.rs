@@ -156,6 +156,17 @@ fn without_managed(object: &Value) -> Value {
     out
 }
 
+fn is_same_without_managed(one: &Value, other: &Value) -> bool {
+    let same = |one: &Value, other: &Value, apart: &str| match (one.as_object(), other.as_object()) {
+        (Some(one), Some(other)) => {
+            let rest = |map| Map::iter(map).filter(|(key, _)| *key != apart);
+            rest(one).eq(rest(other))
+        }
+        _ => one == other,
+    };
+    same(one, other, "metadata") && same(&one["metadata"], &other["metadata"], "managedFields")
+}
+
 fn unowned() -> Set {
     let mut set = Set::default();
     for path in UNOWNED {
@@ -184,15 +195,16 @@ fn settle(
 ) -> Result<(), PatchError> {
     let changed = change.modified.union(&change.added);
     let mut conflicts = Vec::new();
-    for entry in entries.iter().filter(|e| !e.is(own)) {
+    for entry in entries.iter().filter(|e| !force && !e.is(own)) {
         let fields = entry.fields.intersection(&changed).paths();
         conflicts.extend(fields.into_iter().map(|field| Conflict { manager: entry.shown(), field }));
     }
-    if !force && !conflicts.is_empty() {
+    if !conflicts.is_empty() {
         return Err(PatchError::Conflicts(conflicts));
     }
+    let touched = changed.union(&change.removed);
     for entry in entries.iter_mut().filter(|e| !e.is(own)) {
-        entry.fields = entry.fields.difference(&changed).difference(&change.removed);
+        entry.fields = entry.fields.difference(&touched);
     }
     entries.retain(|e| !e.fields.is_empty() || e.is(own));
     Ok(())
@@ -335,20 +347,19 @@ fn follow_last_applied(result: &mut Value, applied: &Value, writer: &Writer<'_>)
 ///
 /// A client that sends an empty list resets ownership, as upstream lets it. Objects that were never tracked stay so.
 pub fn update(ty: Type<'_>, live: Option<&Value>, new: &mut Value, writer: &Writer<'_>) {
-    let sent = new.at("metadata.managedFields").as_array().cloned();
-    let reset = sent.as_ref().is_some_and(|list| list.is_empty() || list == &[json!({})]);
-    let empty = Value::Object(Map::new());
-    let live_bare = live.map_or(empty, without_managed);
-    let mut entries = match (&sent, live) {
-        _ if reset => return drop(remove(new, "metadata.managedFields")),
-        (Some(_), _) => read_all(new),
+    let sent = remove(new, "metadata.managedFields");
+    let mut entries = match (sent.as_ref().and_then(Value::as_array), live) {
+        (Some(list), _) if list.is_empty() || list == &[json!({})] => return,
+        (Some(list), _) => list.iter().map(Entry::read).collect(),
         (None, Some(live)) => read_all(live),
         (None, None) => Vec::new(),
     };
     if live.is_some() && entries.is_empty() {
         return;
     }
-    let change = typed::compare(ty, &live_bare, &without_managed(new));
+    // The record of the live object seems to be removed, but nobody owns it.
+    let empty = Value::Object(Map::new());
+    let change = typed::compare(ty, live.unwrap_or(&empty), new);
     let own = Entry::new(writer, false);
     // Forced: an update owns what it changes.
     let settled = settle(&mut entries, &own, &change, true);
@@ -374,8 +385,8 @@ pub fn keep_times(new: &mut Value, old: &Value) {
         read_all(object).into_iter().map(|entry| Entry { time: String::new(), ..entry }).collect()
     };
     if new.at("metadata.managedFields") != old.at("metadata.managedFields")
+        && is_same_without_managed(new, old)
         && bare(new) == bare(old)
-        && without_managed(new) == without_managed(old)
     {
         set(new, "metadata.managedFields", old.at("metadata.managedFields").clone());
     }
