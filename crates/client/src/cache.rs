@@ -346,7 +346,7 @@ mod tests {
                 "apiVersion": api_version, "kind": kind,
                 "metadata": {
                     "name": format!("o{number}"), "namespace": "ns", "resourceVersion": version.to_string(),
-                    "labels": { "parity": if number % 2 == 0 { "even" } else { "odd" } },
+                    "labels": { "parity": if number.is_multiple_of(2) { "even" } else { "odd" } },
                 },
                 "spec": { "nodeName": format!("n{}", number % 3), "containers": [{ "name": "c", "resources": {} }] },
                 "status": {},

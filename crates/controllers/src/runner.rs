@@ -149,6 +149,11 @@ impl Controllers {
         }
     }
 
+    /// The informer of a kind that some controller watches, for who is interested in the same: it runs with the controllers.
+    pub fn informer(&mut self, resource: &str) -> Option<&mut Informer> {
+        self.informers.get_mut(resource)
+    }
+
     /// What the informers know.
     pub fn listers(&self) -> Listers {
         self.listers.clone()

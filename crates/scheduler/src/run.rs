@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use api_types::{meta, table, time};
-use client::{Change, Client, EventRecorder, EventType, Fence, Informer, InformerConfig, Patch};
+use client::{Change, Client, EventRecorder, EventType, Fence, Informer, Lister, Patch};
 use env::{Env, Shutdown, TaskGroup};
 use k8s_openapi::api::core::v1::{Node, Pod};
 use parking_lot::Mutex;
@@ -45,24 +45,18 @@ struct Shared {
     env: Env,
 }
 
-/// The scheduler, not yet running.
+/// The scheduler, not yet running. It decides once it follows pods and nodes.
 pub struct Scheduler {
     env: Env,
     client: Client,
     config: Config,
-    pods: Informer,
-    nodes: Informer,
+    listers: Vec<Lister>,
     shared: Arc<Shared>,
 }
 
 impl Config {
     /// A scheduler over `client`, which is who it is to the API.
     pub fn build(self, env: Env, client: Client) -> Scheduler {
-        let kind = |name| table::find("", "v1", name).expect("invariant: the kind is in the table");
-        // What counts of pods is in the cache.
-        let pods = InformerConfig { trees: 0, ..InformerConfig::all(kind("pods")) };
-        let mut pods = pods.build(env.clone(), &client);
-        let mut nodes = InformerConfig::all(kind("nodes")).build(env.clone(), &client);
         let state = State { cache: Cache::default(), queue: Queue::default() };
         let shared = Arc::new(Shared {
             state: Mutex::new(state),
@@ -70,10 +64,7 @@ impl Config {
             changed: Notify::new(),
             env: env.clone(),
         });
-        let (seen, also) = (shared.clone(), shared.clone());
-        pods.on_change(move |change| seen.pod_changed(change));
-        nodes.on_change(move |change| also.node_changed(change));
-        Scheduler { env, client, config: self, pods, nodes, shared }
+        Scheduler { env, client, config: self, listers: Vec::new(), shared }
     }
 }
 
@@ -174,6 +165,20 @@ fn parse<T: serde::de::DeserializeOwned>(object: &Value) -> Option<T> {
 }
 
 impl Scheduler {
+    /// Learns of pods from an informer of all of them, which somebody else runs.
+    pub fn follow_pods(&mut self, pods: &mut Informer) {
+        let shared = self.shared.clone();
+        pods.on_change(move |change| shared.pod_changed(change));
+        self.listers.push(pods.lister());
+    }
+
+    /// Learns of nodes, in the same way.
+    pub fn follow_nodes(&mut self, nodes: &mut Informer) {
+        let shared = self.shared.clone();
+        nodes.on_change(move |change| shared.node_changed(change));
+        self.listers.push(nodes.lister());
+    }
+
     /// Runs until shutdown; places pods only while `leading` holds a fence.
     ///
     /// # Errors
@@ -187,9 +192,7 @@ impl Scheduler {
         let (recorder, writer) =
             EventRecorder::new(self.env.clone(), self.client.clone(), DEFAULT_NAME, &self.config.replica);
         tasks.spawn_detached("events", writer);
-        let listers = [self.nodes.lister(), self.pods.lister()];
-        tasks.spawn_detached("informer-pods", self.pods.run(shutdown.clone()));
-        tasks.spawn_detached("informer-nodes", self.nodes.run(shutdown.clone()));
+        let listers = self.listers;
         let cycle = Arc::new(Cycle {
             client: self.client,
             recorder,

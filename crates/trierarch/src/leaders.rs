@@ -18,12 +18,15 @@ pub fn start(env: &Env, tasks: &TaskGroup, store: &Store, api: &ApiServer, confi
     let replica = config.replica.clone();
     let client = in_process(api, CONTROLLERS);
     let leading = elect(env, tasks, &client, &preferred, ElectionConfig::new(CONTROLLERS, &config.replica));
-    let controllers = Controllers::new(env.clone(), client, config);
-    tasks.spawn("controllers", controllers.run(tasks.shutdown().clone(), leading));
+    let mut controllers = Controllers::new(env.clone(), client, config);
     let client = in_process(api, SCHEDULER);
-    let leading = elect(env, tasks, &client, &preferred, ElectionConfig::new(SCHEDULER, &replica));
-    let scheduler = scheduler::Config { replica }.build(env.clone(), client);
-    tasks.spawn("scheduler", scheduler.run(tasks.shutdown().clone(), leading));
+    let leads = elect(env, tasks, &client, &preferred, ElectionConfig::new(SCHEDULER, &replica));
+    let mut scheduler = scheduler::Config { replica }.build(env.clone(), client);
+    // One copy of the pods is enough.
+    scheduler.follow_pods(controllers.informer("pods").expect("invariant: controllers watch pods"));
+    scheduler.follow_nodes(controllers.informer("nodes").expect("invariant: controllers watch nodes"));
+    tasks.spawn("controllers", controllers.run(tasks.shutdown().clone(), leading));
+    tasks.spawn("scheduler", scheduler.run(tasks.shutdown().clone(), leads));
 }
 
 /// A caller that the API knows as `system:<component>`.
