@@ -6,6 +6,7 @@ use api_types::time;
 use env::{Shutdown, TaskGroup};
 
 use crate::admission::{Dynamic, Settings, Turns};
+use crate::aggregation::Aggregation;
 use crate::audit::Audit;
 use crate::authn::Authenticator;
 use crate::authz::Authorizer;
@@ -30,6 +31,7 @@ pub(crate) struct Api {
     pub authorizer: Arc<Authorizer>,
     pub admission: Settings,
     pub dynamic: Dynamic,
+    pub aggregation: Aggregation,
     pub allocator: Allocator,
     pub turns: Turns,
     pub documents: Arc<Documents>,
@@ -56,6 +58,7 @@ impl Api {
             name: config.name.clone(),
             authorizer: Arc::new(authorizer),
             dynamic: Dynamic::new(&storage),
+            aggregation: Aggregation::new(&storage, config.proxy_client.clone(), config.aggregation),
             flow: Flow::new(&storage, storage.env.clock.clone()),
             storage,
             shutdown: tasks.shutdown().clone(),

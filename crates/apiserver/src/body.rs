@@ -20,6 +20,15 @@ pub const MAX_BODY_BYTES: usize = 3 << 20;
 /// Bytes of a body that is too large that are still taken.
 const MAX_DROPPED_BYTES: usize = 64 << 20;
 
+/// Marks an answer of another server, among a response's extensions: it goes on as it comes, and nobody reads it whole.
+#[derive(Clone, Copy)]
+pub(crate) struct AsItComes;
+
+/// Whether an answer must not be read whole.
+pub(crate) fn goes_as_it_comes(response: &Response<Body>) -> bool {
+    response.extensions().get::<AsItComes>().is_some()
+}
+
 /// A body that is there.
 pub fn full(bytes: impl Into<Bytes>) -> Body {
     Full::new(bytes.into()).map_err(|never: Infallible| match never {}).boxed_unsync()

@@ -33,6 +33,8 @@ pub(crate) struct Call {
     pub headers: HeaderMap,
     pub user: UserInfo,
     pub body: Bytes,
+    /// What tells it from all others.
+    pub audit_id: String,
     /// What is written of it, if it is audited.
     pub trail: Option<Arc<Trail>>,
     /// The connection that it came by.
@@ -64,6 +66,7 @@ impl Call {
             headers,
             user,
             body,
+            audit_id: String::new(),
             trail: None,
             wire: Wire::default(),
             warnings: Mutex::default(),

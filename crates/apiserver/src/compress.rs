@@ -22,7 +22,10 @@ pub(crate) fn is_wanted(headers: &HeaderMap) -> bool {
 /// Compresses an answer that is large and there as a whole; streams go as they come.
 pub(crate) async fn response(response: Response<Body>) -> Response<Body> {
     let large = response.body().size_hint().exact().is_some_and(|size| size >= MIN_BYTES);
-    if !large || response.headers().contains_key(header::CONTENT_ENCODING) {
+    if !large
+        || body::goes_as_it_comes(&response)
+        || response.headers().contains_key(header::CONTENT_ENCODING)
+    {
         return response;
     }
     let (parts, whole) = response.into_parts();

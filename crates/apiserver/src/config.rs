@@ -45,6 +45,32 @@ pub struct KubeletClient {
     pub ca: Vec<u8>,
 }
 
+/// Whom aggregated API servers see as the proxy, as PEM (upstream's `--proxy-client-cert-file` and
+/// `--proxy-client-key-file`).
+#[derive(Clone)]
+pub struct ProxyClient {
+    /// Client certificate chain.
+    pub certificate: Vec<u8>,
+    /// Its key.
+    pub key: Vec<u8>,
+}
+
+/// How often aggregated API servers are asked what they serve.
+#[derive(Clone, Copy, Debug)]
+pub struct AggregationConfig {
+    /// Between two times, and after a failure at the latest.
+    pub refresh: Duration,
+    /// After a first failure.
+    pub retry: Duration,
+}
+
+impl Default for AggregationConfig {
+    /// Upstream's (`discoveryRefreshInterval`).
+    fn default() -> Self {
+        Self { refresh: Duration::from_secs(60), retry: Duration::from_millis(500) }
+    }
+}
+
 /// Text of all metrics in Prometheus' format.
 pub type MetricsText = Arc<dyn Fn() -> String + Send + Sync>;
 
@@ -67,6 +93,10 @@ pub struct ApiServerConfig {
     pub node_ports: RangeInclusive<u16>,
     /// Certificates for calls to node agents; without them there are no logs.
     pub kubelet_client: Option<KubeletClient>,
+    /// The certificate for aggregated API servers; without it they see none, and believe nothing.
+    pub proxy_client: Option<ProxyClient>,
+    /// How aggregated API servers are followed.
+    pub aggregation: AggregationConfig,
     /// Whether requests without credentials are those of `system:anonymous` (upstream's `--anonymous-auth`); when it is
     /// not said, they are, unless the authentication configuration says otherwise.
     pub anonymous_auth: Option<bool>,
@@ -122,6 +152,8 @@ impl ApiServerConfig {
             service_cidr: IpNet::new_assert(IpAddr::from([10, 96, 0, 0]), 12),
             node_ports: 30000..=32767,
             kubelet_client: None,
+            proxy_client: None,
+            aggregation: AggregationConfig::default(),
             anonymous_auth: None,
             bootstrap_token_auth: false,
             authentication_config: None,

@@ -65,7 +65,14 @@ pub(crate) async fn tcp(host: &str, port: u16, guarded: bool) -> Result<TcpStrea
                 env::tune(&stream);
                 return Ok(stream);
             }
-            Err(error) => failure = format!("dial tcp {address}: connect: {error}").into(),
+            Err(error) => {
+                // Go's words.
+                let why = match error.kind() {
+                    std::io::ErrorKind::ConnectionRefused => "connection refused".to_owned(),
+                    _ => error.to_string(),
+                };
+                failure = format!("dial tcp {address}: connect: {why}").into();
+            }
         }
     }
     Err(failure)

@@ -12,6 +12,7 @@ use mvcc::KeyRange;
 use parking_lot::Mutex;
 use tokio::time::Instant;
 
+use crate::aggregation::ApiService;
 use crate::api::Api;
 use crate::audit::{Arrival, Trail};
 use crate::authn::Shown;
@@ -123,6 +124,7 @@ impl Api {
         }
         let acting = crate::impersonate::user(&self, &parts.headers, user?).await?;
         let mut call = Call::new(parts.method, info, query, parts.headers, acting, bytes::Bytes::new());
+        call.audit_id.clone_from(&notes.id);
         call.trail = notes.trail.get().cloned();
         if let Some(trail) = &call.trail {
             trail.acts_as(&call.headers, &call.user);
@@ -131,7 +133,9 @@ impl Api {
         call.lap("apf-queue-wait");
         self.authorize(&call).await?;
         call.wire.door = parts.extensions.remove::<Door>();
-        if call.info.is_connection() {
+        let service = self.api_service(&call).await?;
+        let remote = service.as_ref().and_then(|service| Some((service, service.remote.as_ref()?)));
+        if remote.is_some() || call.info.is_connection() {
             call.wire.query = parts.uri.query().unwrap_or_default().to_owned();
             call.wire.body = Mutex::new(Some(body));
             // HTTP/2 says the host in another place.
@@ -145,7 +149,10 @@ impl Api {
         if let Some(trail) = &call.trail {
             trail.sent(&call.body, &call.headers, &call.info);
         }
-        let mut response = self.dispatch(&call).await?;
+        let mut response = match remote {
+            Some((service, remote)) => Box::pin(self.pass_on(&call, service, remote)).await?,
+            None => self.dispatch(&call).await?,
+        };
         call.finish(&mut response);
         Ok(response)
     }
@@ -243,6 +250,27 @@ impl Api {
             return Err(crate::storage::store_failure(&error));
         }
         Ok(self.authorizer.decide(&self.storage.view(), &call.user, ask).await)
+    }
+
+    /// The APIService that a request belongs to. What this replica does not know yet it may have missed: it looks again
+    /// behind the barrier before it says that there is none, or that its server is not available.
+    async fn api_service(&self, call: &Call) -> Result<Option<Arc<ApiService>>, Status> {
+        let (info, path) = (&call.info, call.info.path.as_str());
+        let find = |view: &View| self.aggregation.of_path(view, path);
+        let view = self.storage.view();
+        let found = find(&view);
+        let is_sure = match &found {
+            Some(service) => service.remote.as_ref().is_none_or(|remote| remote.is_available),
+            None => !info.is_resource || self.is_own(&view, info)?,
+        };
+        if is_sure { Ok(found) } else { Ok(find(&*self.storage.fresh().await?)) }
+    }
+
+    /// Whether this server serves a resource itself.
+    fn is_own(&self, view: &View, info: &RequestInfo) -> Result<bool, Status> {
+        let (group, version) = (&info.group, &info.version);
+        let is_built_in = discovery::has_version(group, version);
+        Ok(is_built_in || self.catalog.find(view, group, version, &info.resource)?.is_some())
     }
 
     /// Boxed, so that the tasks of connections stay small.

@@ -14,9 +14,10 @@
 //!
 //! Reading order: [`ApiServerConfig`], `server.rs` (connections), `handler.rs` (the way of a request), `info.rs`,
 //! `negotiate.rs`, `call.rs`, `authn/`, `audit/` (what is written of it), `flow/` (whose turn it is), `authz/`, `remote.rs` (servers that know tokens or decide), `admission/`, `registry/` (the writes and reads), `storage.rs` (the
-//! store in the API's terms), `encode.rs`, `watch.rs`, `subresources/` (streams and proxies go out through `dial.rs`), `discovery/`, `bootstrap/`.
+//! store in the API's terms), `encode.rs`, `watch.rs`, `subresources/` (streams and proxies go out through `dial.rs`), `aggregation/` (servers of other groups), `discovery/`, `bootstrap/`.
 
 mod admission;
+mod aggregation;
 mod api;
 mod audit;
 mod authn;
@@ -33,11 +34,13 @@ mod config_file;
 mod conversion;
 mod convert;
 mod decode;
+mod derived;
 mod dial;
 mod discovery;
 mod encode;
 mod encryption;
 mod flow;
+mod forward;
 mod handler;
 mod health;
 mod impersonate;
@@ -67,7 +70,8 @@ pub use authz::AuthorizationConfig;
 pub use body::{Body, BoxError, MAX_BODY_BYTES, full};
 pub use call::FENCE_HEADER;
 pub use config::{
-    ApiServerConfig, BuildError, KubeletClient, MetricsText, RunError, ServerTls, ServiceAccountKeys,
+    AggregationConfig, ApiServerConfig, BuildError, KubeletClient, MetricsText, ProxyClient, RunError,
+    ServerTls, ServiceAccountKeys,
 };
 pub use server::{ApiServer, ApiService};
 pub use user::UserInfo;

@@ -9,8 +9,10 @@ use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
+use api_types::Value;
 use env::{Env, Shutdown, TaskGroup};
 use futures::FutureExt;
+use futures::future::BoxFuture;
 use http::{Request, Response};
 use hyper::body::Incoming;
 use hyper::service::service_fn;
@@ -23,6 +25,7 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Semaphore;
 use tokio_rustls::TlsAcceptor;
 
+use crate::aggregation;
 use crate::api::Api;
 use crate::audit::Audit;
 use crate::authn::{Authenticator, Shown};
@@ -105,6 +108,17 @@ impl ApiServer {
         }
     }
 
+    /// Whether the server behind an APIService (this one) serves it; why not otherwise.
+    pub fn api_service_probe(
+        &self,
+    ) -> impl Fn(Arc<Value>) -> BoxFuture<'static, Result<(), String>> + Send + Sync + 'static {
+        let api = self.api.clone();
+        move |service| {
+            let api = api.clone();
+            Box::pin(async move { aggregation::probe(&api, &service).await })
+        }
+    }
+
     /// The API in process, in the name of a user.
     pub fn service(&self, identity: UserInfo) -> ApiService {
         ApiService { api: self.api.clone(), origin: Origin::Process(Arc::new(identity)) }
@@ -123,6 +137,7 @@ impl ApiServer {
             bootstrap::ensure(shaped.clone(), port).await;
             tokio::join!(flow::keep(shaped.clone()), bootstrap::keep_trust(&shaped));
         });
+        tasks.spawn_detached("aggregation", aggregation::keep(api.clone()));
         let (kept, interval) = (api.clone(), self.config.reload_interval);
         tasks.spawn_detached("access-config", async move {
             let authenticator = &kept.authenticator;

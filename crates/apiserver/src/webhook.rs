@@ -378,7 +378,12 @@ fn place(config: &Value) -> Result<Place, String> {
 }
 
 /// Where a Service's port is answered, ready endpoints in the order of their slices.
-fn endpoints(view: &View, namespace: &str, name: &str, port: u16) -> Result<Vec<(String, u16)>, String> {
+pub(crate) fn endpoints(
+    view: &View,
+    namespace: &str,
+    name: &str,
+    port: u16,
+) -> Result<Vec<(String, u16)>, String> {
     let missing = || format!("service {} not found", api_types::field::quote(name));
     let services = table::find("", "v1", "services").ok_or_else(missing)?;
     let stored =

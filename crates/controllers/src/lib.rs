@@ -7,6 +7,8 @@
 //!
 //! Read `plan.rs` and `controller.rs` (the shape), `runner.rs`, then one file a controller.
 
+mod api_service_availability;
+mod api_service_registration;
 mod cluster_role;
 mod controller;
 mod custom_informers;
@@ -35,6 +37,7 @@ mod template;
 #[cfg(test)]
 mod testing;
 
+pub use api_service_availability::{ApiProbe, PROBE_INTERVAL, Probe};
 pub use controller::{Controller, Key, Listers, Now, Watch};
 pub use node_ipam::Ipv4Range;
 pub use plan::{Action, Plan};

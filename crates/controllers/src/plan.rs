@@ -53,6 +53,8 @@ pub enum Action {
     FinalizeNamespace(Arc<Value>),
     /// Write what is used of a quota, by what the API shows of these kinds (`resource.group`) and the informers of others.
     CountQuota(Arc<Value>, Vec<String>),
+    /// Ask the server of an APIService whether it serves it, and write that into the status.
+    ProbeApiService(Arc<Value>),
     /// Tell people.
     Event(Arc<Value>, EventType, &'static str, String),
 }

@@ -15,15 +15,16 @@ use serde_json::Value;
 use tokio::sync::{Notify, watch};
 use tokio::time::Instant;
 
+use crate::api_service_availability::{ApiProbe, Finding};
 use crate::controller::{Controller, Key, Listers, Now, UID_INDEX, indexes};
 use crate::custom_informers::CustomInformers;
 use crate::node_ipam::{self, Ipv4Range};
 use crate::plan::{Action, Plan};
 use crate::service_account_tokens::{ServiceAccountTokens, TokenSigner};
 use crate::{
-    cluster_role, custom_resources, deployment, disruption, endpoint_slice, endpoints, garbage_collector,
-    namespace, node_lifecycle, pod_gc, policy_status, replica_set, resource_quota, root_ca, service_account,
-    storage_protection, taint_eviction,
+    api_service_availability, api_service_registration, cluster_role, custom_resources, deployment,
+    disruption, endpoint_slice, endpoints, garbage_collector, namespace, node_lifecycle, pod_gc,
+    policy_status, replica_set, resource_quota, root_ca, service_account, storage_protection, taint_eviction,
 };
 
 /// Pods that are kept as trees: those that something is happening to.
@@ -48,6 +49,8 @@ pub struct ControllersConfig {
     pub cluster_cidr: Ipv4Range,
     /// Signs the tokens of Secrets of service accounts; without it they stay empty.
     pub token_signer: Option<TokenSigner>,
+    /// Asks servers of APIServices; without it nothing is said of them.
+    pub api_probe: Option<ApiProbe>,
     /// How long a node may be silent before it counts as unreachable.
     pub node_monitor_grace: Duration,
 }
@@ -99,7 +102,13 @@ impl Controllers {
             Arc::new(cluster_role::ClusterRoles),
             Arc::new(disruption::Disruption),
             Arc::new(policy_status::PolicyStatus),
+            Arc::new(api_service_registration::Registration),
         ];
+        let interval = config
+            .api_probe
+            .as_ref()
+            .map_or(api_service_availability::PROBE_INTERVAL, |probe| probe.interval);
+        controllers.push(Arc::new(api_service_availability::Availability { interval }));
         if let Some(signer) = config.token_signer.clone() {
             let root_ca = config.root_ca.clone();
             controllers.push(Arc::new(ServiceAccountTokens { signer, root_ca }));
@@ -203,6 +212,7 @@ impl Controllers {
                 controller: each.controller,
                 queue: each.queue,
                 listers: listers.clone(),
+                api_probe: self.config.api_probe.clone(),
                 unseen: Mutex::default(),
                 started: self.env.clock.monotonic(),
             });
@@ -232,6 +242,7 @@ struct Worker {
     queue: WorkQueue<Key>,
     listers: Listers,
     recorder: EventRecorder,
+    api_probe: Option<ApiProbe>,
     unseen: Mutex<HashMap<Key, (Instant, Vec<Unseen>)>>,
     started: Instant,
 }
@@ -370,6 +381,7 @@ impl Worker {
             Action::FinalizeNamespace(namespace) => {
                 finalize_namespace(client, &namespace::contents(&self.listers), &namespace).await
             }
+            Action::ProbeApiService(service) => self.probe_api_service(service, client).await,
             Action::Event(object, kind, reason, text) => {
                 self.recorder.record(&object, kind, reason, text);
                 Ok(None)
@@ -397,6 +409,25 @@ impl Worker {
             .update_status(&counted)
             .await?;
         Ok(version_of(resource_quota::resource(), &written))
+    }
+
+    /// Asks the server of an APIService, and writes what comes of it. One that does not answer is asked again soon.
+    async fn probe_api_service(
+        &self,
+        service: Arc<Value>,
+        client: &Client,
+    ) -> Result<Option<Unseen>, ClientError> {
+        let Some(probe) = &self.api_probe else { return Ok(None) };
+        let result = (probe.ask)(service.clone()).await;
+        let finding = Finding::probed(&result);
+        let written = match api_service_availability::told(&service, &finding, self.now()) {
+            Some(changed) => {
+                let kind = api_service_registration::api_services();
+                version_of(kind, &client.all(kind).update_status(&changed).await?)
+            }
+            None => None,
+        };
+        result.map(|()| written).map_err(ClientError::Transport)
     }
 
     /// Makes a pod and says so in its owner's events; a namespace that is going is no news.

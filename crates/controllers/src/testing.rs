@@ -58,6 +58,7 @@ pub fn show(plan: &Plan) -> Vec<String> {
         Action::FinalizeDefinition(resource, _) => format!("empty {}", resource.qualified()),
         Action::FinalizeNamespace(namespace) => format!("finalize {}", meta::name(namespace)),
         Action::CountQuota(quota, kinds) => format!("count {} for {}", kinds.join(","), key(quota)),
+        Action::ProbeApiService(service) => format!("probe {}", meta::name(service)),
         Action::Event(_, _, reason, text) => format!("event {reason}: {text}"),
     };
     plan.actions.iter().map(line).collect()

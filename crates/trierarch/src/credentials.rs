@@ -15,6 +15,8 @@ use crate::pki::{self, Authority, Leaf, MASTERS_GROUP, Usage};
 
 /// The first address of the default service range: the Service `kubernetes.default`.
 const KUBERNETES_SERVICE: Ipv4Addr = Ipv4Addr::new(10, 96, 0, 1);
+/// Whom aggregated API servers know as the proxy that may speak for others, and the base of its files' names.
+pub const FRONT_PROXY: &str = "front-proxy-client";
 /// The user of the kubeconfig.
 const ADMIN: &str = "kubernetes-admin";
 
@@ -98,6 +100,9 @@ impl Credentials {
         let dir = &self.dir;
         let authority = Authority::ensure(&dir.join("ca"), "kubernetes")?;
         let peers = Authority::ensure(&dir.join("etcd/ca"), "etcd-ca")?;
+        // An authority of its own: whoever it signs for may speak for everybody.
+        let proxies = Authority::ensure(&dir.join("front-proxy-ca"), "front-proxy-ca")?;
+        proxies.ensure_issued(&dir.join(FRONT_PROXY), &front_proxy_leaf())?;
         pki::ensure_service_account_key(dir)?;
         authority.ensure_issued(&dir.join("apiserver-kubelet-client"), &kubelet_client_leaf())?;
         for master in &self.masters {
@@ -166,6 +171,12 @@ impl Node {
 /// The certificate with which masters ask nodes for logs.
 fn kubelet_client_leaf() -> Leaf {
     client_leaf("kube-apiserver-kubelet-client")
+}
+
+/// The certificate with which masters speak to aggregated API servers in the name of others. It is in no group: it says
+/// nothing of who asks.
+fn front_proxy_leaf() -> Leaf {
+    Leaf { organization: None, ..client_leaf(FRONT_PROXY) }
 }
 
 /// A client that is above authorization.
@@ -263,6 +274,10 @@ mod tests {
             "etcd/ca.key",
             "etcd/peer-m1.crt",
             "etcd/peer-m1.key",
+            "front-proxy-ca.crt",
+            "front-proxy-ca.key",
+            "front-proxy-client.crt",
+            "front-proxy-client.key",
             "kubeconfig",
             "sa.key",
             "sa.pub",

@@ -7,13 +7,17 @@ use std::time::Duration;
 
 use anyhow::{Context as _, Result};
 use api_types::meta;
-use apiserver::{ApiServer, ApiServerConfig, KubeletClient, ServerTls, ServiceAccountKeys};
+use apiserver::{
+    ApiServer, ApiServerConfig, KubeletClient, ProxyClient, RequestHeaderConfig, ServerTls,
+    ServiceAccountKeys,
+};
 use clap::Args;
-use controllers::{ControllersConfig, Ipv4Range, TokenSigner};
+use controllers::{ApiProbe, ControllersConfig, Ipv4Range, TokenSigner};
 use env::{Env, Shutdown, TaskGroup};
 use store::{Store, Timing};
 use transport::{SocketOptions, Tls, TlsOptions};
 
+use crate::credentials::FRONT_PROXY;
 use crate::{audit, authentication, authorization, leaders, logging, member, observe, signals};
 
 /// How long a master may take to stop.
@@ -64,6 +68,12 @@ pub struct Options {
     /// Read the encryption configuration again when it changes
     #[arg(long)]
     pub encryption_provider_config_automatic_reload: bool,
+    /// The certificate that aggregated API servers see, PEM; front-proxy-client.crt of --pki-dir without
+    #[arg(long, requires = "proxy_client_key_file")]
+    pub proxy_client_cert_file: Option<PathBuf>,
+    /// Its key
+    #[arg(long, requires = "proxy_client_cert_file")]
+    pub proxy_client_key_file: Option<PathBuf>,
     /// Seconds that pods tolerate a node that is not ready, unless they say otherwise
     #[arg(long, default_value_t = 300)]
     pub default_not_ready_toleration_seconds: i64,
@@ -119,6 +129,10 @@ pub async fn run(env: Env, options: Options) -> Result<()> {
             root_ca,
             cluster_cidr,
             token_signer: Some(token_signer(&api)),
+            api_probe: Some(ApiProbe {
+                ask: Arc::new(api.api_service_probe()),
+                interval: controllers::PROBE_INTERVAL,
+            }),
             node_monitor_grace: options.node_monitor_grace_period,
         };
         leaders::start(&env, &tasks, &store, &api, config);
@@ -228,6 +242,7 @@ async fn build_api(
     let mut config = ApiServerConfig {
         advertise_address: options.advertise_address.unwrap_or_else(|| advertised(listen.ip())),
         kubelet_client: Some(kubelet),
+        proxy_client: proxy_client(options, dir)?,
         encryption_provider_config: options.encryption_provider_config.clone(),
         encryption_reload: options.encryption_provider_config_automatic_reload,
         default_not_ready_toleration_seconds: options.default_not_ready_toleration_seconds,
@@ -238,7 +253,36 @@ async fn build_api(
         ..ApiServerConfig::new(options.name.clone(), listen, tls, keys)
     };
     options.authentication.put_into(&mut config);
+    if config.request_header.client_ca_file.is_none() {
+        config.request_header = front_proxies(dir).unwrap_or(config.request_header);
+    }
     Ok(config.build(store, env.clone()).await?)
+}
+
+/// The certificate for aggregated API servers; folders of older releases have none.
+fn proxy_client(options: &Options, dir: &Path) -> Result<Option<ProxyClient>> {
+    let own = |extension: &str| dir.join(format!("{FRONT_PROXY}.{extension}"));
+    let (certificate, key) = match (&options.proxy_client_cert_file, &options.proxy_client_key_file) {
+        (Some(certificate), Some(key)) => (certificate.clone(), key.clone()),
+        _ if !own("crt").exists() => return Ok(None),
+        _ => (own("crt"), own("key")),
+    };
+    let read = |path: &Path| std::fs::read(path).with_context(|| format!("cannot read {}", path.display()));
+    Ok(Some(ProxyClient { certificate: read(&certificate)?, key: read(&key)? }))
+}
+
+/// The proxies that are believed if no flag says which: this one and its like, as aggregated API servers are told too.
+fn front_proxies(dir: &Path) -> Option<RequestHeaderConfig> {
+    let authority = dir.join("front-proxy-ca.crt");
+    let one = |text: &str| vec![text.to_owned()];
+    authority.exists().then(|| RequestHeaderConfig {
+        client_ca_file: Some(authority),
+        allowed_names: one(FRONT_PROXY),
+        username_headers: one("X-Remote-User"),
+        uid_headers: one("X-Remote-Uid"),
+        group_headers: one("X-Remote-Group"),
+        extra_headers_prefix: one("X-Remote-Extra-"),
+    })
 }
 
 fn read(dir: &Path, file: &str) -> Result<Vec<u8>> {

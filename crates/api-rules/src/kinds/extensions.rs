@@ -7,6 +7,8 @@ use crate::format;
 use crate::look::{Look, set};
 use crate::meta::NameFormat;
 use api_types::definition::{APPROVAL, Approval, approval as approval_of};
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
 use serde_json::{Value, json};
 
 const SPEC: At<'static> = At::root("spec");
@@ -34,7 +36,8 @@ pub(super) static KINDS: &[Kind] = &[
     Kind::new("apiregistration.k8s.io", "APIService")
         .names(NameFormat::Own)
         .create(api_service)
-        .update(|new, _, errors| api_service(new, errors)),
+        .update(|new, _, errors| api_service(new, errors))
+        .status(api_service_status),
 ];
 
 /// The version that new objects are stored in is among the stored versions.
@@ -459,16 +462,18 @@ fn api_service(object: &Value, errors: &mut Errors) {
     let (group, version) = (spec.text("group"), spec.text("version"));
     let wanted = format!("{version}.{group}");
     let name = object.text("metadata.name");
-    if name != wanted {
+    let problems = format::path_segment(name);
+    each(name, &problems, At::root("metadata.name"), errors);
+    if problems.is_empty() && name != wanted {
         let text = format!("must be `spec.version+\".\"+spec.group`: {}", api_types::field::quote(&wanted));
         errors.invalid(At::root("metadata.name"), name, text);
     }
     if group.is_empty() && version != "v1" {
         errors.required(SPEC.at("group"), "only v1 may have an empty group and it better be legacy kube");
     } else if !group.is_empty() {
-        joined(group, format::dns1123_subdomain(group), SPEC.at("group"), errors);
+        each(group, &format::dns1123_subdomain(group), SPEC.at("group"), errors);
     }
-    joined(version, format::dns1035_label(version), SPEC.at("version"), errors);
+    each(version, &format::dns1035_label(version), SPEC.at("version"), errors);
     for (field, most) in [("groupPriorityMinimum", 20_000), ("versionPriority", 1_000)] {
         let value = spec.int(field);
         if value <= 0 || value > most {
@@ -488,17 +493,34 @@ fn api_service(object: &Value, errors: &mut Errors) {
     let port = spec.int("service.port");
     let problems = format::port_number(port);
     if !problems.is_empty() {
-        errors.invalid(at.at("port"), port, format!("port is not valid: {}", problems.join(",")));
+        errors.invalid(at.at("port"), port, format!("port is not valid: {}", problems.join(", ")));
     }
     if spec.flag("insecureSkipTLSVerify") && !spec.text("caBundle").is_empty() {
         errors.invalid(SPEC.at("insecureSkipTLSVerify"), true, "may not be true if caBundle is present");
     }
 }
 
+/// An error for each problem.
+fn each(value: &str, problems: &[String], at: At<'_>, errors: &mut Errors) {
+    problems.iter().for_each(|problem| errors.invalid(at, value, problem.clone()));
+}
+
+fn api_service_status(new: &Value, _: &Value, errors: &mut Errors) {
+    let at = At::root("status.conditions");
+    for (i, condition) in new.items("status.conditions").iter().enumerate() {
+        let status = condition.text("status");
+        if !["True", "False", "Unknown"].contains(&status) {
+            let at = at.index(i);
+            errors.not_supported(at.at("status"), status, &["False", "True", "Unknown"]);
+        }
+    }
+}
+
 fn local_service(spec: &Value, errors: &mut Errors) {
     if !spec.text("caBundle").is_empty() {
         let text = "local APIServices may not have a caBundle";
-        errors.invalid(SPEC.at("caBundle"), spec.text("caBundle"), text);
+        let bytes = STANDARD.decode(spec.text("caBundle")).map_or(0, |bundle| bundle.len());
+        errors.invalid(SPEC.at("caBundle"), format!("{bytes} bytes"), text);
     }
     if spec.flag("insecureSkipTLSVerify") {
         let text = "local APIServices may not have insecureSkipTLSVerify";
@@ -615,6 +637,39 @@ mod tests {
         assert!(
             found[0].detail.starts_with("missing from spec.versions; v1 was previously a storage version"),
             "{found:?}"
+        );
+    }
+
+    #[test]
+    fn statuses_of_api_services() {
+        let rules = rules_of("apiregistration.k8s.io", "v1", "APIService").unwrap();
+        let of = |status: &str| {
+            let service = json!({"apiVersion": "apiregistration.k8s.io/v1", "kind": "APIService", "metadata": {"name": "v1.a.b", "resourceVersion": "1"},
+                "spec": {"group": "a.b", "version": "v1", "groupPriorityMinimum": 100, "versionPriority": 100},
+                "status": {"conditions": [{"type": "Available", "status": status}]}});
+            (rules.validate_status_update)(&service, &service)
+                .iter()
+                .map(ToString::to_string)
+                .collect::<Vec<_>>()
+        };
+        assert!(of("True").is_empty() && of("Unknown").is_empty());
+        assert_eq!(
+            of("Maybe"),
+            [
+                "status.conditions[0].status: Unsupported value: \"Maybe\": supported values: \"False\", \"True\", \"Unknown\""
+            ]
+        );
+    }
+
+    #[test]
+    fn local_api_services_trust_nobody() {
+        let rules = rules_of("apiregistration.k8s.io", "v1", "APIService").unwrap();
+        let service = json!({"apiVersion": "apiregistration.k8s.io/v1", "kind": "APIService", "metadata": {"name": "v1.a.b"},
+            "spec": {"group": "a.b", "version": "v1", "groupPriorityMinimum": 100, "versionPriority": 100, "caBundle": "YWJj"}});
+        let found: Vec<String> = (rules.validate)(&service).iter().map(ToString::to_string).collect();
+        assert_eq!(
+            found,
+            ["spec.caBundle: Invalid value: \"3 bytes\": local APIServices may not have a caBundle"]
         );
     }
 

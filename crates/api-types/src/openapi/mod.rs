@@ -8,12 +8,13 @@
 //! ```
 //!
 //! `/openapi/v3/<path>` serves [`document`]; [`path_of`] gives the key in the index. [`v2`] makes the parts of the one
-//! document of OpenAPI v2 out of the same, [`proto`] the protobuf of both. [`CustomSchema`] is what a definition adds.
+//! document of OpenAPI v2 out of the same, [`merge`] joins it with those of other servers, [`proto`] is the protobuf of both. [`CustomSchema`] is what a definition adds.
 //!
 //! Reading order: `definitions.rs`, `paths.rs`, `custom.rs`, `v2.rs`, `proto.rs`.
 
 mod custom;
 mod definitions;
+pub mod merge;
 mod paths;
 pub mod proto;
 pub mod v2;

@@ -313,7 +313,7 @@ impl Trail {
     async fn read(&self, response: Response<Body>) -> Response<Body> {
         let code = response.status().as_u16();
         let may_be_status = code >= 400 || self.is_deletion;
-        let is_object = self.is_resource && self.kind == Kind::Plain;
+        let is_object = self.is_resource && self.kind == Kind::Plain && !body::goes_as_it_comes(&response);
         let wants_object = is_object && self.level() >= Level::RequestResponse;
         let small = response.body().size_hint().exact().is_some_and(|size| size <= MAX_STATUS_BYTES);
         if !(wants_object || may_be_status && small) {

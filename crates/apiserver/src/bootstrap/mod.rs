@@ -1,6 +1,7 @@
-//! What every cluster has from its first start: namespaces, roles, priority classes, Service `kubernetes`. Whichever
-//! replica comes first makes it; what is there already is left alone.
+//! What every cluster has from its first start: namespaces, roles, priority classes, Service `kubernetes`, APIServices.
+//! Whichever replica comes first makes it; what is there already is left alone, but for what a release says anew.
 
+mod api_services;
 mod endpoints;
 mod objects;
 mod roles;
@@ -50,7 +51,8 @@ async fn ensure_once(api: &Api, port: u16) -> Result<(), Status> {
     for object in objects::all(api, port) {
         create(api, object).await?;
     }
-    trust::publish(api).await
+    trust::publish(api).await?;
+    api_services::ensure(api).await
 }
 
 /// Creates an object unless it is there.

@@ -80,6 +80,7 @@ pub(super) fn all() -> Vec<Value> {
         add(object, &row);
     }
     objects.push(node_proxy());
+    objects.extend(registrar());
     objects
 }
 
@@ -163,6 +164,31 @@ fn node_proxy() -> Value {
         "roleRef": {"apiGroup": GROUP, "kind": "ClusterRole", "name": "system:node-proxier"},
         "subjects": [{"kind": "Group", "apiGroup": GROUP, "name": crate::user::NODES}],
     })
+}
+
+/// The controllers register the groups of definitions, and say whether the servers of others are available.
+fn registrar() -> [Value; 2] {
+    let name = "trierarch:api-service-registrar";
+    let rule = json!({
+        "apiGroups": ["apiregistration.k8s.io"],
+        "resources": ["apiservices", "apiservices/status"],
+        "verbs": ["create", "delete", "get", "list", "update", "watch"],
+    });
+    [
+        json!({
+            "apiVersion": API_VERSION,
+            "kind": "ClusterRole",
+            "metadata": {"name": name},
+            "rules": [rule],
+        }),
+        json!({
+            "apiVersion": API_VERSION,
+            "kind": "ClusterRoleBinding",
+            "metadata": {"name": name},
+            "roleRef": {"apiGroup": GROUP, "kind": "ClusterRole", "name": name},
+            "subjects": [{"kind": "User", "apiGroup": GROUP, "name": CONTROLLER_USER}],
+        }),
+    ]
 }
 
 #[cfg(test)]

@@ -4,6 +4,7 @@ use api_types::status::Status;
 use api_types::{Resource, Subresource, Value, codec, schema};
 use serde_json::{Map, json};
 
+use super::{ServedGroup, ServedVersion};
 use crate::catalog::Definitions;
 use crate::negotiate::Format;
 
@@ -22,22 +23,32 @@ pub(super) fn protobuf(json: &[u8]) -> Result<Vec<u8>, Status> {
     codec::to_envelope(message, API_VERSION, KIND, &value).map_err(Status::internal)
 }
 
-/// The document of `/api` (the core) or of `/apis` (all other groups).
-pub(super) fn document(core: bool, definitions: &Definitions) -> Value {
-    let groups = super::all_groups(definitions).into_iter().filter(|(group, _)| group.is_empty() == core);
+/// The document of `/api`.
+pub(super) fn core() -> Value {
+    let all = super::aggregated_groups(&Definitions::default(), Vec::new());
+    document(all.iter().filter(|group| group.name.is_empty()), &Definitions::default())
+}
+
+/// The document of `/apis`.
+pub(super) fn groups(all: &[ServedGroup], definitions: &Definitions) -> Value {
+    document(all.iter().filter(|group| !group.name.is_empty()), definitions)
+}
+
+fn document<'a>(groups: impl Iterator<Item = &'a ServedGroup>, definitions: &Definitions) -> Value {
     let items: Vec<Value> = groups
-        .map(|(group, versions)| {
-            let versions: Vec<Value> = versions
-                .iter()
-                .map(|version| {
-                    let all = super::all_resources(definitions, &group, version);
+        .map(|group| {
+            let version = |version: &ServedVersion| match &version.remote {
+                Some(remote) => remote.clone(),
+                None => {
+                    let all = super::all_resources(definitions, &group.name, &version.name);
                     let resources: Vec<Value> = all.map(resource).collect();
-                    json!({"version": version, "resources": resources, "freshness": "Current"})
-                })
-                .collect();
-            let metadata = match core {
-                true => json!({"creationTimestamp": null}),
-                false => json!({"name": group, "creationTimestamp": null}),
+                    json!({"version": version.name, "resources": resources, "freshness": "Current"})
+                }
+            };
+            let versions: Vec<Value> = group.versions.iter().map(version).collect();
+            let metadata = match group.name.as_str() {
+                "" => json!({"creationTimestamp": null}),
+                name => json!({"name": name, "creationTimestamp": null}),
             };
             json!({"metadata": metadata, "versions": versions})
         })
@@ -92,6 +103,7 @@ mod tests {
         };
         let served = table::resources().iter().filter(|r| super::super::is_served(r)).count();
         let none = Definitions::default();
-        assert_eq!(count(&document(true, &none)) + count(&document(false, &none)), served);
+        let groups = groups(&super::super::aggregated_groups(&none, Vec::new()), &none);
+        assert_eq!(count(&core()) + count(&groups), served);
     }
 }

@@ -15,7 +15,7 @@ use serde_json::{Map, json};
 use sha2::{Digest, Sha256};
 
 use super::descriptions::{self, Descriptions};
-use super::{aggregated, openapi_v2};
+use super::{ServedGroup, aggregated, openapi_v2};
 use crate::catalog::Definitions;
 
 /// Bytes of packed documents of OpenAPI v3 that are kept; who was asked for longest ago goes first.
@@ -44,7 +44,7 @@ pub(super) enum Form {
 
 /// A document as gzip: about an eighth of its size.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct Packed {
+pub(crate) struct Packed {
     pub gzip: Bytes,
     /// Bytes of the document itself.
     size: usize,
@@ -66,7 +66,7 @@ impl Packed {
     }
 }
 
-pub(super) fn hash(bytes: &[u8]) -> String {
+pub(crate) fn hash(bytes: &[u8]) -> String {
     Sha256::digest(bytes).iter().map(|byte| format!("{byte:02X}")).collect()
 }
 
@@ -96,25 +96,31 @@ impl Documents {
         Arc::default()
     }
 
-    pub fn aggregated(&self, core: bool, definitions: &Definitions) -> Arc<Document> {
-        if core {
-            let new = || Arc::new(Document::new(&aggregated::document(true, &Definitions::default())));
-            return self.core.get_or_init(new).clone();
-        }
-        let of = definitions.fingerprint();
+    /// Aggregated discovery of `/api`.
+    pub fn core(&self) -> Arc<Document> {
+        self.core.get_or_init(|| Arc::new(Document::new(&aggregated::core()))).clone()
+    }
+
+    /// Aggregated discovery of `/apis`; `of` tells what it shows from what it showed before.
+    pub fn groups(
+        &self,
+        of: String,
+        all: impl FnOnce() -> Vec<ServedGroup>,
+        definitions: &Definitions,
+    ) -> Arc<Document> {
         let mut kept = self.groups.lock();
         match &*kept {
             Some((known, document)) if *known == of => document.clone(),
             _ => {
-                let document = Arc::new(Document::new(&aggregated::document(false, definitions)));
+                let document = Arc::new(Document::new(&aggregated::groups(&all(), definitions)));
                 *kept = Some((of, document.clone()));
                 document
             }
         }
     }
 
-    /// The document of OpenAPI v2; `hash` is [`v2_hash`] of these definitions.
-    pub(super) fn v2(&self, form: Form, hash: &str, definitions: &Definitions) -> Packed {
+    /// The document of OpenAPI v2; `hash` is [`v2_hash`] of these definitions and what other servers add.
+    pub(super) fn v2(&self, form: Form, hash: &str, definitions: &Definitions, others: &[Packed]) -> Packed {
         let kept = match form {
             Form::Json => &self.v2_json,
             Form::Protobuf => &self.v2_protobuf,
@@ -124,8 +130,10 @@ impl Documents {
             Some((known, packed)) if known == hash => packed.clone(),
             _ => {
                 let packed = Packed::new(&match form {
-                    Form::Json => openapi_v2::json(definitions),
-                    Form::Protobuf => openapi_v2::protobuf(definitions),
+                    Form::Json if others.is_empty() => openapi_v2::json(definitions),
+                    Form::Protobuf if others.is_empty() => openapi_v2::protobuf(definitions),
+                    Form::Json => openapi_v2::merged(definitions, others).to_string().into_bytes(),
+                    Form::Protobuf => openapi::proto::v2(&openapi_v2::merged(definitions, others)),
                 });
                 *kept = Some((hash.to_owned(), packed.clone()));
                 packed
@@ -192,13 +200,15 @@ impl Kept {
 
 /// Everything that is served, by group and version.
 pub(super) fn all(definitions: &Definitions) -> Vec<(String, String)> {
-    let groups = super::all_groups(definitions).into_iter();
-    groups.flat_map(|(group, versions)| versions.into_iter().map(move |v| (group.clone(), v))).collect()
+    let groups = super::plain_groups(definitions, Vec::new()).into_iter();
+    groups
+        .flat_map(|group| group.versions.into_iter().map(move |version| (group.name.clone(), version.name)))
+        .collect()
 }
 
-/// The hash of the document of OpenAPI v2.
-pub(super) fn v2_hash(definitions: &Definitions) -> String {
-    path_hash("v2", &definitions.published())
+/// The hash of the document of OpenAPI v2; `others`: of what other servers add.
+pub(super) fn v2_hash(definitions: &Definitions, others: &str) -> String {
+    path_hash("v2", &format!("{}{others}", definitions.published()))
 }
 
 /// The hash of the document of a path; none when there is none.
@@ -245,15 +255,16 @@ fn undescribed(path: &str, definitions: &Definitions) -> Option<Value> {
     Some(openapi::document_of(group, version, &resources, &custom.collect()))
 }
 
-/// The index of OpenAPI v3.
-pub(super) fn index(definitions: &Definitions) -> Value {
+/// The index of OpenAPI v3. `others`: paths whose documents other servers have, and where.
+pub(super) fn index(definitions: &Definitions, others: Vec<(String, String)>) -> Value {
     let versions = all(definitions).into_iter().map(|(group, version)| openapi::path_of(&group, &version));
     let paths = versions.chain(other_paths().keys().cloned());
     let entry = |path: String| {
         let url = url(&path, &v3_hash(&path, definitions)?);
         Some((path, json!({"serverRelativeURL": url})))
     };
-    json!({"paths": paths.filter_map(entry).collect::<Map<_, _>>()})
+    let others = others.into_iter().map(|(path, url)| (path, json!({"serverRelativeURL": url})));
+    json!({"paths": paths.filter_map(entry).chain(others).collect::<Map<_, _>>()})
 }
 
 /// Where the document of a path is with this hash.
@@ -268,7 +279,7 @@ mod tests {
     #[test]
     fn the_index_names_documents_that_exist() {
         let none = Definitions::default();
-        let index = index(&none);
+        let index = index(&none, Vec::new());
         let documents = Documents::default();
         for (path, entry) in index["paths"].as_object().unwrap() {
             let hash = v3_hash(path, &none).unwrap();

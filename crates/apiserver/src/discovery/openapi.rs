@@ -8,6 +8,7 @@ use api_types::time;
 use http::{Response, header};
 
 use super::documents::{self, Form, Packed};
+use crate::aggregation::Parts;
 use crate::api::Api;
 use crate::body::{self, Body};
 use crate::call::Call;
@@ -31,23 +32,31 @@ impl Api {
     /// Answers `/openapi/…`; none for other paths.
     pub(crate) async fn openapi(&self, call: &Call) -> Result<Option<Response<Body>>, Status> {
         let Some(path) = call.info.path.trim_matches('/').strip_prefix("openapi/") else { return Ok(None) };
-        let definitions = self.catalog.all(&self.storage.view())?;
+        let view = self.storage.view();
+        let definitions = self.catalog.all(&view)?;
         match path.strip_prefix("v3/") {
-            _ if path == "v2" => self.openapi_v2(call, definitions).await.map(Some),
-            _ if path == "v3" => Ok(Some(index(call, &definitions))),
+            _ if path == "v2" => {
+                self.openapi_v2(call, definitions, self.aggregation.v2(&view)).await.map(Some)
+            }
+            _ if path == "v3" => Ok(Some(index(call, &definitions, self.aggregation.v3(&view)))),
             Some(path) => self.openapi_v3(call, path, definitions).await,
             None => Ok(None),
         }
     }
 
-    async fn openapi_v2(&self, call: &Call, definitions: Arc<Definitions>) -> Result<Response<Body>, Status> {
+    async fn openapi_v2(
+        &self,
+        call: &Call,
+        definitions: Arc<Definitions>,
+        others: Parts,
+    ) -> Result<Response<Body>, Status> {
         let form = form(call, &V2)?;
-        let hash = documents::v2_hash(&definitions);
+        let hash = documents::v2_hash(&definitions, &others.hash);
         if let Some(unchanged) = unchanged(call, &hash) {
             return Ok(unchanged);
         }
         let (documents, of) = (self.documents.clone(), hash.clone());
-        let packed = make(move || documents.v2(form, &of, &definitions)).await?;
+        let packed = make(move || documents.v2(form, &of, &definitions, &others.parts)).await?;
         Ok(answer(call, packed, media_type(form, &V2), &hash).await)
     }
 
@@ -106,8 +115,8 @@ fn form(call: &Call, protobuf: &[&'static str; 2]) -> Result<Form, Status> {
     accepted.ok_or_else(|| Status::not_acceptable(&[JSON, protobuf[0]]))
 }
 
-fn index(call: &Call, definitions: &Definitions) -> Response<Body> {
-    let json = documents::index(definitions).to_string();
+fn index(call: &Call, definitions: &Definitions, others: Vec<(String, String)>) -> Response<Body> {
+    let json = documents::index(definitions, others).to_string();
     let hash = documents::hash(json.as_bytes());
     unchanged(call, &hash).unwrap_or_else(|| {
         let mut response = body::response(200, JSON, json);

@@ -4,6 +4,7 @@
 use std::collections::HashSet;
 use std::sync::OnceLock;
 
+use api_types::openapi::merge::merge;
 use api_types::openapi::{proto, v2};
 use api_types::{Resource, Value};
 use serde_json::Map;
@@ -102,6 +103,17 @@ pub(super) fn json(definitions: &Definitions) -> Vec<u8> {
     }
     out.push(b'}');
     out
+}
+
+/// The document with what other servers add.
+pub(super) fn merged(definitions: &Definitions, others: &[Packed]) -> Value {
+    let own = serde_json::from_slice(&json(definitions));
+    let mut all: Value = own.expect("invariant: what is written here is JSON");
+    for other in others {
+        let other = serde_json::from_slice(&other.unpack());
+        merge(&mut all, other.expect("invariant: what was packed is JSON"));
+    }
+    all
 }
 
 /// The document as protobuf (`openapi.v2.Document` of google/gnostic).

@@ -5,6 +5,7 @@ use api_types::{Value, schema, table};
 use http::Response;
 use serde_json::{Map, json};
 
+use super::{ServedGroup, ServedVersion};
 use crate::body::Body;
 use crate::call::Call;
 use crate::catalog::Definitions;
@@ -25,33 +26,28 @@ pub(super) fn versions(call: &Call) -> Result<Response<Body>, Status> {
     answer(call, "APIVersions", &value)
 }
 
-fn group_value(name: &str, versions: &[String]) -> Value {
-    let version = |version: &String| json!({"groupVersion": format!("{name}/{version}"), "version": version});
+fn group_value(group: &ServedGroup) -> Value {
+    let name = &group.name;
+    let version = |version: &ServedVersion| json!({"groupVersion": format!("{name}/{}", version.name), "version": version.name});
     json!({
         "name": name,
-        "versions": versions.iter().map(version).collect::<Vec<_>>(),
-        "preferredVersion": versions.first().map(version),
+        "versions": group.versions.iter().map(version).collect::<Vec<_>>(),
+        "preferredVersion": group.versions.first().map(version),
     })
 }
 
-pub(super) fn groups(call: &Call, definitions: &Definitions) -> Result<Response<Body>, Status> {
-    let all = super::all_groups(definitions);
-    let named = all.iter().filter(|(group, _)| !group.is_empty());
-    let groups: Vec<Value> = named.map(|(group, versions)| group_value(group, versions)).collect();
+pub(super) fn groups(call: &Call, all: &[ServedGroup]) -> Result<Response<Body>, Status> {
+    let named = all.iter().filter(|group| !group.name.is_empty());
+    let groups: Vec<Value> = named.map(group_value).collect();
     answer(call, "APIGroupList", &json!({"kind": "APIGroupList", "apiVersion": "v1", "groups": groups}))
 }
 
 /// One group; none when it is not served.
-pub(super) fn group(
-    call: &Call,
-    definitions: &Definitions,
-    name: &str,
-) -> Result<Option<Response<Body>>, Status> {
-    let all = super::all_groups(definitions);
-    let Some((_, versions)) = all.iter().find(|(group, _)| group == name && !name.is_empty()) else {
+pub(super) fn group(call: &Call, all: &[ServedGroup], name: &str) -> Result<Option<Response<Body>>, Status> {
+    let Some(group) = all.iter().find(|group| group.name == name && !name.is_empty()) else {
         return Ok(None);
     };
-    let mut value = group_value(name, versions);
+    let mut value = group_value(group);
     if let Some(object) = value.as_object_mut() {
         object.insert("kind".into(), "APIGroup".into());
         object.insert("apiVersion".into(), "v1".into());

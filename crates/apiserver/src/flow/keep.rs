@@ -13,7 +13,7 @@ use super::defaults::{self, AUTO_UPDATE, Preset, SCHEMA};
 use super::ranges;
 use crate::api::Api;
 use crate::call::Call;
-use crate::registry::{Target, Update, UpdateKind};
+use crate::registry::{Target, Update, UpdateKind, gone_is_fine};
 use crate::storage::{self, View};
 
 /// How often everything is looked at, even if nothing changed.
@@ -116,13 +116,6 @@ async fn tell(api: &Api, name: &str, levels: &[Value]) -> Result<(), Status> {
     let now = api.now_text();
     let change = &mut |old: &Value| Ok(told(old, levels, &now).unwrap_or_else(|| old.clone()));
     gone_is_fine(api.update(&Call::internal(), &target, update, change).await.map(|_| ()))
-}
-
-fn gone_is_fine(result: Result<(), Status>) -> Result<(), Status> {
-    match result {
-        Err(status) if status.code == 404 => Ok(()),
-        other => other,
-    }
 }
 
 /// The stored object as it should be; none when it is so. Suggested ones are their owner's when they say so, or when

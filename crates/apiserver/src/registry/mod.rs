@@ -22,6 +22,14 @@ pub(crate) use read::revision;
 pub(crate) use update::{Change, Update, UpdateKind};
 pub(crate) use write::Written;
 
+/// For who changes what may be gone by then.
+pub(crate) fn gone_is_fine(result: Result<(), Status>) -> Result<(), Status> {
+    match result {
+        Err(status) if status.code == 404 => Ok(()),
+        other => other,
+    }
+}
+
 /// An object, or a collection when the name is empty.
 #[derive(Clone, Debug)]
 pub(crate) struct Target {

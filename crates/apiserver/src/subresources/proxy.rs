@@ -8,42 +8,23 @@ use std::net::IpAddr;
 use api_types::field::quote;
 use api_types::status::Status;
 use api_types::{Value, table};
-use http::header::{self, HeaderMap, HeaderName, HeaderValue};
+use http::header::{self, HeaderMap, HeaderValue};
 use http::{Method, Request, Response};
 use http_body_util::BodyExt;
 use mvcc::KeyRange;
 
 use super::links::Links;
-use super::stream::asks_for_upgrade;
 use crate::api::Api;
 use crate::body::{self, Body, BoxError};
 use crate::call::Call;
 use crate::convert;
 use crate::dial::{self, Connection};
+use crate::forward::{self, asks_for_upgrade};
 use crate::negotiate;
 use crate::node_client::Endpoint;
 use crate::registry::Target;
 use crate::storage::{self, View};
 
-/// Headers that are between two neighbours only (RFC 9110, 7.6.1), with those that upstream's proxies drop beside them.
-const HOP_BY_HOP: [&str; 9] = [
-    "connection",
-    "proxy-connection",
-    "keep-alive",
-    "proxy-authenticate",
-    "proxy-authorization",
-    "te",
-    "trailer",
-    "transfer-encoding",
-    "upgrade",
-];
-/// What a backend says of other origins is not said of this server.
-const CORS: [&str; 4] = [
-    "access-control-allow-credentials",
-    "access-control-allow-headers",
-    "access-control-allow-methods",
-    "access-control-allow-origin",
-];
 /// Segments of a path before what is the backend's: `/api/v1/nodes/n/proxy`, and with a namespace.
 const SEGMENTS: [usize; 2] = [5, 7];
 
@@ -244,9 +225,8 @@ impl Api {
             return self.take_over(call, answer).await;
         }
         let mut response = answer.await.map_err(lost)?.map(body::incoming);
+        forward::settle(&mut response);
         let headers = response.headers_mut();
-        drop_hop_by_hop(headers);
-        CORS.iter().for_each(|name| drop(headers.remove(*name)));
         let own = Own {
             backend: backend.authority.clone(),
             host: call.header(header::HOST).to_owned(),
@@ -330,54 +310,14 @@ fn redirect(call: &Call) -> Response<Body> {
     response
 }
 
-fn drop_hop_by_hop(headers: &mut HeaderMap) {
-    let named: Vec<HeaderName> = headers
-        .get_all(header::CONNECTION)
-        .into_iter()
-        .filter_map(|value| value.to_str().ok())
-        .flat_map(|value| value.split(','))
-        .filter_map(|name| name.trim().parse().ok())
-        .collect();
-    named.iter().for_each(|name| drop(headers.remove(name)));
-    HOP_BY_HOP.iter().for_each(|name| drop(headers.remove(*name)));
-}
-
 /// What the backend is asked.
 fn request(call: &Call, backend: &Backend, path: &str, upgrades: bool) -> Result<Request<Body>, http::Error> {
     let below = if path.is_empty() { "/" } else { path };
-    let uri = match call.wire.query.as_str() {
-        "" => below.to_owned(),
-        query => format!("{below}?{query}"),
-    };
-    let body = call.wire.body.lock().take().unwrap_or_else(|| body::full(""));
-    let mut request = Request::builder().method(&call.method).uri(uri).body(body)?;
+    let mut request = forward::request(call, below, upgrades)?;
     let headers = request.headers_mut();
-    *headers = call.headers.clone();
-    let upgrade = headers.get(header::UPGRADE).cloned();
-    drop_hop_by_hop(headers);
-    if let Some(upgrade) = upgrade.filter(|_| upgrades) {
-        headers.insert(header::CONNECTION, HeaderValue::from_static("Upgrade"));
-        headers.insert(header::UPGRADE, upgrade);
-    }
-    // Who the client is has been said to this server, and is nothing to the backend.
-    headers.remove(header::AUTHORIZATION);
-    let impersonation: Vec<HeaderName> =
-        headers.keys().filter(|name| name.as_str().starts_with("impersonate-")).cloned().collect();
-    impersonation.iter().for_each(|name| drop(headers.remove(name)));
-    let mut set = |name: &'static str, value: &str| {
-        if let Ok(value) = HeaderValue::from_str(value) {
-            headers.insert(HeaderName::from_static(name), value);
-        }
-    };
     let host = call.header(header::HOST);
-    if let Some(door) = &call.wire.door {
-        let peer = door.peer.to_canonical().to_string();
-        let before = call.header("x-forwarded-for");
-        let all = if before.is_empty() { peer } else { format!("{before}, {peer}") };
-        set("x-forwarded-for", &all);
-    }
-    set("x-forwarded-uri", &format!("{}{path}", prefix(&call.info.path, path)));
-    set("host", if host.is_empty() { &backend.authority } else { host });
+    forward::set(headers, "x-forwarded-uri", &format!("{}{path}", prefix(&call.info.path, path)));
+    forward::set(headers, "host", if host.is_empty() { &backend.authority } else { host });
     Ok(request)
 }
 
@@ -477,15 +417,8 @@ mod tests {
         let path = "/api/v1/namespaces/n/pods/p:80/proxy/a%20b/";
         call.info.path = path.to_owned();
         call.wire.query = "x=1&y=%20".to_owned();
-        for (name, value) in [
-            ("host", "master:6443"),
-            ("authorization", "Bearer secret"),
-            ("impersonate-user", "jane"),
-            ("connection", "close, x-hop"),
-            ("x-hop", "1"),
-            ("x-own", "2"),
-        ] {
-            call.headers.insert(HeaderName::from_static(name), HeaderValue::from_static(value));
+        for (name, value) in [(header::HOST, "master:6443"), (header::AUTHORIZATION, "Bearer secret")] {
+            call.headers.insert(name, HeaderValue::from_static(value));
         }
         let node = Endpoint { host: "10.0.0.1".into(), port: 10250 };
         let way = Way::Pod { node, namespace: "n".into(), name: "p".into(), port: 80 };
@@ -493,14 +426,11 @@ mod tests {
     }
 
     #[test]
-    fn credentials_stay_here() {
+    fn the_backend_is_asked_in_the_clients_words() {
         let (call, backend) = example();
         let asked = request(&call, &backend, "/a%20b/", false).unwrap();
         assert_eq!(asked.uri(), "/a%20b/?x=1&y=%20");
-        for name in ["authorization", "impersonate-user", "connection", "x-hop"] {
-            assert!(!asked.headers().contains_key(name), "{name}");
-        }
-        assert_eq!(asked.headers()["x-own"], "2");
+        assert!(!asked.headers().contains_key("authorization"));
         assert_eq!(asked.headers()["host"], "master:6443");
         assert_eq!(asked.headers()["x-forwarded-uri"], "/api/v1/namespaces/n/pods/p:80/proxy/a%20b/");
     }

@@ -16,6 +16,7 @@ use crate::body::{self, Body};
 use crate::call::Call;
 use crate::convert;
 use crate::dial;
+use crate::forward::asks_for_upgrade;
 use crate::node_client::{Endpoint, NodeClient};
 use crate::registry::Target;
 use crate::storage::View;
@@ -92,7 +93,7 @@ impl Api {
     }
 
     /// Makes the connections of the client and of whoever answered 101 one; other answers are passed on.
-    pub(super) async fn take_over(
+    pub(crate) async fn take_over(
         &self,
         call: &Call,
         answer: Response<Incoming>,
@@ -132,14 +133,6 @@ impl Api {
         });
         Ok(response)
     }
-}
-
-/// Whether a request asks for the connection, and this one can be given.
-pub(super) fn asks_for_upgrade(call: &Call) -> bool {
-    let given = call.wire.door.as_ref().is_some_and(|door| door.upgrade.is_some());
-    let named = call.headers.get_all(header::CONNECTION).into_iter();
-    let mut named = named.filter_map(|value| value.to_str().ok()).flat_map(|value| value.split(','));
-    given && named.any(|name| name.trim().eq_ignore_ascii_case("upgrade"))
 }
 
 /// The kubelet's names for the options of a stream.

@@ -21,6 +21,7 @@ use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
 use serde_json::Value;
 use store::{MemoryStorage, Store, StoreConfig};
 use tempfile::TempDir;
+use tower::ServiceExt as _;
 
 pub const DEADLINE: Duration = Duration::from_secs(20);
 
@@ -111,6 +112,8 @@ pub struct Running {
     root: ApiService,
     pub tasks: TaskGroup,
     signer: Box<Signer>,
+    controller: ApiService,
+    probe: Arc<controllers::Probe>,
     folder: TempDir,
 }
 
@@ -210,11 +213,13 @@ async fn try_member(
     let service = config.build(store.clone(), env).await.map_err(|error| error.to_string())?;
     let address = service.address().expect("address");
     let root = service.service(UserInfo::new("kubernetes-admin", &["system:masters"]));
+    let controller = service.service(UserInfo::new("system:kube-controller-manager", &[]));
+    let probe = Arc::new(service.api_service_probe());
     let signer = Box::new(service.secret_token_signer());
     let stop = shutdown.clone();
     tasks.spawn_detached("server", async move { drop(service.run(stop).await) });
     let admin = authority.issue("kubernetes-admin", Some("system:masters"));
-    Ok(Running { address, authority, admin, store, signer, shutdown, root, tasks, folder })
+    Ok(Running { address, authority, admin, store, signer, controller, probe, shutdown, root, tasks, folder })
 }
 
 impl Drop for Running {
@@ -303,6 +308,40 @@ impl Running {
     /// Stops the member.
     pub fn stop(&self) {
         self.shutdown.trigger();
+    }
+
+    /// Starts the controllers, which ask aggregated servers in short intervals.
+    pub fn control(&self) {
+        let env = Env::real();
+        let service = self.controller.clone().map_err(|never| match never {});
+        let client = client::Client::new(client::Service::new(service), "kube-controller-manager");
+        let config = controllers::ControllersConfig {
+            replica: "m0".into(),
+            root_ca: self.authority.certificate.clone(),
+            cluster_cidr: controllers::Ipv4Range::parse("10.244.0.0/16").expect("range"),
+            token_signer: None,
+            api_probe: Some(controllers::ApiProbe {
+                ask: self.probe.clone(),
+                interval: Duration::from_millis(100),
+            }),
+            node_monitor_grace: Duration::from_secs(50),
+        };
+        let (tell, leading) = tokio::sync::watch::channel(None);
+        let (preferred, prefers) = tokio::sync::watch::channel(true);
+        let election = client::ElectionConfig::new("kube-controller-manager", "m0");
+        let elector = client::LeaderElector::new(election, env.clone(), &client, prefers);
+        let stop = self.shutdown.clone();
+        self.tasks.spawn_detached("election", async move {
+            let _preferred = preferred;
+            let lead = |fence: client::Fence, stop: Shutdown| {
+                tell.send_replace(Some(fence));
+                async move { stop.wait().await }
+            };
+            elector.run(stop, lead).await;
+        });
+        let controllers = controllers::Controllers::new(env, client, config);
+        let stop = self.shutdown.clone();
+        self.tasks.spawn_detached("controllers", async move { drop(controllers.run(stop, leading).await) });
     }
 
     async fn ready(&self) {

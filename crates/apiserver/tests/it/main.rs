@@ -1,6 +1,7 @@
 //! The server over a store of one member, asked over TLS and in process.
 
 mod agents;
+mod aggregation;
 mod apply;
 mod audit;
 mod cluster;
@@ -18,6 +19,7 @@ mod hooks;
 mod kubectl;
 mod lists;
 mod logs;
+mod other_server;
 mod plugins;
 mod pod_security;
 mod policies;

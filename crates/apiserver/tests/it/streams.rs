@@ -16,7 +16,7 @@ use crate::cluster::{Answer, Ask, Keyed, Running, ask};
 
 const PODS: &str = "/api/v1/namespaces/default/pods";
 /// Conversations, which end with their connections.
-static TALKS: LazyLock<TaskGroup> = LazyLock::new(|| TaskGroup::new("talks", Shutdown::new()));
+pub static TALKS: LazyLock<TaskGroup> = LazyLock::new(|| TaskGroup::new("talks", Shutdown::new()));
 
 /// Answers a request for an upgrade with 101 and gives the connection to `talk`.
 fn switch<F>(
@@ -95,7 +95,7 @@ fn websocket(path: &str) -> Ask {
 }
 
 /// Asks for a stream, says something on it, ends it; what was heard.
-async fn talk(cluster: &Running, ask: Ask, keyed: &Keyed, word: &str) -> (http::HeaderMap, String) {
+pub async fn talk(cluster: &Running, ask: Ask, keyed: &Keyed, word: &str) -> (http::HeaderMap, String) {
     let response = cluster.open(ask, Some(keyed)).await.expect("answer");
     let (code, headers) = (response.status().as_u16(), response.headers().clone());
     if code != 101 {

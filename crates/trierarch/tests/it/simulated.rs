@@ -8,6 +8,7 @@ const READY: &str = "-n t get deployment web -o jsonpath={.status.readyReplicas}
 fn a_deployment_outlives_every_master_in_turn() {
     let cluster = Cluster::up(&["--simulated"]);
     assert_eq!(cluster.kubectl("get nodes -o name"), "node/n1\nnode/n2\n");
+    cluster.until("get apiservice v1.apps -o jsonpath={.status.conditions[0].reason}", "Local");
     cluster.kubectl("create namespace t");
     cluster.kubectl(&format!("-n t create deployment web --image={IMAGE} --replicas=3"));
     cluster.until(READY, "3");

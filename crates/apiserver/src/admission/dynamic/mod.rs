@@ -11,21 +11,17 @@ mod request;
 pub(super) mod validating;
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicI64, Ordering};
 
-use crate::storage::{Storage, View, Watcher};
 use api_rules::look::Look;
 use api_types::{Value, codec, meta};
-use arc_swap::ArcSwap;
 use bytes::Bytes;
 use mvcc::KeyRange;
-use parking_lot::Mutex;
-use store::WatchRequest;
 
 use self::hooks::Hook;
 use self::policy::Policy;
 use super::Attributes;
-use crate::storage;
+use crate::derived::Derived;
+use crate::storage::{self, Storage, View};
 
 /// Where webhook configurations, policies and their bindings lie: two neighbourhoods of keys.
 const RANGES: [(&str, &str); 2] = [
@@ -48,12 +44,9 @@ struct Configured {
     validating_policies: Vec<Policy>,
 }
 
-/// Follows what is configured: compiled again when one of the objects changed, and a look at a number otherwise.
+/// What is configured: compiled again when one of the objects changed.
 pub(crate) struct Dynamic {
-    storage: Storage,
-    configured: ArcSwap<Configured>,
-    seen: AtomicI64,
-    watchers: Mutex<Vec<Watcher>>,
+    configured: Derived<Configured>,
 }
 
 fn ranges() -> impl Iterator<Item = KeyRange> {
@@ -65,49 +58,12 @@ fn ranges() -> impl Iterator<Item = KeyRange> {
 
 impl Dynamic {
     pub fn new(storage: &Storage) -> Self {
-        Self {
-            storage: storage.clone(),
-            configured: ArcSwap::default(),
-            seen: AtomicI64::new(-1),
-            watchers: Mutex::default(),
-        }
+        Self { configured: Derived::new(storage, ranges(), Configured::read) }
     }
 
     /// What is configured at the view's revision or newer.
     fn configured(&self, view: &View) -> Arc<Configured> {
-        if self.seen.load(Ordering::Acquire) < view.revision() {
-            self.catch_up();
-        }
-        self.configured.load_full()
-    }
-
-    fn catch_up(&self) {
-        let mut watchers = self.watchers.lock();
-        let mut changed = watchers.is_empty();
-        let mut reached = i64::MAX;
-        for watcher in watchers.iter_mut() {
-            match watcher.poll() {
-                Ok(batch) => changed |= !batch.events.is_empty(),
-                Err(_) => changed = true,
-            }
-            reached = reached.min(watcher.progress());
-        }
-        if changed {
-            reached = self.reload(&mut watchers);
-        }
-        self.seen.store(reached, Ordering::Release);
-    }
-
-    fn reload(&self, watchers: &mut Vec<Watcher>) -> i64 {
-        let view = self.storage.view();
-        let old = self.configured.load_full();
-        // What was known stays, until all can be read.
-        let Some(new) = Configured::read(&view, &old) else { return -1 };
-        self.configured.store(Arc::new(new));
-        let start_revision = view.revision() + 1;
-        *watchers =
-            ranges().map(|range| self.storage.watch(WatchRequest { range, start_revision })).collect();
-        view.revision()
+        self.configured.at(view)
     }
 }
 
