@@ -108,6 +108,10 @@ pub struct ApiServerConfig {
     pub authentication_config: Option<PathBuf>,
     /// One other issuer of tokens by flags, in place of the authentication configuration (upstream's `--oidc-*`).
     pub oidc: Option<OidcConfig>,
+    /// Tokens with their users, a line each (upstream's `--token-auth-file`).
+    pub token_file: Option<PathBuf>,
+    /// Audiences of tokens that are meant for this server (upstream's `--api-audiences`); without any the issuer's URL.
+    pub api_audiences: Vec<String>,
     /// A server that knows tokens.
     pub token_webhook: TokenWebhookConfig,
     /// How long the second try waits to ask a server that knows tokens or decides; later ones wait longer.
@@ -158,6 +162,8 @@ impl ApiServerConfig {
             bootstrap_token_auth: false,
             authentication_config: None,
             oidc: None,
+            token_file: None,
+            api_audiences: Vec::new(),
             token_webhook: TokenWebhookConfig::default(),
             review_retry: Duration::from_millis(500),
             request_header: RequestHeaderConfig::default(),

@@ -8,12 +8,12 @@ use http::Response;
 use serde_json::{Map, json};
 
 use crate::api::Api;
-use crate::authz::{Ask, Rule, Verdict};
+use crate::authz::{Ask, Verdict};
 use crate::body::Body;
 use crate::call::Call;
 use crate::decode::{self, Expected};
 use crate::registry::Target;
-use crate::user::{MASTERS, UserInfo};
+use crate::user::UserInfo;
 
 impl Api {
     pub(crate) async fn review(&self, call: &Call, target: &Target) -> Result<Response<Body>, Status> {
@@ -106,23 +106,7 @@ impl Api {
     /// Fills in everything a user may do in a namespace.
     fn rules(&self, review: &mut Value, user: &UserInfo) {
         let namespace = review["spec"]["namespace"].as_str().unwrap_or_default().to_owned();
-        let policy = self.authorizer.policy(&self.storage.view());
-        let everything = Rule {
-            verbs: vec!["*".into()],
-            groups: vec!["*".into()],
-            resources: vec!["*".into()],
-            urls: vec!["*".into()],
-            ..Rule::default()
-        };
-        let (by_rbac, always) = self.authorizer.lists();
-        let mut rules = match user.is_in(MASTERS) || always {
-            true => vec![&everything],
-            false => Vec::new(),
-        };
-        if by_rbac && !user.is_in(MASTERS) {
-            rules.extend(policy.rules_for(user, &namespace));
-        }
-        let unlisted = self.authorizer.unlisted(user);
+        let (rules, unlisted) = self.authorizer.rules(&self.storage.view(), user, &namespace);
         let (mut resources, mut urls) = (Vec::new(), Vec::new());
         for rule in rules {
             if !rule.resources.is_empty() {

@@ -40,6 +40,12 @@ pub struct AuthenticationOptions {
     /// What headers begin with that tell more of the user; X-Remote-Extra- is common
     #[arg(long, value_name = "PREFIXES", value_delimiter = ',')]
     requestheader_extra_headers_prefix: Vec<String>,
+    /// A file of tokens, a line each: token,user,uid,"group,group"
+    #[arg(long, value_name = "FILE")]
+    token_auth_file: Option<PathBuf>,
+    /// Audiences of tokens that are meant for this server; without any the issuer of service account tokens
+    #[arg(long, value_name = "AUDIENCES", value_delimiter = ',')]
+    api_audiences: Vec<String>,
     /// A kubeconfig that names a server that is asked about tokens
     #[arg(long, value_name = "FILE")]
     authentication_token_webhook_config_file: Option<PathBuf>,
@@ -97,6 +103,8 @@ impl AuthenticationOptions {
             group_headers: self.requestheader_group_headers.clone(),
             extra_headers_prefix: self.requestheader_extra_headers_prefix.clone(),
         };
+        config.token_file.clone_from(&self.token_auth_file);
+        config.api_audiences.clone_from(&self.api_audiences);
         config.token_webhook = TokenWebhookConfig {
             config_file: self.authentication_token_webhook_config_file.clone(),
             version: self.authentication_token_webhook_version.clone(),

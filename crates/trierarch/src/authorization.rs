@@ -15,9 +15,12 @@ pub struct AuthorizationOptions {
     /// A file of kind AuthorizationConfiguration: who decides, in which order; in place of the other flags
     #[arg(long, value_name = "FILE")]
     authorization_config: Option<PathBuf>,
-    /// Who decides, in this order: Node, RBAC, Webhook, AlwaysAllow, AlwaysDeny; Node,RBAC if this is not said
+    /// Who decides, in this order: Node, RBAC, Webhook, ABAC, AlwaysAllow, AlwaysDeny; Node,RBAC if this is not said
     #[arg(long, value_name = "MODES", value_delimiter = ',')]
     authorization_mode: Option<Vec<String>>,
+    /// The policies of mode ABAC, a line each
+    #[arg(long, value_name = "FILE")]
+    authorization_policy_file: Option<PathBuf>,
     /// A kubeconfig that names the server that mode Webhook asks
     #[arg(long, value_name = "FILE")]
     authorization_webhook_config_file: Option<PathBuf>,
@@ -38,6 +41,7 @@ impl AuthorizationOptions {
         AuthorizationConfig {
             file: self.authorization_config.clone(),
             modes: self.authorization_mode.clone(),
+            policy_file: self.authorization_policy_file.clone(),
             webhook_config_file: self.authorization_webhook_config_file.clone(),
             webhook_version: self.authorization_webhook_version.clone(),
             webhook_authorized_ttl: self.authorization_webhook_cache_authorized_ttl,

@@ -1,4 +1,4 @@
-//! Who is asking: a proxy's headers, client certificates, tokens of service accounts, of machines that join, of other
+//! Who is asking: a proxy's headers, client certificates, tokens of a file, of service accounts, of machines that join, of other
 //! issuers or of a server that knows them, or nobody.
 //!
 //! Everyone is asked in upstream's order until one knows who it is (`pkg/kubeapiserver/authenticator`); one that is
@@ -11,6 +11,7 @@ mod keys;
 mod oidc;
 mod protocol;
 mod token;
+mod token_file;
 mod webhook;
 
 use api_types::status::Status;
@@ -29,6 +30,7 @@ use crate::api::Api;
 use crate::config::{ApiServerConfig, BuildError};
 use crate::user::{AUTHENTICATED, UNAUTHENTICATED, UserInfo};
 use token::TokenError;
+use token_file::TokenFile;
 use webhook::TokenWebhook;
 
 /// Paths that are answered whoever asks (upstream's default of `--authorization-always-allow-paths`).
@@ -44,6 +46,7 @@ pub(crate) struct Authenticator {
     pub keys: PublicKeys,
     pub oidc: Oidc,
     webhook: Option<TokenWebhook>,
+    file: TokenFile,
     anonymous: bool,
     bootstrap_tokens: bool,
 }
@@ -52,13 +55,17 @@ impl Authenticator {
     pub fn new(config: &ApiServerConfig, env: &Env, tasks: &TaskGroup) -> Result<Self, BuildError> {
         let keys = &config.service_account;
         let public = PublicKeys::new(keys);
-        let webhook = TokenWebhook::new(&config.token_webhook, &keys.issuer, config.review_retry, env, tasks);
+        let tokens = Tokens::new(keys, public.id(), &config.api_audiences)?;
+        let file = config.token_file.as_deref().map_or_else(|| Ok(TokenFile::default()), TokenFile::load);
+        let (asked, wait) = (&config.token_webhook, config.review_retry);
+        let webhook = TokenWebhook::new(asked, tokens.audiences(), wait, env, tasks);
         Ok(Self {
             certificates: Certificates::new(&config.tls, &config.request_header)?,
             proxies: config.request_header.clone(),
             oidc: Oidc::new(config)?,
             webhook: webhook.map_err(BuildError::Authentication)?,
-            tokens: Tokens::new(keys, public.id())?,
+            file: file.map_err(BuildError::Authentication)?,
+            tokens,
             keys: public,
             anonymous: config.anonymous_auth.unwrap_or(true) && !config.authorization.allows_always(),
             bootstrap_tokens: config.bootstrap_token_auth,
@@ -142,15 +149,21 @@ impl Authenticator {
     pub async fn verify_token(&self, api: &Api, token: &str, wanted: &[String]) -> Result<Verified, String> {
         let (view, now) = (api.storage.view(), api.now());
         let mut faults = Vec::new();
+        let own = self.tokens.audiences();
+        let wanted = if wanted.is_empty() { own } else { wanted };
+        // Those who know no audiences know tokens that are meant for this server.
+        let ours: Vec<String> = own.iter().filter(|audience| wanted.contains(audience)).cloned().collect();
+        let found = |user| Verified { user: with_group(user), audiences: ours.clone() };
+        if let Some(user) = self.file.user(token).filter(|_| !ours.is_empty()) {
+            return Ok(found(user));
+        }
         match self.tokens.verify(&view, token, wanted, now) {
             Ok(found) => return Ok(found),
             // Somebody else's, for all that is known.
             Err(TokenError::Issuer) => {}
             Err(fault) => faults.push(fault.to_string()),
         }
-        // The others know no audiences: their tokens are meant for this server.
-        let own = self.tokens.default_audience();
-        if wanted.is_empty() || wanted.iter().any(|audience| audience == own) {
+        if !ours.is_empty() {
             let mut user = self.bootstrap_tokens.then(|| bootstrap::verify(&view, token, now)).flatten();
             if user.is_none() {
                 user = self.oidc.verify(api, token).await.unwrap_or_else(|fault| {
@@ -159,12 +172,11 @@ impl Authenticator {
                 });
             }
             if let Some(user) = user {
-                return Ok(Verified { user: with_group(user), audiences: vec![own.to_owned()] });
+                return Ok(found(user));
             }
         }
         if let Some(webhook) = &self.webhook {
-            let own = [own.to_owned()];
-            match webhook.verify(token, if wanted.is_empty() { &own[..] } else { wanted }).await {
+            match webhook.verify(token, wanted).await {
                 Ok(Some(found)) => return Ok(found),
                 Ok(None) => {}
                 Err(fault) => faults.push(fault),

@@ -125,21 +125,29 @@ pub(crate) struct Tokens {
     verifying: Vec<DecodingKey>,
     id: Option<String>,
     issuer: String,
+    /// Those of this server, the first that of tokens that name none.
+    audiences: Vec<String>,
 }
 
 impl Tokens {
-    /// `id`: the signing key's, for the head of tokens.
-    pub fn new(keys: &ServiceAccountKeys, id: Option<String>) -> Result<Self, BuildError> {
+    /// `id`: the signing key's, for the head of tokens. `audiences`: this server's, its issuer without any.
+    pub fn new(
+        keys: &ServiceAccountKeys,
+        id: Option<String>,
+        audiences: &[String],
+    ) -> Result<Self, BuildError> {
         let bad = |error: jsonwebtoken::errors::Error| BuildError::ServiceAccountKeys(error.to_string());
         let signing = EncodingKey::from_rsa_pem(&keys.signing_key).map_err(bad)?;
         let verifying = keys.public_keys.iter().map(|pem| DecodingKey::from_rsa_pem(pem).map_err(bad));
         let verifying = verifying.collect::<Result<_, _>>()?;
-        Ok(Self { signing, verifying, id, issuer: keys.issuer.clone() })
+        let issuer = keys.issuer.clone();
+        let audiences = if audiences.is_empty() { vec![issuer.clone()] } else { audiences.to_vec() };
+        Ok(Self { signing, verifying, id, issuer, audiences })
     }
 
-    /// The audience of tokens that name none.
-    pub fn default_audience(&self) -> &str {
-        &self.issuer
+    /// The audiences of this server, and of tokens that name none.
+    pub fn audiences(&self) -> &[String] {
+        &self.audiences
     }
 
     /// A token that is good from `now` for so many seconds (`now` in milliseconds).
@@ -193,8 +201,7 @@ impl Tokens {
         if now + LEEWAY < claims.nbf {
             return Err(TokenError::NotYet);
         }
-        let own = [self.issuer.clone()];
-        let asked = if audiences.is_empty() { &own[..] } else { audiences };
+        let asked = if audiences.is_empty() { &self.audiences[..] } else { audiences };
         let audiences: Vec<String> =
             asked.iter().filter(|audience| claims.aud.list().contains(audience)).cloned().collect();
         if audiences.is_empty() {
@@ -249,12 +256,12 @@ impl Tokens {
             return Err(TokenError::Copy);
         }
         // It is meant for the API server alone.
-        let own = self.issuer.clone();
-        let audiences = if audiences.is_empty() || audiences.contains(&own) {
-            vec![own]
-        } else {
-            return Err(TokenError::Audience(vec![own]));
-        };
+        let asked = if audiences.is_empty() { &self.audiences[..] } else { audiences };
+        let audiences: Vec<String> =
+            asked.iter().filter(|audience| self.audiences.contains(audience)).cloned().collect();
+        if audiences.is_empty() {
+            return Err(TokenError::Audience(self.audiences.clone()));
+        }
         let user = UserInfo::service_account(&claims.namespace, &claims.account, &claims.uid);
         Ok(Verified { user, audiences })
     }

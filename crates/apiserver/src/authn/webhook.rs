@@ -51,8 +51,8 @@ pub(crate) struct TokenWebhook(Arc<Inner>);
 struct Inner {
     server: Remote,
     version: String,
-    /// The audience of answers that name none.
-    own_audience: String,
+    /// The audiences of answers that name none.
+    own_audiences: Vec<String>,
     ttl: Duration,
     wait: Duration,
     cache: Cache<Option<Verified>>,
@@ -69,7 +69,7 @@ impl TokenWebhook {
     /// A kubeconfig that cannot be used, or a version that is none.
     pub fn new(
         config: &TokenWebhookConfig,
-        own_audience: &str,
+        own_audiences: &[String],
         wait: Duration,
         env: &Env,
         tasks: &TaskGroup,
@@ -85,7 +85,7 @@ impl TokenWebhook {
         Ok(Some(Self(Arc::new(Inner {
             server: Remote::load(file, TIMEOUT, tasks)?,
             version,
-            own_audience: own_audience.to_owned(),
+            own_audiences: own_audiences.to_vec(),
             ttl: config.cache_ttl,
             wait,
             cache: Cache::new(MAX_KEPT, &env.rng),
@@ -150,7 +150,7 @@ impl Inner {
 
     fn read(&self, status: &Value, wanted: &[String]) -> Found {
         let named = texts(&status["audiences"]);
-        let got = if named.is_empty() { vec![self.own_audience.clone()] } else { named };
+        let got = if named.is_empty() { self.own_audiences.clone() } else { named };
         let audiences: Vec<String> = wanted.iter().filter(|wanted| got.contains(wanted)).cloned().collect();
         if audiences.is_empty() {
             return Ok(None);

@@ -32,6 +32,8 @@ pub struct AuthorizationConfig {
     pub file: Option<PathBuf>,
     /// Who is asked, in this order; without it `Node` and `RBAC`.
     pub modes: Option<Vec<String>>,
+    /// The policies of mode `ABAC`, a line each.
+    pub policy_file: Option<PathBuf>,
     /// A kubeconfig that names the server that mode `Webhook` asks.
     pub webhook_config_file: Option<PathBuf>,
     /// The version of its reviews; without it `v1beta1`.
@@ -54,6 +56,7 @@ pub(super) enum Kind {
     Rbac,
     AlwaysAllow,
     AlwaysDeny,
+    Abac,
     Webhook(WebhookSettings),
 }
 
@@ -81,6 +84,7 @@ impl Kind {
             Self::Rbac => "RBAC",
             Self::AlwaysAllow => "AlwaysAllow",
             Self::AlwaysDeny => "AlwaysDeny",
+            Self::Abac => "ABAC",
             Self::Webhook(_) => "Webhook",
         }
     }
@@ -92,6 +96,7 @@ impl Kind {
             "RBAC" => Ok(Self::Rbac),
             "AlwaysAllow" => Ok(Self::AlwaysAllow),
             "AlwaysDeny" => Ok(Self::AlwaysDeny),
+            "ABAC" => Ok(Self::Abac),
             other => Err(format!("authorizer type {other} is not supported")),
         }
     }
@@ -161,9 +166,15 @@ impl AuthorizationConfig {
             if !TYPES.contains(&mode.as_str()) {
                 faults.push(format!("authorization-mode {mode:?} is not a valid mode"));
             }
+            if mode == "ABAC" && self.policy_file.is_none() {
+                faults.push("authorization-mode ABAC's authorization policy file not passed".to_owned());
+            }
             if mode == "Webhook" && self.webhook_config_file.is_none() {
                 faults.push("authorization-mode Webhook's authorization config file not passed".to_owned());
             }
+        }
+        if self.policy_file.is_some() && !has("ABAC") {
+            faults.push("cannot specify --authorization-policy-file without mode ABAC".to_owned());
         }
         if self.webhook_config_file.is_some() && !has("Webhook") {
             faults.push("cannot specify --authorization-webhook-config-file without mode Webhook".to_owned());
@@ -552,6 +563,14 @@ mod tests {
         assert_eq!(
             fault(|config| config.modes = Some(vec!["RBAC".into(), "RBAC".into()])),
             "authorization-mode [\"RBAC\" \"RBAC\"] has mode specified more than once"
+        );
+        assert_eq!(
+            fault(|config| config.modes = Some(vec!["ABAC".into()])),
+            "authorization-mode ABAC's authorization policy file not passed"
+        );
+        assert_eq!(
+            fault(|config| config.policy_file = Some("x".into())),
+            "cannot specify --authorization-policy-file without mode ABAC"
         );
         assert_eq!(
             fault(|config| config.webhook_config_file = Some("x".into())),

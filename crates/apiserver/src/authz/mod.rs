@@ -4,6 +4,7 @@
 //! The policy is decoded from the stored roles and bindings, and brought up to the view's revision before each
 //! decision that follows a change.
 
+mod abac;
 mod config;
 mod node;
 mod policy;
@@ -149,6 +150,7 @@ pub(crate) struct Authorizer {
     /// What the chain is read from, and kinds of it that were there at the start.
     file: Option<PathBuf>,
     from_start: Vec<&'static str>,
+    policies: Option<Arc<abac::Policies>>,
     /// Before the second try to ask a server.
     wait: Duration,
     tasks: TaskGroup,
@@ -166,6 +168,7 @@ enum Link {
     Rbac,
     AlwaysAllow,
     AlwaysDeny,
+    Abac(Arc<abac::Policies>),
     Webhook(Box<webhook::Webhook>),
 }
 
@@ -225,6 +228,9 @@ impl Authorizer {
         tasks: &TaskGroup,
     ) -> Result<Self, String> {
         let (named, text) = config.read()?;
+        let by_policies = named.iter().any(|one| matches!(one.kind, config::Kind::Abac));
+        let file = config.policy_file.clone().unwrap_or_default();
+        let policies = by_policies.then(|| abac::Policies::load(&file).map(Arc::new)).transpose()?;
         let authorizer = Self {
             storage: storage.clone(),
             policy: ArcSwap::default(),
@@ -233,6 +239,7 @@ impl Authorizer {
             chain: ArcSwap::from_pointee(Chain { text: Vec::new(), links: Vec::new() }),
             file: config.file.clone(),
             from_start: named.iter().map(|one| one.kind.text()).filter(|kind| *kind != "Webhook").collect(),
+            policies,
             wait,
             tasks: tasks.clone(),
         };
@@ -248,6 +255,7 @@ impl Authorizer {
                 config::Kind::Rbac => Link::Rbac,
                 config::Kind::AlwaysAllow => Link::AlwaysAllow,
                 config::Kind::AlwaysDeny => Link::AlwaysDeny,
+                config::Kind::Abac => Link::Abac(self.policies.clone().ok_or_else(|| late("ABAC"))?),
                 config::Kind::Webhook(settings) => {
                     let webhook = webhook::Webhook::new(settings, self.wait, env, &self.tasks)?;
                     Link::Webhook(Box::new(webhook))
@@ -280,13 +288,8 @@ impl Authorizer {
         if !missing.is_empty() {
             return Err(format!("missing required types: [{}]", missing.join(" ")));
         }
-        let late = |kind: &&&str| matches!(**kind, "Node" | "RBAC") && !self.from_start.contains(*kind);
-        match kinds.iter().find(late) {
-            None => Ok(()),
-            Some(kind) => Err(format!(
-                "authorizer type {kind} is not allowed if it was not enabled at initial server startup"
-            )),
-        }
+        let is_late = |kind: &&&str| matches!(**kind, "Node" | "RBAC") && !self.from_start.contains(*kind);
+        kinds.iter().find(is_late).map_or(Ok(()), |kind| Err(late(kind)))
     }
 
     /// What is decided.
@@ -356,6 +359,8 @@ impl Authorizer {
             Link::AlwaysDeny => {
                 Decision { reason: "Everything is forbidden.".to_owned(), ..Decision::default() }
             }
+            Link::Abac(policies) if policies.allows(user, ask) => Decision::allow(),
+            Link::Abac(_) => Decision { reason: "No policy matched.".to_owned(), ..Decision::default() },
             Link::Rbac | Link::Webhook(_) => Decision::default(),
         }
     }
@@ -368,24 +373,27 @@ impl Authorizer {
         self.policy(view).reason(user, ask).map(|by| format!("RBAC: allowed by {by}")).unwrap_or_default()
     }
 
-    /// Those who cannot tell everything that they allow, in their own words; the others may by [`Self::policy`].
-    pub fn unlisted(&self, user: &UserInfo) -> Vec<&'static str> {
-        let chain = self.chain.load();
-        let words = chain.links.iter().filter_map(|(_, link)| match link {
-            Link::Node if user.node().is_some() => {
-                Some("node authorizer does not support user rule resolution")
+    /// Everything that a user may do in a namespace, as far as those who decide can tell, and what the others say.
+    pub fn rules(&self, view: &View, user: &UserInfo, namespace: &str) -> (Vec<Rule>, Vec<&'static str>) {
+        let (chain, mut rules, mut silent) = (self.chain.load_full(), Vec::new(), Vec::new());
+        if user.is_in(MASTERS) {
+            return (vec![Rule::everything()], silent);
+        }
+        for (_, link) in &chain.links {
+            match link {
+                Link::Rbac => {
+                    rules.extend(self.policy(view).rules_for(user, namespace).into_iter().cloned());
+                }
+                Link::AlwaysAllow => rules.push(Rule::everything()),
+                Link::Abac(policies) => rules.extend(policies.rules(user, namespace)),
+                Link::Node if user.node().is_some() => {
+                    silent.push("node authorizer does not support user rule resolution");
+                }
+                Link::Webhook(_) => silent.push("webhook authorizer does not support user rule resolution"),
+                Link::Node | Link::AlwaysDeny => {}
             }
-            Link::Webhook(_) => Some("webhook authorizer does not support user rule resolution"),
-            _ => None,
-        });
-        words.collect()
-    }
-
-    /// Whether RBAC is asked, and whether somebody allows everything.
-    pub fn lists(&self) -> (bool, bool) {
-        let chain = self.chain.load();
-        let has = |wanted: fn(&Link) -> bool| chain.links.iter().any(|(_, link)| wanted(link));
-        (has(|link| matches!(link, Link::Rbac)), has(|link| matches!(link, Link::AlwaysAllow)))
+        }
+        (rules, silent)
     }
 
     /// The policy at the view's revision or newer.
@@ -437,6 +445,11 @@ impl Authorizer {
             ranges().map(|range| self.storage.watch(WatchRequest { range, start_revision })).collect();
         view.revision()
     }
+}
+
+/// What is said of a kind that only a start makes.
+fn late(kind: &str) -> String {
+    format!("authorizer type {kind} is not allowed if it was not enabled at initial server startup")
 }
 
 #[cfg(test)]

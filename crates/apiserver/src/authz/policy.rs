@@ -30,6 +30,12 @@ fn has(list: &[String], wanted: &str) -> bool {
 }
 
 impl Rule {
+    /// One that grants everything.
+    pub fn everything() -> Self {
+        let all = || vec!["*".to_owned()];
+        Self { verbs: all(), groups: all(), resources: all(), urls: all(), names: Vec::new() }
+    }
+
     pub fn from_value(value: &Value) -> Self {
         Self {
             verbs: texts(&value["verbs"]),

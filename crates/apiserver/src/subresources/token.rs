@@ -51,12 +51,12 @@ impl Api {
         }
         let list = request["spec"]["audiences"].as_array().into_iter().flatten();
         let mut audiences: Vec<String> = list.filter_map(|text| text.as_str().map(str::to_owned)).collect();
-        let own = self.authenticator.tokens.default_audience();
+        let own = self.authenticator.tokens.audiences();
         if audiences.is_empty() {
-            audiences.push(own.to_owned());
+            audiences.extend_from_slice(own);
         }
         let now = self.now();
-        let extended = bound.pod.is_some() && seconds == POD_SECONDS && audiences == [own.to_owned()];
+        let extended = bound.pod.is_some() && seconds == POD_SECONDS && audiences == own;
         if extended {
             bound.warnafter = Some(now / 1000 + seconds);
         }

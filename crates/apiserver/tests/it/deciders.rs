@@ -282,6 +282,33 @@ async fn everything_or_nothing_may_be_allowed() {
 }
 
 #[tokio::test]
+async fn policies_of_a_file_allow() {
+    let folder = tempfile::tempdir().expect("folder");
+    let file = folder.path().join("policies");
+    let policy = json!({"apiVersion": "abac.authorization.kubernetes.io/v1beta1", "kind": "Policy",
+        "spec": {"user": "jane", "namespace": "default", "resource": "configmaps", "readonly": true}});
+    std::fs::write(&file, format!("# who may what\n{policy}\n")).expect("written");
+    let named = file.clone();
+    let cluster = Cluster::start_with(|config| {
+        by_flags(config, &["ABAC"], None);
+        config.authorization.policy_file = Some(named);
+    })
+    .await;
+    get(&cluster, "jane").await.expect(200);
+    let make = ask("POST", CONFIG_MAPS).json(&config_map("a"));
+    let refused = message(&send(&cluster, make, &user(&cluster, "jane")).await, 403);
+    assert!(refused.ends_with("in the namespace \"default\": abac: No policy matched."), "{refused}");
+    get(&cluster, "joe").await.expect(403);
+    std::fs::write(&file, "no policy\n").expect("written");
+    let fault = Cluster::fault(|config| {
+        by_flags(config, &["ABAC"], None);
+        config.authorization.policy_file = Some(file);
+    })
+    .await;
+    assert!(fault.contains("line 1: no policy: "), "{fault}");
+}
+
+#[tokio::test]
 async fn reviews_tell_what_the_server_says() {
     let reviewer = Reviewer::start(answer).await;
     let file = reviewer.kubeconfig("/v1beta1");

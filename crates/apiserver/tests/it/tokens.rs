@@ -237,6 +237,41 @@ async fn an_issuer_by_flags_vouches_for_its_tokens() {
 }
 
 #[tokio::test]
+async fn a_file_holds_tokens() {
+    let folder = tempfile::tempdir().expect("folder");
+    let file = folder.path().join("tokens.csv");
+    std::fs::write(&file, "sesame,ann,7,\"a,b\"\n").expect("written");
+    let named = file.clone();
+    let cluster = Cluster::start_with(|config| config.token_file = Some(named)).await;
+    let user = with_token(&cluster, "sesame").await.expect(201)["status"]["userInfo"].clone();
+    assert_eq!(user, json!({"username": "ann", "uid": "7", "groups": ["a", "b", "system:authenticated"]}));
+    with_token(&cluster, "sesam").await.expect(401);
+    assert_eq!(review(&cluster, "sesame", &["else"]).await["error"], "invalid bearer token");
+    std::fs::write(&file, "sesame\n").expect("written");
+    let fault = Cluster::fault(|config| config.token_file = Some(file)).await;
+    assert!(fault.ends_with("must have at least 3 columns (token, user name, user uid), found 1"), "{fault}");
+}
+
+#[tokio::test]
+async fn tokens_are_meant_for_this_server_by_its_audiences() {
+    let cluster = Cluster::start_with(|config| config.api_audiences = vec!["one".into(), "two".into()]).await;
+    let accounts = "/api/v1/namespaces/default/serviceaccounts";
+    cluster.create(accounts, &json!({"metadata": {"name": "robot"}})).await;
+    let token = async |audiences: &[&str]| {
+        let request = json!({"spec": {"audiences": audiences, "expirationSeconds": 1200}});
+        let made = cluster.create(&format!("{accounts}/robot/token"), &request).await;
+        (made["status"]["token"].as_str().expect("token").to_owned(), made["spec"]["audiences"].clone())
+    };
+    let (default, audiences) = token(&[]).await;
+    assert_eq!(audiences, json!(["one", "two"]));
+    with_token(&cluster, &default).await.expect(201);
+    with_token(&cluster, &token(&["two"]).await.0).await.expect(201);
+    let issuers = token(&["https://kubernetes.default.svc"]).await.0;
+    with_token(&cluster, &issuers).await.expect(401);
+    assert_eq!(review(&cluster, &default, &[]).await["audiences"], json!(["one", "two"]));
+}
+
+#[tokio::test]
 async fn flags_and_configuration_exclude_each_other() {
     let folder = tempfile::tempdir().expect("folder");
     let file = folder.path().join("authentication.yaml");
