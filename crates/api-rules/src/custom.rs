@@ -30,9 +30,8 @@ const MAX_PATTERN_BYTES: usize = 1024 * 1024;
 /// A schema with its patterns and CEL rules compiled.
 #[derive(Debug)]
 pub struct CustomSchema {
+    /// Without what only people read.
     schema: Value,
-    /// The same, marked as that of a whole object: structured merge knows of its metadata.
-    merge: Value,
     rules: Option<Rules>,
     patterns: Patterns,
 }
@@ -41,24 +40,16 @@ type Patterns = HashMap<String, Regex>;
 
 impl CustomSchema {
     /// Compiles an `openAPIV3Schema`. Patterns that are no regular expression are not checked, as upstream.
-    pub fn new(schema: Value) -> CustomSchema {
+    pub fn new(mut schema: Value) -> CustomSchema {
+        strip(&mut schema);
         let mut patterns = Patterns::new();
         collect_patterns(&schema, &mut patterns);
-        let mut merge = schema.clone();
-        if let Some(root) = merge.as_object_mut() {
-            root.insert("x-kubernetes-embedded-resource".into(), true.into());
-        }
-        CustomSchema { rules: Rules::new(&schema), patterns, schema, merge }
+        CustomSchema { rules: Rules::new(&schema), patterns, schema }
     }
 
-    /// The schema it was made of.
+    /// The schema it was made of, without what only people read.
     pub fn schema(&self) -> &Value {
         &self.schema
-    }
-
-    /// The schema as structured merge needs it.
-    pub(crate) fn merge_schema(&self) -> &Value {
-        &self.merge
     }
 
     /// [`prune`] with this schema.
@@ -86,6 +77,22 @@ impl CustomSchema {
         }
         let failed = self.rules.as_ref().map(|rules| rules.validate(&self.schema, object, old));
         failed.into_iter().flatten().filter(is_new).collect()
+    }
+}
+
+/// Drops what only people read: of a large definition it is most of the memory.
+fn strip(schema: &mut Value) {
+    let Some(map) = schema.as_object_mut() else { return };
+    for text in ["description", "title", "example", "externalDocs"] {
+        map.remove(text);
+    }
+    for (key, part) in map {
+        match (key.as_str(), part) {
+            ("properties", Value::Object(properties)) => properties.values_mut().for_each(strip),
+            ("allOf" | "anyOf" | "oneOf", Value::Array(parts)) => parts.iter_mut().for_each(strip),
+            ("items" | "additionalProperties" | "not", part) => strip(part),
+            _ => {}
+        }
     }
 }
 

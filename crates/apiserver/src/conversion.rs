@@ -192,6 +192,17 @@ impl Api {
         kind.decode(&kv)
     }
 
+    /// An object of a kind, whatever its version, in the version of that kind.
+    pub(crate) async fn in_version(&self, kind: &Kind, object: Value) -> Result<Value, Status> {
+        let Some((custom, converter)) = converted(kind) else { return kind.to_version(object) };
+        let wanted = custom.resource.api_version();
+        if meta::api_version(&object) == wanted {
+            return kind.to_version(object);
+        }
+        let mut results = converter.convert(self, vec![object], &wanted).await?;
+        results.pop().ok_or_else(|| Status::internal("the conversion webhook returned no object"))
+    }
+
     /// The stored form of an object.
     pub(crate) async fn to_stored(&self, kind: &Kind, object: &Value) -> Result<Bytes, Status> {
         let Some((custom, converter)) = converted(kind) else { return Ok(kind.encode(object)?.into()) };

@@ -1,8 +1,9 @@
 //! Driver. Informers of custom kinds, for the garbage collector: they come and go with their definitions.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
+use api_types::ResourceRef;
 use client::{Client, InformerConfig, WorkQueue};
 use env::{Env, Shutdown};
 use futures::StreamExt;
@@ -29,20 +30,17 @@ impl CustomInformers {
         let mut running: HashMap<String, (String, Shutdown)> = HashMap::new();
         let mut informers = FuturesUnordered::new();
         loop {
-            let wanted = custom_resources::kinds(&self.listers);
-            let served = |name: &str, version: &str| {
-                wanted.iter().any(|kind| kind.version == version && kind.qualified() == name)
-            };
+            let wanted = custom_resources::kinds(&self.listers).into_iter();
+            let wanted: BTreeMap<String, ResourceRef> = wanted.map(|kind| (kind.qualified(), kind)).collect();
             running.retain(|name, (version, stop)| {
-                let stays = served(name, version);
+                let stays = wanted.get(name).is_some_and(|kind| kind.version == version.as_str());
                 if !stays {
                     stop.trigger();
                     self.listers.set_custom(name, None);
                 }
                 stays
             });
-            for kind in wanted {
-                let name = kind.qualified();
+            for (name, kind) in wanted {
                 if running.contains_key(&name) {
                     continue;
                 }

@@ -31,6 +31,13 @@ pub(crate) fn kinds(listers: &Listers) -> Vec<ResourceRef> {
     all.iter().filter_map(|definition| kind_of(definition)).collect()
 }
 
+/// The first kind of the established definitions that `fits`. Many are asked of for each change of an object, so nothing
+/// is made of the others.
+pub(crate) fn find(listers: &Listers, fits: impl Fn(&Value) -> bool) -> Option<ResourceRef> {
+    let all = listers.get(DEFINITIONS).map(|lister| lister.all()).unwrap_or_default();
+    all.iter().filter(|definition| fits(definition)).find_map(|definition| kind_of(definition))
+}
+
 fn kind_of(definition: &Value) -> Option<ResourceRef> {
     if !definition::has_condition(definition, "Established") {
         return None;

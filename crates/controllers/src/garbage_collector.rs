@@ -54,9 +54,7 @@ impl Controller for GarbageCollector {
 
 fn resource_of(listers: &Listers, qualified: &str) -> Option<ResourceRef> {
     let built_in = kinds().find(|resource| resource.qualified() == qualified).map(ResourceRef::from);
-    built_in.or_else(|| {
-        custom_resources::kinds(listers).into_iter().find(|resource| resource.qualified() == qualified)
-    })
+    built_in.or_else(|| custom_resources::find(listers, |definition| meta::name(definition) == qualified))
 }
 
 /// The kind of an object or an owner, built-in or custom.
@@ -64,8 +62,11 @@ pub(crate) fn kind_of(listers: &Listers, api_version: &str, kind: &str) -> Optio
     let built_in = table::by_api_version(api_version, kind).map(ResourceRef::from);
     built_in.or_else(|| {
         let (group, _) = api_version.split_once('/')?;
-        let mut all = custom_resources::kinds(listers).into_iter();
-        all.find(|resource| resource.group == group && resource.kind == kind)
+        let found = custom_resources::find(listers, |definition| {
+            let names = [&definition["status"]["acceptedNames"], &definition["spec"]["names"]];
+            definition["spec"]["group"] == group && names.iter().any(|names| names["kind"] == kind)
+        });
+        found.filter(|resource| resource.kind == kind)
     })
 }
 

@@ -77,7 +77,7 @@ impl CustomRules {
 
     /// How the parts of an object are merged and owned.
     pub fn merge_type(&self) -> Type<'_> {
-        Type::Schema(self.schema.merge_schema())
+        Type::Whole(self.schema.schema())
     }
 
     /// Dotted paths that an endpoint resets whoever sends them.

@@ -42,8 +42,8 @@ pub(crate) struct CustomKind {
 
 /// What OpenAPI shows of a definition's version.
 pub(crate) struct Published {
-    /// `openAPIV3Schema`; null when there is none.
-    schema: Value,
+    /// `openAPIV3Schema` as JSON, which takes a tenth of the memory of a tree; `null` when there is none.
+    schema: Box<str>,
     selectable_fields: Value,
     preserves_unknown: bool,
     /// A hash of everything that the documents show.
@@ -53,7 +53,7 @@ pub(crate) struct Published {
 impl Published {
     pub fn new(definition: &Value, version: &Value, hash: Text) -> Self {
         Self {
-            schema: version["schema"]["openAPIV3Schema"].clone(),
+            schema: version["schema"]["openAPIV3Schema"].to_string().into(),
             selectable_fields: version["selectableFields"].clone(),
             preserves_unknown: definition["spec"]["preserveUnknownFields"] == true,
             hash,
@@ -259,13 +259,15 @@ impl Kind {
 }
 
 impl CustomKind {
-    pub fn published(&self) -> CustomSchema<'_> {
-        CustomSchema {
+    /// What OpenAPI makes of what is published of this kind.
+    pub fn publish<T>(&self, make: impl FnOnce(&CustomSchema<'_>) -> T) -> T {
+        let schema = serde_json::from_str(&self.published.schema);
+        make(&CustomSchema {
             resource: &self.resource,
-            schema: &self.published.schema,
+            schema: &schema.unwrap_or_default(),
             selectable: &self.published.selectable_fields,
             preserves_unknown: self.published.preserves_unknown,
-        }
+        })
     }
 
     /// Brings an object to this version where no webhook is needed for it: nothing but its name changes.

@@ -251,7 +251,8 @@ fn undescribed(path: &str, definitions: &Definitions) -> Option<Value> {
     }
     let (group, version) = group_version(path)?;
     let resources: Vec<&Resource> = super::all_resources(definitions, group, version).collect();
-    let custom = definitions.kinds(group, version).flat_map(|kind| kind.published().published(false));
+    let custom =
+        definitions.kinds(group, version).flat_map(|kind| kind.publish(|schema| schema.published(false)));
     Some(openapi::document_of(group, version, &resources, &custom.collect()))
 }
 

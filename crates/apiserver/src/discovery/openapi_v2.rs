@@ -76,7 +76,7 @@ fn custom<'a>(
     parameters: &'a Map<String, Value>,
 ) -> impl Iterator<Item = v2::Part> + 'a {
     let kinds = definitions.list.iter().flat_map(|definition| &definition.kinds);
-    kinds.map(|kind| v2::custom(&kind.published(), parameters))
+    kinds.map(|kind| kind.publish(|schema| v2::custom(schema, parameters)))
 }
 
 /// Everything but paths and definitions.

@@ -4,15 +4,16 @@ use api_rules::patch::apply::{self, Writer};
 use api_rules::patch::{Conflict, PatchError};
 use api_types::field::{FieldError, Path};
 use api_types::status::Status;
-use api_types::{Value, codec, meta};
+use api_types::{Subresource, Value, codec, meta};
 use http::{Response, header};
 
-use super::write::settle_namespace;
+use super::write::{Written, settle_namespace};
 use super::{Target, Update, UpdateKind};
 use crate::api::Api;
 use crate::body::Body;
 use crate::call::Call;
 use crate::decode::{self, Expected};
+use crate::subresources::scale;
 
 /// Bytes of a manager's name that is taken from the user agent.
 const MANAGER_BYTES: usize = 128;
@@ -79,13 +80,9 @@ impl Api {
         target: &Target,
         kind: UpdateKind,
     ) -> Result<Response<Body>, Status> {
-        if call.query.get("fieldManager").is_empty() {
-            let error = FieldError::required(&Path::new("fieldManager"), "is required for apply patch");
-            return Err(Status::invalid("meta.k8s.io", "PatchOptions", "", &[error]));
-        }
-        check_manager(call, "PatchOptions")?;
-        let (force, dry_run) = (call.query.flag("force"), call.dry_run(None)?);
-        let applied = applied_object(call, target)?;
+        let (force, dry_run) = options(call)?;
+        let api_version = target.resource.api_version();
+        let applied = applied_object(call, target, Expected::of(&target.resource, &api_version))?;
         let record = Record::new(self, target);
         let lay = |live: &Value| -> Result<Value, Status> {
             let ty = target.resource.merge_type();
@@ -109,23 +106,54 @@ impl Api {
         let code = if written.created { 201 } else { 200 };
         self.respond(call, target, code, written.kv).await
     }
+
+    /// Server-side apply of a scale: the manager owns the object's own field for the replicas, under the subresource
+    /// (upstream: `apimachinery/pkg/util/managedfields`, `ScaleHandler`).
+    pub(crate) async fn apply_scale(
+        &self,
+        call: &Call,
+        target: &Target,
+        sub: &Subresource,
+    ) -> Result<Written, Status> {
+        let (force, dry_run) = options(call)?;
+        let api_version = sub.api_version();
+        let scale = applied_object(call, target, Expected::sub(sub, &api_version))?;
+        let record = Record::new(self, target);
+        let update = Update { kind: UpdateKind::Scale, dry_run };
+        self.update(call, target, update, &mut |old| {
+            let applied = scale::applied(target, old, &scale)?;
+            let ty = target.resource.merge_type();
+            let result =
+                apply::apply(ty, old, &applied, &record.writer(call, target), force).map_err(refused)?;
+            target.resource.normalize(result)
+        })
+        .await
+    }
+}
+
+/// Whether an apply is forced, and whether it is a dry run.
+fn options(call: &Call) -> Result<(bool, bool), Status> {
+    if call.query.get("fieldManager").is_empty() {
+        let error = FieldError::required(&Path::new("fieldManager"), "is required for apply patch");
+        return Err(Status::invalid("meta.k8s.io", "PatchOptions", "", &[error]));
+    }
+    check_manager(call, "PatchOptions")?;
+    Ok((call.query.flag("force"), call.dry_run(None)?))
 }
 
 /// The applied configuration as it was sent: nothing is filled in, since what is there is what the manager owns.
-fn applied_object(call: &Call, target: &Target) -> Result<Value, Status> {
+fn applied_object(call: &Call, target: &Target, expected: Expected<'_>) -> Result<Value, Status> {
     let decoded = codec::decode_yaml(&call.body)
         .map_err(|error| Status::bad_request(format!("error decoding YAML: {error}")))?;
     let mut applied = decoded.value.clone();
-    let api_version = target.resource.api_version();
-    if meta::api_version(&applied) != api_version || meta::kind(&applied) != target.resource.kind {
+    let (api_version, kind) = (expected.api_version, expected.kind);
+    if meta::api_version(&applied) != api_version || meta::kind(&applied) != kind {
         return Err(Status::bad_request(format!(
-            "invalid object type: expected {api_version}, Kind={}, got {}, Kind={}",
-            target.resource.kind,
+            "invalid object type: expected {api_version}, Kind={kind}, got {}, Kind={}",
             meta::api_version(&applied),
             meta::kind(&applied)
         )));
     }
-    let expected = Expected::of(&target.resource, &api_version);
     decode::settle_applied(call, &decoded, &mut applied, expected)?;
     settle_namespace(&mut applied, target)?;
     if meta::name(&applied).is_empty() {

@@ -35,10 +35,6 @@ impl Patch {
         if !ACCEPTED.contains(&media.as_str()) {
             return Err(Status::unsupported_media(&ACCEPTED));
         }
-        if media == APPLY_PATCH {
-            // Whole objects are applied, not their scale.
-            return Err(Status::unsupported_media(&ACCEPTED[..3]));
-        }
         if call.query.has("force") {
             let path = api_types::field::Path::new("force");
             let error =

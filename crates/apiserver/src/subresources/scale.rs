@@ -5,6 +5,7 @@ use api_types::selector::LabelSelector;
 use api_types::status::Status;
 use api_types::{Subresource, Value, meta};
 use http::Response;
+use mvcc::KeyValue;
 use serde_json::json;
 
 use crate::api::Api;
@@ -50,6 +51,10 @@ impl Api {
         target: &Target,
         sub: &Subresource,
     ) -> Result<Response<Body>, Status> {
+        if call.is_apply() {
+            let written = self.apply_scale(call, target, sub).await?;
+            return self.show_scale(call, target, sub, &written.kv).await;
+        }
         let patch = crate::registry::Patch::parse(call)?;
         let api_version = sub.api_version();
         let expected = Expected::sub(sub, &api_version);
@@ -70,7 +75,17 @@ impl Api {
                 apply(target, old, &scale)
             })
             .await?;
-        let object = self.read(&target.resource, &written.kv).await?;
+        self.show_scale(call, target, sub, &written.kv).await
+    }
+
+    async fn show_scale(
+        &self,
+        call: &Call,
+        target: &Target,
+        sub: &Subresource,
+        kv: &KeyValue,
+    ) -> Result<Response<Body>, Status> {
+        let object = self.read(&target.resource, kv).await?;
         call.value(200, sub.built_in_message(), &scale_of(&target.resource, &object))
     }
 }
@@ -127,7 +142,8 @@ pub(crate) fn scale_of(kind: &Kind, object: &Value) -> Value {
     })
 }
 
-pub(crate) fn apply(target: &Target, object: &Value, scale: &Value) -> Result<Value, Status> {
+/// What a scale wants; an error when it is not that of the object.
+fn wanted(target: &Target, object: &Value, scale: &Value) -> Result<i64, Status> {
     let replicas = scale["spec"]["replicas"].as_i64().unwrap_or(0);
     if replicas < 0 {
         let path = Path::new("spec").child("replicas");
@@ -135,23 +151,48 @@ pub(crate) fn apply(target: &Target, object: &Value, scale: &Value) -> Result<Va
         return Err(Status::invalid("autoscaling", "Scale", &target.name, &[error]));
     }
     target.check_uid(meta::uid(scale), meta::uid(object))?;
-    let mut object = object.clone();
-    match target.resource.custom().and_then(|kind| kind.rules.scale.as_ref()) {
-        Some(paths) => {
-            let path: Vec<&str> = paths.spec_replicas.iter().map(String::as_str).collect();
-            if let Some((last, parents)) = path.split_last() {
-                meta::child_mut(&mut object, parents).insert((*last).to_owned(), replicas.into());
-            }
-        }
-        None => {
-            meta::child_mut(&mut object, &["spec"]).insert("replicas".into(), replicas.into());
-        }
+    Ok(replicas)
+}
+
+/// A scale that is applied to an object, as an applied configuration of the object.
+pub(crate) fn applied(target: &Target, object: &Value, scale: &Value) -> Result<Value, Status> {
+    let replicas = wanted(target, object, scale)?;
+    let mut applied = json!({"metadata": {"name": target.name}});
+    meta::set_kind(&mut applied, &target.resource.api_version(), &target.resource.kind);
+    meta::set_namespace(&mut applied, &target.namespace);
+    let version = meta::resource_version(scale);
+    if !version.is_empty() {
+        meta::set_resource_version(&mut applied, version);
     }
+    if scale["spec"]["replicas"].is_number() {
+        set_replicas(target, &mut applied, replicas);
+    }
+    Ok(applied)
+}
+
+pub(crate) fn apply(target: &Target, object: &Value, scale: &Value) -> Result<Value, Status> {
+    let replicas = wanted(target, object, scale)?;
+    let mut object = object.clone();
+    set_replicas(target, &mut object, replicas);
     let version = meta::resource_version(scale);
     if !version.is_empty() {
         meta::set_resource_version(&mut object, version);
     }
     Ok(object)
+}
+
+fn set_replicas(target: &Target, object: &mut Value, replicas: i64) {
+    match target.resource.custom().and_then(|kind| kind.rules.scale.as_ref()) {
+        Some(paths) => {
+            let path: Vec<&str> = paths.spec_replicas.iter().map(String::as_str).collect();
+            if let Some((last, parents)) = path.split_last() {
+                meta::child_mut(object, parents).insert((*last).to_owned(), replicas.into());
+            }
+        }
+        None => {
+            meta::child_mut(object, &["spec"]).insert("replicas".into(), replicas.into());
+        }
+    }
 }
 
 #[cfg(test)]

@@ -89,3 +89,65 @@ async fn a_webhook_that_fails_is_told_of() {
         cluster.root(ask("GET", &format!("{V1}/a"))).await.expect(200);
     }
 }
+
+/// Webhooks and policies that name one version are asked about requests in every other one, in the version they named.
+#[tokio::test]
+async fn admission_may_name_another_version() {
+    let (cluster, server) = start("/convert").await;
+    let rules = |operations: Value| json!([{"operations": operations, "apiGroups": ["example.com"], "apiVersions": ["v1"], "resources": ["routes"]}]);
+    let writes = rules(json!(["CREATE", "UPDATE"]));
+    let hook = |name: &str, path: &str| {
+        let mut hook = server.hook(&cluster, name, path);
+        hook["rules"] = if path == "/allow" { rules(json!(["*"])) } else { writes.clone() };
+        hook["matchConditions"] = json!([{"name": "old", "expression": "(object != null ? object : oldObject).spec.hostPort.startsWith('h:')"}]);
+        hook
+    };
+    let configurations = "/apis/admissionregistration.k8s.io/v1";
+    for (kind, path) in [("mutating", "/label/seen"), ("validating", "/allow")] {
+        let body = json!({"metadata": {"name": "routes"}, "webhooks": [hook(kind, path)]});
+        cluster.create(&format!("{configurations}/{kind}webhookconfigurations"), &body).await;
+    }
+    let policy = json!({"metadata": {"name": "routes"}, "spec": {"matchConstraints": {"resourceRules": writes},
+        "validations": [{"expression": "object.spec.hostPort != 'h:7'", "message": "seven is taken"}]}});
+    cluster.create(&format!("{configurations}/validatingadmissionpolicies"), &policy).await;
+    let binding = json!({"metadata": {"name": "routes"}, "spec": {"policyName": "routes", "validationActions": ["Deny"]}});
+    cluster.create(&format!("{configurations}/validatingadmissionpolicybindings"), &binding).await;
+    let mutation = json!({"patchType": "JSONPatch", "jsonPatch":
+        {"expression": "[JSONPatch{op: 'replace', path: '/spec/hostPort', value: object.spec.hostPort == 'h:2' ? 'h:3' : object.spec.hostPort}]"}});
+    let policy = json!({"metadata": {"name": "routes"}, "spec": {"matchConstraints": {"resourceRules": writes},
+        "reinvocationPolicy": "Never", "mutations": [mutation]}});
+    cluster.create(&format!("{configurations}/mutatingadmissionpolicies"), &policy).await;
+    let binding = json!({"metadata": {"name": "routes"}, "spec": {"policyName": "routes"}});
+    cluster.create(&format!("{configurations}/mutatingadmissionpolicybindings"), &binding).await;
+
+    let made = cluster.create(V2, &route("v2", "a", json!({"host": "h", "port": "2"}))).await;
+    assert_eq!(made["apiVersion"], "example.com/v2");
+    assert_eq!(made["spec"], json!({"host": "h", "port": "3"}));
+    assert_eq!(made["metadata"]["labels"], json!({"seen": "CREATE"}));
+    let refused = ask("POST", V2).json(&route("v2", "b", json!({"host": "h", "port": "7"})));
+    let refused = cluster.root(refused).await;
+    assert!(refused.text().contains("seven is taken"), "{}", refused.text());
+    let patch =
+        ask("PATCH", &format!("{V2}/a")).body("application/merge-patch+json", r#"{"spec":{"port":"9"}}"#);
+    assert_eq!(cluster.root(patch).await.expect(200)["spec"], json!({"host": "h", "port": "9"}));
+    let asked: Vec<(String, Value)> =
+        server.calls.lock().iter().filter(|(path, _)| path != "/convert").cloned().collect();
+    for (_, request) in &asked {
+        assert_eq!(request["kind"], json!({"group": "example.com", "version": "v1", "kind": "Route"}));
+        assert_eq!(request["requestKind"]["version"], "v2");
+    }
+    let (_, update) = asked.last().expect("it was asked");
+    assert_eq!(
+        (&update["object"]["spec"], &update["oldObject"]["spec"]),
+        (&json!({"hostPort": "h:9"}), &json!({"hostPort": "h:3"}))
+    );
+    let elsewhere = asked.len();
+    cluster.create(V2, &route("v2", "c", json!({"host": "k", "port": "1"}))).await;
+    cluster.root(ask("DELETE", &format!("{V2}/c"))).await.expect(200);
+    let later = server.calls.lock().iter().filter(|(path, _)| path != "/convert").count();
+    assert_eq!(later, elsewhere, "the conditions are about the version that was named");
+    cluster.root(ask("DELETE", &format!("{V2}/a"))).await.expect(200);
+    let asked = server.calls.lock().iter().rfind(|(path, _)| path != "/convert").cloned();
+    let (path, request) = asked.expect("it was asked");
+    assert_eq!((path.as_str(), &request["oldObject"]["spec"]["hostPort"]), ("/allow", &json!("h:9")));
+}

@@ -18,8 +18,10 @@ pub enum Type<'a> {
     Entries(Field),
     /// A list field of a struct.
     List(Field),
-    /// An OpenAPI schema, of a custom resource.
+    /// An OpenAPI schema, of a part of a custom resource.
     Schema(&'a Value),
+    /// That of a whole custom resource: its metadata is what it is, whatever the schema says of it.
+    Whole(&'a Value),
     /// Nothing is known: objects are maps, all else is owned as a whole.
     Deduced,
 }
@@ -83,7 +85,7 @@ impl<'a> Type<'a> {
             Type::List(_) => Form::Keyed,
             Type::Deduced if value.is_object() => Form::Map,
             Type::Deduced => Form::Leaf,
-            Type::Schema(schema) => schema_form(schema, value),
+            Type::Schema(schema) | Type::Whole(schema) => schema_form(schema, value),
         }
     }
 
@@ -96,6 +98,10 @@ impl<'a> Type<'a> {
                 None => None,
             },
             Type::Entries(field) => Some((of_scalar(field.0.ty, false), false)),
+            Type::Whole(schema) => match object_child(name) {
+                Some(found) => Some((found, true)),
+                None => schema_child(schema, name),
+            },
             Type::Schema(schema) => schema_child(schema, name),
             _ => Some((Type::Deduced, false)),
         }

@@ -15,12 +15,11 @@ use bytes::Bytes;
 use serde_json::json;
 
 use super::matching::Matching;
-use super::policy::{self, Condition};
-use super::{Configured, is_exempt, name_of, request, text, texts};
+use super::policy::{self, Condition, Shown};
+use super::{Configured, is_exempt, name_of, text, texts};
 use crate::admission::{Admit, Attributes, Check, Plugin};
 use crate::api::Api;
 use crate::audit::Level;
-use crate::catalog::Kind;
 use crate::webhook::Client;
 
 /// MutatingAdmissionWebhook.
@@ -120,22 +119,22 @@ impl Hook {
         }
     }
 
-    /// The kind as which the request is shown to this webhook; none when it is not asked.
-    fn applies(
+    /// What is shown to this webhook; none when it is not asked.
+    async fn applies(
         &self,
         api: &Api,
         attributes: &Attributes<'_>,
         object: &Value,
-    ) -> Result<Option<Kind>, Status> {
+    ) -> Result<Option<Shown>, Status> {
         let Some(matched) = self.matching.find(api, attributes, object)? else { return Ok(None) };
+        let shown = Shown::new(api, attributes, &matched, object).await?;
         if self.conditions.is_empty() {
-            return Ok(Some(matched));
+            return Ok(Some(shown));
         }
-        let shown = policy::Shown::new(api, attributes, &matched, object)?;
         let hold = shown
             .evaluate(&Variables::default(), None, |evaluation| policy::hold(&self.conditions, evaluation));
         match hold {
-            Ok(true) => Ok(Some(matched)),
+            Ok(true) => Ok(Some(shown)),
             Ok(false) => Ok(None),
             Err(error) if self.fail => Err(attributes.target.forbidden(&error)),
             Err(_) => Ok(None),
@@ -147,8 +146,7 @@ impl Hook {
         &self,
         api: &Api,
         attributes: &Attributes<'_>,
-        matched: &Kind,
-        object: &Value,
+        shown: &Shown,
         mutating: bool,
     ) -> Result<Answer, Refusal> {
         if attributes.dry_run && !self.harmless {
@@ -156,7 +154,7 @@ impl Hook {
             return Err(Refusal::Refused(Status::bad_request(text)));
         }
         let uid = api.new_uid();
-        let review = self.review(&uid, attributes, matched, object).map_err(Refusal::Refused)?;
+        let review = self.review(&uid, shown);
         let answer = self
             .client
             .post(api, review, self.timeout, MAX_ANSWER_BYTES)
@@ -174,20 +172,13 @@ impl Hook {
         Ok(Answer { patch })
     }
 
-    fn review(
-        &self,
-        uid: &str,
-        attributes: &Attributes<'_>,
-        matched: &Kind,
-        object: &Value,
-    ) -> Result<Bytes, Status> {
-        let mut request = request::request(attributes, matched, object);
-        request.insert("uid".into(), uid.into());
-        request.insert("object".into(), request::as_version(object, matched)?);
-        let old = attributes.old.map_or(Ok(Value::Null), |old| request::as_version(old, matched))?;
-        request.insert("oldObject".into(), old);
+    fn review(&self, uid: &str, shown: &Shown) -> Bytes {
+        let mut request = shown.request.clone();
+        request["uid"] = uid.into();
+        request["object"] = shown.object.clone();
+        request["oldObject"] = shown.old.clone();
         let version = format!("admission.k8s.io/{}", self.version);
-        Ok(json!({"kind": "AdmissionReview", "apiVersion": version, "request": request}).to_string().into())
+        json!({"kind": "AdmissionReview", "apiVersion": version, "request": request}).to_string().into()
     }
 
     /// The response in an answer, with upstream's words for what is wrong with it.
@@ -327,19 +318,19 @@ async fn mutate(
         second
     };
     for (at, hook) in configured.mutating_hooks.iter().enumerate() {
-        let Some(matched) = hook.applies(api, attributes, object)? else { continue };
+        let Some(shown) = hook.applies(api, attributes, object).await? else { continue };
         if attributes.rounds.lock().hooks.skips(second, &hook.id) {
             continue;
         }
         let turn = format!("round_{}_index_{at}", u8::from(second));
-        let changed = match hook.ask(api, attributes, &matched, object, true).await {
+        let changed = match hook.ask(api, attributes, &shown, true).await {
             Ok(Answer { patch: None }) => {
                 hook.note(attributes, &turn, false, None);
                 false
             }
             Ok(Answer { patch: Some(patch) }) => {
                 let before = object.clone();
-                *object = patched(&hook.name, attributes, &matched, object, &patch)?;
+                *object = patched(api, &hook.name, attributes, &shown.object, &patch).await?;
                 let changed = before != *object;
                 hook.note(attributes, &turn, changed, Some(&patch));
                 changed
@@ -364,10 +355,10 @@ async fn mutate(
 }
 
 /// The object after a webhook's patch, in the request's version, without what its kind does not have, with defaults.
-fn patched(
+async fn patched(
+    api: &Api,
     webhook: &str,
     attributes: &Attributes<'_>,
-    matched: &Kind,
     object: &Value,
     patch: &Value,
 ) -> Result<Value, Status> {
@@ -377,20 +368,23 @@ fn patched(
             quote(webhook)
         )));
     }
-    let shown = request::as_version(object, matched)?;
-    let result = patch::json_patch(&shown, patch).map_err(|error| Status::internal(error.to_string()))?;
-    settle(attributes, result)
+    let result = patch::json_patch(object, patch).map_err(|error| Status::internal(error.to_string()))?;
+    settle(api, attributes, result).await
 }
 
 /// An object that admission changed: pruned, normal, defaulted, in the request's version.
-pub(super) fn settle(attributes: &Attributes<'_>, mut object: Value) -> Result<Value, Status> {
+pub(super) async fn settle(
+    api: &Api,
+    attributes: &Attributes<'_>,
+    mut object: Value,
+) -> Result<Value, Status> {
     let own = &attributes.target.resource;
     if let Some(message) = schema::lookup_api_version(meta::api_version(&object), meta::kind(&object)) {
         schema::prune_unknown(message, &mut object);
         object = codec::normalize(message, &object).map_err(|error| Status::internal(error.to_string()))?;
     }
     if own.kind == meta::kind(&object) {
-        object = own.to_version(object)?;
+        object = api.in_version(own, object).await?;
         own.default(&mut object);
     }
     Ok(object)
@@ -404,9 +398,9 @@ async fn validate(
 ) -> Result<(), Status> {
     let mut asked = Vec::new();
     for (at, hook) in configured.validating_hooks.iter().enumerate() {
-        if let Some(matched) = hook.applies(api, attributes, object)? {
+        if let Some(shown) = hook.applies(api, attributes, object).await? {
             asked.push(async move {
-                let answer = hook.ask(api, attributes, &matched, object, false).await;
+                let answer = hook.ask(api, attributes, &shown, false).await;
                 let turn = format!("validating.webhook.admission.k8s.io/round_0_index_{at}");
                 answer.map(|_| ()).or_else(|refusal| hook.refuse(refusal, attributes, &turn))
             });

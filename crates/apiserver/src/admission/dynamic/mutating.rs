@@ -1,6 +1,8 @@
 //! MutatingAdmissionPolicy: apply configurations and JSON patches that expressions make (upstream:
 //! `apiserver/pkg/admission/plugin/policy/mutating`).
 
+use std::sync::Arc;
+
 use api_rules::cel::Evaluation;
 use api_rules::patch::apply::{self, Type};
 use api_rules::patch::{self, PatchError};
@@ -8,21 +10,34 @@ use api_types::status::Status;
 use api_types::{Value, meta, schema};
 
 use super::policy::{self, Binding, Mutation, Policy, Shown};
-use super::{hooks, is_exempt_from_policies};
+use super::{Configured, hooks, is_exempt_from_policies};
 use crate::admission::{Admit, Attributes, Check, Plugin};
 use crate::api::Api;
 use crate::catalog::Kind;
 
-pub(in crate::admission) const PLUGIN: Plugin = Plugin { admit: Admit::Now(admit), check: Check::Never };
+pub(in crate::admission) const PLUGIN: Plugin = Plugin {
+    admit: Admit::Waits(|api, attributes, object| {
+        let configured = api.dynamic.configured(&api.storage.view());
+        match configured.mutating_policies.is_empty() || is_exempt_from_policies(attributes) {
+            true => None,
+            false => Some(Box::pin(admit(configured, api, attributes, object))),
+        }
+    }),
+    check: Check::Never,
+};
 
-fn admit(api: &Api, attributes: &Attributes<'_>, object: &mut Value) -> Result<(), Status> {
-    let configured = api.dynamic.configured(&api.storage.view());
-    if configured.mutating_policies.is_empty() || is_exempt_from_policies(attributes) {
-        return Ok(());
-    }
-    let mut rounds = attributes.rounds.lock();
-    let second = rounds.second;
-    rounds.policies.begin(second, object);
+async fn admit(
+    configured: Arc<Configured>,
+    api: &Api,
+    attributes: &Attributes<'_>,
+    object: &mut Value,
+) -> Result<(), Status> {
+    let (second, mut round) = {
+        let mut rounds = attributes.rounds.lock();
+        let second = rounds.second;
+        rounds.policies.begin(second, object);
+        (second, std::mem::take(&mut rounds.policies))
+    };
     let mut errors: Vec<String> = Vec::new();
     for policy in configured.mutating_policies.iter().filter(|policy| !policy.bindings.is_empty()) {
         let mut failed = |binding: Option<&Binding>, error: &str| {
@@ -64,12 +79,12 @@ fn admit(api: &Api, attributes: &Attributes<'_>, object: &mut Value) -> Result<(
             for params in params {
                 let params = params.as_ref();
                 let id = format!("{}/{}/{}", policy.name, binding.name, policy::param_id(params));
-                let shown = Shown::new(api, attributes, &matched, object)?;
+                let shown = Shown::new(api, attributes, &matched, object).await?;
                 let hold = shown.evaluate(&policy.variables, params, |evaluation| {
                     policy::hold(&policy.conditions, evaluation)
                 });
                 match hold {
-                    Ok(true) if !rounds.policies.skips(second, &id) => {}
+                    Ok(true) if !round.skips(second, &id) => {}
                     Ok(_) => continue,
                     Err(error) => {
                         failed(Some(binding), &error);
@@ -81,21 +96,23 @@ fn admit(api: &Api, attributes: &Attributes<'_>, object: &mut Value) -> Result<(
                     if object.is_null() {
                         break;
                     }
-                    if let Err(error) = mutate(api, attributes, policy, &matched, params, mutation, object) {
+                    let done = mutate(api, attributes, policy, &matched, params, mutation, object).await;
+                    if let Err(error) = done {
                         failed(Some(binding), &error);
                     }
                 }
                 if before != *object {
-                    rounds.policies.changed();
-                    rounds.again = true;
+                    round.changed();
+                    attributes.rounds.lock().again = true;
                 }
                 if policy.again {
-                    rounds.policies.called.push(id);
+                    round.called.push(id);
                 }
             }
         }
     }
-    rounds.policies.left = Some(object.clone());
+    round.left = Some(object.clone());
+    attributes.rounds.lock().policies = round;
     let Some(first) = errors.first() else { return Ok(()) };
     let mut status = attributes.target.forbidden(first);
     status.message.clone_from(first);
@@ -104,7 +121,7 @@ fn admit(api: &Api, attributes: &Attributes<'_>, object: &mut Value) -> Result<(
 }
 
 /// Makes one change.
-fn mutate(
+async fn mutate(
     api: &Api,
     attributes: &Attributes<'_>,
     policy: &Policy,
@@ -113,7 +130,7 @@ fn mutate(
     mutation: &Mutation,
     object: &mut Value,
 ) -> Result<(), String> {
-    let shown = Shown::new(api, attributes, matched, object).map_err(|error| error.message)?;
+    let shown = Shown::new(api, attributes, matched, object).await.map_err(|error| error.message)?;
     let run = |expression: &Result<_, String>| -> Result<Value, String> {
         let expression = expression.as_ref().map_err(Clone::clone)?;
         shown.evaluate(&policy.variables, params, |evaluation: &Evaluation<'_>| evaluation.value(expression))
@@ -140,6 +157,6 @@ fn mutate(
             }
         }
     };
-    *object = hooks::settle(attributes, result).map_err(|error| error.message)?;
+    *object = hooks::settle(api, attributes, result).await.map_err(|error| error.message)?;
     Ok(())
 }

@@ -285,18 +285,18 @@ impl ParamRef {
     }
 }
 
-/// A request as expressions see it.
+/// A request as webhooks and expressions see it.
 pub(super) struct Shown {
     pub object: Value,
-    old: Value,
-    request: Value,
+    pub old: Value,
+    pub request: Value,
     namespace: Option<Value>,
     authorizer: Arc<dyn Authorize>,
     question: Question,
 }
 
 impl Shown {
-    pub fn new(
+    pub async fn new(
         api: &Api,
         attributes: &Attributes<'_>,
         matched: &catalog::Kind,
@@ -306,8 +306,8 @@ impl Shown {
         let own = &target.resource;
         let namespace = matching::namespace(api, attributes)?.map(matching::shown_namespace);
         Ok(Self {
-            object: request::as_version(object, matched)?,
-            old: attributes.old.map_or(Ok(Value::Null), |old| request::as_version(old, matched))?,
+            object: request::as_version(api, object, matched).await?,
+            old: request::as_version(api, attributes.old.unwrap_or(&Value::Null), matched).await?,
             request: Value::Object(request::request(attributes, matched, object)),
             namespace,
             authorizer: Arc::new(Asker {

@@ -5,15 +5,16 @@ use api_types::{Resource, Value, meta};
 use serde_json::{Map, json};
 
 use crate::admission::{Attributes, Operation};
+use crate::api::Api;
 use crate::catalog::Kind;
 use crate::decode;
 
 /// The object that a request is about, in the version of a kind that was matched.
-pub(super) fn as_version(object: &Value, matched: &Kind) -> Result<Value, Status> {
+pub(super) async fn as_version(api: &Api, object: &Value, matched: &Kind) -> Result<Value, Status> {
     // What is of a kind of its own below an object (Scale, Eviction) is the same in every version.
     match object.is_null() || matched.kind != meta::kind(object) {
         true => Ok(object.clone()),
-        false => matched.to_version(object.clone()),
+        false => api.in_version(matched, object.clone()).await,
     }
 }
 

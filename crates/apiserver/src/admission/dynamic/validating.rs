@@ -2,18 +2,28 @@
 //! `apiserver/pkg/admission/plugin/policy/validating`).
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use api_rules::cel::Evaluation;
 use api_types::Value;
 use api_types::status::Status;
 use serde_json::json;
 
-use super::is_exempt_from_policies;
 use super::policy::{self, Binding, Policy, Shown, Validation};
+use super::{Configured, is_exempt_from_policies};
 use crate::admission::{Admit, Attributes, Check, Plugin};
 use crate::api::Api;
 
-pub(in crate::admission) const PLUGIN: Plugin = Plugin { admit: Admit::Never, check: Check::Now(check) };
+pub(in crate::admission) const PLUGIN: Plugin = Plugin {
+    admit: Admit::Never,
+    check: Check::Waits(|api, attributes, object| {
+        let configured = api.dynamic.configured(&api.storage.view());
+        match configured.validating_policies.is_empty() || is_exempt_from_policies(attributes) {
+            true => None,
+            false => Some(Box::pin(check(configured, api, attributes, object))),
+        }
+    }),
+};
 
 /// Bytes of a message that an expression makes, at most (upstream: `MaxEvaluatedMessageExpressionSizeBytes`).
 const MAX_MESSAGE_BYTES: usize = 5 * 1024;
@@ -36,11 +46,12 @@ struct Outcome {
     broken: Vec<String>,
 }
 
-fn check(api: &Api, attributes: &Attributes<'_>, object: &Value) -> Result<(), Status> {
-    let configured = api.dynamic.configured(&api.storage.view());
-    if configured.validating_policies.is_empty() || is_exempt_from_policies(attributes) {
-        return Ok(());
-    }
+async fn check(
+    configured: Arc<Configured>,
+    api: &Api,
+    attributes: &Attributes<'_>,
+    object: &Value,
+) -> Result<(), Status> {
     let mut denied: Option<(String, String)> = None;
     let mut deny = |policy: &Policy, binding: Option<&Binding>, denial: Denial| {
         let binding = binding.map_or_else(String::new, |binding| format!(" with binding '{}'", binding.name));
@@ -86,7 +97,7 @@ fn check(api: &Api, attributes: &Attributes<'_>, object: &Value) -> Result<(), S
             };
             for params in params {
                 if shown.is_none() {
-                    shown = Some(Shown::new(api, attributes, &matched, object)?);
+                    shown = Some(Shown::new(api, attributes, &matched, object).await?);
                 }
                 let Some(shown) = &shown else { continue };
                 let outcome = shown
