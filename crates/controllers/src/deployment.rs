@@ -18,6 +18,15 @@ const SETS: &str = "replicasets.apps";
 const REVISION: &str = "deployment.kubernetes.io/revision";
 const DESIRED: &str = "deployment.kubernetes.io/desired-replicas";
 const MAX: &str = "deployment.kubernetes.io/max-replicas";
+/// Annotations that a ReplicaSet does not take over from its Deployment (upstream: `annotationsToSkip`).
+const OWN: [&str; 6] = [
+    REVISION,
+    DESIRED,
+    MAX,
+    "deployment.kubernetes.io/revision-history",
+    "deprecated.deployment.rollback.to",
+    "kubectl.kubernetes.io/last-applied-configuration",
+];
 
 /// See the module.
 pub struct Deployments;
@@ -175,19 +184,33 @@ impl Rollout {
         self.old.iter().map(|set| number(&set["status"]["replicas"])).sum()
     }
 
-    /// The newest set has the highest number, also when it is an old one that was returned to.
+    /// The newest set has the highest number, also when it is an old one that was returned to, and what the Deployment
+    /// says of itself: the cause of a change is read there.
     fn number_revision(&self, new: &Arc<Value>, actions: &mut Vec<Action>) {
         let highest = self.old.iter().map(|set| revision(set)).max().unwrap_or(0);
         let wanted = if revision(new) > highest { revision(new) } else { highest + 1 };
-        if revision(new) != wanted {
-            let mut changed = (**new).clone();
-            meta::set_annotation(&mut changed, REVISION, &wanted.to_string());
+        let mut changed = (**new).clone();
+        meta::set_annotation(&mut changed, REVISION, &wanted.to_string());
+        self.annotate(&mut changed);
+        let ready = &self.deployment["spec"]["minReadySeconds"];
+        if number(ready) != number(&new["spec"]["minReadySeconds"]) {
+            changed["spec"]["minReadySeconds"] = ready.clone();
+        }
+        if changed != **new {
             actions.push(Action::Update(kind("apps", "v1", "replicasets"), changed));
         }
         if revision(&self.deployment) != wanted {
             let mut changed = (*self.deployment).clone();
             meta::set_annotation(&mut changed, REVISION, &wanted.to_string());
             actions.push(Action::Update(kind("apps", "v1", "deployments"), changed));
+        }
+    }
+
+    /// Gives a set what its Deployment is annotated with.
+    fn annotate(&self, set: &mut Value) {
+        let given = self.deployment["metadata"]["annotations"].as_object().into_iter().flatten();
+        for (name, text) in given.filter(|(name, _)| !OWN.contains(&name.as_str())) {
+            meta::set_annotation(set, name, text.as_str().unwrap_or_default());
         }
     }
 
@@ -210,7 +233,7 @@ impl Rollout {
         let replicas = if self.recreates() { self.replicas() } else { self.room(max).min(self.replicas()) };
         let revision = self.old.iter().map(|set| revision(set)).max().unwrap_or(0) + 1;
         let name = format!("{}-{hash}", meta::name(deployment));
-        let set = json!({
+        let mut set = json!({
             "apiVersion": "apps/v1",
             "kind": "ReplicaSet",
             "metadata": {
@@ -231,6 +254,7 @@ impl Rollout {
                 "minReadySeconds": number(&deployment["spec"]["minReadySeconds"]),
             },
         });
+        self.annotate(&mut set);
         actions.push(Action::Create(kind("apps", "v1", "replicasets"), set));
         let text = format!("Scaled up replica set {name} from 0 to {replicas}");
         actions.push(Action::Event(deployment.clone(), EventType::Normal, "ScalingReplicaSet", text));
@@ -549,6 +573,24 @@ mod tests {
         assert_eq!(meta::name(set), format!("d-{hash}"));
         assert_eq!(set["spec"]["selector"]["matchLabels"][HASH_LABEL], hash);
         assert!(show(&done).iter().any(|line| line.ends_with("from 0 to 3")));
+    }
+
+    #[test]
+    fn a_set_is_annotated_as_its_deployment() {
+        let mut world = deployment(4, "one");
+        for (name, text) in [(REVISION, "1"), ("cause", "first"), (OWN[5], "{}")] {
+            meta::set_annotation(&mut world, name, text);
+        }
+        let made = plan(vec![world.clone()]);
+        let Some(Action::Create(_, new)) = made.actions.first() else { panic!("{made:?}") };
+        assert_eq!((meta::annotation(new, "cause"), meta::annotation(new, OWN[5])), (Some("first"), None));
+        world["spec"]["minReadySeconds"] = json!(7);
+        let there = plan(vec![world.clone(), set("new", "one", 4, 4, 1)]);
+        let Some(Action::Update(_, changed)) = there.actions.first() else { panic!("{there:?}") };
+        assert_eq!(meta::annotation(changed, "cause"), Some("first"));
+        assert_eq!(changed["spec"]["minReadySeconds"], 7);
+        let again = plan(vec![world, changed.clone()]);
+        assert!(!show(&again).iter().any(|line| line.contains("replicasets")), "{:?}", show(&again));
     }
 
     #[test]
