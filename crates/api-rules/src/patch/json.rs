@@ -1,7 +1,9 @@
 //! JSON patch (RFC 6902) with the reach and the messages of the library upstream uses: negative indices count from
-//! the end, a test for null passes on a missing field.
+//! the end, a test for null passes on a missing field. No step makes the document deeper than documents may be, so that
+//! it can always be walked, copied and dropped.
 
 use super::PatchError;
+use api_types::codec::{self, MAX_DEPTH};
 use serde_json::Value;
 
 /// Most operations one patch may have.
@@ -89,7 +91,18 @@ fn index_of(step: &str, length: usize) -> Result<usize, String> {
         .map_err(|_| format!("Unable to access invalid index: {index}: invalid index referenced"))
 }
 
+/// Refuses a value that would be too deep where a path leads. Paths lead no deeper than the document is, so the value is
+/// all there is to look at.
+fn check_depth(path: &str, value: &Value) -> Result<(), String> {
+    let room = MAX_DEPTH.saturating_sub(path.matches('/').count());
+    match codec::is_deeper(value, room) {
+        true => Err("exceeded max depth".to_owned()),
+        false => Ok(()),
+    }
+}
+
 fn add(doc: &mut Value, path: &str, value: Value, missing: &str) -> Result<(), String> {
+    check_depth(path, &value)?;
     if path.is_empty() {
         *doc = value;
         return Ok(());
@@ -137,6 +150,7 @@ fn remove(doc: &mut Value, path: &str, kind: &str) -> Result<Value, String> {
 }
 
 fn replace(doc: &mut Value, path: &str, value: Value) -> Result<(), String> {
+    check_depth(path, &value)?;
     if path.is_empty() {
         *doc = value;
         return Ok(());
@@ -248,6 +262,23 @@ mod tests {
             assert_eq!(run(doc.clone(), json!([operation])).unwrap_err(), want);
         }
         assert!(matches!(json_patch(&doc, &json!({})), Err(PatchError::BadRequest(_))));
+        // Each step doubles the depth, or adds to it, and so the stack that it takes to walk or drop the outcome.
+        let mut paths = vec![String::from("/a")];
+        for _ in 0..12 {
+            let last = paths.last().unwrap();
+            paths.push(format!("{last}{last}"));
+        }
+        let copies =
+            paths.iter().map(|path| json!({"op": "copy", "from": "/a", "path": format!("{path}/a")}));
+        let deep = json!({"a": {"a": {}}});
+        assert_eq!(run(deep.clone(), copies.collect()).unwrap_err(), "exceeded max depth");
+        let tower = |levels: usize| (0..levels).fold(json!({}), |inner, _| json!({"a": inner}));
+        let adds =
+            (0..200).map(|at| json!({"op": "add", "path": "/a".repeat(at * 100 + 1), "value": tower(100)}));
+        assert_eq!(run(deep.clone(), adds.collect()).unwrap_err(), "exceeded max depth");
+        let moved = json!([{"op": "add", "path": "/b", "value": tower(100)}, {"op": "move", "from": "/b", "path": "/a/a/b"},
+            {"op": "add", "path": "/a/a/c", "value": tower(124)}, {"op": "move", "from": "/a/a/c", "path": "/a/a/b/a/a"}]);
+        assert_eq!(run(deep, moved).unwrap_err(), "exceeded max depth");
         let many = vec![json!({"op": "test", "path": "/a", "value": 1}); MAX_OPERATIONS + 1];
         assert!(matches!(json_patch(&doc, &Value::Array(many)), Err(PatchError::TooLarge(_))));
     }

@@ -8,6 +8,10 @@ use std::fmt;
 /// Upstream reports at most this many faults of one body.
 pub const MAX_STRICT_ERRORS: usize = 100;
 
+/// Bytes that the paths of the faults of one body may have together: keys are as long as their body, and each of a
+/// hundred paths may lead through the same one.
+pub(crate) const MAX_STRICT_BYTES: usize = 256 << 10;
+
 /// A decoded document.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Decoded {
@@ -103,9 +107,28 @@ fn quote_char(byte: u8) -> String {
 /// Paths noted of one faulty document at most.
 const MAX_PATHS: usize = 100_000;
 
+/// Where a path stands in a text: paths are compared by their digests, since a body of megabytes may have a hundred
+/// thousand fields below a key of megabytes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Digest(u64);
+
+impl Digest {
+    /// FNV-1a.
+    const BASIS: Self = Self(0xcbf2_9ce4_8422_2325);
+
+    pub fn of(path: &str) -> Self {
+        Self::BASIS.with(path.as_bytes())
+    }
+
+    fn with(self, bytes: &[u8]) -> Self {
+        let step = |hash: u64, byte: &u8| (hash ^ u64::from(*byte)).wrapping_mul(0x0100_0000_01b3);
+        Self(bytes.iter().fold(self.0, step))
+    }
+}
+
 /// The paths of all fields of a JSON text in order, repeats included; empty when it is not JSON. Only faulty documents
 /// are walked so, to report their faults in order.
-pub(crate) fn paths_in_order(json: &[u8]) -> Vec<String> {
+pub(crate) fn paths_in_order(json: &[u8]) -> Vec<Digest> {
     let mut tracker = Tracker { all: Some(Vec::new()), ..Tracker::default() };
     let walked = Seed(&mut tracker).deserialize(&mut serde_json::Deserializer::from_slice(json));
     if walked.is_ok() { tracker.all.unwrap_or_default() } else { Vec::new() }
@@ -116,8 +139,12 @@ pub(crate) fn paths_in_order(json: &[u8]) -> Vec<String> {
 struct Tracker {
     path: Vec<Step>,
     duplicates: Vec<String>,
+    /// Bytes of their paths.
+    noted: usize,
     /// Every path met, when asked for.
-    all: Option<Vec<String>>,
+    all: Option<Vec<Digest>>,
+    /// Those of the path's beginnings.
+    digests: Vec<Digest>,
 }
 
 enum Step {
@@ -127,13 +154,45 @@ enum Step {
 
 impl Tracker {
     fn meet(&mut self, key: &str, again: bool) {
-        if again && self.duplicates.len() < MAX_STRICT_ERRORS {
-            self.duplicates.push(self.path_to(key));
-        }
-        if self.all.as_ref().is_some_and(|all| all.len() < MAX_PATHS) {
+        if again && self.duplicates.len() < MAX_STRICT_ERRORS && self.noted < MAX_STRICT_BYTES {
             let path = self.path_to(key);
-            self.all.get_or_insert_default().push(path);
+            self.noted += path.len();
+            self.duplicates.push(path);
         }
+        let here = self.digest_to(key);
+        if let Some(all) = self.all.as_mut().filter(|all| all.len() < MAX_PATHS) {
+            all.push(here);
+        }
+    }
+
+    /// The digest of what [`Self::path_to`] says, in the time that the key takes.
+    fn digest_to(&self, key: &str) -> Digest {
+        if self.all.is_none() {
+            return Digest::BASIS;
+        }
+        match self.digests.last() {
+            None => Digest::of(key),
+            Some(before) => before.with(b".").with(key.as_bytes()),
+        }
+    }
+
+    fn enter(&mut self, step: Step) {
+        if self.all.is_some() {
+            let digest = match &step {
+                Step::Key(key) => self.digest_to(key),
+                Step::Index(index) => {
+                    let before = self.digests.last().copied().unwrap_or(Digest::BASIS);
+                    before.with(format!("[{index}]").as_bytes())
+                }
+            };
+            self.digests.push(digest);
+        }
+        self.path.push(step);
+    }
+
+    fn leave(&mut self) -> Option<Step> {
+        self.digests.pop();
+        self.path.pop()
     }
 
     fn path_to(&self, key: &str) -> String {
@@ -208,9 +267,9 @@ impl<'de> Visitor<'de> for Seed<'_> {
     fn visit_seq<A: SeqAccess<'de>>(self, mut items: A) -> Result<Value, A::Error> {
         let mut list = Vec::new();
         loop {
-            self.0.path.push(Step::Index(list.len()));
+            self.0.enter(Step::Index(list.len()));
             let item = items.next_element_seed(Seed(&mut *self.0))?;
-            self.0.path.pop();
+            self.0.leave();
             match item {
                 Some(item) => list.push(item),
                 None => return Ok(Value::Array(list)),
@@ -222,9 +281,9 @@ impl<'de> Visitor<'de> for Seed<'_> {
         let mut map = Map::new();
         while let Some(key) = entries.next_key_seed(KeySeed)? {
             self.0.meet(&key, map.contains_key(&key));
-            self.0.path.push(Step::Key(key));
+            self.0.enter(Step::Key(key));
             let value = entries.next_value_seed(Seed(&mut *self.0))?;
-            if let Some(Step::Key(key)) = self.0.path.pop() {
+            if let Some(Step::Key(key)) = self.0.leave() {
                 map.insert(key, value);
             }
         }
@@ -307,6 +366,32 @@ mod tests {
         assert!(decode_json(nested(100).as_bytes()).is_ok());
         assert_eq!(decode_json(nested(100_000).as_bytes()).unwrap_err().0, "exceeded max depth");
         assert!(decode_yaml(nested(100_000).as_bytes()).is_err());
+    }
+
+    #[test]
+    fn faults_below_a_long_key_take_no_more_than_a_few_of_it() {
+        let fields = |times: usize| format!("{{{}}}", vec![r#""b":1"#; times].join(","));
+        let long = "k".repeat(1 << 20);
+        let decoded = decode_json(format!(r#"{{"{long}":{}}}"#, fields(200)).as_bytes()).unwrap();
+        assert_eq!(decoded.duplicates.len(), 1);
+        let short = decode_json(format!(r#"{{"k":{}}}"#, fields(200)).as_bytes()).unwrap();
+        assert_eq!(short.duplicates.len(), MAX_STRICT_ERRORS);
+        let found = paths_in_order(br#"{"a":[{"b":1,"c":{"d":2}}],"e":3}"#);
+        let paths = ["a", "a[0].b", "a[0].c", "a[0].c.d", "e"];
+        assert_eq!(found, paths.map(Digest::of));
+    }
+
+    #[test]
+    fn an_alias_that_multiplies_itself_is_refused() {
+        let levels = (1..10).map(|level| {
+            let names = vec![format!("*a{}", level - 1); 10].join(",");
+            format!("a{level}: &a{level} [{names}]\n")
+        });
+        let bomb = format!("a0: &a0 [lol,lol,lol,lol,lol]\n{}", levels.collect::<String>());
+        let error = decode_yaml(bomb.as_bytes()).unwrap_err().0;
+        assert!(error.starts_with("error converting YAML to JSON: yaml: "), "{error}");
+        let usual = "base: &base {x: 1}\na: *base\nb: *base\n";
+        assert_eq!(decode_yaml(usual.as_bytes()).unwrap().value["b"], json!({"x": 1}));
     }
 
     #[test]

@@ -28,8 +28,8 @@ mod walk;
 pub(crate) mod wire;
 mod yaml;
 
-pub(crate) use decode::paths_in_order;
 pub use decode::{DecodeError, Decoded, decode_json, decode_yaml};
+pub(crate) use decode::{Digest, MAX_STRICT_BYTES, paths_in_order};
 pub use encode::to_proto;
 pub(crate) use encode::{canonical_quantity, decode_base64, json_type};
 pub use envelope::{
@@ -88,17 +88,19 @@ impl CodecError {
     }
 }
 
-/// Whether a tree is nested deeper than [`MAX_DEPTH`]. Trees from [`decode_json`] and [`decode_yaml`] never are; patches
-/// can make one.
+/// Whether a tree is nested deeper than [`MAX_DEPTH`]. Trees from [`decode_json`] and [`decode_yaml`] never are; what is
+/// put together of them can be.
 pub fn is_too_deep(value: &Value) -> bool {
-    fn deeper(value: &Value, left: usize) -> bool {
-        match value {
-            Value::Array(items) => left == 0 || items.iter().any(|i| deeper(i, left - 1)),
-            Value::Object(map) => left == 0 || map.values().any(|i| deeper(i, left - 1)),
-            _ => false,
-        }
+    is_deeper(value, MAX_DEPTH)
+}
+
+/// Whether a tree has more than so many levels of lists and objects.
+pub fn is_deeper(value: &Value, levels: usize) -> bool {
+    match value {
+        Value::Array(items) => levels == 0 || items.iter().any(|item| is_deeper(item, levels - 1)),
+        Value::Object(map) => levels == 0 || map.values().any(|item| is_deeper(item, levels - 1)),
+        _ => false,
     }
-    deeper(value, MAX_DEPTH)
 }
 
 /// Decodes a protobuf message to a tree. `kind` and `apiVersion` are in the envelope, not in the message.

@@ -6,7 +6,9 @@
 //! sorted), [`check_document`] in the order of the text.
 
 use super::{FieldInfo, MessageId, Shape, Special, Type};
-use crate::codec::{Decoded, canonical_quantity, decode_base64, json_type, paths_in_order};
+use crate::codec::{
+    Decoded, Digest, MAX_STRICT_BYTES, canonical_quantity, decode_base64, json_type, paths_in_order,
+};
 use crate::time;
 use serde_json::{Map, Value};
 
@@ -22,6 +24,8 @@ pub struct SchemaReport {
     pub type_errors: Vec<String>,
     /// Where each of `type_errors` stands.
     type_error_paths: Vec<String>,
+    /// Bytes of all these paths.
+    noted: usize,
 }
 
 /// What strict decoding of a document finds, in upstream's words and in the order of its text.
@@ -66,7 +70,8 @@ pub fn check_document(message: MessageId, document: &Decoded, text: &[u8]) -> Do
     }
     let order = paths_in_order(text);
     let place = |path: &str, nth: usize| {
-        let places = || order.iter().enumerate().filter(|(_, p)| *p == path).map(|(i, _)| i);
+        let path = Digest::of(path);
+        let places = || order.iter().enumerate().filter(|(_, own)| **own == path).map(|(i, _)| i);
         places().nth(nth).or_else(|| places().next_back()).unwrap_or(usize::MAX)
     };
     let unknown = report.unknown_fields.iter().map(|p| (place(p, 0), format!("unknown field {p:?}")));
@@ -117,7 +122,8 @@ struct At {
 
 impl Checker {
     fn fault(&mut self, text: String) {
-        if self.report.type_errors.len() < MAX_FAULTS {
+        if self.report.type_errors.len() < MAX_FAULTS && self.report.noted < MAX_STRICT_BYTES {
+            self.report.noted += self.path.len() + text.len();
             self.report.type_errors.push(text);
             self.report.type_error_paths.push(self.path.clone());
         }
@@ -152,7 +158,10 @@ impl Checker {
                     self.fields.truncate(depth);
                 }
                 None if message.knows(key) => self.type_meta(message, key, value),
-                None if self.report.unknown_fields.len() < MAX_FAULTS => {
+                None if self.report.unknown_fields.len() < MAX_FAULTS
+                    && self.report.noted < MAX_STRICT_BYTES =>
+                {
+                    self.report.noted += self.path.len() + key.len();
                     let dot = if self.path.is_empty() { "" } else { "." };
                     self.report.unknown_fields.push(format!("{}{dot}{key}", self.path));
                 }
