@@ -437,7 +437,7 @@ impl Worker {
         let mut mounts = Vec::new();
         let mut message_file = None;
         if !simulated {
-            mounts = mounter::container_mounts(container, &self.mounted, environment)?;
+            mounts = mounter::container_mounts(container, &self.paths, &self.mounted, environment)?;
             message_file = Some(self.managed_files(start, spec, &mut mounts)?);
         }
         let id = image.id;

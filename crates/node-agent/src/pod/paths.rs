@@ -39,6 +39,11 @@ impl PodPaths {
         self.dir.join("volumes").join(format!("kubernetes.io~{plugin}")).join(name)
     }
 
+    /// Where the part of a volume is mounted that a container's mount of this number shows.
+    pub fn part(&self, volume: &str, container: &str, index: usize) -> PathBuf {
+        self.dir.join("volume-subpaths").join(volume).join(container).join(index.to_string())
+    }
+
     /// The termination message of one attempt.
     pub fn message(&self, container: &str, attempt: u32) -> PathBuf {
         self.dir.join("containers").join(container).join(attempt.to_string())

@@ -218,7 +218,7 @@ async fn send(
     options: Options,
     sender: &Sender,
 ) -> std::io::Result<()> {
-    let mut file = match tokio::fs::File::open(path).await {
+    let mut file = match open(path).await {
         // A simulated container has no log.
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(()),
         other => other?,
@@ -270,10 +270,21 @@ async fn send(
     }
 }
 
+/// Opens a log for reading. Runtimes write files: a link that stands there was put there by somebody who may write to the
+/// folder and wants to be shown what he may not read.
+async fn open(path: &Path) -> std::io::Result<tokio::fs::File> {
+    let flags = nix::fcntl::OFlag::O_NOFOLLOW | nix::fcntl::OFlag::O_NONBLOCK;
+    let file = tokio::fs::OpenOptions::new().read(true).custom_flags(flags.bits()).open(path).await?;
+    match file.metadata().await?.is_file() {
+        true => Ok(file),
+        false => Err(std::io::Error::other("the log is no file")),
+    }
+}
+
 /// After a rotation the path names another file: that one.
 async fn replacement(file: &tokio::fs::File, path: &Path) -> Option<tokio::fs::File> {
     use std::os::unix::fs::MetadataExt;
-    let named = tokio::fs::File::open(path).await.ok()?;
+    let named = open(path).await.ok()?;
     let (old, new) = (file.metadata().await.ok()?, named.metadata().await.ok()?);
     (old.ino() != new.ino()).then_some(named)
 }
@@ -304,6 +315,21 @@ mod tests {
         assert_eq!(printed("sinceSeconds=5&timestamps=true", &lines), "1970-01-01T00:00:09.5Z abcd\n");
         assert_eq!(printed("limitBytes=6", &lines), "old\nab");
         assert!(options("tailLines=x", Timestamp::from_millis(0)).is_err());
+    }
+
+    #[tokio::test]
+    async fn a_log_is_a_file_and_no_link_to_one() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let (secret, link, log) =
+            (folder.path().join("secret"), folder.path().join("1.log"), folder.path().join("0.log"));
+        std::fs::write(&secret, "s").expect("written");
+        std::fs::write(&log, "l").expect("written");
+        std::os::unix::fs::symlink(&secret, &link).expect("linked");
+        assert!(open(&log).await.is_ok());
+        assert!(open(&link).await.is_err() && open(folder.path()).await.is_err());
+        let pipe = folder.path().join("2.log");
+        nix::unistd::mkfifo(&pipe, nix::sys::stat::Mode::S_IRUSR).expect("made");
+        assert!(open(&pipe).await.is_err(), "nobody waits for a pipe");
     }
 
     #[tokio::test]

@@ -7,11 +7,12 @@ use std::os::unix::fs::{FileTypeExt, PermissionsExt, chown};
 use std::path::{Path, PathBuf};
 
 use k8s_openapi::api::core::v1::{Container, Pod, VolumeMount};
-use nix::mount::{MntFlags, MsFlags, mount, umount2};
+use nix::mount::{MsFlags, mount};
 use protos::cri;
 
 use super::atomic;
 use super::plan::{VolumePlan, VolumeSources, plan};
+use super::sub_path;
 use crate::pod::config;
 use crate::pod::env_vars;
 use crate::pod::paths::PodPaths;
@@ -117,16 +118,29 @@ fn check_host_path(path: &Path, kind: &str) -> io::Result<()> {
 /// Bind mounts of a container's `volumeMounts`; the error makes the container wait with CreateContainerConfigError.
 pub fn container_mounts(
     container: &Container,
+    paths: &PodPaths,
     mounted: &Mounted,
     environment: &[(String, String)],
 ) -> Result<Vec<cri::Mount>, String> {
     let values = environment.iter().cloned().collect();
     let mut mounts = Vec::new();
-    for wanted in container.volume_mounts.iter().flatten() {
+    for (index, wanted) in container.volume_mounts.iter().flatten().enumerate() {
         let source = mounted.get(&wanted.name).ok_or_else(|| {
             format!("volume {} of the mount {} is not there", wanted.name, wanted.mount_path)
         })?;
-        let source = sub_path(source, wanted, &values)?;
+        let source = match sub_path(wanted, &values) {
+            None => source.clone(),
+            Some(relative) => {
+                let place = paths.part(&wanted.name, &container.name, index);
+                sub_path::provide(source, &relative, &place).map_err(|error| {
+                    format!(
+                        "failed to prepare subPath for volumeMount \"{}\" of container \"{}\": {error}",
+                        wanted.name, container.name
+                    )
+                })?;
+                place
+            }
+        };
         let mut mount = config::mount(&wanted.mount_path, source, wanted.read_only == Some(true));
         mount.propagation = match wanted.mount_propagation.as_deref() {
             Some("HostToContainer") => cri::MountPropagation::PropagationHostToContainer as i32,
@@ -138,40 +152,16 @@ pub fn container_mounts(
     Ok(mounts)
 }
 
-/// The part of a volume that a mount shows; made as a directory if absent, and never outside the volume.
-fn sub_path(
-    volume: &Path,
-    wanted: &VolumeMount,
-    values: &BTreeMap<String, String>,
-) -> Result<PathBuf, String> {
+/// The path of the part of a volume that a mount shows; none: all of it.
+fn sub_path(wanted: &VolumeMount, values: &BTreeMap<String, String>) -> Option<String> {
     let expanded = wanted.sub_path_expr.as_ref().map(|text| env_vars::expand(text, values));
-    let Some(relative) = expanded.or_else(|| wanted.sub_path.clone()).filter(|path| !path.is_empty()) else {
-        return Ok(volume.to_path_buf());
-    };
-    if Path::new(&relative).is_absolute() || relative.split('/').any(|part| part == "..") {
-        return Err(format!("subPath {relative:?} leads out of the volume {}", wanted.name));
-    }
-    let path = volume.join(&relative);
-    if !path.exists() {
-        fs::create_dir_all(&path).map_err(|error| format!("subPath {relative:?}: {error}"))?;
-    }
-    let root = volume.canonicalize().map_err(|error| error.to_string())?;
-    let real = path.canonicalize().map_err(|error| error.to_string())?;
-    if real.starts_with(&root) {
-        Ok(real)
-    } else {
-        Err(format!("subPath {relative:?} leads out of the volume {}", wanted.name))
-    }
+    expanded.or_else(|| wanted.sub_path.clone()).filter(|path| !path.is_empty())
 }
 
-/// Unmounts what is mounted below the pod's directory and removes it.
+/// Unmounts what is mounted below the pod's directory and removes it. Parts of volumes are mounted there: nothing is
+/// removed while one still is.
 pub fn remove_all(paths: &PodPaths) -> io::Result<()> {
-    let memory = paths.volume("empty-dir", "");
-    for entry in fs::read_dir(memory).into_iter().flatten().flatten() {
-        if is_mount_point(&entry.path()) {
-            umount2(&entry.path(), MntFlags::MNT_DETACH).map_err(io::Error::from)?;
-        }
-    }
+    sub_path::unmount_below(&paths.dir)?;
     match fs::remove_dir_all(&paths.dir) {
         Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
         _ => Ok(()),
