@@ -47,6 +47,8 @@ use crate::watch::{WatchServer, WatchService};
 const ACCEPTED: usize = 256;
 /// Bytes of memory that clients may hold where nobody says otherwise.
 const CLIENT_MEMORY_BYTES: u64 = 1 << 30;
+/// How long a connection may take to say which protocol it speaks; so long Go's gRPC gives clients to say hello.
+pub(crate) const HELLO_TIMEOUT: Duration = Duration::from_secs(120);
 /// Snapshots that are sent at a time.
 const SNAPSHOTS: usize = 8;
 /// Leases that there may be where nobody says otherwise; each takes some hundred bytes of memory.
@@ -76,6 +78,8 @@ pub struct EtcdApiConfig {
     /// How often clients with open calls may ask the same; who asks more often is sent away
     /// (`--grpc-keepalive-min-time`).
     pub keep_alive_min: Duration,
+    /// How long a connection may take to say which protocol it speaks.
+    pub hello_timeout: Duration,
     /// Bytes that a request may have (`--max-request-bytes`).
     pub max_request_bytes: usize,
     /// Steps that a transaction may have (`--max-txn-ops`).
@@ -120,6 +124,7 @@ impl EtcdApiConfig {
             gateway: true,
             keep_alive: None,
             keep_alive_min: Duration::from_secs(5),
+            hello_timeout: HELLO_TIMEOUT,
             max_request_bytes: 3 << 19,
             max_txn_ops: mvcc::MAX_TXN_OPS,
             max_concurrent_streams: u32::MAX,
@@ -246,7 +251,11 @@ impl EtcdApi {
             streams: self.config.max_concurrent_streams,
         };
         let settings = Settings {
-            pings: PingPolicy { every: self.config.keep_alive_min, clock: context.env.clock.clone() },
+            pings: PingPolicy {
+                every: self.config.keep_alive_min,
+                silence: self.config.hello_timeout,
+                clock: context.env.clock.clone(),
+            },
             streams: self.config.max_concurrent_streams,
             keep_alive: self.config.keep_alive,
         };

@@ -1,5 +1,5 @@
-//! A client's connection, as a server sees it: how it begins (`opening.rs`), and how often it asks whether the server is
-//! there (`pings.rs`). Beyond that bytes are passed on unseen.
+//! A client's connection, as a server sees it: how it begins (`opening.rs`), how often it asks whether the server is
+//! there (`pings.rs`), and how long it may take to say which protocol it speaks. Beyond that bytes are passed on unseen.
 
 use std::any::Any;
 use std::future::Future;
@@ -25,11 +25,13 @@ const FAREWELL: Duration = Duration::from_secs(5);
 /// What a client is told that pings too often. Clients of Go that are told so ask half as often next time.
 const TOO_MANY_PINGS: &str = "too_many_pings";
 
-/// How often clients may ask whether the server is there, while they have a call open (`--grpc-keepalive-min-time`).
+/// What clients may do beside their calls.
 #[derive(Clone)]
 pub struct PingPolicy {
-    /// The shortest time between two pings.
+    /// The shortest time between two pings while a call is open (`--grpc-keepalive-min-time`).
     pub every: Duration,
+    /// How long a connection may take to say which protocol it speaks.
+    pub silence: Duration,
     /// The time.
     pub clock: Clock,
 }
@@ -47,6 +49,8 @@ pub struct Called {
     outgoing: Outgoing,
     /// As long as it may be HTTP/2.
     watch: Option<Watch>,
+    /// The time that is left to say which protocol is spoken, once something is waited for.
+    silence: Option<Pin<Box<dyn Future<Output = ()> + Send>>>,
     /// Set when the client is sent away.
     farewell: Option<Pin<Box<dyn Future<Output = ()> + Send>>>,
 }
@@ -98,7 +102,9 @@ impl Called {
         note: impl FnOnce(&Peer) -> Arc<dyn Any + Send + Sync>,
     ) -> Self {
         let note = note(&connection.connect_info());
+        let (clock, silence) = (policy.clock.clone(), policy.silence);
         Self {
+            silence: Some(Box::pin(async move { clock.sleep(silence).await })),
             connection,
             note,
             calls: Arc::default(),
@@ -229,10 +235,17 @@ impl AsyncRead for Called {
         }
         let Some(mut opening) = self.opening.take() else { return self.poll_seen(cx, buffer) };
         let polled = self.poll_opening(cx, buffer, &mut opening);
+        if opening.is_over() || opening.has_begun() {
+            self.silence = None;
+        }
         if self.farewell.is_none() {
             self.opening = Some(opening).filter(|opening| !opening.is_over());
         }
-        polled
+        match &mut self.silence {
+            // Its time is over: as if the client had gone.
+            Some(silence) if polled.is_pending() => silence.as_mut().poll(cx).map(Ok),
+            _ => polled,
+        }
     }
 }
 

@@ -43,6 +43,11 @@ impl Opening {
         self.over && !self.begun
     }
 
+    /// Whether it is known that this is HTTP/2.
+    pub fn has_begun(&self) -> bool {
+        self.begun
+    }
+
     /// Takes what came in, and adds to `out` what may be passed on.
     pub fn pass(&mut self, bytes: &[u8], out: &mut Vec<u8>) {
         self.held.extend_from_slice(bytes);

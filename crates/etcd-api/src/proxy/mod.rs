@@ -41,7 +41,7 @@ use transport::{
 use self::messages::Replaced;
 use self::namespace::{Call, Namespace};
 use crate::http::Metrics;
-use crate::server::RunError;
+use crate::server::{HELLO_TIMEOUT, RunError};
 
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
 /// How long a member that could not be reached is left alone, in milliseconds.
@@ -156,7 +156,8 @@ async fn serve(
 ) -> Result<(), tonic::transport::Error> {
     let config = &shared.config;
     let (interval, timeout) = config.keep_alive.unzip();
-    let pings = PingPolicy { every: config.keep_alive_min, clock: shared.env.clock.clone() };
+    let pings =
+        PingPolicy { every: config.keep_alive_min, silence: HELLO_TIMEOUT, clock: shared.env.clock.clone() };
     let admission = Admission { security, endpoint: "client", protocol: None };
     let called = move |connection| Called::new(connection, pings.clone(), |_| Arc::new(()));
     let incoming = admitted(accepted(listener), admission).map(called).map(Ok::<_, io::Error>);

@@ -216,3 +216,21 @@ async fn malformed_messages_end_their_call_alone() {
     assert!(raw.ended(stream).await, "the connection goes on");
     is_served(&mut client).await;
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn who_does_not_say_what_it_speaks_does_not_stay() {
+    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+    let server = start_with(|api| api.hello_timeout = Duration::from_millis(100)).await;
+    let mut client = connect(&server).await;
+    let mut quiet = raw(&server).await;
+    for said in ["", "PRI * HT"] {
+        let mut socket = tokio::net::TcpStream::connect(server.address).await.expect("connected");
+        socket.write_all(said.as_bytes()).await.expect("sent");
+        let mut heard = Vec::new();
+        let ended = tokio::time::timeout(crate::DEADLINE, socket.read_to_end(&mut heard)).await;
+        assert!(ended.is_ok(), "{said:?}: the connection stays");
+    }
+    is_served(&mut client).await;
+    quiet.send(&frame(PING, 0, 0, &[7; 8])).await;
+    assert!(quiet.next_of(PING).await.is_some(), "who has said hello stays");
+}
