@@ -51,6 +51,7 @@ impl Api {
         storage: Storage,
         authenticator: Authenticator,
         authorizer: Authorizer,
+        aggregation: Aggregation,
         nodes: Option<NodeClient>,
         tasks: TaskGroup,
     ) -> Self {
@@ -58,7 +59,7 @@ impl Api {
             name: config.name.clone(),
             authorizer: Arc::new(authorizer),
             dynamic: Dynamic::new(&storage),
-            aggregation: Aggregation::new(&storage, config.proxy_client.clone(), config.aggregation),
+            aggregation,
             flow: Flow::new(&storage, storage.env.clock.clone()),
             storage,
             shutdown: tasks.shutdown().clone(),

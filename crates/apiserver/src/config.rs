@@ -45,17 +45,17 @@ pub struct KubeletClient {
     pub ca: Vec<u8>,
 }
 
-/// Whom aggregated API servers see as the proxy, as PEM (upstream's `--proxy-client-cert-file` and
-/// `--proxy-client-key-file`).
-#[derive(Clone)]
+/// Whom aggregated API servers see as the proxy: files with PEM, which are read again when they change (upstream's
+/// `--proxy-client-cert-file` and `--proxy-client-key-file`).
+#[derive(Clone, Debug)]
 pub struct ProxyClient {
     /// Client certificate chain.
-    pub certificate: Vec<u8>,
+    pub certificate: PathBuf,
     /// Its key.
-    pub key: Vec<u8>,
+    pub key: PathBuf,
 }
 
-/// How often aggregated API servers are asked what they serve.
+/// How often aggregated API servers are asked what they serve, and the files of the proxy's certificate are looked at.
 #[derive(Clone, Copy, Debug)]
 pub struct AggregationConfig {
     /// Between two times, and after a failure at the latest.
@@ -212,6 +212,9 @@ pub enum BuildError {
     /// The encryption configuration cannot be used.
     #[error("cannot use the encryption configuration: {0}")]
     EncryptionConfig(String),
+    /// The certificate for aggregated API servers cannot be used.
+    #[error("cannot use the certificate for aggregated API servers: {0}")]
+    ProxyClient(String),
     /// The range of Service addresses is too small.
     #[error("the service address range {0} has no room: at least 8 addresses are needed")]
     ServiceCidr(IpNet),

@@ -25,7 +25,7 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Semaphore;
 use tokio_rustls::TlsAcceptor;
 
-use crate::aggregation;
+use crate::aggregation::{self, Aggregation};
 use crate::api::Api;
 use crate::audit::Audit;
 use crate::authn::{Authenticator, Shown};
@@ -86,7 +86,10 @@ impl ApiServerConfig {
         let storage = Storage::new(store, env, sealing);
         let authorizer = Authorizer::new(&storage, &self.authorization, self.review_retry, &tasks);
         let authorizer = authorizer.map_err(BuildError::Authorization)?;
-        let api = Api { audit, ..Api::new(&self, storage, authenticator, authorizer, nodes, tasks) };
+        let aggregation = Aggregation::new(&storage, self.proxy_client.clone(), self.aggregation);
+        let aggregation = aggregation.map_err(BuildError::ProxyClient)?;
+        let api =
+            Api { audit, ..Api::new(&self, storage, authenticator, authorizer, aggregation, nodes, tasks) };
         Ok(ApiServer { api: Arc::new(api), listener, config: self })
     }
 }
@@ -138,6 +141,7 @@ impl ApiServer {
             tokio::join!(flow::keep(shaped.clone()), bootstrap::keep_trust(&shaped));
         });
         tasks.spawn_detached("aggregation", aggregation::keep(api.clone()));
+        tasks.spawn_detached("proxy-client", aggregation::keep_identity(api.clone()));
         let (kept, interval) = (api.clone(), self.config.reload_interval);
         tasks.spawn_detached("access-config", async move {
             let authenticator = &kept.authenticator;

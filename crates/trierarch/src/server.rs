@@ -242,7 +242,7 @@ async fn build_api(
     let mut config = ApiServerConfig {
         advertise_address: options.advertise_address.unwrap_or_else(|| advertised(listen.ip())),
         kubelet_client: Some(kubelet),
-        proxy_client: proxy_client(options, dir)?,
+        proxy_client: proxy_client(options, dir),
         encryption_provider_config: options.encryption_provider_config.clone(),
         encryption_reload: options.encryption_provider_config_automatic_reload,
         default_not_ready_toleration_seconds: options.default_not_ready_toleration_seconds,
@@ -260,15 +260,14 @@ async fn build_api(
 }
 
 /// The certificate for aggregated API servers; folders of older releases have none.
-fn proxy_client(options: &Options, dir: &Path) -> Result<Option<ProxyClient>> {
+fn proxy_client(options: &Options, dir: &Path) -> Option<ProxyClient> {
     let own = |extension: &str| dir.join(format!("{FRONT_PROXY}.{extension}"));
     let (certificate, key) = match (&options.proxy_client_cert_file, &options.proxy_client_key_file) {
         (Some(certificate), Some(key)) => (certificate.clone(), key.clone()),
-        _ if !own("crt").exists() => return Ok(None),
+        _ if !own("crt").exists() => return None,
         _ => (own("crt"), own("key")),
     };
-    let read = |path: &Path| std::fs::read(path).with_context(|| format!("cannot read {}", path.display()));
-    Ok(Some(ProxyClient { certificate: read(&certificate)?, key: read(&key)? }))
+    Some(ProxyClient { certificate, key })
 }
 
 /// The proxies that are believed if no flag says which: this one and its like, as aggregated API servers are told too.

@@ -7,6 +7,7 @@
 
 mod discovery;
 mod follow;
+mod identity;
 mod openapi;
 mod probe;
 mod proxy;
@@ -26,6 +27,7 @@ use parking_lot::Mutex;
 
 pub(crate) use discovery::RemoteVersion;
 pub(crate) use follow::keep;
+pub(crate) use identity::keep_identity;
 pub(crate) use openapi::Parts;
 pub(crate) use probe::probe;
 pub(crate) use remote::Remote;
@@ -33,6 +35,7 @@ pub(crate) use remote::Remote;
 use crate::config::{AggregationConfig, ProxyClient};
 use crate::derived::Derived;
 use crate::storage::{self, Storage, View};
+use identity::Identity;
 use remote::Trust;
 
 /// The group of the APIServices, which has none itself.
@@ -44,7 +47,7 @@ const DEFAULT_PORT: u64 = 443;
 pub(crate) struct Aggregation {
     services: Derived<ApiServices>,
     /// What this server shows to those that it passes requests on to.
-    identity: Option<ProxyClient>,
+    identity: Identity,
     settings: AggregationConfig,
     discovery: discovery::Documents,
     openapi: openapi::Documents,
@@ -86,16 +89,22 @@ fn group_version(path: &str) -> Option<(&str, &str)> {
 }
 
 impl Aggregation {
-    pub fn new(storage: &Storage, identity: Option<ProxyClient>, settings: AggregationConfig) -> Self {
+    /// # Errors
+    /// The proxy's certificate cannot be used.
+    pub fn new(
+        storage: &Storage,
+        identity: Option<ProxyClient>,
+        settings: AggregationConfig,
+    ) -> Result<Self, String> {
         let services = Derived::new(storage, [KeyRange::prefix(prefix())], ApiServices::read);
-        Self {
+        Ok(Self {
             services,
-            identity,
+            identity: Identity::new(identity)?,
             settings,
             discovery: discovery::Documents::default(),
             openapi: openapi::Documents::default(),
             followed: Mutex::default(),
-        }
+        })
     }
 
     /// The APIService that a path belongs to.

@@ -1,7 +1,7 @@
 //! How the server behind an APIService is reached, who this server says it is, and what it asks in its own name.
 
 use std::io;
-use std::sync::{Arc, OnceLock};
+use std::sync::Arc;
 use std::time::Duration;
 
 use api_types::field::quote;
@@ -10,12 +10,13 @@ use env::TaskGroup;
 use http::header::{self, HeaderMap, HeaderName, HeaderValue};
 use http::{Request, Response};
 use hyper::body::Incoming;
+use parking_lot::Mutex;
 use tokio_rustls::TlsConnector;
 
 use super::Aggregation;
+use super::identity::Keyed;
 use crate::api::Api;
 use crate::body::{self, Body, BoxError, ReadError};
-use crate::config::ProxyClient;
 use crate::dial::{self, Connection};
 use crate::node_client::Endpoint;
 use crate::storage::View;
@@ -46,12 +47,15 @@ pub(super) struct Trust {
     bundle: Vec<u8>,
     /// Whoever answers is believed.
     is_insecure: bool,
-    connector: OnceLock<Result<TlsConnector, String>>,
+    /// Of the certificate that this server shows.
+    connector: Mutex<Option<(Option<Arc<Keyed>>, Connector)>>,
 }
+
+type Connector = Result<TlsConnector, String>;
 
 impl Trust {
     pub fn new(bundle: Vec<u8>, is_insecure: bool) -> Self {
-        Self { bundle, is_insecure, connector: OnceLock::new() }
+        Self { bundle, is_insecure, connector: Mutex::default() }
     }
 
     pub fn is(&self, bundle: &[u8], is_insecure: bool) -> bool {
@@ -59,15 +63,27 @@ impl Trust {
     }
 
     /// Made when it is first needed: reading the system's authorities takes a while.
-    fn connector(&self, identity: Option<&ProxyClient>) -> Result<&TlsConnector, String> {
-        let new = || {
-            let identity = identity.map(|own| (own.certificate.clone(), own.key.clone()));
-            let authority = (!self.is_insecure).then_some(self.bundle.as_slice());
-            let config = tls::of_kubeconfig(authority, identity.as_ref());
-            let config = config.map_err(|error| format!("unable to load root certificates: {error}"))?;
-            Ok(TlsConnector::from(Arc::new(config)))
+    fn connector(&self, identity: Option<Arc<Keyed>>) -> Connector {
+        let mut kept = self.connector.lock();
+        let is_same = |known: &Option<Arc<Keyed>>| match (known, &identity) {
+            (Some(known), Some(identity)) => Arc::ptr_eq(known, identity),
+            (known, identity) => known.is_none() && identity.is_none(),
         };
-        self.connector.get_or_init(new).as_ref().map_err(Clone::clone)
+        if let Some((known, connector)) = &*kept
+            && is_same(known)
+        {
+            return connector.clone();
+        }
+        let connector = self.connect_as(identity.as_deref());
+        *kept = Some((identity, connector.clone()));
+        connector
+    }
+
+    fn connect_as(&self, identity: Option<&Keyed>) -> Connector {
+        let authority = (!self.is_insecure).then_some(self.bundle.as_slice());
+        let config = tls::of_kubeconfig(authority, identity);
+        let config = config.map_err(|error| format!("unable to load root certificates: {error}"))?;
+        Ok(TlsConnector::from(Arc::new(config)))
     }
 }
 
@@ -116,7 +132,7 @@ impl Remote {
 
     /// Whether the server can be called at all: its authorities can be read.
     pub(super) fn check(&self, aggregation: &Aggregation) -> Result<(), String> {
-        self.trust.connector(aggregation.identity.as_ref()).map(drop)
+        self.trust.connector(aggregation.identity.current()).map(drop)
     }
 
     /// A connection to the first endpoint that takes one, and which that is.
@@ -125,13 +141,13 @@ impl Remote {
         aggregation: &Aggregation,
         endpoints: &'a [Endpoint],
     ) -> Result<(Connection, &'a Endpoint), BoxError> {
-        let connector = self.trust.connector(aggregation.identity.as_ref())?;
+        let connector = self.trust.connector(aggregation.identity.current())?;
         let connected = async {
             let mut failure: BoxError = "no address is known".into();
             for endpoint in endpoints {
                 match dial::tcp(&endpoint.host, endpoint.port, false).await {
                     Ok(stream) => {
-                        let secured = dial::tls(connector, &self.server(), stream).await;
+                        let secured = dial::tls(&connector, &self.server(), stream).await;
                         return Ok((secured.map_err(in_gos_words)?, endpoint));
                     }
                     Err(error) => failure = error,

@@ -15,10 +15,22 @@ const AGGREGATED: &str = "application/json;g=apidiscovery.k8s.io;v=v2;as=APIGrou
 
 /// A cluster that speaks to aggregated servers with a certificate of these authority's, and asks them often.
 async fn cluster(proxies: &Authority) -> Running {
-    let Keyed { certificate, key } = proxies.issue("front-proxy-client", None);
+    let folder = tempfile::tempdir().expect("folder");
+    let files = write(folder.path(), &proxies.issue("front-proxy-client", None));
+    cluster_with(files).await
+}
+
+/// Files with a certificate.
+fn write(folder: &std::path::Path, keyed: &Keyed) -> ProxyClient {
+    let files = ProxyClient { certificate: folder.join("proxy.crt"), key: folder.join("proxy.key") };
+    std::fs::write(&files.certificate, &keyed.certificate).expect("written");
+    std::fs::write(&files.key, &keyed.key).expect("written");
+    files
+}
+
+async fn cluster_with(files: ProxyClient) -> Running {
     Cluster::start_with(|config| {
-        config.proxy_client =
-            Some(ProxyClient { certificate: certificate.into_bytes(), key: key.into_bytes() });
+        config.proxy_client = Some(files);
         config.aggregation =
             AggregationConfig { refresh: Duration::from_millis(100), retry: Duration::from_millis(10) };
     })
@@ -237,6 +249,30 @@ async fn a_server_must_show_who_it_is() {
     cluster.root(ask("PATCH", &path).body("application/merge-patch+json", patch)).await.expect(200);
     cluster.root(ask("GET", THINGS)).await.expect(200);
     assert!(server.heard(THINGS)[0].is_proxy, "it still sees who asks");
+}
+
+#[tokio::test]
+async fn the_proxys_certificate_is_read_again() {
+    let (old, new) = (Authority::new(), Authority::new());
+    let folder = tempfile::tempdir().expect("folder");
+    let cluster = cluster_with(write(folder.path(), &old.issue("front-proxy-client", None))).await;
+    let server = OtherServer::start(&cluster, &new).await;
+    server.register(&cluster, |_| ()).await;
+    set_available(&cluster, "True").await;
+    let why = failed(&cluster, THINGS).await;
+    assert!(why.starts_with("error trying to reach service: "), "{why}");
+    write(folder.path(), &new.issue("front-proxy-client", None));
+    eventually("the new certificate", || async {
+        (cluster.root(ask("GET", THINGS)).await.code == 200).then_some(())
+    })
+    .await;
+    assert!(server.heard(THINGS)[0].is_proxy);
+    let fault = Cluster::fault(|config| {
+        let key = folder.path().join("none.key");
+        config.proxy_client = Some(ProxyClient { certificate: folder.path().join("proxy.crt"), key });
+    })
+    .await;
+    assert!(fault.starts_with("cannot use the certificate for aggregated API servers: open "), "{fault}");
 }
 
 #[tokio::test]
