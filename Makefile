@@ -22,11 +22,11 @@ build: ## Build the release binary
 	@$(CARGO) build --release --package trierarch
 
 test: ## Every test that needs neither root nor network
-	@scripts/build-deps && scripts/tools >/dev/null && scripts/bench-deps 3.4 3.5 3.7.1 etcdctl etcdutl >/dev/null
+	@scripts/build-deps && scripts/tools >/dev/null && scripts/go-clients >/dev/null && scripts/bench-deps 3.4 3.5 3.7.1 etcdctl etcdutl >/dev/null
 	@$(CARGO) test --workspace --no-fail-fast
 
 test-all: ## `make test`, and the tests with real containers and namespaces (root)
-	@scripts/build-deps && scripts/tools >/dev/null && scripts/bench-deps 3.4 3.5 3.7.1 etcdctl etcdutl >/dev/null && scripts/node-deps
+	@scripts/build-deps && scripts/tools >/dev/null && scripts/go-clients >/dev/null && scripts/bench-deps 3.4 3.5 3.7.1 etcdctl etcdutl >/dev/null && scripts/node-deps
 	@$(CARGO) test --workspace --no-fail-fast -- --include-ignored --skip etcdctl_checks
 
 lint: ## Formatting, clippy, crate boundaries, generated files

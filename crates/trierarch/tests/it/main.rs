@@ -6,9 +6,12 @@ mod charts;
 mod clients;
 mod cluster;
 mod containers;
+mod definitions;
 mod etcd;
 mod failpoints;
 mod integrity;
+mod kube_rs;
+mod kubectl;
 #[path = "../shared/mod.rs"]
 mod shared;
 mod simulated;
