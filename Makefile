@@ -6,7 +6,7 @@ UP_FLAGS ?=
 BENCH_FLAGS ?=
 CARGO := ROCKSDB_STATIC=1 ROCKSDB_LIB_DIR="$$(scripts/rocksdb-lib)" cargo
 
-.PHONY: help up down build test test-all lint bench bench-etcd bench-api chaos clean
+.PHONY: help up down build test test-all golden lint bench bench-etcd bench-api chaos clean
 
 help: ## Say what there is to make
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -28,6 +28,12 @@ test: ## Every test that needs neither root nor network
 test-all: ## `make test`, and the tests with real containers and namespaces (root)
 	@scripts/build-deps && scripts/tools >/dev/null && scripts/go-clients >/dev/null && scripts/bench-deps 3.4 3.5 3.7.1 etcdctl etcdutl >/dev/null && scripts/node-deps
 	@$(CARGO) test --workspace --no-fail-fast -- --include-ignored --skip etcdctl_checks
+
+golden: ## Write the golden files of every kind anew: see `git diff` afterwards
+	@scripts/build-deps
+	@GOLDEN_BLESS=1 $(CARGO) test --package api-types --test it full::the_encoding
+	@GOLDEN_BLESS=1 $(CARGO) test --package api-rules --test it full::every_kind
+	@GOLDEN_BLESS=1 $(CARGO) test --package apiserver --test it golden::every_kind
 
 lint: ## Formatting, clippy, crate boundaries, generated files
 	@scripts/build-deps

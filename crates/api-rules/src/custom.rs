@@ -3,6 +3,9 @@
 //!
 //! Build a [`CustomSchema`] once per version of a definition and share it.
 
+pub(crate) mod costs;
+mod declared;
+mod estimate;
 mod json_path;
 mod kind;
 pub(crate) mod rule_types;

@@ -4,7 +4,9 @@
 //! a tree that is as deep as the chain is long and is walked and dropped by recursion; and it says of each mistake
 //! where it is with the whole line.
 
-use kube_cel::cel::{ParseErrors, Program};
+use kube_cel::cel::ParseErrors;
+use kube_cel::cel::common::ast::IdedExpr;
+use kube_cel::cel::parser::Parser;
 
 /// Characters of an expression (cel-go's `ExpressionSizeCodePointLimit`).
 const MAX_CHARS: usize = 100_000;
@@ -15,12 +17,13 @@ const STACK: usize = 64 << 20;
 /// Bytes of what is said of mistakes.
 const MAX_ERROR: usize = 2048;
 
-/// Compiles an expression.
+/// Reads an expression, in which fields may be optional (`a.?b`).
 ///
 /// # Errors
 /// What is wrong with it, as cel-go begins to say it.
-pub(crate) fn compile(text: &str) -> Result<Program, String> {
-    read(text, || Program::compile(text).map_err(|errors| describe(&errors)))
+pub(crate) fn compile(text: &str) -> Result<IdedExpr, String> {
+    let parse = || Parser::new().enable_optional_syntax(true).parse(text);
+    read(text, || parse().map_err(|errors| describe(&errors)))
 }
 
 /// Lets a parser read an expression that is small and flat enough, on a stack that bears it.
@@ -219,13 +222,14 @@ mod tests {
             format!("a{}", "[0]".repeat(45)),
             format!("a{}", ".f()".repeat(45)),
             format!("{}true{}", "(".repeat(45), ")".repeat(45)),
+            "self.?items.orValue([])[?0].hasValue() || [?self.?a].size() > 0".to_owned(),
             "self.items.all(i, i.name.matches('^[a-z]{1,3}$') && (i.size in [1, 2] ? true : i.max >= 3))"
                 .to_owned(),
         ] {
             assert_eq!(refused(&text), "", "{}", &text[..20]);
         }
         let deep = compile(&format!("1{} == 241", "+1".repeat(240))).expect("small enough");
-        assert_eq!(deep.execute(&Context::default()), Ok(true.into()));
+        assert_eq!(Context::default().resolve(&deep), Ok(true.into()));
     }
 
     #[test]

@@ -1,5 +1,7 @@
 //! Objects as real clusters have them go through the rules and through the store's encoding and back.
 
+mod full;
+
 use api_rules::patch::apply::{self, Type, Writer};
 use api_rules::{Rules, meta, rules};
 use api_types::{Resource, codec, table};

@@ -151,7 +151,7 @@ pub(super) fn issue(source: &str, line: isize, column: isize, text: &str) -> Str
 }
 
 /// Names that stand for types or for what functions are called by.
-const NAMESPACES: &[&str] = &[
+pub(super) const NAMESPACES: &[&str] = &[
     "math",
     "sets",
     "optional",
@@ -165,7 +165,7 @@ const NAMESPACES: &[&str] = &[
     "kubernetes",
     "lists",
 ];
-const TYPES: &[&str] = &[
+pub(super) const TYPES: &[&str] = &[
     "int",
     "uint",
     "double",

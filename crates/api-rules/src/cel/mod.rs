@@ -1,40 +1,38 @@
 //! CEL expressions of admission: match conditions, policies, their variables, messages and mutations (upstream:
-//! `apiserver/pkg/admission/plugin/cel`). Parsing and evaluation are the `cel` crate's, the Kubernetes libraries
-//! `kube-cel`'s. What they lack is added here by rewriting the tree before it runs: object literals, optional fields
-//! that are not there, variables that are evaluated when they are read, a bound on the work of loops.
+//! `apiserver/pkg/admission/plugin/cel`). Parsing is the `cel` crate's, the Kubernetes libraries are `kube-cel`'s; what is
+//! parsed is run here ([`eval`]), with upstream's costs ([`cost`]).
 //!
 //! [`Expression::compile`] once, then [`evaluate`] with the inputs of a request.
 
 mod authorizer;
-mod bounded;
 mod check;
+pub(crate) mod cost;
+mod eval;
 mod policies;
-mod rewrite;
 mod rule;
 
 pub use authorizer::{Authorize, Question};
 pub use check::{Kind, Schema, warnings};
+pub use cost::{BUDGET, MATCH_CONDITIONS};
 pub use policies::{Warning, check_policy};
 pub(crate) use rule::text_of_format;
-pub use rule::{Budget, Names, Rule};
+pub use rule::{Names, Outcome, Rule};
 
-use std::collections::HashMap;
-use std::sync::atomic::{AtomicI64, Ordering};
-use std::sync::{Arc, Mutex};
+use std::cell::Cell;
+use std::sync::Arc;
 
+use eval::{CANCELLED, Lazy, Machine, REQUEST_RESOURCE};
 use kube_cel::KubeCelExt;
-use kube_cel::cel::common::ast::{Expr, IdedExpr};
-use kube_cel::cel::objects::{Key, Map, Opaque, OptionalValue};
+use kube_cel::cel::common::ast::IdedExpr;
+use kube_cel::cel::objects::{Key, Map, OptionalValue};
 use kube_cel::cel::parser::Parser;
-use kube_cel::cel::{Context, ExecutionError, FunctionContext, Value as Cel};
+use kube_cel::cel::{Context, ExecutionError, Value as Cel};
 use serde_json::Value;
 
 /// Mistakes of one expression that are told, at most.
 const MAX_ERRORS: usize = 8;
-/// Steps of all loops of one evaluation, at most, and kilobytes that are added and joined (upstream counts costs, up to
-/// 10,000,000).
-const MAX_STEPS: i64 = 250_000;
-const OUT_OF_BUDGET: &str =
+/// What is said when a budget is spent.
+pub const OUT_OF_BUDGET: &str =
     "validation failed due to running out of cost budget, no further validation rules will be run";
 
 /// What an expression may speak of besides `object`, `oldObject`, `request` and `namespaceObject`.
@@ -83,9 +81,7 @@ impl Expression {
         if !issues.is_empty() {
             return Err(format!("compilation failed: {}", issues.join("\n")));
         }
-        let mut program = parsed;
-        rewrite::rewrite(&mut program);
-        Ok(Self { source: source.to_owned(), program, kind, misplaced })
+        Ok(Self { source: source.to_owned(), program: parsed, kind, misplaced })
     }
 
     /// The same, for an expression that must have one of some results.
@@ -112,7 +108,7 @@ impl Expression {
 }
 
 /// Reads an expression.
-fn parse(source: &str) -> Result<IdedExpr, String> {
+pub(crate) fn parse(source: &str) -> Result<IdedExpr, String> {
     crate::expression::read(source, || {
         let parser = Parser::new().enable_optional_syntax(true);
         parser.parse(source).map_err(|errors| {
@@ -125,52 +121,14 @@ fn parse(source: &str) -> Result<IdedExpr, String> {
     })
 }
 
+/// Whether functions are called by a name with this in front, as `sets.contains`.
+pub(crate) fn is_namespace(name: &str) -> bool {
+    check::NAMESPACES.contains(&name)
+}
+
 /// Runs what the crates do, whose panics must not end a request.
 fn guarded<T>(run: impl FnOnce() -> T) -> Result<T, String> {
     std::panic::catch_unwind(std::panic::AssertUnwindSafe(run)).map_err(|_| "internal error".to_owned())
-}
-
-/// What the functions of one evaluation share.
-struct Shared {
-    variables: Variables,
-    known: Mutex<HashMap<String, Result<Cel, ExecutionError>>>,
-    left: AtomicI64,
-}
-
-impl Shared {
-    fn new(variables: Variables) -> Self {
-        Self { variables, known: Mutex::default(), left: MAX_STEPS.into() }
-    }
-}
-
-/// Gives a context its evaluation's state.
-fn carry(context: &mut Context<'_>, shared: Arc<Shared>) {
-    let carrier: Arc<dyn Opaque> = Arc::new(Carrier(shared));
-    context.add_variable_from_value(rewrite::SHARED, Cel::Opaque(carrier));
-}
-
-/// Carries [`Shared`] through the context of an expression.
-#[derive(Clone)]
-struct Carrier(Arc<Shared>);
-
-impl std::fmt::Debug for Carrier {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str("variables")
-    }
-}
-
-impl PartialEq for Carrier {
-    fn eq(&self, other: &Self) -> bool {
-        Arc::ptr_eq(&self.0, &other.0)
-    }
-}
-
-impl Eq for Carrier {}
-
-impl Opaque for Carrier {
-    fn runtime_type_name(&self) -> &str {
-        "trierarch.Variables"
-    }
 }
 
 thread_local! {
@@ -180,48 +138,76 @@ thread_local! {
 
 fn base() -> Context<'static> {
     let mut context = Context::default().with_all();
-    context.add_function(rewrite::VARIABLE, variable);
-    context.add_function(rewrite::STEP, step);
-    context.add_function(rewrite::OPTIONAL, optional_field);
-    context.add_function("optMap", opt_map);
-    context.add_function("optFlatMap", opt_flat_map);
-    context.add_function("type", type_of);
-    bounded::register(&mut context);
     authorizer::register(&mut context);
     context
 }
 
 /// One evaluation: its expressions see the same inputs and pay from the same budget.
 pub struct Evaluation<'a> {
-    context: &'a Context<'a>,
+    functions: &'a Context<'static>,
+    names: &'a Names<'a>,
+    variables: &'a Lazy,
+    left: Cell<i64>,
 }
 
-/// Runs expressions over the inputs of a request. The expressions are pure: nothing waits.
-pub fn evaluate<T>(inputs: &Inputs<'_>, variables: &Variables, run: impl FnOnce(&Evaluation<'_>) -> T) -> T {
-    BASE.with(|base| {
-        let mut context = base.new_inner_scope();
-        let value = |given: Option<&Value>| given.map_or(Cel::Null, to_cel);
-        context.add_variable_from_value("object", value(inputs.object));
-        context.add_variable_from_value("oldObject", value(inputs.old));
-        context.add_variable_from_value("request", value(inputs.request));
-        context.add_variable_from_value("params", value(inputs.params));
-        context.add_variable_from_value("namespaceObject", value(inputs.namespace));
-        carry(&mut context, Arc::new(Shared::new(variables.clone())));
-        if let Some(authorizer) = &inputs.authorizer {
-            let (all, own) = authorizer::values(authorizer, &inputs.question);
-            context.add_variable_from_value("authorizer", all);
-            context.add_variable_from_value(rewrite::REQUEST_RESOURCE, own);
-        }
-        run(&Evaluation { context: &context })
+/// Runs expressions over the inputs of a request, which may cost `budget` together. The expressions are pure: nothing
+/// waits.
+pub fn evaluate<T>(
+    inputs: &Inputs<'_>,
+    variables: &Variables,
+    budget: i64,
+    run: impl FnOnce(&Evaluation<'_>) -> T,
+) -> T {
+    let value = |given: Option<&Value>| given.map_or(Cel::Null, to_cel);
+    let mut names: Names<'_> = vec![
+        ("object", value(inputs.object)),
+        ("oldObject", value(inputs.old)),
+        ("request", value(inputs.request)),
+        ("params", value(inputs.params)),
+        ("namespaceObject", value(inputs.namespace)),
+    ];
+    if let Some(authorizer) = &inputs.authorizer {
+        let (all, own) = authorizer::values(authorizer, &inputs.question);
+        names.extend([("authorizer", all), (REQUEST_RESOURCE, own)]);
+    }
+    let variables = Lazy::new(variables.clone());
+    BASE.with(|functions| {
+        run(&Evaluation { functions, names: &names, variables: &variables, left: Cell::new(budget) })
     })
 }
 
 impl Evaluation<'_> {
     fn run(&self, expression: &Expression) -> Result<Cel, String> {
-        guarded(|| self.context.resolve(&expression.program))?.map_err(|error| match &error {
-            ExecutionError::FunctionError { message, .. } if message == OUT_OF_BUDGET => message.clone(),
-            _ => format!("expression '{}' resulted in error: {}", expression.source, text_of(&error)),
+        let mut machine = Machine::new(self.functions, self.names, self.variables);
+        let found = guarded(|| machine.run(&expression.program))?;
+        self.pay(self.variables.take_spent())?;
+        self.pay(machine.cost)?;
+        found.map_err(|error| {
+            format!("expression '{}' resulted in error: {}", expression.source, text_of(&error))
         })
+    }
+
+    fn pay(&self, cost: u64) -> Result<(), String> {
+        match i64::try_from(cost) {
+            Ok(cost) if cost <= self.left.get() => {
+                self.left.set(self.left.get() - cost);
+                Ok(())
+            }
+            _ => {
+                self.left.set(-1);
+                Err(OUT_OF_BUDGET.to_owned())
+            }
+        }
+    }
+
+    /// Whether more was asked for than the budget allowed: nothing else is run then.
+    pub fn is_spent(&self) -> bool {
+        self.left.get() < 0
+    }
+
+    /// Begins a new budget, for expressions that do not pay from that of those before.
+    pub fn renew(&self, budget: i64) {
+        self.left.set(budget);
     }
 
     /// The result of an expression as JSON.
@@ -250,6 +236,7 @@ fn text_of(error: &ExecutionError) -> String {
         | ExecutionError::ValuesNotComparable(..) => "no such overload".to_owned(),
         ExecutionError::DivisionByZero(_) => "division by zero".to_owned(),
         ExecutionError::RemainderByZero(_) => "modulus by zero".to_owned(),
+        ExecutionError::Overflow(..) => "integer overflow".to_owned(),
         ExecutionError::IndexOutOfBounds(Cel::Int(index)) => format!("index out of bounds: {index}"),
         ExecutionError::UndeclaredReference(name) => format!("no such attribute(s): {name}"),
         ExecutionError::FunctionError { message, .. } => message.clone(),
@@ -257,106 +244,9 @@ fn text_of(error: &ExecutionError) -> String {
     }
 }
 
-fn shared(ftx: &FunctionContext<'_, '_>) -> Result<Arc<Shared>, ExecutionError> {
-    let missing = || ftx.error("no variables are known");
-    let found = ftx.ptx.get_variable(rewrite::SHARED).ok_or_else(missing)?;
-    match Cel::try_from(&*found)? {
-        Cel::Opaque(value) => {
-            value.downcast_ref::<Carrier>().map(|carrier| carrier.0.clone()).ok_or_else(missing)
-        }
-        _ => Err(missing()),
-    }
-}
-
-/// The text of a function's argument.
-fn argument(ftx: &FunctionContext<'_, '_>, at: usize) -> Result<Cel, ExecutionError> {
-    let given = ftx.args.get(at);
-    ftx.ptx.resolve(given.ok_or_else(|| ExecutionError::invalid_argument_count(at + 1, ftx.args.len()))?)
-}
-
-/// `variables.NAME`, evaluated when it is first read.
-fn variable(ftx: &FunctionContext<'_, '_>) -> Result<Cel, ExecutionError> {
-    let Cel::String(name) = argument(ftx, 0)? else { return Err(ftx.error("no name")) };
-    let shared = shared(ftx)?;
-    if let Some(known) = shared.known.lock().ok().and_then(|known| known.get(name.as_str()).cloned()) {
-        return known;
-    }
-    let found = shared.variables.iter().find(|(own, _)| *own == *name);
-    let (_, expression) = found.ok_or_else(|| ExecutionError::no_such_key(&name))?;
-    let result = ftx.ptx.resolve(&expression.program);
-    if let Ok(mut known) = shared.known.lock() {
-        known.insert(name.to_string(), result.clone());
-    }
-    result
-}
-
-/// Pays for one step of a loop.
-fn step(ftx: &FunctionContext<'_, '_>) -> Result<Cel, ExecutionError> {
-    pay(&*shared(ftx)?, 1)?;
-    Ok(Cel::Bool(true))
-}
-
-/// Takes from the budget.
-fn pay(shared: &Shared, steps: i64) -> Result<(), ExecutionError> {
-    match shared.left.fetch_sub(steps, Ordering::Relaxed) >= steps {
-        true => Ok(()),
-        false => Err(ExecutionError::function_error(rewrite::STEP, OUT_OF_BUDGET)),
-    }
-}
-
 /// An optional value.
 pub(crate) fn optional(value: Option<Cel>) -> Cel {
     Cel::Opaque(Arc::new(value.map_or_else(OptionalValue::none, OptionalValue::of)))
-}
-
-/// `operand.?field`.
-fn optional_field(ftx: &FunctionContext<'_, '_>) -> Result<Cel, ExecutionError> {
-    let Cel::String(field) = argument(ftx, 1)? else { return Err(ftx.error("no name")) };
-    let of = |value: &Cel| match value {
-        Cel::Map(map) => optional(map.map.get(&Key::String(field.clone())).cloned()),
-        _ => optional(None),
-    };
-    Ok(match argument(ftx, 0)? {
-        Cel::Opaque(value) => match value.downcast_ref::<OptionalValue>() {
-            Some(inner) => inner.value().map_or_else(|| optional(None), of),
-            None => optional(None),
-        },
-        other => of(&other),
-    })
-}
-
-fn opt_map(ftx: &FunctionContext<'_, '_>) -> Result<Cel, ExecutionError> {
-    optional_map(ftx, true)
-}
-
-fn opt_flat_map(ftx: &FunctionContext<'_, '_>) -> Result<Cel, ExecutionError> {
-    optional_map(ftx, false)
-}
-
-/// `optMap` and `optFlatMap`: what an expression makes of a value that may be missing.
-fn optional_map(ftx: &FunctionContext<'_, '_>, wrap: bool) -> Result<Cel, ExecutionError> {
-    let Some(Cel::Opaque(target)) = &ftx.this else { return Err(ExecutionError::NoSuchOverload) };
-    let Some(target) = target.downcast_ref::<OptionalValue>() else {
-        return Err(ExecutionError::NoSuchOverload);
-    };
-    let [IdedExpr { expr: Expr::Ident(name), .. }, body] = ftx.args else {
-        return Err(ExecutionError::invalid_argument_count(2, ftx.args.len()));
-    };
-    let Some(value) = target.value() else { return Ok(optional(None)) };
-    let mut inner = ftx.ptx.new_inner_scope();
-    inner.add_variable_from_value(name.as_str(), value.clone());
-    let result = inner.resolve(body)?;
-    Ok(if wrap { optional(Some(result)) } else { result })
-}
-
-fn type_of(ftx: &FunctionContext<'_, '_>) -> Result<Cel, ExecutionError> {
-    let name = match argument(ftx, 0)? {
-        Cel::Null => "null_type".to_owned(),
-        Cel::Float(_) => "double".to_owned(),
-        Cel::Opaque(value) => value.runtime_type_name().to_owned(),
-        other => other.type_of().to_string(),
-    };
-    Ok(Cel::String(Arc::new(name)))
 }
 
 /// A value as expressions see it, without a schema.

@@ -1,33 +1,30 @@
-//! Expressions over names that whoever runs them gives: rules of definitions, which share one budget for a whole object,
-//! and claims of tokens.
+//! Expressions over names that whoever runs them gives: rules of definitions, and claims of tokens.
 
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use kube_cel::cel::Value as Cel;
-use kube_cel::cel::common::ast::{Expr, IdedExpr};
+use kube_cel::cel::common::ast::{CallExpr, Expr, IdedExpr, LiteralValue};
 use serde_json::Value;
 
-use super::{BASE, Shared, Variables, carry, guarded, parse, rewrite, text_of, to_cel, to_json};
+use super::{BASE, Lazy, Machine, guarded, parse, text_of, to_cel, to_json};
 
 /// The names that a rule sees.
 pub type Names<'a> = Vec<(&'a str, Cel)>;
 
-/// What is left for the rules of one object.
-pub struct Budget(Arc<Shared>);
-
-impl Default for Budget {
-    fn default() -> Self {
-        Self(Arc::new(Shared::new(Variables::default())))
-    }
+/// What running a rule gave.
+pub struct Outcome {
+    /// The result, or upstream's text for what went wrong.
+    pub result: Result<Cel, String>,
+    /// What it cost, also when it went wrong.
+    pub cost: u64,
 }
 
-impl Budget {
-    /// Whether no more rules are run.
-    pub fn is_spent(&self) -> bool {
-        self.0.left.load(Ordering::Relaxed) <= 0
+impl Outcome {
+    /// Whether it was ended for costing too much.
+    pub fn is_cancelled(&self) -> bool {
+        matches!(&self.result, Err(error) if error == super::CANCELLED)
     }
 }
 
@@ -42,22 +39,20 @@ impl Rule {
     /// # Errors
     /// Upstream's text for what cannot be read.
     pub fn compile(source: &str) -> Result<Self, String> {
-        let mut program = parse(source)?;
-        rewrite::rewrite(&mut program);
-        Ok(Self { program, source: source.to_owned() })
+        Ok(Self { program: parse(source)?, source: source.to_owned() })
     }
 
     pub fn source(&self) -> &str {
         &self.source
     }
 
-    /// The result over JSON values, with a budget of its own.
+    /// The result over JSON values.
     ///
     /// # Errors
     /// Upstream's text for what went wrong.
     pub fn value(&self, names: &[(&str, &Value)]) -> Result<Value, String> {
         let names = names.iter().map(|(name, value)| (*name, to_cel(value))).collect();
-        let found = self.run(&names, &Budget::default())?;
+        let found = self.run(&names).result?;
         to_json(&found).ok_or_else(|| "the result is no JSON".to_owned())
     }
 
@@ -72,16 +67,14 @@ impl Rule {
         })
     }
 
-    /// # Errors
-    /// Upstream's text for what went wrong.
-    pub fn run(&self, names: &Names<'_>, budget: &Budget) -> Result<Cel, String> {
-        BASE.with(|base| {
-            let mut context = base.new_inner_scope();
-            for (name, value) in names {
-                context.add_variable_from_value(*name, value.clone());
-            }
-            carry(&mut context, budget.0.clone());
-            guarded(|| context.resolve(&self.program))?.map_err(|error| text_of(&error))
+    /// Runs it once.
+    pub fn run(&self, names: &Names<'_>) -> Outcome {
+        let variables = Lazy::default();
+        BASE.with(|functions| {
+            let mut machine = Machine::new(functions, names, &variables);
+            let found = guarded(|| machine.run(&self.program));
+            let result = found.and_then(|found| found.map_err(|error| text_of(&error)));
+            Outcome { result, cost: machine.cost }
         })
     }
 }
@@ -89,13 +82,10 @@ impl Rule {
 /// A text as rules see it: as what its format says, or as it is.
 pub(crate) fn text_of_format(text: &str, format: &str) -> Cel {
     let read = |name: &str| {
-        BASE.with(|base| {
-            let mut context = base.new_inner_scope();
-            context.add_variable_from_value("text", Cel::String(Arc::new(text.to_owned())));
-            let argument = IdedExpr { id: 0, expr: Expr::Ident("text".to_owned()) };
-            let call = IdedExpr { id: 0, expr: rewrite::call(name, vec![argument]) };
-            context.resolve(&call).ok()
-        })
+        let argument = Expr::Literal(LiteralValue::String(text.into()));
+        let args = vec![IdedExpr { id: 0, expr: argument }];
+        let call = Expr::Call(CallExpr { func_name: name.to_owned(), target: None, args });
+        BASE.with(|functions| functions.resolve(&IdedExpr { id: 0, expr: call }).ok())
     };
     let found = match format {
         "date-time" => read("timestamp"),

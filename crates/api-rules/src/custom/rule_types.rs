@@ -16,7 +16,7 @@ pub fn problem(rule: &str, schema: &Value, root: bool) -> Option<String> {
         Err(problem) => return Some(problem),
     };
     let mut checker = Checker { schema, root, bound: Vec::new(), problem: None };
-    checker.visit(program.expression());
+    checker.visit(&program);
     checker.problem
 }
 
@@ -214,6 +214,7 @@ mod tests {
             "self.list.all(e, e.n > 0)",
             "self.list[0].n > 0",
             "self.x__dash__y == 'a'",
+            "self.?size.orValue(1) > 0 && self.?free.?x.hasValue()",
         ] {
             assert_eq!(of(good), None, "{good}");
         }

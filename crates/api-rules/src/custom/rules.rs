@@ -3,18 +3,15 @@
 
 use std::sync::Arc;
 
-use api_types::field::{ErrorType, FieldError, OMITTED};
+use api_types::field::{ErrorType, FieldError, OMITTED, quote};
 use kube_cel::cel::Value as Cel;
 use kube_cel::cel::objects::{Key, Map};
 use serde_json::Value;
 
 use super::rule_types::escape;
-use crate::cel::{self, Budget, Names, Rule as Program};
+use crate::cel::{self, BUDGET, Names, OUT_OF_BUDGET, Rule as Program};
 use crate::errors::At;
 use crate::look::Look;
-
-const OUT_OF_BUDGET: &str =
-    "validation failed due to running out of cost budget, no further validation rules will be run";
 
 /// The rules of a schema and of what is below it.
 #[derive(Debug, Default)]
@@ -32,6 +29,7 @@ struct Rule {
     program: Result<Program, String>,
     source: String,
     message: String,
+    message_source: String,
     message_program: Option<Program>,
     reason: ErrorType,
     /// Which part of the value is at fault, as a path below it.
@@ -50,6 +48,7 @@ impl Rule {
             program,
             source: rule.text("rule").trim().to_owned(),
             message: rule.text("message").trim().to_owned(),
+            message_source: message.to_owned(),
             message_program: Some(message)
                 .filter(|text| !text.is_empty())
                 .and_then(|text| Program::compile(text).ok()),
@@ -91,7 +90,7 @@ impl Rules {
 
     /// Errors of a whole object, and of the change from `old` where rules speak of it.
     pub fn validate(&self, schema: &Value, object: &Value, old: Option<&Value>) -> Vec<FieldError> {
-        let mut run = Run { budget: Budget::default(), errors: Vec::new(), root: true };
+        let mut run = Run { left: BUDGET, errors: Vec::new(), root: true };
         run.walk(self, schema, At::root(""), object, old);
         run.errors
     }
@@ -99,7 +98,8 @@ impl Rules {
 
 /// The rules of one object at work.
 struct Run {
-    budget: Budget,
+    /// What the rules of the object may still cost; below zero, nothing else is run.
+    left: i64,
     errors: Vec<FieldError>,
     /// Whether the value is the whole object, which has metadata whatever its schema says.
     root: bool,
@@ -107,7 +107,7 @@ struct Run {
 
 impl Run {
     fn walk(&mut self, rules: &Rules, schema: &Value, at: At<'_>, value: &Value, old: Option<&Value>) {
-        if value.is_null() || self.budget.is_spent() {
+        if value.is_null() || self.left < 0 {
             return;
         }
         let old = old.filter(|old| !old.is_null());
@@ -150,6 +150,10 @@ impl Run {
         if due.peek().is_none() {
             return;
         }
+        let place = Place { at, ty: schema.text("type"), value };
+        if self.left == 0 {
+            return self.end(place.fault(OUT_OF_BUDGET.to_owned()));
+        }
         let own = to_cel(value, schema, self.root);
         let before = old.map(|old| to_cel(old, schema, self.root));
         let optional = cel::optional(before.clone());
@@ -160,69 +164,115 @@ impl Run {
                 (false, Some(before)) => names.push(("oldSelf", before.clone())),
                 (false, None) => {}
             }
-            if let Some(error) = self.judge(rule, &names, schema, at, value) {
-                self.errors.push(error);
-            }
-            if self.budget.is_spent() {
+            self.judge(rule, &names, &place);
+            if self.left < 0 {
                 return;
             }
         }
     }
 
-    fn judge(
-        &self,
-        rule: &Rule,
-        names: &Names<'_>,
-        schema: &Value,
-        at: At<'_>,
-        value: &Value,
-    ) -> Option<FieldError> {
-        let fault = |detail: String| {
-            let ty = ErrorType::Invalid;
-            Some(FieldError {
-                field: path(at, ""),
-                ty,
-                bad_value: schema.text("type").into(),
-                detail,
-                origin: "",
-            })
-        };
+    /// Notes what is wrong, and that nothing else is run.
+    fn end(&mut self, error: FieldError) {
+        self.errors.push(error);
+        self.left = -1;
+    }
+
+    /// Takes from the budget; whether there was enough.
+    fn pay(&mut self, cost: u64) -> bool {
+        let left = i64::try_from(cost).ok().and_then(|cost| self.left.checked_sub(cost));
+        self.left = left.unwrap_or(-1);
+        self.left >= 0
+    }
+
+    fn judge(&mut self, rule: &Rule, names: &Names<'_>, place: &Place<'_>) {
         let program = match &rule.program {
             Ok(program) => program,
-            Err(error) => return fault(format!("rule compile error: {error}")),
+            Err(error) => return self.errors.push(place.fault(format!("rule compile error: {error}"))),
         };
-        match program.run(names, &self.budget) {
-            Ok(Cel::Bool(true)) => return None,
-            Ok(_) => {}
-            Err(_) if self.budget.is_spent() => return fault(OUT_OF_BUDGET.to_owned()),
-            Err(error) if error.starts_with("no such overload") => {
-                return fault(format!(
-                    "'{error}': call arguments did not match a supported operator, function or macro signature for rule: {}",
-                    rule.shown()
-                ));
-            }
-            Err(error) => return fault(format!("{error} evaluating rule: {}", rule.shown())),
+        let outcome = program.run(names);
+        if !self.pay(outcome.cost) {
+            return self.end(place.fault(OUT_OF_BUDGET.to_owned()));
         }
-        let made = rule.message_program.as_ref().and_then(|program| match program.run(names, &self.budget) {
-            Ok(Cel::String(text)) => Some(text.trim().to_owned()).filter(|text| is_message(text)),
-            _ => None,
-        });
+        let cancelled = outcome.is_cancelled();
+        match outcome.result {
+            Ok(Cel::Bool(true)) => {}
+            Ok(_) => self.refuse(rule, names, place),
+            Err(error) if cancelled => self.end(place.fault(format!(
+                "'{error}': no further validation rules will be run due to call cost exceeds limit for rule: {}",
+                rule.shown()
+            ))),
+            Err(error) if error.starts_with("no such overload") => self.errors.push(place.fault(format!(
+                "'{error}': call arguments did not match a supported operator, function or macro signature for rule: {}",
+                rule.shown()
+            ))),
+            Err(error) => self.errors.push(place.fault(format!("{error} evaluating rule: {}", rule.shown()))),
+        }
+    }
+
+    /// Notes that a rule does not hold, with what its message expression makes.
+    fn refuse(&mut self, rule: &Rule, names: &Names<'_>, place: &Place<'_>) {
+        let made = match &rule.message_program {
+            None => None,
+            Some(program) => match self.message(program, rule, names) {
+                Ok(made) => made,
+                Err(text) => {
+                    return self.end(FieldError { field: path(place.at, &rule.field), ..place.fault(text) });
+                }
+            },
+        };
         let detail = made.unwrap_or_else(|| match rule.message.as_str() {
             "" => format!("failed rule: {}", rule.source),
             message => message.to_owned(),
         });
-        let shown = match value {
+        let shown = match place.value {
             Value::Object(_) | Value::Array(_) => OMITTED.into(),
             value => value.clone(),
         };
         let detail = if rule.reason == ErrorType::Duplicate { String::new() } else { detail };
-        Some(FieldError {
-            field: path(at, &rule.field),
-            ty: rule.reason,
-            bad_value: shown,
-            detail,
-            origin: "",
+        let field = path(place.at, &rule.field);
+        self.errors.push(FieldError { field, ty: rule.reason, bad_value: shown, detail, origin: "" });
+    }
+
+    /// The message that an expression makes; none when it makes none that may stand in. The error is that it costs too
+    /// much (upstream: `evalMessageExpression`).
+    fn message(
+        &mut self,
+        program: &Program,
+        rule: &Rule,
+        names: &Names<'_>,
+    ) -> Result<Option<String>, String> {
+        let outcome = program.run(names);
+        if !self.pay(outcome.cost) {
+            return Err(
+                "messageExpression evaluation failed due to running out of cost budget, no further validation rules will be run"
+                    .to_owned(),
+            );
+        }
+        if outcome.is_cancelled() {
+            return Err(format!(
+                "no further validation rules will be run due to call cost exceeds limit for messageExpression: {}",
+                quote(&rule.message_source)
+            ));
+        }
+        Ok(match outcome.result {
+            Ok(Cel::String(text)) => Some(text.trim().to_owned()).filter(|text| is_message(text)),
+            _ => None,
         })
+    }
+}
+
+/// A value that rules are run on.
+struct Place<'a> {
+    at: At<'a>,
+    /// The type that its schema names.
+    ty: &'a str,
+    value: &'a Value,
+}
+
+impl Place<'_> {
+    fn fault(&self, detail: String) -> FieldError {
+        let bad_value = self.ty.into();
+        FieldError { field: path(self.at, ""), ty: ErrorType::Invalid, bad_value, detail, origin: "" }
     }
 }
 
@@ -347,21 +397,72 @@ mod tests {
         assert_eq!(faults(&schema, &json!({"first": 2}), Some(&json!({"first": 1}))), Vec::<String>::new());
     }
 
+    fn integers(rules: &[&str], count: i64) -> Vec<String> {
+        let rules: Vec<Value> = rules.iter().map(|rule| json!({"rule": rule})).collect();
+        let schema =
+            json!({"type": "array", "items": {"type": "integer"}, "x-kubernetes-validations": rules});
+        faults(&schema, &json!((0..count).collect::<Vec<i64>>()), None)
+    }
+
+    /// Costs 3n² + 5n + 2.
+    const PAIRS: &str = "self.all(x, self.all(y, true))";
+
     #[test]
-    fn a_rule_that_never_ends_is_ended() {
-        let all = (0..400).collect::<Vec<i32>>();
-        let rule = "self.all(a, self.all(b, self.all(c, a + b + c >= 0)))";
-        let schema = json!({"type": "array", "items": {"type": "integer"}, "x-kubernetes-validations": [{"rule": rule}, {"rule": "true"}]});
-        let found = faults(&schema, &json!(all), None);
-        assert_eq!(found, [format!("<nil>: Invalid value: \"array\": {OUT_OF_BUDGET}")]);
+    fn one_evaluation_has_a_limit() {
+        let cancelled = |rule: &str| {
+            format!(
+                "<nil>: Invalid value: \"array\": 'operation cancelled: actual cost limit exceeded': no further validation rules will be run due to call cost exceeds limit for rule: {rule}"
+            )
+        };
+        assert_eq!(integers(&[PAIRS, "false"], 576), ["<nil>: Invalid value: failed rule: false"]);
+        assert_eq!(integers(&[PAIRS, "false"], 577), [cancelled(PAIRS)]);
+        let triples = "self.all(a, self.all(b, self.all(c, a + b + c >= 0)))";
+        assert_eq!(integers(&[triples, "true"], 400), [cancelled(triples)]);
+    }
+
+    #[test]
+    fn an_object_has_a_budget() {
+        // Each costs 998,210.
+        assert!(integers(&[PAIRS; 10], 576).is_empty());
+        let spent = format!("<nil>: Invalid value: \"array\": {OUT_OF_BUDGET}");
+        assert_eq!(integers(&[PAIRS; 11], 576), [spent.as_str()]);
+        assert_eq!(integers(&[PAIRS; 13], 576), [spent]);
+    }
+
+    #[test]
+    fn messages_have_limits_too() {
+        let of = |rules: usize, count: i64| {
+            let message = format!("{PAIRS} ? 'made' : ''");
+            let mut all = vec![json!({"rule": PAIRS}); rules];
+            all.push(json!({"rule": "false", "messageExpression": message}));
+            let schema =
+                json!({"type": "array", "items": {"type": "integer"}, "x-kubernetes-validations": all});
+            faults(&schema, &json!((0..count).collect::<Vec<i64>>()), None)
+        };
+        assert_eq!(of(0, 576), ["<nil>: Invalid value: made"]);
+        assert_eq!(
+            of(0, 577),
+            [
+                "<nil>: Invalid value: \"array\": no further validation rules will be run due to call cost exceeds limit for messageExpression: \"self.all(x, self.all(y, true)) ? 'made' : ''\""
+            ]
+        );
+        assert_eq!(
+            of(10, 576),
+            [
+                "<nil>: Invalid value: \"array\": messageExpression evaluation failed due to running out of cost budget, no further validation rules will be run"
+            ]
+        );
     }
 
     #[test]
     fn a_text_that_doubles_is_ended() {
-        let doubled = "[self]".to_owned() + &".map(x, x + x)".repeat(60) + "[0] != ''";
-        let schema = json!({"type": "string", "x-kubernetes-validations": [{"rule": doubled}]});
-        let found = faults(&schema, &json!("a".repeat(1000)), None);
-        assert_eq!(found, [format!("<nil>: Invalid value: \"string\": {OUT_OF_BUDGET}")]);
+        let ended = |rule: &str, own: &str| {
+            let schema = json!({"type": "string", "x-kubernetes-validations": [{"rule": rule}]});
+            let found = faults(&schema, &json!(own), None);
+            assert!(found.len() == 1 && found[0].contains("actual cost limit exceeded"), "{rule}: {found:?}");
+        };
+        ended(&("[self]".to_owned() + &".map(x, x + x)".repeat(60) + "[0] != ''"), &"a".repeat(1000));
+        ended(&("[[self]]".to_owned() + &".map(x, x + x)".repeat(60) + "[0] != []"), "a");
         let long = "a".repeat(20_000);
         for rule in [
             "self.replace('a', self) != ''",
@@ -370,9 +471,7 @@ mod tests {
             "self.split('').join(self) != ''",
             "'%s%s'.format([self.split('').map(c, self), self.split('').map(c, self)]) != ''",
         ] {
-            let schema = json!({"type": "string", "x-kubernetes-validations": [{"rule": rule}]});
-            let found = faults(&schema, &json!(long), None);
-            assert!(found.len() == 1 && found[0].contains("budget"), "{rule}: {found:?}");
+            ended(rule, &long);
         }
     }
 }

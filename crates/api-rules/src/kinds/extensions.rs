@@ -1,7 +1,7 @@
 //! CustomResourceDefinition and APIService: how the API grows.
 
 use super::{Kind, shared::unchanged};
-use crate::custom::rule_types;
+use crate::custom::{costs, rule_types};
 use crate::errors::{At, Errors};
 use crate::format;
 use crate::look::{Look, set};
@@ -64,7 +64,7 @@ fn definition(crd: &Value, errors: &mut Errors) {
         errors.invalid(At::root("metadata.name"), name, "must be spec.names.plural+\".\"+spec.group");
     }
     approval(crd, errors);
-    definition_spec(crd, errors);
+    definition_spec(crd, None, errors);
 }
 
 /// Groups of the Kubernetes project need a word of approval.
@@ -80,7 +80,7 @@ fn approval(crd: &Value, errors: &mut Errors) {
     }
 }
 
-fn definition_spec(crd: &Value, errors: &mut Errors) {
+fn definition_spec(crd: &Value, old: Option<&Value>, errors: &mut Errors) {
     let spec = crd.at("spec");
     group(spec, errors);
     errors.one_of(SPEC.at("scope"), spec.text("scope"), &["Cluster", "Namespaced"]);
@@ -94,7 +94,9 @@ fn definition_spec(crd: &Value, errors: &mut Errors) {
         let at = list.index(i);
         let name = version.text("name");
         joined(name, format::dns1035_label(name), at.at("name"), errors);
-        definition_version(version, at, errors);
+        let before = old.map_or(&[][..], |old| old.items("spec.versions")).iter();
+        let before = before.rev().find(|before| before.text("name") == name);
+        definition_version(version, before, at, errors);
     }
     let names = || versions.iter().map(|v| v.text("name"));
     if names().enumerate().any(|(i, name)| names().take(i).any(|other| other == name)) {
@@ -192,11 +194,18 @@ fn conversion(spec: &Value, errors: &mut Errors) {
     }
 }
 
-fn definition_version(version: &Value, at: At<'_>, errors: &mut Errors) {
+/// `before`: the version of that name as it was.
+fn definition_version(version: &Value, before: Option<&Value>, at: At<'_>, errors: &mut Errors) {
     let schema = version.at("schema.openAPIV3Schema");
     let schema_at = at.at("schema.openAPIV3Schema");
     if schema.is_object() {
-        root_schema(schema, schema_at, errors);
+        let mut found = Errors::new();
+        root_schema(schema, schema_at, &mut found);
+        if found.is_empty() {
+            let unchanged = before.is_some_and(|before| before.at("schema.openAPIV3Schema") == schema);
+            costs::check(schema, schema_at, unchanged, &mut found);
+        }
+        errors.extend(found.done());
     } else {
         errors.required(schema_at, "");
     }
@@ -420,7 +429,7 @@ fn validations(schema: &Value, at: At<'_>, root: bool, errors: &mut Errors) {
 }
 
 fn definition_update(new: &Value, old: &Value, errors: &mut Errors) {
-    definition_spec(new, errors);
+    definition_spec(new, Some(old), errors);
     let established = old
         .items("status.conditions")
         .iter()

@@ -6,9 +6,13 @@ use proptest::prelude::*;
 use serde_json::{Map, Value, json};
 
 /// A small generator, so that one number from proptest makes a whole object.
-struct Random(u64);
+pub struct Random(u64);
 
 impl Random {
+    pub fn new(seed: u64) -> Self {
+        Self(seed)
+    }
+
     fn next(&mut self, below: u64) -> u64 {
         self.0 = self.0.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
         (self.0 >> 33) % below
@@ -24,7 +28,7 @@ const TEXTS: [&str; 6] =
 /// Deeper messages are left out, so that recursive ones end.
 const MAX_DEPTH: usize = 6;
 
-fn object(message: MessageId, random: &mut Random, depth: usize) -> Value {
+pub fn object(message: MessageId, random: &mut Random, depth: usize) -> Value {
     let mut map = Map::new();
     for field in message.json_fields() {
         if random.next(3) == 0 || depth > MAX_DEPTH {

@@ -14,6 +14,7 @@ mod fences;
 mod flow;
 mod formats;
 mod front_proxies;
+mod golden;
 mod hook_server;
 mod hooks;
 mod kubectl;

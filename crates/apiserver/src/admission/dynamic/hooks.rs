@@ -4,7 +4,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use api_rules::cel::{Scope, Variables};
+use api_rules::cel::{MATCH_CONDITIONS, Scope, Variables};
 use api_rules::look::Look;
 use api_rules::patch;
 use api_types::status::Status;
@@ -131,8 +131,9 @@ impl Hook {
         if self.conditions.is_empty() {
             return Ok(Some(shown));
         }
-        let hold = shown
-            .evaluate(&Variables::default(), None, |evaluation| policy::hold(&self.conditions, evaluation));
+        let hold = shown.evaluate(&Variables::default(), None, MATCH_CONDITIONS, |evaluation| {
+            policy::hold(&self.conditions, evaluation)
+        });
         match hold {
             Ok(true) => Ok(Some(shown)),
             Ok(false) => Ok(None),

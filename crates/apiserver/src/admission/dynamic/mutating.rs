@@ -3,7 +3,7 @@
 
 use std::sync::Arc;
 
-use api_rules::cel::Evaluation;
+use api_rules::cel::{BUDGET, Evaluation, MATCH_CONDITIONS};
 use api_rules::patch::apply::{self, Type};
 use api_rules::patch::{self, PatchError};
 use api_types::status::Status;
@@ -80,7 +80,7 @@ async fn admit(
                 let params = params.as_ref();
                 let id = format!("{}/{}/{}", policy.name, binding.name, policy::param_id(params));
                 let shown = Shown::new(api, attributes, &matched, object).await?;
-                let hold = shown.evaluate(&policy.variables, params, |evaluation| {
+                let hold = shown.evaluate(&policy.variables, params, MATCH_CONDITIONS, |evaluation| {
                     policy::hold(&policy.conditions, evaluation)
                 });
                 match hold {
@@ -133,7 +133,8 @@ async fn mutate(
     let shown = Shown::new(api, attributes, matched, object).await.map_err(|error| error.message)?;
     let run = |expression: &Result<_, String>| -> Result<Value, String> {
         let expression = expression.as_ref().map_err(Clone::clone)?;
-        shown.evaluate(&policy.variables, params, |evaluation: &Evaluation<'_>| evaluation.value(expression))
+        let value = |evaluation: &Evaluation<'_>| evaluation.value(expression);
+        shown.evaluate(&policy.variables, params, BUDGET, value)
     };
     let result = match mutation {
         Mutation::Apply(expression) => {

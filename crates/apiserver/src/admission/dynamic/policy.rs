@@ -39,6 +39,7 @@ pub(super) fn hold(conditions: &[Condition], evaluation: &Evaluation<'_>) -> Res
         match compiled.as_ref().map_err(Clone::clone).and_then(|expression| evaluation.holds(expression)) {
             Ok(true) => {}
             Ok(false) => return Ok(false),
+            Err(error) if evaluation.is_spent() => return Err(error),
             Err(error) => failed.push(error),
         }
     }
@@ -326,11 +327,12 @@ impl Shown {
         })
     }
 
-    /// Runs expressions of a policy over the request.
+    /// Runs expressions of a policy over the request, which may cost `budget` together.
     pub fn evaluate<T>(
         &self,
         variables: &Variables,
         params: Option<&Value>,
+        budget: i64,
         run: impl FnOnce(&Evaluation<'_>) -> T,
     ) -> T {
         let inputs = Inputs {
@@ -342,7 +344,7 @@ impl Shown {
             authorizer: Some(self.authorizer.clone()),
             question: self.question.clone(),
         };
-        cel::evaluate(&inputs, variables, run)
+        cel::evaluate(&inputs, variables, budget, run)
     }
 }
 

@@ -4,7 +4,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use api_rules::cel::Evaluation;
+use api_rules::cel::{BUDGET, Evaluation, MATCH_CONDITIONS, OUT_OF_BUDGET};
 use api_types::Value;
 use api_types::status::Status;
 use serde_json::json;
@@ -100,8 +100,10 @@ async fn check(
                     shown = Some(Shown::new(api, attributes, &matched, object).await?);
                 }
                 let Some(shown) = &shown else { continue };
-                let outcome = shown
-                    .evaluate(&policy.variables, params.as_ref(), |evaluation| judge(policy, evaluation));
+                let outcome =
+                    shown.evaluate(&policy.variables, params.as_ref(), MATCH_CONDITIONS, |evaluation| {
+                        judge(policy, evaluation)
+                    });
                 for (at, denial) in outcome.denials {
                     act(attributes, policy, binding, at, denial, &mut deny);
                 }
@@ -160,31 +162,66 @@ fn act(
 }
 
 fn judge(policy: &Policy, evaluation: &Evaluation<'_>) -> Outcome {
-    let mut outcome = Outcome::default();
     match policy::hold(&policy.conditions, evaluation) {
         Ok(true) => {}
-        Ok(false) => return outcome,
-        Err(message) => {
-            if policy.fail {
-                outcome.denials.push((0, Denial { message, reason: String::new() }));
-            }
-            return outcome;
-        }
+        Ok(false) => return Outcome::default(),
+        Err(message) => return Outcome { denials: failure(policy, 0, message), ..Outcome::default() },
     }
-    for (at, validation) in policy.validations.iter().enumerate() {
+    evaluation.renew(BUDGET);
+    let denials = validate(policy, evaluation);
+    // They have a budget of their own.
+    evaluation.renew(BUDGET);
+    let mut outcome = Outcome { denials, ..Outcome::default() };
+    annotate(policy, evaluation, &mut outcome);
+    outcome
+}
+
+/// What an expression that cannot be run says, where that counts.
+fn failure(policy: &Policy, at: usize, message: String) -> Vec<(usize, Denial)> {
+    match policy.fail {
+        true => vec![(at, Denial { message, reason: String::new() })],
+        false => Vec::new(),
+    }
+}
+
+/// What validations say. All of them run before the messages of those that do not hold are made; when the budget is
+/// spent before, nothing else is said.
+fn validate(policy: &Policy, evaluation: &Evaluation<'_>) -> Vec<(usize, Denial)> {
+    let mut results = Vec::with_capacity(policy.validations.len());
+    for validation in &policy.validations {
         let result = validation.expression.as_ref().map_err(Clone::clone);
-        match result.and_then(|expression| evaluation.holds(expression)) {
+        let result = result.and_then(|expression| evaluation.holds(expression));
+        if evaluation.is_spent() {
+            return result.err().map_or_else(Vec::new, |message| failure(policy, 0, message));
+        }
+        results.push(result);
+    }
+    let mut denials = Vec::new();
+    for (at, (validation, result)) in policy.validations.iter().zip(results).enumerate() {
+        match result {
             Ok(true) => {}
-            Ok(false) => {
-                let reason = validation.reason.clone();
-                outcome.denials.push((at, Denial { message: message(validation, evaluation), reason }));
-            }
-            Err(message) if policy.fail => {
-                outcome.denials.push((at, Denial { message, reason: String::new() }))
-            }
-            Err(_) => {}
+            Ok(false) => denials.extend(denial(policy, at, validation, evaluation)),
+            Err(message) => denials.extend(failure(policy, at, message)),
         }
     }
+    denials
+}
+
+fn denial(
+    policy: &Policy,
+    at: usize,
+    validation: &Validation,
+    evaluation: &Evaluation<'_>,
+) -> Vec<(usize, Denial)> {
+    let message = message(validation, evaluation);
+    if evaluation.is_spent() {
+        return failure(policy, at, format!("failed messageExpression: {OUT_OF_BUDGET}"));
+    }
+    vec![(at, Denial { message, reason: validation.reason.clone() })]
+}
+
+/// What is written into the audit log.
+fn annotate(policy: &Policy, evaluation: &Evaluation<'_>, outcome: &mut Outcome) {
     for annotation in &policy.annotations {
         let result = annotation.expression.as_ref().map_err(Clone::clone);
         match result.and_then(|expression| evaluation.value(expression)) {
@@ -201,8 +238,10 @@ fn judge(policy: &Policy, evaluation: &Evaluation<'_>) -> Outcome {
             Err(error) if policy.fail => outcome.broken.push(error),
             Err(_) => {}
         }
+        if evaluation.is_spent() {
+            return;
+        }
     }
-    outcome
 }
 
 /// What a failed validation says: what its expression makes, its text, or what failed.
