@@ -153,7 +153,7 @@ impl<'d> Estimator<'d> {
             "self" => Type::of(self.root),
             "oldSelf" if self.optional_old => Type::Optional(Box::new(Type::of(self.root))),
             "oldSelf" => Type::of(self.root),
-            _ => Type::Type,
+            _ => Type::Named,
         };
         Node::placed(cost::SELECT, ty, Place::At(self.root), None)
     }

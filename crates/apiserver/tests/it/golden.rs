@@ -4,9 +4,11 @@
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
+use std::panic::AssertUnwindSafe;
 use std::path::PathBuf;
 
 use api_types::{Resource, codec, table};
+use futures::FutureExt as _;
 use serde_json::{Value, json};
 
 use crate::cluster::{Answer, Ask, Cluster, Running, ask};
@@ -59,11 +61,17 @@ fn no_kind_is_missing() {
 async fn every_kind_goes_through_every_form() {
     let cluster = Cluster::start().await;
     let mut groups: BTreeMap<String, String> = BTreeMap::new();
+    let mut failed = Vec::new();
     for case in cases() {
-        let entry = play(&cluster, &case).await;
+        // All kinds are played, whatever is wrong with one of them.
+        let Ok(entry) = AssertUnwindSafe(play(&cluster, &case)).catch_unwind().await else {
+            failed.push(case.path.clone());
+            continue;
+        };
         let group = if case.resource.group.is_empty() { "core" } else { case.resource.group.as_str() };
         groups.entry(group.to_owned()).or_default().push_str(&entry);
     }
+    assert_eq!(failed, Vec::<String>::new(), "what is wrong stands above");
     compare(&groups);
 }
 
@@ -187,9 +195,22 @@ fn expect(answer: Answer, code: u16, what: &str) -> Value {
     answer.json()
 }
 
+/// Removes what is null: protobuf has no word for it.
+fn remove_nulls(value: &mut Value) {
+    match value {
+        Value::Object(map) => {
+            map.retain(|_, value| !value.is_null());
+            map.values_mut().for_each(remove_nulls);
+        }
+        Value::Array(items) => items.iter_mut().for_each(remove_nulls),
+        _ => {}
+    }
+}
+
 /// The object without what differs with each write, and without what tests add.
 fn stable(object: &Value) -> Value {
     let mut object = object.clone();
+    remove_nulls(&mut object);
     let kind = object["kind"].as_str().unwrap_or_default().to_owned();
     let whole = object.as_object_mut().expect("an object");
     if STATUS_OF_THE_SERVER.contains(&kind.as_str()) {
@@ -211,7 +232,7 @@ fn stable(object: &Value) -> Value {
 
 fn same(what: &str, one: &Value, other: &Value) {
     let (one, other) = (stable(one), stable(other));
-    assert_eq!(one, other, "{what}:\n{one}\n{other}");
+    assert!(one == other, "{what}:\n{one}\n{other}");
 }
 
 /// What is different in every run is shown as `*`.

@@ -314,7 +314,7 @@ impl<'d> Call<'_, 'd> {
             "bytes" | "base64.decode" => Type::Bytes,
             "duration" => Type::Duration,
             "timestamp" => Type::Timestamp,
-            "type" => Type::Type,
+            "type" => Type::Named,
             "string"
             | "charAt"
             | "lowerAscii"

@@ -58,8 +58,8 @@ pub(in crate::custom) enum Type<'d> {
     Bytes,
     Duration,
     Timestamp,
-    /// A type.
-    Type,
+    /// A type, by its name.
+    Named,
     List(Box<Self>),
     /// With texts for keys.
     Map(Box<Self>),
