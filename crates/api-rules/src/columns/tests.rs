@@ -86,3 +86,14 @@ fn nodes() {
         ["n", "Ready,SchedulingDisabled", "control-plane", "<unknown>", "v1.37.0", "10.1.1.1", "<none>"]
     );
 }
+
+#[test]
+fn autoscalers_of_version_1_show_their_metric() {
+    let of = |status: Value| {
+        row(&json!({"apiVersion": "autoscaling/v1", "kind": "HorizontalPodAutoscaler", "metadata": {"name": "a"},
+            "spec": {"targetCPUUtilizationPercentage": 70}, "status": status}))[2]
+            .clone()
+    };
+    assert_eq!(of(json!({})), "cpu: <unknown>/70%");
+    assert_eq!(of(json!({"currentCPUUtilizationPercentage": 40})), "cpu: 40%/70%");
+}

@@ -357,6 +357,12 @@ fn slice_endpoints(slice: &Value, _: i64) -> Value {
 
 fn targets(hpa: &Value, _: i64) -> Value {
     const SHOWN: usize = 2;
+    // Version 1 has one metric, in fields of its own.
+    if let Some(percent) = hpa.int_opt("spec.targetCPUUtilizationPercentage") {
+        let current = hpa.int_opt("status.currentCPUUtilizationPercentage");
+        let current = current.map_or_else(|| "<unknown>".to_owned(), |now| format!("{now}%"));
+        return format!("cpu: {current}/{percent}%").into();
+    }
     let current = hpa.items("status.currentMetrics");
     let all: Vec<String> = hpa
         .items("spec.metrics")

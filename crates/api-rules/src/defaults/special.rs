@@ -21,6 +21,7 @@ pub(super) fn find(name: &str) -> Option<fn(&mut Value)> {
         "job" => job,
         "service" => service,
         "namespace_label" => namespace_label,
+        "node_ranges" => node_ranges,
         "node_allocatable" => node_allocatable,
         "limit_range_item" => limit_range_item,
         "network_policy_types" => network_policy_types,
@@ -240,6 +241,17 @@ fn namespace_label(namespace: &mut Value) {
     if !name.is_empty() {
         object_mut(namespace, "metadata.labels")
             .insert("kubernetes.io/metadata.name".into(), Value::from(name));
+    }
+}
+
+/// The older field counts, where both are set (upstream: `Convert_v1_NodeSpec_To_core_NodeSpec`).
+fn node_ranges(spec: &mut Value) {
+    let range = spec.text("podCIDR").to_owned();
+    let first = spec.items("podCIDRs").first().and_then(Value::as_str).unwrap_or_default().to_owned();
+    if !range.is_empty() && range != first {
+        set(spec, "podCIDRs", json!([range]));
+    } else if range.is_empty() && !first.is_empty() {
+        set(spec, "podCIDR", first.into());
     }
 }
 

@@ -88,3 +88,16 @@ fn quantities_finer_than_a_thousandth_are_rounded_up() {
     );
     assert_eq!(pod["spec"]["containers"][0]["resources"]["requests"], json!({"cpu": "1m", "memory": "1Gi"}));
 }
+
+#[test]
+fn a_nodes_ranges_agree() {
+    let of =
+        |spec: Value| defaulted(json!({"apiVersion": "v1", "kind": "Node", "spec": spec}))["spec"].clone();
+    let both = json!({"podCIDR": "10.1.0.0/24", "podCIDRs": ["10.1.0.0/24"]});
+    assert_eq!(of(json!({"podCIDR": "10.1.0.0/24"})), both);
+    assert_eq!(of(json!({"podCIDRs": ["10.1.0.0/24"]})), both);
+    assert_eq!(of(json!({"podCIDR": "10.1.0.0/24", "podCIDRs": ["10.2.0.0/24", "fd00::/64"]})), both);
+    let two = json!({"podCIDR": "10.1.0.0/24", "podCIDRs": ["10.1.0.0/24", "fd00::/64"]});
+    assert_eq!(of(two.clone()), two);
+    assert_eq!(of(json!({})), json!({}));
+}

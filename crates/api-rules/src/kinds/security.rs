@@ -2,7 +2,7 @@
 
 use super::Kind;
 use crate::errors::{At, Errors};
-use crate::look::Look;
+use crate::look::{Look, set};
 use crate::meta::NameFormat;
 use serde_json::Value;
 use x509_parser::pem::Pem;
@@ -42,10 +42,14 @@ const OMITTED: &str = "<value omitted>";
 const MAX_TOKEN_SECONDS: i64 = 1 << 32;
 
 pub(super) static KINDS: &[Kind] = &[
-    Kind::new("certificates.k8s.io", "CertificateSigningRequest")
-        .create(signing_request)
-        .update(kept_conditions)
-        .status(kept_conditions),
+    Kind {
+        // What was asked for, and by whom, is settled when the request is made.
+        prepare_update: |new, old| set(new, "spec", old.at("spec").clone()),
+        ..Kind::new("certificates.k8s.io", "CertificateSigningRequest")
+            .create(signing_request)
+            .update(kept_conditions)
+            .status(kept_conditions)
+    },
     Kind::new("certificates.k8s.io", "ClusterTrustBundle")
         .names(NameFormat::Own)
         .create(trust_bundle)
@@ -252,6 +256,18 @@ mod tests {
                 "spec.expirationSeconds: Invalid value: 5: may not specify a duration less than 600 seconds (10 minutes)",
             ]
         );
+    }
+
+    #[test]
+    fn a_request_stays_what_it_was() {
+        let rules = rules_of("certificates.k8s.io", "v1", "CertificateSigningRequest").unwrap();
+        let of = |name: &str| {
+            json!({"apiVersion": "certificates.k8s.io/v1", "kind": "CertificateSigningRequest", "metadata": {"name": "a"},
+                "spec": {"request": "eA==", "username": name}})
+        };
+        let mut new = of("somebody else");
+        (rules.prepare_update)(&mut new, &of("jane"));
+        assert_eq!(new["spec"], of("jane")["spec"]);
     }
 
     #[test]

@@ -88,6 +88,7 @@ impl Api {
         self.admit(&attributes, &mut object).await?;
         let (uid, created) = (meta::uid(&object).to_owned(), meta::creation_timestamp(&object).to_owned());
         target.resource.prepare_create(&mut object);
+        note_requester(call, target, &mut object);
         meta::set_uid(&mut object, &uid);
         meta::set_creation_timestamp(&mut object, &created);
         meta::set_resource_version(&mut object, "");
@@ -146,6 +147,22 @@ impl Api {
             &target.name,
             "what it needs was taken again and again; please try again",
         ))
+    }
+}
+
+/// Who asks for a certificate is noted by the server, whatever the client says: signers and approvers go by it (upstream:
+/// `csrStrategy`).
+fn note_requester(call: &Call, target: &Target, object: &mut Value) {
+    let own = &target.resource;
+    if own.group != "certificates.k8s.io" || own.resource != "certificatesigningrequests" {
+        return;
+    }
+    let spec = meta::child_mut(object, &["spec"]);
+    for field in ["username", "uid", "groups", "extra"] {
+        spec.remove(field);
+    }
+    if let Value::Object(user) = call.user.to_value() {
+        spec.extend(user);
     }
 }
 

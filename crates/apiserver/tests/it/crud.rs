@@ -220,3 +220,18 @@ async fn an_approval_changes_conditions_and_metadata_and_nothing_else() {
     assert_eq!(approved["spec"], created["spec"]);
     assert!(approved["status"].get("certificate").is_none());
 }
+
+#[tokio::test]
+async fn who_asks_for_a_certificate_is_noted() {
+    let cluster = Cluster::start().await;
+    let request = json!({"apiVersion": "certificates.k8s.io/v1", "kind": "CertificateSigningRequest",
+        "metadata": {"name": "a"},
+        "spec": {"request": "eA==", "signerName": "example.com/x", "usages": ["client auth"],
+            "username": "system:node:other", "groups": ["system:nodes"], "uid": "1", "extra": {"a": ["b"]}}});
+    let created = cluster.create("/apis/certificates.k8s.io/v1/certificatesigningrequests", &request).await;
+    let spec = &created["spec"];
+    assert_eq!(spec["username"], "kubernetes-admin");
+    let groups = spec["groups"].as_array().expect("groups");
+    assert!(groups.contains(&json!("system:masters")) && !groups.contains(&json!("system:nodes")), "{spec}");
+    assert!(spec.get("uid").is_none() && spec.get("extra").is_none(), "{spec}");
+}

@@ -15,6 +15,9 @@ use crate::cluster::{Answer, Ask, Cluster, Running, ask};
 
 const PROTOBUF: &str = "application/vnd.kubernetes.protobuf";
 const TABLE: &str = "application/json;as=Table;v=v1;g=meta.k8s.io";
+/// Columns of ages and times, and of what the server itself notes when it likes to.
+const VARYING: &[&str] =
+    &["Age", "Last Seen", "First Seen", "Created At", "TimeAdded", "MissingPL", "Available"];
 /// Kinds whose status the server itself writes when it likes to.
 const STATUS_OF_THE_SERVER: &[&str] = &["APIService", "FlowSchema", "PriorityLevelConfiguration"];
 
@@ -217,7 +220,8 @@ fn stable(object: &Value) -> Value {
         whole.remove("status");
     }
     let metadata = whole["metadata"].as_object_mut().expect("metadata");
-    for field in ["resourceVersion", "managedFields"] {
+    // Annotations of a Deployment are part of its generation.
+    for field in ["resourceVersion", "managedFields", "generation"] {
         metadata.remove(field);
     }
     for field in ["annotations", "labels"] {
@@ -243,11 +247,33 @@ fn mask(text: &str, uid: &str) -> String {
     format!("{before}kube-api-access-*{}", mask(rest, ""))
 }
 
+/// Sets times that the server notes to one that is always the same.
+fn fix_times(value: &mut Value) {
+    match value {
+        Value::Object(map) => {
+            for (name, value) in map.iter_mut() {
+                match name.as_str() {
+                    "lastPhaseTransitionTime" | "lastTransitionTime" => {
+                        *value = json!("2026-01-01T00:00:00Z")
+                    }
+                    _ => fix_times(value),
+                }
+            }
+        }
+        Value::Array(items) => items.iter_mut().for_each(fix_times),
+        _ => {}
+    }
+}
+
 fn describe(what: &str, case: &Case, read: &Value, table: &Value, last: &Value) -> String {
     let mut object = stable(read);
+    fix_times(&mut object);
     let uid = read["metadata"]["uid"].as_str().unwrap_or_default();
     for field in ["uid", "creationTimestamp"] {
         object["metadata"][field] = json!("*");
+    }
+    if let Some(generation) = read["metadata"].get("generation") {
+        object["metadata"]["generation"] = generation.clone();
     }
     let mut text = format!("# {what}\n");
     for (name, value) in object.as_object().expect("an object") {
@@ -259,8 +285,8 @@ fn describe(what: &str, case: &Case, read: &Value, table: &Value, last: &Value) 
     let cells = table["rows"][0]["cells"].as_array().expect("cells").iter();
     let shown = columns.zip(cells).map(|(column, cell)| {
         let name = column["name"].as_str().unwrap_or_default();
-        // Ages and times.
-        let varies = ["Age", "Last Seen", "First Seen", "Created At"].contains(&name);
+
+        let varies = VARYING.contains(&name);
         format!("{name}={}", if varies { "*".to_owned() } else { mask(&cell.to_string(), uid) })
     });
     writeln!(text, "table: {}", shown.collect::<Vec<_>>().join(" ")).expect("text");
