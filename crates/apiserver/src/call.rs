@@ -24,6 +24,11 @@ use crate::wire::Wire;
 pub const FENCE_HEADER: &str = "trierarch-fence";
 /// Warnings that one answer carries, at most.
 const MAX_WARNINGS: usize = 100;
+/// Characters that all warnings of an answer may have as they are; if they have more, each is cut, and those that come
+/// after so many are left out (upstream: `apiserver/pkg/endpoints/filters/warning.go`).
+const ALL_WARNINGS: usize = 4096;
+/// Characters that are left of each then.
+const CUT_WARNING: usize = 256;
 
 /// A request: what it asks, who asks, its body.
 pub(crate) struct Call {
@@ -207,7 +212,7 @@ impl Call {
 
     /// Puts the warnings into an answer.
     pub fn finish(&self, response: &mut Response<Body>) {
-        for text in self.warnings.lock().iter() {
+        for text in shown(&self.warnings.lock()) {
             let quoted = text.replace('\\', "\\\\").replace('"', "\\\"").replace(['\n', '\r'], " ");
             if let Ok(value) = header::HeaderValue::from_str(&format!("299 - \"{quoted}\"")) {
                 response.headers_mut().append(header::WARNING, value);
@@ -246,6 +251,28 @@ impl Call {
     }
 }
 
+/// What of the warnings is told.
+fn shown(all: &[String]) -> Vec<&str> {
+    let mut sizes = all.iter().scan(0, |sum, text| {
+        *sum += text.chars().count();
+        Some(*sum)
+    });
+    let Some(over) = sizes.position(|sum| sum > ALL_WARNINGS) else {
+        return all.iter().map(String::as_str).collect();
+    };
+    let cut = |text: &'_ str| text.char_indices().nth(CUT_WARNING).map_or(text.len(), |(at, _)| at);
+    let (mut written, mut shown) = (0, Vec::new());
+    for (index, text) in all.iter().enumerate() {
+        if index > over && written >= ALL_WARNINGS {
+            break;
+        }
+        let text = &text[..cut(text)];
+        written += text.chars().count();
+        shown.push(text);
+    }
+    shown
+}
+
 /// A Status as an answer.
 pub(crate) fn status_response(status: &Status, media: Media) -> Response<Body> {
     let message = api_types::schema::lookup("", "v1", "Status")
@@ -261,4 +288,20 @@ pub(crate) fn status_response(status: &Status, media: Media) -> Response<Body> {
         body::set_header(&mut response, header::RETRY_AFTER, &retry.to_string());
     }
     response
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn warnings_are_cut_when_they_are_too_long_together() {
+        let short = vec!["a".repeat(2000), "b".repeat(2096)];
+        assert_eq!(shown(&short), short);
+        let long = vec!["ü".repeat(1 << 20), "b".to_owned()];
+        assert_eq!(shown(&long), ["ü".repeat(256), "b".to_owned()]);
+        let many: Vec<String> = (0..100).map(|number| format!("{number:0300}")).collect();
+        assert_eq!(shown(&many).len(), 16);
+        assert!(shown(&many).iter().all(|text| text.len() == 256));
+    }
 }

@@ -189,7 +189,8 @@ fn settle_kind(value: &mut Value, expected: Expected<'_>) -> Result<(), Status> 
     Ok(())
 }
 
-fn json_type(value: &Value) -> &'static str {
+/// Its type in the words of Go's decoder.
+pub(crate) fn json_type(value: &Value) -> &'static str {
     match value {
         Value::Null => "null",
         Value::Bool(_) => "bool",

@@ -27,9 +27,9 @@ use crate::negotiate::{self, Media};
 use crate::registry::{Target, UpdateKind};
 use crate::storage::View;
 use crate::user::UserInfo;
-use crate::wire::Door;
+use crate::wire::{Door, Stranger};
 
-/// How long a request may take that is not meant to last (upstream's `--request-timeout`).
+/// How long a request may take that is not meant to last (upstream's `--request-timeout`); it may ask for less.
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(60);
 
 /// Where a request comes from.
@@ -58,6 +58,8 @@ struct Notes {
     classified: OnceLock<Classified>,
     /// What is written of it, if it is audited.
     trail: OnceLock<Arc<Trail>>,
+    /// Set once it is known that it is not known who asks.
+    stranger: OnceLock<()>,
 }
 
 impl Api {
@@ -69,13 +71,14 @@ impl Api {
         let accept =
             request.headers().get(header::ACCEPT).and_then(|value| value.to_str().ok()).unwrap_or_default();
         let media = negotiate::accept(accept, false).unwrap_or(Media::JSON);
-        let limit = if info.is_long_running() { None } else { Some(REQUEST_TIMEOUT) };
+        let limit = time_limit(&info, &query);
         let compressible = crate::compress::is_wanted(request.headers())
             && matches!(info.verb, "get" | "list")
             && !info.is_long_running();
         let labels = Labels::of(&info);
         let id = self.audit_id(request.headers());
-        let notes = Notes { id, started, classified: OnceLock::new(), trail: OnceLock::new() };
+        let (classified, trail, stranger) = (OnceLock::new(), OnceLock::new(), OnceLock::new());
+        let notes = Notes { id, started, classified, trail, stranger };
         let answer = self.clone().answer(request, info, query, origin, &notes);
         let answer = match limit {
             None => answer.await,
@@ -84,7 +87,7 @@ impl Api {
             }),
         };
         let mut response = answer.unwrap_or_else(|status| status_response(&status, media));
-        let Notes { id, classified, trail, .. } = notes;
+        let Notes { id, classified, trail, stranger, .. } = notes;
         if let Some(trail) = trail.into_inner() {
             response = Box::pin(trail.answered(response)).await;
         }
@@ -97,6 +100,9 @@ impl Api {
         }
         if !response.headers().contains_key(header::CACHE_CONTROL) {
             body::set_header(&mut response, header::CACHE_CONTROL, "no-cache, private");
+        }
+        if stranger.get().is_some() {
+            response.extensions_mut().insert(Stranger);
         }
         labels.count(response.status().as_u16(), started.elapsed());
         response
@@ -122,6 +128,10 @@ impl Api {
         if self.audit.is_some() {
             Box::pin(self.begin_trail(&parts, &info, &origin, user.as_ref().ok(), notes)).await?;
         }
+        if user.as_ref().map_or(true, UserInfo::is_anonymous) {
+            notes.stranger.get_or_init(|| ());
+        }
+        asked_time(&query)?;
         let acting = crate::impersonate::user(&self, &parts.headers, user?).await?;
         let mut call = Call::new(parts.method, info, query, parts.headers, acting, bytes::Bytes::new());
         call.audit_id.clone_from(&notes.id);
@@ -379,6 +389,34 @@ impl Api {
     }
 }
 
+/// How long a request may take; none: as long as it lasts.
+fn time_limit(info: &RequestInfo, query: &Query) -> Option<Duration> {
+    let asked = asked_time(query).unwrap_or_default().filter(|asked| !asked.is_zero());
+    (!info.is_long_running()).then(|| asked.map_or(REQUEST_TIMEOUT, |asked| asked.min(REQUEST_TIMEOUT)))
+}
+
+/// The `timeout` that a client gives its request, a duration as Go writes it; less than nothing counts as none.
+fn asked_time(query: &Query) -> Result<Option<Duration>, Status> {
+    let text = query.get("timeout");
+    if text.is_empty() {
+        return Ok(None);
+    }
+    match api_types::time::parse_duration(text) {
+        Some(nanoseconds) => Ok(u64::try_from(nanoseconds).ok().map(Duration::from_nanos)),
+        None => {
+            let digits = |byte: u8| byte.is_ascii_digit() || byte == b'.';
+            let fault = match text.trim_start_matches(['-', '+']).bytes().all(digits) {
+                true => "missing unit in duration",
+                false => "invalid duration",
+            };
+            let text = api_types::field::quote(text);
+            Err(Status::bad_request(format!(
+                "invalid timeout specified in the request URL - time: {fault} {text}"
+            )))
+        }
+    }
+}
+
 /// Objects that a list goes through.
 fn listed(view: &View, call: &Call) -> i64 {
     if call.info.verb != "list" || !call.info.name.is_empty() {
@@ -435,5 +473,30 @@ impl Labels {
             metrics::histogram!("apiserver_request_duration_seconds", "verb" => labels[0].1.clone())
                 .record(elapsed.as_secs_f64());
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_request_may_ask_for_less_time() {
+        let of = |path: &str, query: &str| {
+            let query = Query::parse(query);
+            time_limit(&RequestInfo::parse(&http::Method::GET, path, &query), &query)
+        };
+        assert_eq!(of("/api/v1/pods", ""), Some(REQUEST_TIMEOUT));
+        assert_eq!(of("/api/v1/pods", "timeout=1.5s"), Some(Duration::from_millis(1500)));
+        for query in ["timeout=0s", "timeout=2h", "timeout=-1s", "timeout=x"] {
+            assert_eq!(of("/api/v1/pods", query), Some(REQUEST_TIMEOUT), "{query}");
+        }
+        assert_eq!(of("/api/v1/pods", "watch=1&timeout=1s"), None);
+        let fault = |text: &str| asked_time(&Query::parse(&format!("timeout={text}"))).unwrap_err().message;
+        assert_eq!(
+            fault("5"),
+            "invalid timeout specified in the request URL - time: missing unit in duration \"5\""
+        );
+        assert_eq!(fault("x"), "invalid timeout specified in the request URL - time: invalid duration \"x\"");
     }
 }

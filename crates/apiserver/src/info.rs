@@ -39,7 +39,10 @@ impl Query {
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct RequestInfo {
     pub is_resource: bool,
+    /// The path, its escapes read: what is asked for and what is decided on are the same text.
     pub path: String,
+    /// The path as it was written, for those who pass it on.
+    pub raw: String,
     /// `get`, `list`, `watch`, `create`, …; for paths that are no resource the method in small letters.
     pub verb: &'static str,
     pub group: String,
@@ -57,8 +60,9 @@ const NAMESPACE_SUBRESOURCES: [&str; 2] = ["status", "finalize"];
 
 impl RequestInfo {
     pub fn parse(method: &Method, path: &str, query: &Query) -> Self {
-        let mut info = Self { path: path.to_owned(), verb: plain_verb(method), ..Self::default() };
-        let parts: Vec<&str> = path.split('/').filter(|part| !part.is_empty()).collect();
+        let (path, raw) = (unescape(path), path.to_owned());
+        let mut info = Self { path: path.clone(), raw, verb: plain_verb(method), ..Self::default() };
+        let parts: Vec<&str> = path.trim_matches('/').split('/').collect();
         let mut rest = match parts.as_slice() {
             ["api", version, rest @ ..] if !rest.is_empty() => {
                 info.version = (*version).to_owned();
@@ -78,13 +82,13 @@ impl RequestInfo {
             rest = &rest[1..];
         }
         if rest[0] == "namespaces" && rest.len() > 1 {
-            info.namespace = decode(rest[1]);
+            rest[1].clone_into(&mut info.namespace);
             if rest.len() > 2 && !NAMESPACE_SUBRESOURCES.contains(&rest[2]) {
                 rest = &rest[2..];
             }
         }
         info.resource = rest[0].to_owned();
-        info.name = rest.get(1).map(|name| decode(name)).unwrap_or_default();
+        info.name = rest.get(1).map(|name| (*name).to_owned()).unwrap_or_default();
         info.subresource = rest.get(2).map(|name| (*name).to_owned()).unwrap_or_default();
         info.rest = rest.get(3..).map(|rest| rest.join("/")).unwrap_or_default();
         info.settle_verb(query, watching);
@@ -125,9 +129,41 @@ impl RequestInfo {
     }
 }
 
-fn decode(part: &str) -> String {
-    let pair = format!("x={}", part.replace('+', "%2B"));
-    Query::parse(&pair).get("x").to_owned()
+/// A text whose bytes may be percent-encoded; one that is encoded wrongly stays as it is.
+pub(crate) fn unescape(text: &str) -> String {
+    if !text.contains('%') {
+        return text.to_owned();
+    }
+    let bytes = text.as_bytes();
+    let (mut out, mut at) = (Vec::with_capacity(bytes.len()), 0);
+    while let Some(byte) = bytes.get(at) {
+        let digit = |at: usize| bytes.get(at).and_then(|byte| char::from(*byte).to_digit(16));
+        match (byte, digit(at + 1), digit(at + 2)) {
+            (b'%', Some(high), Some(low)) => {
+                out.push((high * 16 + low) as u8);
+                at += 3;
+            }
+            (b'%', ..) => return text.to_owned(),
+            (byte, ..) => {
+                out.push(*byte);
+                at += 1;
+            }
+        }
+    }
+    String::from_utf8(out).unwrap_or_else(|_| text.to_owned())
+}
+
+/// A path as a URI has it (RFC 3986, 3.3).
+pub(crate) fn escape(path: &str) -> String {
+    let mut out = String::with_capacity(path.len());
+    for byte in path.bytes() {
+        match byte {
+            b'a'..=b'z' | b'A'..=b'Z' | b'0'..=b'9' => out.push(char::from(byte)),
+            _ if b"/-._~!$&'()*+,;=:@".contains(&byte) => out.push(char::from(byte)),
+            _ => out.push_str(&format!("%{byte:02X}")),
+        }
+    }
+    out
 }
 
 fn plain_verb(method: &Method) -> &'static str {
@@ -180,6 +216,29 @@ mod tests {
         assert_eq!(brief(Method::DELETE, "/api/v1/nodes"), "deletecollection /v1 /nodes/");
         assert_eq!(brief(Method::GET, "/api/v1/watch/pods"), "watch /v1 /pods/");
         assert_eq!(brief(Method::GET, "/api/v1/nodes?fieldSelector=metadata.name%3Da"), "list /v1 /nodes/a");
+    }
+
+    #[test]
+    fn an_escaped_path_is_the_path_that_it_says() {
+        assert_eq!(brief(Method::GET, "/api/v1/%70ods"), "list /v1 /pods/");
+        assert_eq!(brief(Method::GET, "/api/v1/namespaces/n%2Fpods%2fp/log"), "get /v1 n/pods/p/log");
+        assert_eq!(brief(Method::GET, "/api/v1/namespaces/n/secrets/a%2F..%2Fb"), "get /v1 n/secrets/a/..");
+        assert_eq!(brief(Method::GET, "/api/v1/namespaces/n/secrets/a+b%20c"), "get /v1 n/secrets/a+b c");
+        assert_eq!(brief(Method::GET, "/api/v1/namespaces/../pods"), "list /v1 ../pods/");
+        let info = parse(Method::GET, "/%68ealthz");
+        assert_eq!((info.path.as_str(), info.raw.as_str()), ("/healthz", "/%68ealthz"));
+        for odd in ["%", "%4", "%zz", "%ff"] {
+            assert_eq!(unescape(odd), odd);
+        }
+        assert_eq!(escape(&unescape("/a%2Fb%20%c3%bc%3f/c:d+e@")), "/a/b%20%C3%BC%3F/c:d+e@");
+    }
+
+    #[test]
+    fn empty_steps_count() {
+        assert_eq!(brief(Method::GET, "/api//v1/pods"), "get / /v1/pods");
+        assert_eq!(brief(Method::GET, "/api/v1/namespaces//pods"), "list /v1 /pods/");
+        assert_eq!(brief(Method::GET, "//api/v1/pods/"), "list /v1 /pods/");
+        assert_eq!(brief(Method::GET, "/api/v1/namespaces/n/pods//log"), "list /v1 n/pods//log");
     }
 
     #[test]

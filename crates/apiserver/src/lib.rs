@@ -31,6 +31,7 @@ mod compact;
 mod compress;
 mod config;
 mod config_file;
+mod connection;
 mod conversion;
 mod convert;
 mod decode;

@@ -1,7 +1,8 @@
 //! Kinds that are not stored but answered: who am I, may I, is this token good. And component statuses, which nothing
 //! reports any more.
 
-use api_types::selector::{FieldRequirement, FieldSelector, LabelSelector};
+mod access;
+
 use api_types::status::Status;
 use api_types::{Value, codec};
 use http::Response;
@@ -28,6 +29,13 @@ impl Api {
         let api_version = resource.api_version();
         let expected = Expected::of(resource, &api_version);
         let mut review = decode::body(call, expected)?;
+        if resource.kind.ends_with("SubjectAccessReview") {
+            let errors = access::check(&resource.kind, &target.namespace, &review);
+            if !errors.is_empty() {
+                // Upstream names no kind.
+                return Err(Status::invalid(&resource.group, "", "", &errors));
+            }
+        }
         if resource.resource != "bindings" {
             self.admit_created(call, target, "", &mut review).await?;
         }
@@ -72,6 +80,8 @@ impl Api {
             return;
         };
         let (path, path_verb) = (text(&other["path"]), text(&other["verb"]));
+        let (fields, field_fault) = access::fields(&attributes["fieldSelector"]);
+        let (labels, label_fault) = access::labels(&attributes["labelSelector"]);
         let ask = match attributes.is_object() {
             true => Ask {
                 verb,
@@ -82,8 +92,8 @@ impl Api {
                 namespace,
                 name,
                 path: None,
-                fields: selected_fields(&attributes["fieldSelector"]),
-                labels: selected_labels(&attributes["labelSelector"]),
+                fields,
+                labels,
             },
             false => Ask { verb: &path_verb, path: Some(&path), ..Ask::default() },
         };
@@ -98,8 +108,8 @@ impl Api {
         let reason = self.authorizer.reason(&view, user, &ask, &decision);
         put("denied", true.into(), decision.verdict == Verdict::Deny);
         put("reason", reason.as_str().into(), !reason.is_empty());
-        let error = decision.error.unwrap_or_default();
-        put("evaluationError", error.as_str().into(), !error.is_empty());
+        let faults: Vec<String> = [decision.error, field_fault, label_fault].into_iter().flatten().collect();
+        put("evaluationError", faults.join("; ").into(), !faults.is_empty());
         set(review, "status", status);
     }
 
@@ -148,39 +158,6 @@ impl Api {
         };
         set(review, "status", status);
         Ok(())
-    }
-}
-
-/// The field selector of a question, from its text or its requirements.
-fn selected_fields(selector: &Value) -> FieldSelector {
-    if let Some(text) = selector["rawSelector"].as_str().filter(|text| !text.is_empty()) {
-        return FieldSelector::parse(text).unwrap_or_default();
-    }
-    let mut requirements = Vec::new();
-    for one in selector["requirements"].as_array().into_iter().flatten() {
-        let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
-        let negated = match one["operator"].as_str() {
-            Some("In") => false,
-            Some("NotIn") => true,
-            // What is left out makes the question broader, never narrower.
-            _ => continue,
-        };
-        if let Some([value]) = one["values"].as_array().map(Vec::as_slice) {
-            requirements.push(FieldRequirement { field: text(&one["key"]), negated, value: text(value) });
-        }
-    }
-    FieldSelector { requirements }
-}
-
-/// The label selector of a question, from its text or its requirements.
-fn selected_labels(selector: &Value) -> LabelSelector {
-    match selector["rawSelector"].as_str().filter(|text| !text.is_empty()) {
-        Some(text) => LabelSelector::parse(text).unwrap_or_default(),
-        None if selector["requirements"].is_array() => {
-            LabelSelector::from_value(&json!({"matchExpressions": selector["requirements"]}))
-                .unwrap_or_default()
-        }
-        None => LabelSelector::everything(),
     }
 }
 

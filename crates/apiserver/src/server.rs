@@ -14,27 +14,21 @@ use env::{Env, Shutdown, TaskGroup};
 use futures::FutureExt;
 use futures::future::BoxFuture;
 use http::{Request, Response};
-use hyper::body::Incoming;
-use hyper::service::service_fn;
-use hyper::upgrade::OnUpgrade;
-use hyper_util::rt::{TokioIo, TokioTimer};
-use hyper_util::server::conn::auto;
-use hyper_util::server::graceful::GracefulShutdown;
 use store::Store;
-use tokio::net::{TcpListener, TcpStream};
+use tokio::net::TcpListener;
 use tokio::sync::Semaphore;
-use tokio_rustls::TlsAcceptor;
 
 use crate::aggregation::{self, Aggregation};
 use crate::api::Api;
 use crate::audit::Audit;
-use crate::authn::{Authenticator, Shown};
+use crate::authn::Authenticator;
 use crate::authz::Authorizer;
-use crate::body::{self, Body};
+use crate::body::Body;
 use crate::bootstrap;
 use crate::call::status_response;
 use crate::compact;
 use crate::config::{ApiServerConfig, BuildError, RunError};
+use crate::connection;
 use crate::encryption::Sealing;
 use crate::flow;
 use crate::handler::Origin;
@@ -45,17 +39,11 @@ use crate::user::UserInfo;
 use crate::wire::Door;
 
 /// Connections at the same time.
-const MAX_CONNECTIONS: usize = 16_384;
-/// How long a client may take to say who it is.
-const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
-/// How often an idle HTTP/2 connection is asked whether it lives.
-const PING_INTERVAL: Duration = Duration::from_secs(30);
+const MAX_CONNECTIONS: u32 = 16_384;
 /// How long open requests may go on after a stop.
 const DRAIN: Duration = Duration::from_secs(10);
 /// How long tasks have for what they do at the end (taking this replica off Service `kubernetes`).
 const LAST_WORDS: Duration = Duration::from_secs(1);
-/// Streams of an HTTP/2 connection at the same time (upstream's `--http2-max-streams-per-connection`).
-const MAX_STREAMS: u32 = 1000;
 
 /// The API server of one replica.
 pub struct ApiServer {
@@ -169,8 +157,7 @@ impl ApiServer {
         let advertised = self.config.advertise_address;
         tasks.spawn_detached("endpoints", bootstrap::reconcile(api.clone(), advertised, port));
         tasks.spawn_detached("compaction", compact::run(api.clone(), self.config.compaction_interval));
-        let graceful = GracefulShutdown::new();
-        let slots = Arc::new(Semaphore::new(MAX_CONNECTIONS));
+        let slots = Arc::new(Semaphore::new(MAX_CONNECTIONS as usize));
         loop {
             let accepted = tokio::select! {
                 accepted = self.listener.accept() => accepted,
@@ -184,8 +171,8 @@ impl ApiServer {
                         continue;
                     };
                     let door = Door { peer: peer.ip(), place: Arc::new(slot), upgrade: None };
-                    let (api, watcher) = (api.clone(), graceful.watcher());
-                    tasks.spawn_detached("connection", connection(api, stream, watcher, door));
+                    let served = connection::serve(api.clone(), stream, door, self.config.idle_timeout);
+                    tasks.spawn_detached("connection", served);
                 }
                 Err(error) => {
                     tracing::warn!(%error, "cannot accept a connection");
@@ -196,7 +183,8 @@ impl ApiServer {
         drop(self.listener);
         api.shutdown.trigger();
         tokio::select! {
-            () = graceful.shutdown() => {}
+            // All places are free when all connections have ended.
+            all = slots.acquire_many(MAX_CONNECTIONS) => drop(all),
             () = api.storage.env.clock.sleep(DRAIN) => tracing::info!("requests were still open at the end"),
         }
         let audit = api.audit.clone();
@@ -213,61 +201,17 @@ impl ApiServer {
     }
 }
 
-async fn connection(
-    api: Arc<Api>,
-    stream: TcpStream,
-    watcher: hyper_util::server::graceful::Watcher,
-    door: Door,
-) {
-    env::tune(&stream);
-    let acceptor = TlsAcceptor::from(api.authenticator.certificates.current().server.clone());
-    let stream = match tokio::time::timeout(HANDSHAKE_TIMEOUT, acceptor.accept(stream)).await {
-        Ok(Ok(stream)) => stream,
-        Ok(Err(error)) => return tracing::debug!(%error, "TLS handshake failed"),
-        Err(_) => return tracing::debug!("TLS handshake took too long"),
-    };
-    let shown = stream.get_ref().1.peer_certificates().and_then(Shown::new).map(Arc::new);
-    let service = ApiService { api: api.clone(), origin: Origin::Network(shown, door.peer) };
-    let mut builder = auto::Builder::new(Tasks(api.tasks.clone()));
-    builder.http1().timer(TokioTimer::new());
-    builder
-        .http2()
-        .timer(TokioTimer::new())
-        .keep_alive_interval(PING_INTERVAL)
-        .max_concurrent_streams(MAX_STREAMS);
-    let connection = builder.serve_connection_with_upgrades(
-        TokioIo::new(stream),
-        service_fn(move |mut request: Request<Incoming>| {
-            let mut service = service.clone();
-            let upgrade = request.extensions_mut().remove::<OnUpgrade>();
-            request.extensions_mut().insert(Door { upgrade, ..door.clone() });
-            let request = request.map(body::incoming);
-            tower::Service::call(&mut service, request)
-        }),
-    );
-    if let Err(error) = watcher.watch(connection.into_owned()).await {
-        tracing::debug!(%error, "connection ended");
-    }
-}
-
-/// Streams of HTTP/2 connections run as tasks of the server's group.
-#[derive(Clone)]
-struct Tasks(TaskGroup);
-
-impl<F> hyper::rt::Executor<F> for Tasks
-where
-    F: Future<Output = ()> + Send + 'static,
-{
-    fn execute(&self, future: F) {
-        self.0.spawn_detached("stream", future);
-    }
-}
-
 /// The API as a service, in the name of one user or one connection. It never fails: every failure is an answer.
 #[derive(Clone)]
 pub struct ApiService {
     api: Arc<Api>,
     origin: Origin,
+}
+
+impl ApiService {
+    pub(crate) fn new(api: Arc<Api>, origin: Origin) -> Self {
+        Self { api, origin }
+    }
 }
 
 impl tower::Service<Request<Body>> for ApiService {

@@ -8,6 +8,8 @@ use serde_json::{Map, Value, json};
 pub const AUTHENTICATED: &str = "system:authenticated";
 /// The group of everyone who is not.
 pub const UNAUTHENTICATED: &str = "system:unauthenticated";
+/// The user that everyone is who is not known.
+pub const ANONYMOUS: &str = "system:anonymous";
 /// The group that is above authorization.
 pub const MASTERS: &str = "system:masters";
 /// The group of node agents.
@@ -40,7 +42,12 @@ impl UserInfo {
     /// Nobody in particular.
     pub fn anonymous() -> Self {
         let groups = vec![UNAUTHENTICATED.to_owned()];
-        Self { name: "system:anonymous".to_owned(), groups, ..Self::default() }
+        Self { name: ANONYMOUS.to_owned(), groups, ..Self::default() }
+    }
+
+    /// Whether this is nobody in particular.
+    pub fn is_anonymous(&self) -> bool {
+        self.name == ANONYMOUS || self.is_in(UNAUTHENTICATED)
     }
 
     /// The server itself: above authorization.

@@ -20,6 +20,10 @@ pub(crate) struct Door {
     pub upgrade: Option<OnUpgrade>,
 }
 
+/// Marks the answer to somebody who is not known.
+#[derive(Clone, Copy)]
+pub(crate) struct Stranger;
+
 /// What stays of a request as it came.
 #[derive(Default)]
 pub(crate) struct Wire {

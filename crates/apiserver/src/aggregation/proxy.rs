@@ -16,6 +16,7 @@ use crate::body::{self, AsItComes, Body, BoxError};
 use crate::call::Call;
 use crate::dial;
 use crate::forward::{self, asks_for_upgrade};
+use crate::info::escape;
 use crate::node_client::Endpoint;
 
 /// How long discovery of a group and version may take (upstream's `aggregatedDiscoveryTimeout`).
@@ -117,14 +118,15 @@ fn is_discovery(call: &Call) -> bool {
 
 /// What the other server is asked: the same, in the name of the user.
 fn request(call: &Call, endpoint: &Endpoint, upgrades: bool) -> Result<Request<Body>, BoxError> {
-    let path = call.info.path.as_str();
-    let mut request = forward::request(call, path, upgrades)?;
+    // As it was decided on: a slash that was escaped is one.
+    let path = escape(&call.info.path);
+    let mut request = forward::request(call, &path, upgrades)?;
     let headers = request.headers_mut();
     let authority = endpoint.authority();
     forward::set(headers, "host", &authority);
     forward::set(headers, "x-forwarded-host", &authority);
     forward::set(headers, "x-forwarded-proto", "https");
-    forward::set(headers, "x-forwarded-uri", path);
+    forward::set(headers, "x-forwarded-uri", &path);
     forward::set(headers, "audit-id", &call.audit_id);
     // Last: nothing that the client said of itself may stand.
     tell(headers, &call.user)?;

@@ -121,9 +121,11 @@ impl Authenticator {
                 return Some(user);
             }
         }
-        if let Some(token) = headers.get(header::AUTHORIZATION).and_then(|text| bearer(text.to_str().ok()?)) {
-            let token = token.to_owned();
-            if let Some(user) = take(self.user_of_token(api, &token).await) {
+        // What is no text is a token that nobody knows, not none.
+        let authorization = headers.get(header::AUTHORIZATION).map(|value| value.as_bytes());
+        let authorization = String::from_utf8_lossy(authorization.unwrap_or_default()).into_owned();
+        if let Some(token) = bearer(&authorization) {
+            if let Some(user) = take(self.user_of_token(api, token).await) {
                 return Some(user);
             }
         }

@@ -15,8 +15,9 @@ use crate::config::{BuildError, ServiceAccountKeys};
 use crate::storage::{self, View};
 use crate::user::{SERVICE_ACCOUNT_PREFIX, UserInfo};
 
-/// Seconds that clocks may differ.
-const LEEWAY: i64 = 10;
+/// Seconds that clocks may differ (upstream: `jwt.DefaultLeeway`); so long a token also outlives the mark that its object
+/// is being deleted.
+const LEEWAY: i64 = 60;
 
 /// An object that a token lives and dies with.
 #[derive(Clone, Debug, Serialize, Deserialize, PartialEq, Eq)]
@@ -109,6 +110,8 @@ pub(crate) enum TokenError {
     Expired,
     #[error("service account token is not valid yet")]
     NotYet,
+    #[error("service account token is issued in the future")]
+    Future,
     #[error("token audiences {0:?} is invalid for the target audiences")]
     Audience(Vec<String>),
     #[error("the token names no service account")]
@@ -201,13 +204,16 @@ impl Tokens {
         if now + LEEWAY < claims.nbf {
             return Err(TokenError::NotYet);
         }
+        if now + LEEWAY < claims.iat {
+            return Err(TokenError::Future);
+        }
         let asked = if audiences.is_empty() { &self.audiences[..] } else { audiences };
         let audiences: Vec<String> =
             asked.iter().filter(|audience| claims.aud.list().contains(audience)).cloned().collect();
         if audiences.is_empty() {
             return Err(TokenError::Audience(claims.aud.list().to_vec()));
         }
-        let user = check_bound(view, &claims)?;
+        let user = check_bound(view, &claims, now)?;
         Ok(Verified { user, audiences })
     }
 
@@ -242,7 +248,7 @@ impl Tokens {
             return Err(TokenError::Subject);
         }
         let reference = Reference { name: claims.account.clone(), uid: claims.uid.clone() };
-        if !exists(view, "serviceaccounts", &claims.namespace, &reference) {
+        if !exists(view, "serviceaccounts", &claims.namespace, &reference, i64::MAX) {
             return Err(TokenError::Gone("service account"));
         }
         let key = table::find("", "v1", "secrets").map(|kind| kind.key(&claims.namespace, &claims.secret));
@@ -292,7 +298,8 @@ pub(super) fn unverified(token: &str) -> Option<serde_json::Value> {
     serde_json::from_slice(&URL_SAFE_NO_PAD.decode(claims.trim_end_matches('=')).ok()?).ok()
 }
 
-fn check_bound(view: &View, claims: &Claims) -> Result<UserInfo, TokenError> {
+/// `now` in seconds.
+fn check_bound(view: &View, claims: &Claims, now: i64) -> Result<UserInfo, TokenError> {
     let bound = &claims.bound;
     let account = bound.serviceaccount.as_ref().ok_or(TokenError::Subject)?;
     let subject = format!("{SERVICE_ACCOUNT_PREFIX}{}:{}", bound.namespace, account.name);
@@ -308,7 +315,7 @@ fn check_bound(view: &View, claims: &Claims) -> Result<UserInfo, TokenError> {
     ];
     for (resource, reference, what) in checks {
         let Some(reference) = reference else { continue };
-        if !exists(view, resource, &bound.namespace, reference) {
+        if !exists(view, resource, &bound.namespace, reference, now) {
             return Err(TokenError::Gone(what));
         }
     }
@@ -317,12 +324,15 @@ fn check_bound(view: &View, claims: &Claims) -> Result<UserInfo, TokenError> {
     Ok(user)
 }
 
-fn exists(view: &View, resource: &str, namespace: &str, reference: &Reference) -> bool {
+/// Whether an object is there, and was not marked for deletion more than [`LEEWAY`] before `now` (in seconds).
+fn exists(view: &View, resource: &str, namespace: &str, reference: &Reference, now: i64) -> bool {
     let Some(resource) = table::find("", "v1", resource) else { return false };
     // What cannot be read vouches for nobody.
     let found = storage::get(view, resource.key(namespace, &reference.name).as_bytes());
     let Ok(Some(kv)) = found else { return false };
-    peek::open(&kv.value).is_ok_and(|object| object.uid() == reference.uid)
+    let Ok(object) = peek::open(&kv.value) else { return false };
+    let over = object.deletion_timestamp().is_some_and(|at| at < now - LEEWAY);
+    object.uid() == reference.uid && !over
 }
 
 fn extra(claims: &Claims) -> BTreeMap<String, Vec<String>> {

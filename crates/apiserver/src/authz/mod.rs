@@ -46,6 +46,7 @@ pub(crate) struct Ask<'a> {
     pub name: &'a str,
     /// Set for what is no resource.
     pub path: Option<&'a str>,
+    /// Which objects are asked for, as far as it can be read: what cannot be counts as all of them.
     pub fields: FieldSelector,
     pub labels: LabelSelector,
 }

@@ -51,15 +51,82 @@ impl Rule {
         role["rules"].as_array().into_iter().flatten().map(Self::from_value).collect()
     }
 
+    /// Every verb on every resource.
+    pub fn everything() -> Self {
+        let all = || vec!["*".to_owned()];
+        Self { verbs: all(), groups: all(), resources: all(), ..Self::default() }
+    }
+
+    /// Every verb on every path that is no resource.
+    pub fn every_path() -> Self {
+        Self { verbs: vec!["*".to_owned()], urls: vec!["*".to_owned()], ..Self::default() }
+    }
+
+    /// How many rules there are in [`Self::parts`].
+    pub fn combinations(&self) -> usize {
+        let resources = self.groups.len().saturating_mul(self.resources.len());
+        let resources = resources.saturating_mul(self.names.len().max(1));
+        self.verbs.len().saturating_mul(resources.saturating_add(self.urls.len()))
+    }
+
+    /// The same as rules of one verb each, and of one group, one resource and one name at most, or of one URL
+    /// (upstream's `BreakdownRule`).
+    pub fn parts(&self) -> impl Iterator<Item = Self> {
+        let one = |text: &String| vec![text.clone()];
+        let names: Vec<Vec<String>> = match self.names.is_empty() {
+            true => vec![Vec::new()],
+            false => self.names.iter().map(one).collect(),
+        };
+        let resources = self.groups.iter().flat_map(move |group| {
+            let names = names.clone();
+            self.resources.iter().flat_map(move |resource| {
+                let names = names.clone();
+                self.verbs.iter().flat_map(move |verb| {
+                    names.clone().into_iter().map(move |names| Self {
+                        verbs: one(verb),
+                        groups: one(group),
+                        resources: one(resource),
+                        names,
+                        urls: Vec::new(),
+                    })
+                })
+            })
+        });
+        let urls = self.urls.iter().flat_map(move |url| {
+            self.verbs.iter().map(move |verb| Self { verbs: one(verb), urls: one(url), ..Self::default() })
+        });
+        resources.chain(urls)
+    }
+
+    /// Whether the rule grants all that one of [`Self::parts`] does (upstream's `ruleCovers`).
+    pub fn covers(&self, part: &Self) -> bool {
+        let resource = |wanted: &String| {
+            let below = wanted.split_once('/').map(|(_, sub)| format!("*/{sub}"));
+            has(&self.resources, wanted) || below.is_some_and(|all| self.resources.contains(&all))
+        };
+        let url = |wanted: &String| {
+            self.urls.iter().any(|own| {
+                own == wanted || own.ends_with('*') && wanted.starts_with(own.trim_end_matches('*'))
+            })
+        };
+        let names = self.names.is_empty()
+            || !part.names.is_empty() && part.names.iter().all(|name| self.names.contains(name));
+        part.verbs.iter().all(|verb| has(&self.verbs, verb))
+            && part.groups.iter().all(|group| has(&self.groups, group))
+            && part.resources.iter().all(resource)
+            && part.urls.iter().all(url)
+            && names
+    }
+
     /// Whether the rule grants what is asked.
     pub fn allows(&self, ask: &Ask<'_>) -> bool {
         if !has(&self.verbs, ask.verb) {
             return false;
         }
         if let Some(path) = ask.path {
-            return self.urls.iter().any(|url| match url.strip_suffix('*') {
-                Some(prefix) => path.starts_with(prefix),
-                None => url == path,
+            return self.urls.iter().any(|url| match url.ends_with('*') {
+                true => path.starts_with(url.trim_end_matches('*')),
+                false => url == path,
             });
         }
         has(&self.groups, ask.group)
@@ -213,17 +280,21 @@ impl Policy {
         rules
     }
 
+    /// The same; none if there is no such role.
+    pub fn known_cluster_role(&self, name: &str) -> Option<Vec<&Rule>> {
+        self.cluster_roles.contains_key(name).then(|| self.cluster_role(name))
+    }
+
+    /// Rules of a role in a namespace; none if there is no such role.
+    pub fn known_role(&self, namespace: &str, name: &str) -> Option<Vec<&Rule>> {
+        self.roles.get(&format!("{namespace}/{name}")).map(|rules| rules.iter().collect())
+    }
+
     fn role_rules(&self, binding: &Binding, namespace: &str) -> Vec<&Rule> {
         match binding.role_kind.as_str() {
             "ClusterRole" => self.cluster_role(&binding.role),
-            _ => self.named_role(namespace, &binding.role),
+            _ => self.known_role(namespace, &binding.role).unwrap_or_default(),
         }
-    }
-
-    /// Rules of a role in a namespace.
-    pub fn named_role(&self, namespace: &str, name: &str) -> Vec<&Rule> {
-        let rules = self.roles.get(&format!("{namespace}/{name}"));
-        rules.map(|rules| rules.iter().collect()).unwrap_or_default()
     }
 
     /// Every rule that holds for a user in a namespace (empty: in the whole cluster).

@@ -10,7 +10,7 @@ use mvcc::KeyValue;
 use serde_json::json;
 
 use super::Target;
-use super::update::is_finished;
+use super::update::{CHANGE_TIMEOUT, is_finished, too_late};
 use crate::admission::{Attributes, Operation};
 use crate::api::Api;
 use crate::body::{self, Body};
@@ -23,8 +23,6 @@ const ORPHAN: &str = "orphan";
 /// Holds a definition until its objects are gone.
 const CLEANUP: &str = "customresourcecleanup.apiextensions.k8s.io";
 const FOREGROUND: &str = "foregroundDeletion";
-/// Tries of a deletion that others keep changing the object of.
-const MAX_CONFLICTS: usize = 64;
 /// Kinds whose deletion answers with the object instead of a Status.
 const RETURN_OBJECT: [&str; 11] = [
     "Pod",
@@ -180,7 +178,9 @@ impl Api {
         options: &DeleteOptions,
     ) -> Result<Deleted, Status> {
         let mut fresh = false;
-        for _ in 0..MAX_CONFLICTS {
+        let clock = &self.storage.env.clock;
+        let started = clock.monotonic();
+        while clock.monotonic().duration_since(started) < CHANGE_TIMEOUT {
             let view = self.storage.view();
             let result = match self.find(&view, target) {
                 Ok(kv) => self.try_delete(call, target, options, &kv).await,
@@ -201,7 +201,7 @@ impl Api {
                 Err(status) => return Err(status),
             }
         }
-        Err(target.modified())
+        Err(too_late())
     }
 
     async fn try_delete(

@@ -42,33 +42,31 @@ impl Patch {
             return Err(Status::invalid("meta.k8s.io", "PatchOptions", "", &[error]));
         }
         check_manager(call, "PatchOptions")?;
-        let decoded = codec::decode_json(&call.body)
-            .map_err(|error| Status::bad_request(format!("error decoding patch: {error}")))?;
+        let decoded =
+            codec::decode_json(&call.body).map_err(|_| Status::bad_request("invalid JSON patch"))?;
         if call.field_validation()? == FieldValidation::Strict && !decoded.duplicates.is_empty() {
             let list: Vec<String> =
                 decoded.duplicates.iter().map(|path| format!("duplicate field {path:?}")).collect();
             return Err(Status::bad_request(format!("strict decoding error: {}", list.join(", "))));
         }
         let value = decoded.value;
-        let of_type = |expected: &str, fits: bool| match fits {
-            true => Ok(()),
-            false => Err(Status::bad_request(format!(
-                "error decoding patch: json: cannot unmarshal into {expected}"
-            ))),
+        // What Go decodes it into depends on whether unknown fields are looked for.
+        let lenient = call.field_validation()? == FieldValidation::Ignore;
+        let (prefix, of_type, fits) = match media.as_str() {
+            JSON_PATCH if lenient => ("", "jsonpatch.Patch", value.is_array()),
+            JSON_PATCH => ("error decoding patch: ", "[]handlers.jsonPatchOp", value.is_array()),
+            MERGE_PATCH => ("error decoding patch: ", "map[string]interface {}", value.is_object()),
+            _ => ("", "map[string]interface {}", value.is_object()),
         };
+        if !fits {
+            let found = decode::json_type(&value);
+            let why = format!("{prefix}json: cannot unmarshal {found} into Go value of type {of_type}");
+            return Err(Status::bad_request(why));
+        }
         Ok(match media.as_str() {
-            JSON_PATCH => {
-                of_type("Go value of type jsonpatch.Patch", value.is_array())?;
-                Self::Json(value)
-            }
-            MERGE_PATCH => {
-                of_type("Go value of type map[string]interface {}", value.is_object())?;
-                Self::Merge(value)
-            }
-            _ => {
-                of_type("Go value of type map[string]interface {}", value.is_object())?;
-                Self::Strategic(value)
-            }
+            JSON_PATCH => Self::Json(value),
+            MERGE_PATCH => Self::Merge(value),
+            _ => Self::Strategic(value),
         })
     }
 

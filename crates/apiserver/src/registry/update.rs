@@ -1,5 +1,7 @@
 //! Update: read, change, check, write, and again when someone else was faster.
 
+use std::time::Duration;
+
 use api_types::field::FieldError;
 use api_types::status::Status;
 use api_types::{Value, meta};
@@ -17,9 +19,10 @@ use crate::registry::write::settle_namespace;
 use crate::storage::{Outcome, Write};
 use crate::subresources::scale;
 
-/// Tries of a change before the client is told of the conflict. Changes that name no revision are made to whatever
-/// stands there.
-const MAX_CONFLICTS: usize = 64;
+/// How long a change that names no revision is made again and again to whatever stands there, with admission and its
+/// webhooks each time: as long as upstream lets any write take (`requestTimeoutUpperBound`), or less if the client says
+/// so. One that names a revision is told of the conflict at once.
+pub(super) const CHANGE_TIMEOUT: Duration = Duration::from_secs(34);
 
 /// Which part of an object an update may change.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -203,7 +206,9 @@ impl Api {
         change: &mut Change<'_>,
     ) -> Result<Written, Status> {
         let mut fresh = false;
-        for _ in 0..MAX_CONFLICTS {
+        let clock = &self.storage.env.clock;
+        let started = clock.monotonic();
+        while clock.monotonic().duration_since(started) < CHANGE_TIMEOUT {
             let view = self.storage.view();
             let result = match self.find(&view, target) {
                 Ok(kv) => self.try_update(call, target, update, &kv, change).await,
@@ -225,7 +230,7 @@ impl Api {
                 Err(status) => return Err(status),
             }
         }
-        Err(target.modified())
+        Err(too_late())
     }
 
     async fn try_update(
@@ -336,6 +341,11 @@ impl Api {
             Outcome::Changed | Outcome::Taken => Ok(Try::Again),
         }
     }
+}
+
+/// 504 of a change that others were always faster than.
+pub(super) fn too_late() -> Status {
+    Status::timeout("request did not complete within requested timeout - context deadline exceeded", 0)
 }
 
 /// Whether nothing holds an object back any more that is being deleted.

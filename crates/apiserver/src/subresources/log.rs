@@ -49,6 +49,8 @@ async fn refused(response: Response<Body>) -> Status {
     match code {
         400 => Status::bad_request(text),
         404 => Status::failure(404, "NotFound", text),
+        // It might lead anywhere.
+        300..=399 => Status::internal("redirects forbidden"),
         code => Status::failure(code, "InternalError", text),
     }
 }

@@ -9,7 +9,7 @@ use api_types::field::quote;
 use api_types::status::Status;
 use api_types::{Value, table};
 use http::header::{self, HeaderMap, HeaderValue};
-use http::{Method, Request, Response};
+use http::{Method, Request, Response, StatusCode};
 use http_body_util::BodyExt;
 use mvcc::KeyRange;
 
@@ -73,7 +73,11 @@ impl Api {
             _ => self.service_backend(&view, &target.namespace, &wanted)?,
         };
         drop(view);
-        let path = rest(&call.info.path, SEGMENTS[usize::from(target.resource.namespaced)]);
+        let path = rest(&call.info.raw, SEGMENTS[usize::from(target.resource.namespaced)]);
+        if prefix(&call.info.raw, path).to_ascii_lowercase().contains("%2f") {
+            // It cannot be told where what is the backend's begins.
+            return Err(Status::path_not_found());
+        }
         if path.is_empty() && !upgrades && matches!(call.method, Method::GET | Method::HEAD) {
             return Ok(redirect(call));
         }
@@ -225,12 +229,20 @@ impl Api {
             return self.take_over(call, answer).await;
         }
         let mut response = answer.await.map_err(lost)?.map(body::incoming);
+        if response.status() == StatusCode::SWITCHING_PROTOCOLS {
+            // Nobody asked for it, and what follows would be taken for this server's words.
+            let to = response.headers().get(header::UPGRADE).and_then(|to| to.to_str().ok());
+            let to = quote(to.unwrap_or_default());
+            return Err(lost(
+                format!("backend tried to switch protocol {to} when \"\" was requested").into(),
+            ));
+        }
         forward::settle(&mut response);
         let headers = response.headers_mut();
         let own = Own {
             backend: backend.authority.clone(),
             host: call.header(header::HOST).to_owned(),
-            prefix: prefix(&call.info.path, path).to_owned(),
+            prefix: prefix(&call.info.raw, path).to_owned(),
         };
         if let Some(location) = headers.get(header::LOCATION) {
             let rewritten = location.to_str().ok().and_then(|location| own.rewrite(location));
@@ -305,8 +317,8 @@ fn redirect(call: &Call) -> Response<Body> {
         query => format!("?{query}"),
     };
     let mut response = Response::new(body::full(""));
-    *response.status_mut() = http::StatusCode::MOVED_PERMANENTLY;
-    body::set_header(&mut response, header::LOCATION, &format!("{}/{query}", call.info.path));
+    *response.status_mut() = StatusCode::MOVED_PERMANENTLY;
+    body::set_header(&mut response, header::LOCATION, &format!("{}/{query}", call.info.raw));
     response
 }
 
@@ -316,7 +328,7 @@ fn request(call: &Call, backend: &Backend, path: &str, upgrades: bool) -> Result
     let mut request = forward::request(call, below, upgrades)?;
     let headers = request.headers_mut();
     let host = call.header(header::HOST);
-    forward::set(headers, "x-forwarded-uri", &format!("{}{path}", prefix(&call.info.path, path)));
+    forward::set(headers, "x-forwarded-uri", &format!("{}{path}", prefix(&call.info.raw, path)));
     forward::set(headers, "host", if host.is_empty() { &backend.authority } else { host });
     Ok(request)
 }
@@ -415,7 +427,7 @@ mod tests {
     fn example() -> (Call, Backend) {
         let mut call = Call::internal();
         let path = "/api/v1/namespaces/n/pods/p:80/proxy/a%20b/";
-        call.info.path = path.to_owned();
+        call.info.raw = path.to_owned();
         call.wire.query = "x=1&y=%20".to_owned();
         for (name, value) in [(header::HOST, "master:6443"), (header::AUTHORIZATION, "Bearer secret")] {
             call.headers.insert(name, HeaderValue::from_static(value));

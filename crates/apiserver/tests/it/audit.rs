@@ -419,3 +419,39 @@ async fn a_strict_log_that_is_full_refuses_requests() {
         assert_eq!(text.contains("failed to store audit event"), mode == AuditMode::BlockingStrict, "{text}");
     }
 }
+
+#[tokio::test]
+async fn what_users_say_of_themselves_stays_in_one_line() {
+    let audited = Audited::start("- {level: RequestResponse}\n").await;
+    let words = "a\n{\"kind\":\"Event\"}\r\n\u{2028}\u{85}";
+    let asked = ask("POST", CONFIG_MAPS).json(&json!({"metadata": {"name": "a"}, "data": {"k": words}}));
+    let asked = asked.header("user-agent", "x\\n{\"kind\":\"Event\"}\u{2028}").header("audit-id", "own\"}");
+    let answer = audited.admin(asked).await;
+    answer.expect(201);
+    assert_eq!(audited.last(&answer)["requestObject"]["data"]["k"], words);
+    let path = format!("{CONFIG_MAPS}/a%0A%7B%22kind%22%3A%22Event%22%7D%0A");
+    let answer = audited.admin(ask("GET", &path)).await;
+    answer.expect(404);
+    assert_eq!(audited.last(&answer)["requestURI"], path.as_str());
+    for event in audited.events() {
+        assert_eq!(event["apiVersion"], "audit.k8s.io/v1", "{event}");
+    }
+}
+
+#[tokio::test]
+async fn what_is_refused_early_is_written_too() {
+    let audited = Audited::start("- {level: Metadata}\n").await;
+    let patch =
+        ask("PATCH", &format!("{CONFIG_MAPS}/a")).body("application/json-patch+json", "[".repeat(100_000));
+    let large = ask("POST", CONFIG_MAPS).body("application/json", vec![b' '; 4 << 20]);
+    let late = ask("GET", &format!("{CONFIG_MAPS}?timeout=soon"));
+    let nobody = ask("GET", CONFIG_MAPS).header("impersonate-group", "g");
+    let odd = ask("GET", &format!("{CONFIG_MAPS}/a%2Fb/c"));
+    for (asked, code) in [(patch, 400), (large, 413), (late, 400), (nobody, 400), (odd, 404)] {
+        let path = asked.path.clone();
+        let answer = audited.admin(asked).await;
+        assert_eq!(answer.code, code, "{path}: {}", answer.text());
+        let event = audited.last(&answer);
+        assert_eq!((&event["responseStatus"]["code"], &event["requestURI"]), (&json!(code), &json!(path)));
+    }
+}

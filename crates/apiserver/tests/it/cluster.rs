@@ -72,6 +72,16 @@ impl Authority {
         self.issue_named(server, None, server, |_| ())
     }
 
+    /// A certificate that is not as usual.
+    pub fn issue_with(
+        &self,
+        name: &str,
+        group: Option<&str>,
+        adjust: impl FnOnce(&mut CertificateParams),
+    ) -> Keyed {
+        self.issue_named(name, group, "localhost", adjust)
+    }
+
     fn issue_named(
         &self,
         name: &str,
@@ -114,6 +124,8 @@ pub struct Running {
     signer: Box<Signer>,
     controller: ApiService,
     probe: Arc<controllers::Probe>,
+    /// The keys of service accounts' tokens.
+    pub keys: ServiceAccountKeys,
     folder: TempDir,
 }
 
@@ -207,7 +219,7 @@ async fn try_member(
             key: kubelet.key.into_bytes(),
             ca: authority.certificate.clone().into_bytes(),
         }),
-        ..ApiServerConfig::new(name, listen, tls, keys)
+        ..ApiServerConfig::new(name, listen, tls, keys.clone())
     };
     adjust(&mut config);
     let service = config.build(store.clone(), env).await.map_err(|error| error.to_string())?;
@@ -219,7 +231,20 @@ async fn try_member(
     let stop = shutdown.clone();
     tasks.spawn_detached("server", async move { drop(service.run(stop).await) });
     let admin = authority.issue("kubernetes-admin", Some("system:masters"));
-    Ok(Running { address, authority, admin, store, signer, controller, probe, shutdown, root, tasks, folder })
+    Ok(Running {
+        address,
+        authority,
+        admin,
+        store,
+        signer,
+        controller,
+        probe,
+        keys,
+        shutdown,
+        root,
+        tasks,
+        folder,
+    })
 }
 
 impl Drop for Running {
@@ -298,7 +323,8 @@ impl Ask {
     fn request<B>(self, body: impl FnOnce(Bytes) -> B) -> Request<B> {
         let mut request = Request::builder().method(self.method).uri(self.path).header("host", "localhost");
         for (name, value) in self.headers {
-            request = request.header(name, value);
+            // As bytes: names are written in any letters.
+            request = request.header(name, value.as_bytes());
         }
         request.body(body(self.body)).expect("request")
     }
@@ -353,13 +379,17 @@ impl Running {
 
     /// Asks as the administrator, in process.
     pub async fn root(&self, ask: Ask) -> Answer {
-        let request = ask.request(apiserver::full);
-        let mut service = self.root.clone();
-        let response =
-            tower::Service::call(&mut service, request).await.unwrap_or_else(|never| match never {});
+        let response = self.begin(ask).await;
         let (parts, body) = response.into_parts();
         let bytes = body.collect().await.expect("body").to_bytes();
         Answer { code: parts.status.as_u16(), headers: parts.headers, bytes }
+    }
+
+    /// Asks as the administrator, in process; the answer is not read.
+    pub async fn begin(&self, ask: Ask) -> Response<apiserver::Body> {
+        let mut service = self.root.clone();
+        let answer = tower::Service::call(&mut service, ask.request(apiserver::full)).await;
+        answer.unwrap_or_else(|never| match never {})
     }
 
     /// Creates an object as the administrator.
@@ -382,27 +412,37 @@ impl Running {
         whole(self.open(ask, Some(keyed)).await?).await
     }
 
-    pub async fn open(
+    /// A connection over TLS, on which nothing is said yet. `protocols`: what the client can speak.
+    pub async fn tls(
         &self,
-        ask: Ask,
         keyed: Option<&Keyed>,
-    ) -> Result<Response<Incoming>, Box<dyn std::error::Error>> {
+        protocols: &[&str],
+    ) -> Result<tokio_rustls::client::TlsStream<tokio::net::TcpStream>, Box<dyn std::error::Error>> {
         let mut roots = rustls::RootCertStore::empty();
         roots.add(CertificateDer::from_pem_slice(self.authority.certificate.as_bytes())?)?;
         let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
         let config = rustls::ClientConfig::builder_with_provider(provider)
             .with_safe_default_protocol_versions()?
             .with_root_certificates(roots);
-        let config = match keyed {
+        let mut config = match keyed {
             None => config.with_no_client_auth(),
             Some(keyed) => config.with_client_auth_cert(
                 vec![CertificateDer::from_pem_slice(keyed.certificate.as_bytes())?],
                 PrivateKeyDer::from_pem_slice(keyed.key.as_bytes())?,
             )?,
         };
+        config.alpn_protocols = protocols.iter().map(|name| name.as_bytes().to_vec()).collect();
         let stream = tokio::net::TcpStream::connect(self.address).await?;
         let connector = tokio_rustls::TlsConnector::from(Arc::new(config));
-        let stream = connector.connect(ServerName::try_from("localhost")?, stream).await?;
+        Ok(connector.connect(ServerName::try_from("localhost")?, stream).await?)
+    }
+
+    pub async fn open(
+        &self,
+        ask: Ask,
+        keyed: Option<&Keyed>,
+    ) -> Result<Response<Incoming>, Box<dyn std::error::Error>> {
+        let stream = self.tls(keyed, &[]).await?;
         let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream)).await?;
         self.tasks.spawn_detached("client", async move { drop(connection.with_upgrades().await) });
         Ok(sender.send_request(ask.request(Full::new)).await?)

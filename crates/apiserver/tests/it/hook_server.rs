@@ -16,6 +16,7 @@ use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use serde_json::{Value, json};
 use tokio::net::TcpListener;
+use tokio::sync::Semaphore;
 use tokio_rustls::TlsAcceptor;
 
 use crate::cluster::{Keyed, Running};
@@ -25,6 +26,8 @@ pub type Calls = Arc<Mutex<Vec<(String, Value)>>>;
 
 pub struct HookServer {
     pub address: SocketAddr,
+    /// How many may pass `/gate`.
+    pub gate: Arc<Semaphore>,
     pub calls: Calls,
     pub connections: Arc<AtomicUsize>,
 }
@@ -98,7 +101,11 @@ fn answer(path: &str, request: &Value) -> Bytes {
     Bytes::from(review.to_string())
 }
 
-async fn serve(request: Request<Incoming>, calls: Calls) -> Result<Response<Full<Bytes>>, hyper::Error> {
+async fn serve(
+    request: Request<Incoming>,
+    calls: Calls,
+    gate: Arc<Semaphore>,
+) -> Result<Response<Full<Bytes>>, hyper::Error> {
     let path = request.uri().path().to_owned();
     let known = request.headers().get("authorization").is_some_and(|value| value == SESAME);
     let body = request.into_body().collect().await?.to_bytes();
@@ -110,12 +117,18 @@ async fn serve(request: Request<Incoming>, calls: Calls) -> Result<Response<Full
         calls.push((path.clone(), asked));
         calls.len()
     };
-    if path == "/slow" {
-        std::future::pending::<()>().await;
+    match path.as_str() {
+        "/slow" => std::future::pending::<()>().await,
+        "/gate" => gate.acquire().await.expect("open").forget(),
+        _ => {}
     }
     let mut response = Response::new(Full::new(answer(&path, &review["request"])));
     if path == "/broken" || path == "/events" && times == 1 {
         *response.status_mut() = http::StatusCode::INTERNAL_SERVER_ERROR;
+    }
+    if path == "/moved" {
+        *response.status_mut() = http::StatusCode::TEMPORARY_REDIRECT;
+        response.headers_mut().insert("location", http::HeaderValue::from_static("/allow"));
     }
     Ok(response)
 }
@@ -139,20 +152,23 @@ impl HookServer {
         let listener = TcpListener::bind(listen).await.expect("listener");
         let address = listener.local_addr().expect("address");
         let (calls, connections) = (Calls::default(), Arc::new(AtomicUsize::new(0)));
+        let gate = Arc::new(Semaphore::new(0));
+        let passed = gate.clone();
         let (all, count, tasks) = (calls.clone(), connections.clone(), cluster.tasks.clone());
         cluster.tasks.spawn_detached("hook", async move {
             while let Ok((stream, _)) = listener.accept().await {
                 let (acceptor, calls, count) = (acceptor.clone(), all.clone(), count.clone());
+                let gate = passed.clone();
                 tasks.spawn_detached("hook-connection", async move {
                     let Ok(stream) = acceptor.accept(stream).await else { return };
                     count.fetch_add(1, Ordering::SeqCst);
-                    let service = service_fn(move |request| serve(request, calls.clone()));
+                    let service = service_fn(move |request| serve(request, calls.clone(), gate.clone()));
                     let served = hyper::server::conn::http1::Builder::new();
                     drop(served.serve_connection(TokioIo::new(stream), service).await);
                 });
             }
         });
-        Self { address, calls, connections }
+        Self { address, gate, calls, connections }
     }
 
     /// A webhook for config maps at a path of this server.

@@ -5,7 +5,7 @@ use std::sync::atomic::Ordering;
 use base64::Engine as _;
 use serde_json::{Value, json};
 
-use crate::cluster::{Answer, CONFIG_MAPS, Cluster, Keyed, Running, ask, config_map};
+use crate::cluster::{Answer, CONFIG_MAPS, Cluster, Keyed, Running, ask, config_map, eventually};
 use crate::hook_server::HookServer;
 
 const GROUP: &str = "/apis/admissionregistration.k8s.io/v1";
@@ -98,6 +98,8 @@ async fn failures_count_as_the_webhook_says() {
         ("/large", "larger than"),
         ("/stranger", "received invalid webhook response: expected response.uid=\""),
         ("/broken", "an error on the server"),
+        // It is not followed (CVE-2020-8561).
+        ("/moved", "the server responded with the status code 307"),
         ("/slow", "context deadline exceeded"),
     ];
     for (path, text) in cases {
@@ -266,4 +268,60 @@ async fn a_scale_is_seen_as_a_scale() {
         (&json!("scale"), &json!(3))
     );
     assert_eq!(request["oldObject"]["spec"]["replicas"], 1);
+}
+
+#[tokio::test]
+async fn a_change_is_made_to_what_stands_there_and_admitted_each_time() {
+    let cluster = Cluster::start().await;
+    post(&cluster, "x").await.expect(201);
+    let server = HookServer::start(&cluster).await;
+    let mut hook = server.hook(&cluster, "gate", "/gate");
+    hook["matchConditions"] =
+        json!([{"name": "others", "expression": "request.userInfo.username == 'jane'"}]);
+    hook["timeoutSeconds"] = json!(20);
+    configure(&cluster, "validating", "gate", &[hook]).await;
+    let jane = cluster.authority.issue("jane", Some("system:masters"));
+    let path = format!("{CONFIG_MAPS}/x");
+    let touch = |value: usize| {
+        let patch = json!({"data": {"other": value.to_string()}}).to_string();
+        cluster.root(ask("PATCH", &path).body("application/merge-patch+json", patch))
+    };
+    let asked = |count: usize| {
+        let calls = server.calls.clone();
+        eventually("a call of the webhook", move || {
+            let calls = calls.clone();
+            async move { (calls.lock().len() == count).then_some(()) }
+        })
+    };
+    let patch = ask("PATCH", &path).body("application/merge-patch+json", r#"{"data":{"k":"w"}}"#);
+    let changes = async {
+        for round in 1..=3 {
+            asked(round).await;
+            if round < 3 {
+                touch(round).await.expect(200);
+            }
+            server.gate.add_permits(1);
+        }
+    };
+    let (answer, ()) = tokio::join!(cluster.send_as(patch, &jane), changes);
+    let object = answer.expect("answer").expect(200);
+    assert_eq!(object["data"], json!({"k": "w", "other": "2"}));
+    assert_eq!(server.calls.lock().len(), 3);
+    // One that names a revision is told at once.
+    let stale = json!({"metadata": {"name": "x", "resourceVersion": object["metadata"]["resourceVersion"]}, "data": {}});
+    let put = ask("PUT", &path).json(&stale);
+    let changes = async {
+        asked(4).await;
+        touch(3).await.expect(200);
+        server.gate.add_permits(1);
+    };
+    let (answer, ()) = tokio::join!(cluster.send_as(put, &jane), changes);
+    let conflict = answer.expect("answer").expect(409);
+    assert_eq!(conflict["reason"], "Conflict");
+    // And nobody waits for longer than the client does.
+    let patch = ask("PATCH", &format!("{path}?timeout=1s"))
+        .body("application/merge-patch+json", r#"{"data":{"k":"z"}}"#);
+    let late = cluster.send_as(patch, &jane).await.expect("answer").expect(504);
+    assert_eq!(late["message"], "Timeout: request did not complete within the allotted timeout");
+    assert_eq!(cluster.root(ask("GET", &path)).await.expect(200)["data"], json!({"k": "w", "other": "3"}));
 }

@@ -3,7 +3,10 @@
 mod agents;
 mod aggregation;
 mod apply;
+mod attacks;
 mod audit;
+mod bad_connections;
+mod bad_input;
 mod cluster;
 mod conversion;
 mod crud;

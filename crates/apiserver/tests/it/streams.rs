@@ -215,6 +215,11 @@ async fn page(request: Asked) -> Said {
     if request.headers().contains_key(header::UPGRADE) {
         return echo(request).await;
     }
+    if request.uri().path() == "/switches" {
+        let mut response = said(101, "");
+        response.headers_mut().insert(header::UPGRADE, header::HeaderValue::from_static("evil"));
+        return response;
+    }
     if request.uri().path() == "/page" {
         let mut response = said(200, "<a href=\"/rewriteme\">test</a>");
         let kind = header::HeaderValue::from_static("text/html; charset=utf-8");
@@ -334,6 +339,43 @@ async fn proxies_do_not_go_where_they_must_not() {
     let why = "error trying to reach service: dial tcp 10.1.2.3:81: connect: connection refused";
     assert_eq!(message(down, 503), why);
     assert_eq!(cluster.send_as(get(format!("{PODS}/none/proxy/")), admin).await.expect("answer").code, 404);
+    // Nor does a connection that nobody asked for become the client's (CVE-2018-1002105).
+    let switched = cluster.send_as(get(format!("{PODS}/web/proxy/switches")), admin).await.expect("answer");
+    let why =
+        "error trying to reach service: backend tried to switch protocol \"evil\" when \"\" was requested";
+    assert_eq!(message(switched, 503), why);
+    // Addresses in other words: no name of a node or a pod is one, and a node is where its status says.
+    for name in
+        ["127.0.0.1", "::1", "%5B::1%5D", "169.254.169.254", "localhost", "0x7f.1", "web%2F..%2Flocal"]
+    {
+        for path in [format!("{PODS}/{name}/proxy/x"), format!("/api/v1/nodes/{name}/proxy/x")] {
+            let code = cluster.send_as(get(path.clone()), admin).await.expect("answer").code;
+            assert!(matches!(code, 400 | 404), "{path}: {code}");
+        }
+    }
+    let addresses = [
+        "::ffff:127.0.0.1",
+        "::ffff:169.254.169.254",
+        "169.254.169.254",
+        "::1",
+        "fe80::1",
+        "0.0.0.0",
+        "localhost",
+    ];
+    for address in addresses {
+        let status =
+            json!({"status": {"addresses": [{"type": "InternalIP", "address": address}]}}).to_string();
+        let patch = ask("PATCH", "/api/v1/nodes/n1/status").body("application/merge-patch+json", status);
+        cluster.root(patch).await.expect(200);
+        for path in ["/api/v1/nodes/n1/proxy/metrics", "/api/v1/nodes/n1:80/proxy/metrics"] {
+            let answer = cluster.send_as(get(path.to_owned()), admin).await.expect("answer");
+            let text = answer.json()["message"].as_str().expect("text").to_owned();
+            assert!(
+                matches!(answer.code, 400 | 503) && text.contains("address not allowed"),
+                "{address} {path}: {text}"
+            );
+        }
+    }
 }
 
 #[tokio::test]

@@ -1,0 +1,219 @@
+//! A connection from its handshake to its end: TLS, HTTP, and how long it may say nothing.
+//!
+//! A connection without an open request is closed after a while, 90 s as upstream's, however far a request has come by
+//! then: headers that are sent byte by byte, and half an HTTP/2 preface, count as nothing. Over HTTP/2 somebody who is
+//! not known gets one answer a connection (upstream's `UnauthenticatedHTTP2DOSMitigation`, after CVE-2023-44487).
+
+use std::convert::Infallible;
+use std::future::Future;
+use std::pin::{Pin, pin};
+use std::sync::Arc;
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use bytes::Bytes;
+use env::{Clock, TaskGroup};
+use http::{Request, Response, Version, header};
+use http_body::{Frame, SizeHint};
+use hyper::body::Incoming;
+use hyper::service::service_fn;
+use hyper::upgrade::OnUpgrade;
+use hyper_util::rt::{TokioIo, TokioTimer};
+use hyper_util::server::conn::auto;
+use parking_lot::Mutex;
+use tokio::net::TcpStream;
+use tokio::sync::Notify;
+use tokio::time::Instant;
+use tokio_rustls::TlsAcceptor;
+
+use crate::api::Api;
+use crate::authn::Shown;
+use crate::body::{self, Body, BoxError};
+use crate::handler::Origin;
+use crate::server::ApiService;
+use crate::wire::{Door, Stranger};
+
+/// How long a client may take to say who it is.
+const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
+/// How often an idle HTTP/2 connection is asked whether it lives.
+const PING_INTERVAL: Duration = Duration::from_secs(30);
+/// Streams of an HTTP/2 connection at the same time (upstream's `--http2-max-streams-per-connection`).
+const MAX_STREAMS: u32 = 1000;
+/// Bytes of a request's headers over HTTP/2; over HTTP/1.1 it is the library's 400 KiB, and 64 KiB of the URL. Upstream
+/// takes 1 MiB.
+const MAX_HEADER_BYTES: u32 = 128 << 10;
+/// How long a connection has to end that is asked to.
+const FAREWELL: Duration = Duration::from_secs(1);
+
+/// Serves a connection until it ends, or the server does. `idle`: how long it may be without a request.
+pub(crate) async fn serve(api: Arc<Api>, stream: TcpStream, door: Door, idle: Duration) {
+    env::tune(&stream);
+    let acceptor = TlsAcceptor::from(api.authenticator.certificates.current().server.clone());
+    let stream = match tokio::time::timeout(HANDSHAKE_TIMEOUT, acceptor.accept(stream)).await {
+        Ok(Ok(stream)) => stream,
+        Ok(Err(error)) => return tracing::debug!(%error, "TLS handshake failed"),
+        Err(_) => return tracing::debug!("TLS handshake took too long"),
+    };
+    let (session, clock) = (stream.get_ref().1, api.storage.env.clock.clone());
+    let shown = session.peer_certificates().and_then(Shown::new).map(Arc::new);
+    let builder = builder(&api.tasks, session.alpn_protocol() == Some(b"h2"), idle);
+    let service = ApiService::new(api.clone(), Origin::Network(shown, door.peer));
+    let usage = Usage::new(clock);
+    let counted = usage.clone();
+    let connection = builder.serve_connection_with_upgrades(
+        TokioIo::new(stream),
+        service_fn(move |mut request: Request<Incoming>| {
+            let mut service = service.clone();
+            let upgrade = request.extensions_mut().remove::<OnUpgrade>();
+            request.extensions_mut().insert(Door { upgrade, ..door.clone() });
+            let (open, version, unclear) = (counted.begin(), request.version(), is_unclear(&request));
+            let answer = tower::Service::call(&mut service, request.map(body::incoming));
+            async move {
+                if unclear {
+                    let response = bad_request().map(|body| Kept { body, _open: open });
+                    return Ok::<_, Infallible>(response);
+                }
+                let mut response = answer.await?;
+                if version == Version::HTTP_2 && response.extensions_mut().remove::<Stranger>().is_some() {
+                    open.0.leave.notify_one();
+                }
+                Ok(response.map(|body| Kept { body, _open: open }))
+            }
+        }),
+    );
+    let mut connection = pin!(connection);
+    let mut leaving = false;
+    loop {
+        let left = usage.left(if leaving { FAREWELL } else { idle });
+        tokio::select! {
+            ended = connection.as_mut() => {
+                return ended.unwrap_or_else(|error| tracing::debug!(%error, "connection ended"));
+            }
+            () = api.shutdown.wait(), if !leaving => {}
+            () = usage.leave.notified(), if !leaving => {}
+            () = usage.clock.sleep(left) => {
+                if !usage.left(if leaving { FAREWELL } else { idle }).is_zero() {
+                    continue;
+                }
+                if leaving {
+                    return tracing::debug!("connection was idle");
+                }
+            }
+        }
+        leaving = true;
+        usage.touch();
+        connection.as_mut().graceful_shutdown();
+    }
+}
+
+/// Whether a request says no path (a host alone, `CONNECT`), or over HTTP/1.1 not which host it is for: proxies before
+/// this server may have read it otherwise.
+fn is_unclear(request: &Request<Incoming>) -> bool {
+    let path = matches!(request.uri().path().as_bytes(), [b'/', ..] | b"*");
+    let hosts = request.headers().get_all(header::HOST).iter().count();
+    !path || request.version() == Version::HTTP_11 && hosts != 1
+}
+
+/// What follows on the connection is not looked at.
+fn bad_request() -> Response<Body> {
+    let mut response = body::response(400, "text/plain; charset=utf-8", "400 Bad Request");
+    body::set_header(&mut response, header::CONNECTION, "close");
+    response
+}
+
+/// What the client chose when the connection was made: HTTP/2, or HTTP/1.1.
+fn builder(tasks: &TaskGroup, http2: bool, idle: Duration) -> auto::Builder<Tasks> {
+    let mut builder = auto::Builder::new(Tasks(tasks.clone()));
+    builder.http1().timer(TokioTimer::new()).header_read_timeout(idle);
+    builder
+        .http2()
+        .timer(TokioTimer::new())
+        .keep_alive_interval(PING_INTERVAL)
+        .max_concurrent_streams(MAX_STREAMS)
+        .max_header_list_size(MAX_HEADER_BYTES);
+    if http2 { builder.http2_only() } else { builder.http1_only() }
+}
+
+/// How a connection is used.
+struct Usage {
+    clock: Clock,
+    /// Open requests, and since when there are so many.
+    open: Mutex<(usize, Instant)>,
+    /// Somebody has had the only answer.
+    leave: Notify,
+}
+
+impl Usage {
+    fn new(clock: Clock) -> Arc<Self> {
+        let open = Mutex::new((0, clock.monotonic()));
+        Arc::new(Self { clock, open, leave: Notify::new() })
+    }
+
+    fn begin(self: &Arc<Self>) -> Open {
+        let mut open = self.open.lock();
+        *open = (open.0 + 1, self.clock.monotonic());
+        Open(self.clone())
+    }
+
+    /// From now on it counts how long the connection is idle.
+    fn touch(&self) {
+        self.open.lock().1 = self.clock.monotonic();
+    }
+
+    /// How long until it is idle for so long.
+    fn left(&self, limit: Duration) -> Duration {
+        match *self.open.lock() {
+            (0, since) => limit.saturating_sub(self.clock.monotonic().duration_since(since)),
+            _ => limit,
+        }
+    }
+}
+
+/// An open request, until its answer is written.
+struct Open(Arc<Usage>);
+
+impl Drop for Open {
+    fn drop(&mut self) {
+        let mut open = self.0.open.lock();
+        *open = (open.0.saturating_sub(1), self.0.clock.monotonic());
+    }
+}
+
+/// The body of an answer, and the request that is open until it is written.
+struct Kept {
+    body: Body,
+    _open: Open,
+}
+
+impl http_body::Body for Kept {
+    type Data = Bytes;
+    type Error = BoxError;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
+        Pin::new(&mut self.body).poll_frame(context)
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.body.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.body.size_hint()
+    }
+}
+
+/// Streams of HTTP/2 connections run as tasks of the server's group.
+#[derive(Clone)]
+struct Tasks(TaskGroup);
+
+impl<F> hyper::rt::Executor<F> for Tasks
+where
+    F: Future<Output = ()> + Send + 'static,
+{
+    fn execute(&self, future: F) {
+        self.0.spawn_detached("stream", future);
+    }
+}
