@@ -131,7 +131,9 @@ impl Api {
         if user.as_ref().map_or(true, UserInfo::is_anonymous) {
             notes.stranger.get_or_init(|| ());
         }
-        asked_time(&query)?;
+        if !info.is_long_running() {
+            asked_time(&query)?;
+        }
         let acting = crate::impersonate::user(&self, &parts.headers, user?).await?;
         let mut call = Call::new(parts.method, info, query, parts.headers, acting, bytes::Bytes::new());
         call.audit_id.clone_from(&notes.id);
