@@ -124,10 +124,10 @@ impl Authenticator {
         // What is no text is a token that nobody knows, not none.
         let authorization = headers.get(header::AUTHORIZATION).map(|value| value.as_bytes());
         let authorization = String::from_utf8_lossy(authorization.unwrap_or_default()).into_owned();
-        if let Some(token) = bearer(&authorization) {
-            if let Some(user) = take(self.user_of_token(api, token).await) {
-                return Some(user);
-            }
+        if let Some(token) = bearer(&authorization)
+            && let Some(user) = take(self.user_of_token(api, token).await)
+        {
+            return Some(user);
         }
         match protocol::token(headers) {
             Ok(None) => None,
