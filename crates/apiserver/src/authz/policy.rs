@@ -51,17 +51,6 @@ impl Rule {
         role["rules"].as_array().into_iter().flatten().map(Self::from_value).collect()
     }
 
-    /// Every verb on every resource.
-    pub fn everything() -> Self {
-        let all = || vec!["*".to_owned()];
-        Self { verbs: all(), groups: all(), resources: all(), ..Self::default() }
-    }
-
-    /// Every verb on every path that is no resource.
-    pub fn every_path() -> Self {
-        Self { verbs: vec!["*".to_owned()], urls: vec!["*".to_owned()], ..Self::default() }
-    }
-
     /// How many rules there are in [`Self::parts`].
     pub fn combinations(&self) -> usize {
         let resources = self.groups.len().saturating_mul(self.resources.len());
