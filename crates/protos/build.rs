@@ -11,7 +11,8 @@ fn main() -> Result<(), Box<dyn Error>> {
     println!("cargo:rerun-if-changed=../../proto");
     peer(&root)?;
     etcd(&root)?;
-    cri(&root)
+    cri(&root)?;
+    kms(&root)
 }
 
 /// What members say to each other. Entries and chunks share the bytes they came in.
@@ -35,5 +36,12 @@ fn etcd(root: &Path) -> Result<(), Box<dyn Error>> {
 fn cri(root: &Path) -> Result<(), Box<dyn Error>> {
     let files = protox::compile([root.join("cri/api.proto")], [root])?;
     tonic_prost_build::configure().build_server(false).compile_fds(files)?;
+    Ok(())
+}
+
+/// What a key management plugin is asked. The same bytes come out of the same message: maps are ordered.
+fn kms(root: &Path) -> Result<(), Box<dyn Error>> {
+    let files = protox::compile([root.join("kms/v2.proto")], [root])?;
+    tonic_prost_build::configure().bytes(".").btree_map(".").compile_fds(files)?;
     Ok(())
 }

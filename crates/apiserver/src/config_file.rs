@@ -1,5 +1,6 @@
 //! Files of group `apiserver.config.k8s.io`: read and checked when the server is built, and followed afterwards.
 
+use std::future::Future;
 use std::path::Path;
 use std::time::Duration;
 
@@ -38,13 +39,13 @@ pub(crate) fn told(errors: Errors) -> Result<(), String> {
 
 /// Reads the file of the `what` configuration again and again, and has `take` take what is new in it; what cannot
 /// be used is told of.
-pub(crate) async fn follow(
+pub(crate) async fn follow<T: Future<Output = Result<(), String>>>(
     clock: &Clock,
     what: &str,
     file: &Path,
     interval: Duration,
     is_known: impl Fn(&[u8]) -> bool,
-    take: impl Fn(Vec<u8>) -> Result<(), String>,
+    take: impl Fn(Vec<u8>) -> T,
 ) {
     loop {
         clock.sleep(interval).await;
@@ -52,7 +53,7 @@ pub(crate) async fn follow(
         if is_known(&text) {
             continue;
         }
-        match take(text) {
+        match take(text).await {
             Ok(()) => tracing::info!(file = %file.display(), "the {what} configuration changed"),
             Err(error) => {
                 tracing::error!(file = %file.display(), error, "the {what} configuration cannot be used");

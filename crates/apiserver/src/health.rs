@@ -11,6 +11,7 @@ use crate::api::Api;
 use crate::body::{self, Body};
 use crate::call::Call;
 use crate::encode::indent;
+use crate::encryption;
 
 /// How long the store may take to answer a health check.
 const STORE_TIMEOUT: Duration = Duration::from_secs(2);
@@ -60,6 +61,13 @@ impl Api {
         if endpoint != "livez" {
             let answered = tokio::time::timeout(STORE_TIMEOUT, self.storage.store.read_barrier()).await;
             checks.push(check("etcd", matches!(answered, Ok(Ok(()))), "the store has no quorum"));
+            if self.storage.sealing.is_checked() {
+                let checked = self.storage.sealing.check().await;
+                if let Err(error) = &checked {
+                    tracing::info!(error, "the check {} failed", encryption::HEALTH_CHECK);
+                }
+                checks.push(check(encryption::HEALTH_CHECK, checked.is_ok(), "a KMS plugin is not well"));
+            }
         }
         let ready = self.health.bootstrapped.load(Ordering::Acquire);
         let bootstrapped = ready || endpoint == "livez";

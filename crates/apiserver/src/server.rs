@@ -61,9 +61,10 @@ impl ApiServerConfig {
         if self.service_cidr.max_prefix_len() - self.service_cidr.prefix_len() < 3 {
             return Err(BuildError::ServiceCidr(self.service_cidr));
         }
-        let sealing = Sealing::new(self.encryption_provider_config.clone());
-        let sealing = Arc::new(sealing.map_err(BuildError::EncryptionConfig)?);
         let tasks = TaskGroup::new("apiserver", Shutdown::new());
+        let (file, is_followed) = (self.encryption_provider_config.clone(), self.encryption_reload);
+        let sealing = Sealing::new(file, is_followed, env.clock.clone(), tasks.clone()).await;
+        let sealing = Arc::new(sealing.map_err(BuildError::EncryptionConfig)?);
         let authenticator = Authenticator::new(&self, &env, &tasks)?;
         let nodes =
             self.kubelet_client.as_ref().map(|config| NodeClient::new(config, tasks.clone())).transpose()?;

@@ -1,7 +1,8 @@
 use std::future::Future;
 use std::io;
+use std::sync::mpsc;
 
-use tokio::runtime::{Builder, Handle};
+use tokio::runtime::{Builder, Handle, RuntimeFlavor};
 use tokio::sync::oneshot;
 
 /// A thread with a runtime of its own, for tasks that wait for each other all the time: what one of them wakes runs
@@ -46,6 +47,27 @@ impl Lane {
             },
         }
     }
+
+    /// Runs some work on the lane while the calling thread waits, for callers that cannot be asynchronous. Where the
+    /// caller is a task of a runtime with several threads, another thread takes over the other tasks; so the number of
+    /// callers that wait must have a bound.
+    ///
+    /// # Panics
+    /// When the work panics.
+    pub fn wait_for<T: Send + 'static>(&self, work: impl Future<Output = T> + Send + 'static) -> T {
+        let (done, result) = mpsc::sync_channel(1);
+        self.handle.spawn(async move { drop(done.send(work.await)) });
+        let wait = || result.recv();
+        let several = |handle: &Handle| handle.runtime_flavor() == RuntimeFlavor::MultiThread;
+        let result = match Handle::try_current() {
+            Ok(handle) if several(&handle) => tokio::task::block_in_place(wait),
+            _ => wait(),
+        };
+        match result {
+            Ok(done) => done,
+            Err(_) => panic!("work on a lane panicked"),
+        }
+    }
 }
 
 #[cfg(test)]
@@ -61,5 +83,24 @@ mod tests {
         tasks.spawn(async move { lane.run(async { panic!("on the lane") }).await });
         let ended: Result<(), _> = tasks.join_next().await.expect("a task");
         assert!(ended.expect_err("it panics").is_panic());
+    }
+    #[tokio::test(flavor = "multi_thread", worker_threads = 1)]
+    async fn others_go_on_while_a_task_waits_for_a_lane() {
+        let (lane, mut tasks) = (Lane::start("waited-for").expect("lane"), tokio::task::JoinSet::new());
+        let (go, gone) = oneshot::channel();
+        tasks.spawn(async move { lane.wait_for(gone) });
+        // With one thread, which waits, this is never sent unless somebody takes over.
+        tasks.spawn(async move {
+            let _ = go.send(5);
+            Ok(5)
+        });
+        while let Some(done) = tasks.join_next().await {
+            assert_eq!(done.expect("no panic"), Ok(5));
+        }
+    }
+
+    #[test]
+    fn threads_without_a_runtime_wait_too() {
+        assert_eq!(Lane::start("plain").expect("lane").wait_for(async { 7 }), 7);
     }
 }

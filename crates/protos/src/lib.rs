@@ -39,3 +39,9 @@ pub mod etcd {
 pub mod cri {
     tonic::include_proto!("runtime.v1");
 }
+
+/// Key management plugins, v2, and what is stored of values that were sealed with their help.
+#[allow(missing_docs, clippy::all, reason = "generated")]
+pub mod kms {
+    tonic::include_proto!("v2");
+}

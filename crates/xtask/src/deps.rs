@@ -19,7 +19,7 @@ const ALLOWED: &[(&str, &[&str])] = &[
     ("etcd-files", &["protos"]),
     ("etcd-api", &["env", "protos", "transport", "store", "mvcc", "etcd-files"]),
     ("backup", &["env", "protos", "etcd-files"]),
-    ("apiserver", &["env", "transport", "api-types", "api-rules", "store", "mvcc"]),
+    ("apiserver", &["env", "protos", "transport", "api-types", "api-rules", "store", "mvcc"]),
     ("client", &["env", "api-types"]),
     ("controllers", &["env", "api-types", "api-rules", "client"]),
     ("scheduler", &["env", "api-types", "client"]),

@@ -5,20 +5,32 @@ use aws_lc_rs::cipher::{
     self, DecryptionContext, PaddedBlockDecryptingKey, PaddedBlockEncryptingKey, UnboundCipherKey,
 };
 use aws_lc_rs::iv::FixedLength;
-use aws_lc_rs::rand;
+use aws_lc_rs::{hmac, rand};
 use bytes::Bytes;
 use crypto_secretbox::aead::AeadInPlace;
 use crypto_secretbox::{KeyInit, XSalsa20Poly1305};
+use std::sync::Arc;
+
+use super::kms::Kms;
 
 const GCM_NONCE: usize = 12;
 const CBC_IV: usize = 16;
 const BOX_NONCE: usize = 24;
 const BOX_TAG: usize = 16;
+/// Bytes of a seed, at least.
+const MIN_SEED: usize = 32;
+/// Bytes that make a key of a seed, before each value.
+const INFO: usize = 32;
 
 /// One provider with its keys: the first seals, all open.
 pub(super) enum Provider {
     Identity,
-    Keys { prefix: &'static str, keys: Vec<(String, Cipher)> },
+    Keys {
+        prefix: &'static str,
+        keys: Vec<(String, Cipher)>,
+    },
+    /// A plugin holds the keys.
+    Kms(Arc<Kms>),
 }
 
 /// A key with its algorithm.
@@ -29,6 +41,9 @@ pub(super) enum Cipher {
     Cbc(Box<(PaddedBlockEncryptingKey, PaddedBlockDecryptingKey)>),
     /// XSalsa20 and Poly1305.
     Secretbox(XSalsa20Poly1305),
+    /// AES-GCM with a key of its own for each value, made from a seed and from what stands before the value (HKDF's
+    /// second step, RFC 5869, 2.3).
+    Seed(Box<hmac::Key>),
 }
 
 impl Cipher {
@@ -61,8 +76,13 @@ impl Cipher {
         XSalsa20Poly1305::new_from_slice(secret).ok().map(Self::Secretbox)
     }
 
+    /// A seed of 32 bytes or more.
+    pub fn seed(secret: &[u8]) -> Option<Self> {
+        (secret.len() >= MIN_SEED).then(|| Self::Seed(Box::new(hmac::Key::new(hmac::HMAC_SHA256, secret))))
+    }
+
     /// Appends the sealed value to `out`.
-    fn seal(&self, key: &[u8], value: &[u8], out: &mut Vec<u8>) -> Option<()> {
+    pub fn seal(&self, key: &[u8], value: &[u8], out: &mut Vec<u8>) -> Option<()> {
         match self {
             Self::Gcm(cipher) => {
                 let nonce: [u8; GCM_NONCE] = random()?;
@@ -86,11 +106,16 @@ impl Cipher {
                 out.extend_from_slice(&tag);
                 out.extend_from_slice(&text);
             }
+            Self::Seed(seed) => {
+                let info: [u8; INFO] = random()?;
+                out.extend_from_slice(&info);
+                derived(seed, &info)?.seal(key, value, out)?;
+            }
         }
         Some(())
     }
 
-    fn open(&self, key: &[u8], sealed: &[u8]) -> Option<Bytes> {
+    pub fn open(&self, key: &[u8], sealed: &[u8]) -> Option<Bytes> {
         match self {
             Self::Gcm(cipher) => {
                 let (nonce, text) = sealed.split_first_chunk::<GCM_NONCE>()?;
@@ -115,8 +140,20 @@ impl Cipher {
                 cipher.decrypt_in_place_detached(nonce.into(), b"", &mut text, tag.into()).ok()?;
                 Some(text.into())
             }
+            Self::Seed(seed) => {
+                let (info, sealed) = sealed.split_first_chunk::<INFO>()?;
+                derived(seed, info)?.open(key, sealed)
+            }
         }
     }
+}
+
+/// The key that a seed gives for some bytes: one block of HKDF's output, which is a whole key.
+fn derived(seed: &hmac::Key, info: &[u8; INFO]) -> Option<Cipher> {
+    let mut block = hmac::Context::with_key(seed);
+    block.update(info);
+    block.update(&[1]);
+    Cipher::gcm(block.sign().as_ref())
 }
 
 fn random<const N: usize>() -> Option<[u8; N]> {
@@ -127,7 +164,11 @@ fn random<const N: usize>() -> Option<[u8; N]> {
 
 impl Provider {
     pub fn seal(&self, key: &[u8], value: Bytes) -> Result<Bytes, String> {
-        let Self::Keys { prefix, keys } = self else { return Ok(value) };
+        let (prefix, keys) = match self {
+            Self::Identity => return Ok(value),
+            Self::Kms(kms) => return kms.seal(key, &value),
+            Self::Keys { prefix, keys } => (prefix, keys),
+        };
         let (name, cipher) = keys.first().ok_or("there is no key")?;
         let mut out = Vec::with_capacity(prefix.len() + name.len() + value.len() + 64);
         out.extend_from_slice(prefix.as_bytes());
@@ -138,8 +179,12 @@ impl Provider {
     }
 
     /// None for what another provider sealed.
-    pub fn open(&self, key: &[u8], stored: &[u8]) -> Option<Result<Bytes, String>> {
-        let Self::Keys { prefix, keys } = self else { return None };
+    pub fn open(&self, key: &[u8], stored: &Bytes) -> Option<Result<Bytes, String>> {
+        let (prefix, keys) = match self {
+            Self::Identity => return None,
+            Self::Kms(kms) => return kms.open(key, stored),
+            Self::Keys { prefix, keys } => (prefix, keys),
+        };
         let rest = stored.strip_prefix(prefix.as_bytes())?;
         let named = |name: &str| rest.strip_prefix(name.as_bytes()).and_then(|rest| rest.strip_prefix(b":"));
         let mut found = None;
@@ -154,8 +199,9 @@ impl Provider {
     }
 
     /// Whether a value is stored as this provider would store it now.
-    pub fn is_current(&self, stored: &[u8]) -> bool {
+    pub fn is_current(&self, stored: &Bytes) -> bool {
         match self {
+            Self::Kms(kms) => kms.is_current(stored),
             Self::Identity => !stored.starts_with(super::SEALED),
             Self::Keys { prefix, keys } => {
                 let rest = stored.strip_prefix(prefix.as_bytes());

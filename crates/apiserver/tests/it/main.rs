@@ -20,6 +20,7 @@ mod front_proxies;
 mod golden;
 mod hook_server;
 mod hooks;
+mod kms_plugin;
 mod kubectl;
 mod lists;
 mod logs;
