@@ -39,7 +39,19 @@ pub(crate) fn told(errors: Errors) -> Result<(), String> {
 
 /// Reads the file of the `what` configuration again and again, and has `take` take what is new in it; what cannot
 /// be used is told of.
-pub(crate) async fn follow<T: Future<Output = Result<(), String>>>(
+pub(crate) async fn follow(
+    clock: &Clock,
+    what: &str,
+    file: &Path,
+    interval: Duration,
+    is_known: impl Fn(&[u8]) -> bool,
+    take: impl Fn(Vec<u8>) -> Result<(), String>,
+) {
+    follow_slowly(clock, what, file, interval, is_known, |text| std::future::ready(take(text))).await;
+}
+
+/// As [`follow`], where it takes time to take what is new.
+pub(crate) async fn follow_slowly<T: Future<Output = Result<(), String>>>(
     clock: &Clock,
     what: &str,
     file: &Path,

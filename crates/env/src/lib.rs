@@ -10,7 +10,7 @@
 //! - no domain word appears here.
 //!
 //! Read `shutdown.rs`, `tasks.rs`, `lane.rs`, `relay.rs`, `clock.rs`, `rng.rs`, `backoff.rs`, `metric.rs`,
-//! `failpoints/`, `ports.rs` (for tests).
+//! `rotation.rs`, `failpoints/`, `ports.rs` (for tests).
 
 mod backoff;
 mod clock;
@@ -20,6 +20,7 @@ mod metric;
 pub mod ports;
 mod relay;
 mod rng;
+mod rotation;
 mod shutdown;
 mod tasks;
 
@@ -29,6 +30,7 @@ pub use lane::Lane;
 pub use metric::{Buckets, Metric, MetricKind};
 pub use relay::{Activity, relay, tune};
 pub use rng::Rng;
+pub use rotation::{OldFiles, RotatedFile, open_to_append};
 pub use shutdown::Shutdown;
 pub use tasks::{TaskFailure, TaskGroup};
 

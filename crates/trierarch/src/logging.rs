@@ -94,7 +94,7 @@ impl Outputs {
             "default" | "stderr" | "/dev/stderr" => Ok(Output::Stderr),
             "stdout" | "/dev/stdout" => Ok(Output::Stdout),
             path if limits.is_some() => {
-                Ok(Output::Rotating(Rotating::open(path, limits.unwrap_or_default(), now)?))
+                Ok(Output::Rotating(Rotating::open(path, limits.unwrap_or_default())?))
             }
             path => {
                 let file = std::fs::OpenOptions::new().create(true).append(true).open(path);

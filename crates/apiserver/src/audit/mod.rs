@@ -23,7 +23,7 @@ use std::time::Duration;
 use api_types::status::Status;
 use api_types::time;
 use bytes::Bytes;
-use env::{Clock, Env, Shutdown, TaskGroup};
+use env::{Clock, Env, OldFiles, Shutdown, TaskGroup};
 use http::{HeaderMap, Response, Uri, header};
 use http_body::{Body as _, Frame, SizeHint};
 use http_body_util::BodyExt;
@@ -42,7 +42,7 @@ use crate::info::RequestInfo;
 use crate::negotiate;
 use crate::user::UserInfo;
 use event::{Answered, Event, Micros, ObjectRef, Outcome, Sent, User};
-use log::{Keep, Log};
+use log::Log;
 use policy::{Policy, Stage, Verdict};
 use queue::{Batches, Job, Queue};
 use webhook::Webhook;
@@ -113,8 +113,7 @@ impl Audit {
             backends.push(queue);
             let writer = LogWriter {
                 log,
-                keep: Keep::of(&config.log),
-                turn: Arc::default(),
+                old: log::old_files(&config.log),
                 truncate: config.log.truncate.clone(),
                 clock: env.clock.clone(),
                 tasks: tasks.clone(),
@@ -456,9 +455,7 @@ fn tell(job: &mut Job, written: bool) {
 /// Writes events into the file.
 struct LogWriter {
     log: Log,
-    keep: Option<Keep>,
-    /// Held by who tidies up.
-    turn: Arc<Mutex<()>>,
+    old: Option<OldFiles>,
     truncate: AuditTruncateConfig,
     clock: Clock,
     tasks: TaskGroup,
@@ -488,10 +485,12 @@ impl LogWriter {
     }
 
     fn tidy(&self) {
-        let Some(keep) = self.keep.clone() else { return };
-        let (turn, now) = (self.turn.clone(), self.clock.now().millis());
+        let (Some(old), now) = (self.old.clone(), self.clock.now()) else { return };
         self.tasks.spawn_detached("log-tidy", async move {
-            drop(tokio::task::spawn_blocking(move || keep.tidy(now, &turn)).await);
+            let tidied = tokio::task::spawn_blocking(move || (old.tidy(now), old.path)).await;
+            if let Ok((Err(error), path)) = tidied {
+                tracing::warn!(%error, path = %path.display(), "old audit logs are not kept in order");
+            }
         });
     }
 }

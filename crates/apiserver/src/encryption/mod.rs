@@ -135,7 +135,7 @@ impl Sealing {
         let Some(file) = &self.file else { return };
         let is_known = |text: &[u8]| text == self.current.load().text;
         let take = |text: Vec<u8>| self.take(text);
-        config_file::follow(&env.clock, "encryption", file, RELOAD_INTERVAL, is_known, take).await;
+        config_file::follow_slowly(&env.clock, "encryption", file, RELOAD_INTERVAL, is_known, take).await;
     }
 
     async fn take(&self, text: Vec<u8>) -> Result<(), String> {

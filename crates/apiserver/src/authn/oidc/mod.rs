@@ -150,13 +150,13 @@ impl Oidc {
     pub async fn keep(&self, api: &Api, interval: Duration) {
         let Some(file) = &self.file else { return };
         let is_known = |text: &[u8]| text == self.current.load().text;
-        let take = |text: Vec<u8>| async move {
+        let take = |text: Vec<u8>| {
             let config = config::read(&text, &self.own_issuer)?;
             if config.anonymous != self.current.load().anonymous {
                 return Err("anonymous: Forbidden: changed from initial configuration file".to_owned());
             }
             self.current.store(Arc::new(Current::new(text, config)));
-            Ok::<(), String>(())
+            Ok(())
         };
         config_file::follow(&api.storage.env.clock, "authentication", file, interval, is_known, take).await;
     }
