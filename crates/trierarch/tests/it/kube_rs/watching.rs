@@ -4,7 +4,7 @@ use std::pin::pin;
 
 use futures::{Stream, StreamExt as _, TryStreamExt as _};
 use k8s_openapi::api::core::v1::ConfigMap;
-use kube::api::{Api, DeleteParams, Patch, PatchParams, PostParams, WatchEvent, WatchParams};
+use kube::api::{Api, DeleteParams, ListParams, Patch, PatchParams, PostParams, WatchEvent, WatchParams};
 use kube::core::PartialObjectMeta;
 use kube::runtime::reflector::{self, ObjectRef};
 use kube::runtime::watcher::{Config, Event, InitialListStrategy};
@@ -71,6 +71,11 @@ async fn follows(writes: &Api<ConfigMap>, reads: &Api<ConfigMap>, label: &str, c
     for number in 0..5 {
         make(writes, &name(number), label).await;
     }
+    // A stream begins at whatever its master has at hand, which is all of this once the master has been asked for it.
+    assert_eq!(
+        reads.list(&ListParams::default().labels(&format!("l={label}"))).await.expect("a list").items.len(),
+        5
+    );
     let paged = Config { page_size: Some(2), ..config.clone() };
     let config = if config.initial_list_strategy == InitialListStrategy::ListWatch { &paged } else { config };
     let mut events = pin!(watcher(reads.clone(), config.clone()));
