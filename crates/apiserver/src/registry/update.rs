@@ -267,6 +267,8 @@ impl Api {
             _ => self.admit(&attributes, &mut new).await?,
         }
         update.kind.prepare(target, &mut new, &old);
+        // A write that changes nothing but the time at which somebody owns a field is none.
+        api_rules::patch::apply::keep_times(&mut new, &old);
         let errors = update.kind.validate(target, &new, &old);
         if !errors.is_empty() {
             return Err(target.invalid(&errors));
