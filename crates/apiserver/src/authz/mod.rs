@@ -12,7 +12,6 @@ mod webhook;
 
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicI64, Ordering};
 use std::time::Duration;
 
 use api_types::selector::{FieldSelector, LabelSelector};
@@ -21,8 +20,7 @@ use arc_swap::ArcSwap;
 use bytes::Bytes;
 use env::TaskGroup;
 use mvcc::{EventKind, KeyRange};
-use parking_lot::Mutex;
-use store::WatchRequest;
+use store::SharedEvent;
 use tokio::runtime::{Handle, RuntimeFlavor};
 
 pub use config::AuthorizationConfig;
@@ -30,8 +28,9 @@ pub(crate) use policy::{Policy, Rule};
 
 use crate::api::Api;
 use crate::config_file;
+use crate::derived::Derived;
 use crate::info::{Query, RequestInfo};
-use crate::storage::{self, Storage, View, Watcher};
+use crate::storage::{self, Storage, View};
 use crate::user::{MASTERS, UserInfo};
 
 /// What is to be decided.
@@ -144,9 +143,7 @@ impl Decision {
 /// Decides: by stored policy, and by asking others.
 pub(crate) struct Authorizer {
     storage: Storage,
-    policy: ArcSwap<Policy>,
-    seen: AtomicI64,
-    watchers: Mutex<Vec<Watcher>>,
+    policy: Derived<Policy>,
     chain: ArcSwap<Chain>,
     /// What the chain is read from, and kinds of it that were there at the start.
     file: Option<PathBuf>,
@@ -217,6 +214,26 @@ fn ranges() -> impl Iterator<Item = KeyRange> {
     })
 }
 
+fn read(view: &View, _: &Policy) -> Option<Policy> {
+    let mut policy = Policy::default();
+    for range in ranges() {
+        for kv in storage::each(view, &range) {
+            let kv = kv.ok()?;
+            policy.apply(&kv.key, Some(&kv.value));
+        }
+    }
+    Some(policy)
+}
+
+fn step(policy: &Policy, events: &[Arc<SharedEvent>]) -> Policy {
+    let mut policy = policy.clone();
+    for event in events {
+        let value = (event.kind == EventKind::Put).then_some(&event.kv.value);
+        policy.apply(&event.kv.key, value.map(Bytes::as_ref));
+    }
+    policy
+}
+
 impl Authorizer {
     /// `wait`: before the second try to ask a server; `tasks` get the connections.
     ///
@@ -234,9 +251,7 @@ impl Authorizer {
         let policies = by_policies.then(|| abac::Policies::load(&file).map(Arc::new)).transpose()?;
         let authorizer = Self {
             storage: storage.clone(),
-            policy: ArcSwap::default(),
-            seen: AtomicI64::new(-1),
-            watchers: Mutex::default(),
+            policy: Derived::new(storage, ranges(), read).stepping(step),
             chain: ArcSwap::from_pointee(Chain { text: Vec::new(), links: Vec::new() }),
             file: config.file.clone(),
             from_start: named.iter().map(|one| one.kind.text()).filter(|kind| *kind != "Webhook").collect(),
@@ -399,52 +414,7 @@ impl Authorizer {
 
     /// The policy at the view's revision or newer.
     pub fn policy(&self, view: &View) -> Arc<Policy> {
-        if self.seen.load(Ordering::Acquire) < view.revision() {
-            self.catch_up();
-        }
-        self.policy.load_full()
-    }
-
-    fn catch_up(&self) {
-        let mut watchers = self.watchers.lock();
-        let mut changes = Vec::new();
-        let mut broken = watchers.is_empty();
-        let mut reached = i64::MAX;
-        for watcher in watchers.iter_mut() {
-            match watcher.poll() {
-                Ok(batch) => changes.extend(batch.events),
-                Err(_) => broken = true,
-            }
-            reached = reached.min(watcher.progress());
-        }
-        if broken {
-            reached = self.reload(&mut watchers);
-        } else if !changes.is_empty() {
-            let mut policy = Policy::clone(&self.policy.load());
-            for event in changes {
-                let value = (event.kind == EventKind::Put).then_some(&event.kv.value);
-                policy.apply(&event.kv.key, value.map(Bytes::as_ref));
-            }
-            self.policy.store(Arc::new(policy));
-        }
-        self.seen.store(reached, Ordering::Release);
-    }
-
-    fn reload(&self, watchers: &mut Vec<Watcher>) -> i64 {
-        let view = self.storage.view();
-        let mut policy = Policy::default();
-        for range in ranges() {
-            for kv in storage::each(&view, &range) {
-                // The policy stays as it was, until this one can be read.
-                let Ok(kv) = kv else { return -1 };
-                policy.apply(&kv.key, Some(&kv.value));
-            }
-        }
-        self.policy.store(Arc::new(policy));
-        let start_revision = view.revision() + 1;
-        *watchers =
-            ranges().map(|range| self.storage.watch(WatchRequest { range, start_revision })).collect();
-        view.revision()
+        self.policy.at(view)
     }
 }
 
