@@ -54,6 +54,7 @@ mod reviews;
 mod select;
 mod server;
 mod services;
+mod shape;
 mod storage;
 mod subresources;
 mod tls;

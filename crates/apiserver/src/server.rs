@@ -124,40 +124,7 @@ impl ApiServer {
         let api = self.api;
         let tasks = api.tasks.clone();
         let port = self.listener.local_addr().map_or(self.config.listen.port(), |address| address.port());
-        let shaped = api.clone();
-        tasks.spawn_detached("bootstrap", async move {
-            bootstrap::ensure(shaped.clone(), port).await;
-            tokio::join!(flow::keep(shaped.clone()), bootstrap::keep_trust(&shaped));
-        });
-        tasks.spawn_detached("aggregation", aggregation::keep(api.clone()));
-        tasks.spawn_detached("proxy-client", aggregation::keep_identity(api.clone()));
-        let (kept, interval) = (api.clone(), self.config.reload_interval);
-        tasks.spawn_detached("access-config", async move {
-            let authenticator = &kept.authenticator;
-            let all = async {
-                tokio::join!(
-                    authenticator.oidc.keep(&kept, interval),
-                    authenticator.certificates.keep(&kept, interval),
-                    kept.authorizer.keep(&kept, interval),
-                );
-            };
-            tokio::select! {
-                () = all => {}
-                () = kept.shutdown.wait() => {}
-            }
-        });
-        let kept = api.clone();
-        if self.config.encryption_reload {
-            tasks.spawn_detached("encryption-config", async move {
-                tokio::select! {
-                    () = kept.storage.sealing.keep(&kept.storage.env) => {}
-                    () = kept.shutdown.wait() => {}
-                }
-            });
-        }
-        let advertised = self.config.advertise_address;
-        tasks.spawn_detached("endpoints", bootstrap::reconcile(api.clone(), advertised, port));
-        tasks.spawn_detached("compaction", compact::run(api.clone(), self.config.compaction_interval));
+        spawn_tasks(&api, &self.config, port);
         let slots = Arc::new(Semaphore::new(MAX_CONNECTIONS as usize));
         loop {
             let accepted = tokio::select! {
@@ -200,6 +167,45 @@ impl ApiServer {
             Err(failure) => Err(failure.into()),
         }
     }
+}
+
+/// Starts what keeps the objects of the server itself, and what it follows, as they should be.
+fn spawn_tasks(api: &Arc<Api>, config: &ApiServerConfig, port: u16) {
+    let tasks = &api.tasks;
+    let shaped = api.clone();
+    tasks.spawn_detached("bootstrap", async move {
+        bootstrap::ensure(shaped.clone(), port).await;
+        tokio::join!(flow::keep(shaped.clone()), bootstrap::keep_trust(&shaped));
+    });
+    tasks.spawn_detached("aggregation", aggregation::keep(api.clone()));
+    tasks.spawn_detached("proxy-client", aggregation::keep_identity(api.clone()));
+    let (kept, interval) = (api.clone(), config.reload_interval);
+    tasks.spawn_detached("access-config", async move {
+        let authenticator = &kept.authenticator;
+        let all = async {
+            tokio::join!(
+                authenticator.oidc.keep(&kept, interval),
+                authenticator.certificates.keep(&kept, interval),
+                kept.authorizer.keep(&kept, interval),
+            );
+        };
+        tokio::select! {
+            () = all => {}
+            () = kept.shutdown.wait() => {}
+        }
+    });
+    let kept = api.clone();
+    if config.encryption_reload {
+        tasks.spawn_detached("encryption-config", async move {
+            tokio::select! {
+                () = kept.storage.sealing.keep(&kept.storage.env) => {}
+                () = kept.shutdown.wait() => {}
+            }
+        });
+    }
+    let advertised = config.advertise_address;
+    tasks.spawn_detached("endpoints", bootstrap::reconcile(api.clone(), advertised, port));
+    tasks.spawn_detached("compaction", compact::run(api.clone(), config.compaction_interval));
 }
 
 /// The API as a service, in the name of one user or one connection. It never fails: every failure is an answer.

@@ -2,8 +2,6 @@
 //! this server as this server does. Each replica adds what it believes itself (upstream:
 //! `pkg/controlplane/controller/clusterauthenticationtrust`).
 
-use std::time::Duration;
-
 use api_rules::look::Look;
 use api_types::status::Status;
 use api_types::{Resource, Value, table};
@@ -12,20 +10,15 @@ use base64::engine::general_purpose::STANDARD;
 use mvcc::KeyRange;
 use rustls::pki_types::CertificateDer;
 use serde_json::{Map, json};
-use store::WatchRequest;
 
 use crate::api::Api;
 use crate::authn::RequestHeaderConfig;
 use crate::call::Call;
 use crate::registry::{Target, Update, UpdateKind};
-use crate::{convert, storage, tls};
+use crate::{convert, shape, storage, tls};
 
 const NAMESPACE: &str = "kube-system";
 const NAME: &str = "extension-apiserver-authentication";
-/// Between two looks, if nothing changes; authorities end on their own.
-const INTERVAL: Duration = Duration::from_secs(60);
-/// After a failure.
-const RETRY: Duration = Duration::from_secs(1);
 /// Seconds that an authority stays listed after its end (upstream's).
 const SLACK_SECONDS: i64 = 300;
 /// Characters of a line of PEM.
@@ -41,30 +34,9 @@ fn target() -> Target {
 
 /// Keeps the object as it should be until shutdown.
 pub(crate) async fn keep(api: &Api) {
-    let target = target();
-    loop {
-        let start_revision = api.storage.view().revision() + 1;
-        let range = KeyRange::Key(target.key());
-        let mut changes = api.storage.watch(WatchRequest { range, start_revision });
-        let pause = match publish(api).await {
-            Ok(()) => INTERVAL,
-            Err(error) => {
-                tracing::debug!(%error, "cannot publish what extension API servers are to believe");
-                RETRY
-            }
-        };
-        let changed = async {
-            if pause == RETRY {
-                return std::future::pending().await;
-            }
-            drop(changes.next().await);
-        };
-        tokio::select! {
-            () = changed => {}
-            () = api.storage.env.clock.sleep(pause) => {}
-            () = api.shutdown.wait() => return,
-        }
-    }
+    // Looked at every now and then too: authorities end on their own.
+    let own = [KeyRange::Key(target().key())];
+    shape::keep(api, &own, "to publish what extension API servers are to believe", || publish(api)).await;
 }
 
 /// Creates the object, or adds what it lacks.

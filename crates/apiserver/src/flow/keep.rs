@@ -2,24 +2,19 @@
 //! not to be changed, and says of every schema whether its level exists.
 
 use std::sync::Arc;
-use std::time::Duration;
 
 use api_types::status::Status;
 use api_types::{Resource, Value, codec, meta, table};
 use serde_json::json;
-use store::WatchRequest;
 
 use super::defaults::{self, AUTO_UPDATE, Preset, SCHEMA};
 use super::ranges;
 use crate::api::Api;
 use crate::call::Call;
 use crate::registry::{Target, Update, UpdateKind, gone_is_fine};
+use crate::shape;
 use crate::storage::{self, View};
 
-/// How often everything is looked at, even if nothing changed.
-const INTERVAL: Duration = Duration::from_secs(60);
-/// After a failure.
-const RETRY: Duration = Duration::from_secs(1);
 const DANGLING: &str = "Dangling";
 
 fn resource(name: &str) -> &'static Resource {
@@ -45,33 +40,7 @@ pub(super) fn stored(view: &View) -> Result<[Vec<Value>; 2], Status> {
 
 /// Keeps the objects in shape until shutdown.
 pub(crate) async fn keep(api: Arc<Api>) {
-    loop {
-        let start_revision = api.storage.view().revision() + 1;
-        let watch = |range| api.storage.watch(WatchRequest { range, start_revision });
-        let [mut schemas, mut levels] = ranges().map(watch);
-        let pause = match once(&api).await {
-            Ok(()) => INTERVAL,
-            Err(error) => {
-                tracing::debug!(%error, "cannot keep priority and fairness in shape");
-                RETRY
-            }
-        };
-        let changed = async {
-            if pause == RETRY {
-                return std::future::pending().await;
-            }
-            // A watch that breaks is begun anew.
-            tokio::select! {
-                change = schemas.next() => drop(change),
-                change = levels.next() => drop(change),
-            }
-        };
-        tokio::select! {
-            () = changed => {}
-            () = api.storage.env.clock.sleep(pause) => {}
-            () = api.shutdown.wait() => return,
-        }
-    }
+    shape::keep(&api, &ranges(), "to keep priority and fairness in shape", || once(&api)).await;
 }
 
 async fn once(api: &Api) -> Result<(), Status> {
