@@ -51,28 +51,19 @@ async fn admit(
                 });
             }
         };
-        let matched = match policy.matching.find(api, attributes, object) {
+        let matched = match policy.find(api, attributes, object) {
             Ok(None) => continue,
-            Ok(Some(matched)) => policy.broken.clone().map_or(Ok(matched), Err),
-            Err(error) => Err(error.message),
-        };
-        let matched = match matched {
-            Ok(matched) => matched,
+            Ok(Some(matched)) => matched,
             Err(error) => {
-                failed(None, &format!("failed to configure policy: {error}"));
+                failed(None, &error);
                 continue;
             }
         };
         for binding in &policy.bindings {
-            let params = match binding.matches(api, attributes, object) {
-                Ok(false) => continue,
-                Ok(true) => policy.params(api, binding, attributes),
-                Err(error) => Err(error),
-            };
-            let params = match params {
+            let params = match policy.bound(api, binding, attributes, object) {
                 Ok(params) => params,
                 Err(error) => {
-                    failed(Some(binding), &format!("failed to configure binding: {error}"));
+                    failed(Some(binding), &error);
                     continue;
                 }
             };

@@ -151,8 +151,46 @@ impl Policy {
         }
     }
 
-    /// The parameters of a binding that the request is judged with, one after the other; none is no parameter.
-    pub fn params(
+    /// The kind as which the policy is about the request, if it is.
+    ///
+    /// # Errors
+    /// Upstream's text for why that cannot be said, or the policy cannot be run.
+    pub fn find(
+        &self,
+        api: &Api,
+        attributes: &Attributes<'_>,
+        object: &Value,
+    ) -> Result<Option<catalog::Kind>, String> {
+        let found = self.matching.find(api, attributes, object).map_err(|error| error.message);
+        let error = match (found, &self.broken) {
+            (Ok(Some(_)), Some(error)) => error.clone(),
+            (Ok(found), _) => return Ok(found),
+            (Err(error), _) => error,
+        };
+        Err(format!("failed to configure policy: {error}"))
+    }
+
+    /// The parameters of a binding that the request is judged with, one after the other; `None` is no parameter. There are
+    /// none if the binding is not about the request.
+    ///
+    /// # Errors
+    /// Upstream's text for why there are not those that there should be.
+    pub fn bound(
+        &self,
+        api: &Api,
+        binding: &Binding,
+        attributes: &Attributes<'_>,
+        object: &Value,
+    ) -> Result<Vec<Option<Value>>, String> {
+        let params = match binding.matches(api, attributes, object) {
+            Ok(false) => Ok(Vec::new()),
+            Ok(true) => self.params(api, binding, attributes),
+            Err(error) => Err(error),
+        };
+        params.map_err(|error| format!("failed to configure binding: {error}"))
+    }
+
+    fn params(
         &self,
         api: &Api,
         binding: &Binding,
@@ -233,7 +271,7 @@ impl Binding {
     }
 
     /// Whether the binding is about the request.
-    pub fn matches(&self, api: &Api, attributes: &Attributes<'_>, object: &Value) -> Result<bool, String> {
+    fn matches(&self, api: &Api, attributes: &Attributes<'_>, object: &Value) -> Result<bool, String> {
         match &self.matching {
             None => Ok(true),
             Some(matching) => matching

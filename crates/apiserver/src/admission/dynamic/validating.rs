@@ -62,35 +62,24 @@ async fn check(
         denied.get_or_insert((text, denial.reason));
     };
     for policy in configured.validating_policies.iter().filter(|policy| !policy.bindings.is_empty()) {
-        let matched = match policy.matching.find(api, attributes, object) {
+        let matched = match policy.find(api, attributes, object) {
             Ok(Some(matched)) => matched,
             Ok(None) => continue,
             Err(error) => {
                 if policy.fail {
-                    deny(policy, None, Denial::configuration("policy", &error.message));
+                    deny(policy, None, Denial::plain(error));
                 }
                 continue;
             }
         };
-        if let Some(error) = &policy.broken {
-            if policy.fail {
-                deny(policy, None, Denial::configuration("policy", error));
-            }
-            continue;
-        }
         let mut shown = None;
         let mut annotations: BTreeMap<String, Vec<String>> = BTreeMap::new();
         for binding in &policy.bindings {
-            let params = match binding.matches(api, attributes, object) {
-                Ok(false) => continue,
-                Ok(true) => policy.params(api, binding, attributes),
-                Err(error) => Err(error),
-            };
-            let params = match params {
+            let params = match policy.bound(api, binding, attributes, object) {
                 Ok(params) => params,
                 Err(error) => {
                     if policy.fail {
-                        deny(policy, Some(binding), Denial::configuration("binding", &error));
+                        deny(policy, Some(binding), Denial::plain(error));
                     }
                     continue;
                 }
@@ -114,7 +103,7 @@ async fn check(
                     }
                 }
                 for message in outcome.broken {
-                    deny(policy, Some(binding), Denial { message, reason: String::new() });
+                    deny(policy, Some(binding), Denial::plain(message));
                 }
             }
         }
@@ -129,8 +118,9 @@ async fn check(
 }
 
 impl Denial {
-    fn configuration(what: &str, error: &str) -> Self {
-        Self { message: format!("failed to configure {what}: {error}"), reason: String::new() }
+    /// Without a reason of its own.
+    fn plain(message: String) -> Self {
+        Self { message, reason: String::new() }
     }
 }
 
@@ -179,7 +169,7 @@ fn judge(policy: &Policy, evaluation: &Evaluation<'_>) -> Outcome {
 /// What an expression that cannot be run says, where that counts.
 fn failure(policy: &Policy, at: usize, message: String) -> Vec<(usize, Denial)> {
     match policy.fail {
-        true => vec![(at, Denial { message, reason: String::new() })],
+        true => vec![(at, Denial::plain(message))],
         false => Vec::new(),
     }
 }
