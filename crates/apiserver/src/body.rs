@@ -1,12 +1,14 @@
 //! Request and response bodies.
 
 use std::convert::Infallible;
+use std::pin::Pin;
+use std::task::{Context, Poll};
 
 use api_types::status::Status;
 use bytes::{Bytes, BytesMut};
 use futures::Stream;
 use http::{Response, StatusCode, header};
-use http_body::Frame;
+use http_body::{Frame, SizeHint};
 use http_body_util::{BodyExt, Full, StreamBody};
 
 /// An error on the way of a body.
@@ -46,6 +48,38 @@ where
 {
     let frames = futures::StreamExt::map(pieces, |piece| piece.map(Frame::data));
     BodyExt::boxed_unsync(StreamBody::new(frames))
+}
+
+/// A body that takes something along, which goes with it.
+pub(crate) struct Carrying<T> {
+    body: Body,
+    _along: T,
+}
+
+impl<T> Carrying<T> {
+    pub(crate) fn new(body: Body, along: T) -> Self {
+        Self { body, _along: along }
+    }
+}
+
+impl<T: Unpin> http_body::Body for Carrying<T> {
+    type Data = Bytes;
+    type Error = BoxError;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
+        Pin::new(&mut self.body).poll_frame(context)
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.body.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.body.size_hint()
+    }
 }
 
 /// Why a body was not read.

@@ -6,15 +6,12 @@
 
 use std::convert::Infallible;
 use std::future::Future;
-use std::pin::{Pin, pin};
+use std::pin::pin;
 use std::sync::Arc;
-use std::task::{Context, Poll};
 use std::time::Duration;
 
-use bytes::Bytes;
 use env::{Clock, TaskGroup};
 use http::{Request, Response, Version, header};
-use http_body::{Frame, SizeHint};
 use hyper::body::Incoming;
 use hyper::service::service_fn;
 use hyper::upgrade::OnUpgrade;
@@ -28,7 +25,7 @@ use tokio_rustls::TlsAcceptor;
 
 use crate::api::Api;
 use crate::authn::Shown;
-use crate::body::{self, Body, BoxError};
+use crate::body::{self, Body, Carrying};
 use crate::handler::Origin;
 use crate::server::ApiService;
 use crate::wire::{Door, Stranger};
@@ -70,14 +67,14 @@ pub(crate) async fn serve(api: Arc<Api>, stream: TcpStream, door: Door, idle: Du
             let answer = tower::Service::call(&mut service, request.map(body::incoming));
             async move {
                 if unclear {
-                    let response = bad_request().map(|body| Kept { body, _open: open });
+                    let response = bad_request().map(|body| Carrying::new(body, open));
                     return Ok::<_, Infallible>(response);
                 }
                 let mut response = answer.await?;
                 if version == Version::HTTP_2 && response.extensions_mut().remove::<Stranger>().is_some() {
                     open.0.leave.notify_one();
                 }
-                Ok(response.map(|body| Kept { body, _open: open }))
+                Ok(response.map(|body| Carrying::new(body, open)))
             }
         }),
     );
@@ -176,32 +173,6 @@ impl Drop for Open {
     fn drop(&mut self) {
         let mut open = self.0.open.lock();
         *open = (open.0.saturating_sub(1), self.0.clock.monotonic());
-    }
-}
-
-/// The body of an answer, and the request that is open until it is written.
-struct Kept {
-    body: Body,
-    _open: Open,
-}
-
-impl http_body::Body for Kept {
-    type Data = Bytes;
-    type Error = BoxError;
-
-    fn poll_frame(
-        mut self: Pin<&mut Self>,
-        context: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
-        Pin::new(&mut self.body).poll_frame(context)
-    }
-
-    fn is_end_stream(&self) -> bool {
-        self.body.is_end_stream()
-    }
-
-    fn size_hint(&self) -> SizeHint {
-        self.body.size_hint()
     }
 }
 

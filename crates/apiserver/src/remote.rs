@@ -17,7 +17,7 @@ use url::Url;
 use crate::tls;
 use crate::webhook::{Call, Refusal, Sender};
 
-/// Tries of a review (upstream's `DefaultAuthWebhookRetryBackoff`).
+/// Tries of a call (upstream's, of the audit log as of `DefaultAuthWebhookRetryBackoff`).
 const TRIES: usize = 5;
 /// Each wait is so much longer than the one before it (upstream's).
 const FACTOR: f64 = 1.5;
@@ -49,29 +49,46 @@ impl Remote {
         Ok(Self { target, sender, timeout, tasks: tasks.clone() })
     }
 
-    /// Posts JSON and gives the answer.
-    pub async fn post(&self, body: Bytes, max_answer: usize) -> Result<Bytes, Refusal> {
+    async fn post(&self, body: Bytes, max_answer: usize) -> Result<Bytes, Refusal> {
         let call = self.target.call(self.timeout.as_secs()).map_err(Refusal::of)?;
         self.sender.exchange(&self.tasks, &call, Some(body), self.timeout, max_answer).await
     }
 
-    /// Posts an object and gives the one of the same kind that answers it; again, after a while, where that may help.
+    /// Posts JSON and gives the answer, of `max_answer` bytes at most; again, after a while, as long as `may_help` says so
+    /// of what went wrong and there are tries left. `wait`: before the second try.
+    ///
+    /// # Errors
+    /// Upstream's text for what went wrong last.
+    pub async fn insist(
+        &self,
+        env: &Env,
+        body: Bytes,
+        max_answer: usize,
+        wait: Duration,
+        may_help: impl Fn(&Refusal) -> bool,
+    ) -> Result<Bytes, String> {
+        let mut backoff = Backoff::new(wait, FACTOR, Duration::MAX, JITTER);
+        let mut tries = 1;
+        loop {
+            match self.post(body.clone(), max_answer).await {
+                Ok(answer) => return Ok(answer),
+                Err(refusal) if tries == TRIES || !may_help(&refusal) => return Err(refusal.text),
+                Err(refusal) => tracing::debug!(error = refusal.text, "a call to a server is made again"),
+            }
+            tries += 1;
+            env.clock.sleep(backoff.next(&env.rng)).await;
+        }
+    }
+
+    /// Posts an object and gives the one of the same kind that answers it; again where that may help.
     /// `wait`: before the second try.
     ///
     /// # Errors
     /// Upstream's text for what went wrong last.
     pub async fn review(&self, env: &Env, review: &Value, wait: Duration) -> Result<Value, String> {
         let body = Bytes::from(review.to_string());
-        let mut backoff = Backoff::new(wait, FACTOR, Duration::MAX, JITTER);
-        for tries in 1.. {
-            match self.post(body.clone(), MAX_REVIEW_BYTES).await {
-                Ok(answer) => return answered(&answer, review),
-                Err(refusal) if !refusal.again || tries == TRIES => return Err(refusal.text),
-                Err(refusal) => tracing::debug!(error = refusal.text, "a review is sent again"),
-            }
-            env.clock.sleep(backoff.next(&env.rng)).await;
-        }
-        Err(String::new())
+        let answer = self.insist(env, body, MAX_REVIEW_BYTES, wait, |refusal| refusal.again).await?;
+        answered(&answer, review)
     }
 }
 

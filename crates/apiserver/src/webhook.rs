@@ -121,7 +121,8 @@ impl Client {
     ) -> Result<Bytes, String> {
         let seconds = body.is_some().then_some(timeout.as_secs());
         let call = self.prepare(&api.storage.view(), seconds)?;
-        self.sender.send(&api.tasks, &call, body, timeout, max_answer).await
+        let answer = self.sender.exchange(&api.tasks, &call, body, timeout, max_answer).await;
+        answer.map_err(|refusal| refusal.text)
     }
 
     /// `seconds`: how long the other side may take, if it is told.
@@ -146,21 +147,10 @@ impl Sender {
         Self { connector, agent, idle: Mutex::default() }
     }
 
-    /// Posts JSON, or gets a document, and gives the answer or upstream's text for why there is none. `tasks` get the
-    /// connections.
-    pub async fn send(
-        &self,
-        tasks: &TaskGroup,
-        call: &Call,
-        body: Option<Bytes>,
-        timeout: Duration,
-        max_answer: usize,
-    ) -> Result<Bytes, String> {
-        let answer = self.exchange(tasks, call, body, timeout, max_answer).await;
-        answer.map_err(|refusal| refusal.text)
-    }
-
-    /// The same, and whether it may help to try again.
+    /// Posts JSON, or gets a document, and gives the answer. `tasks` get the connections.
+    ///
+    /// # Errors
+    /// Upstream's text for why there is none, and whether it may help to try again.
     pub async fn exchange(
         &self,
         tasks: &TaskGroup,

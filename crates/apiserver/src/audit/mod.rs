@@ -15,9 +15,7 @@ mod queue;
 mod webhook;
 
 use std::net::{IpAddr, Ipv4Addr};
-use std::pin::Pin;
 use std::sync::Arc;
-use std::task::{Context, Poll};
 use std::time::Duration;
 
 use api_types::status::Status;
@@ -25,7 +23,7 @@ use api_types::time;
 use bytes::Bytes;
 use env::{Clock, Env, OldFiles, Shutdown, TaskGroup};
 use http::{HeaderMap, Response, Uri, header};
-use http_body::{Body as _, Frame, SizeHint};
+use http_body::Body as _;
 use http_body_util::BodyExt;
 use parking_lot::Mutex;
 use tokio::sync::Semaphore;
@@ -37,7 +35,7 @@ pub use config::{
 };
 pub(crate) use policy::Level;
 
-use crate::body::{self, Body, BoxError};
+use crate::body::{self, Body, Carrying};
 use crate::info::RequestInfo;
 use crate::negotiate;
 use crate::user::UserInfo;
@@ -303,7 +301,7 @@ impl Trail {
             }
             Kind::Lasting => {
                 self.process(Stage::ResponseStarted).await;
-                response.map(|body| BodyExt::boxed_unsync(Tail { body, _trail: self }))
+                response.map(|body| BodyExt::boxed_unsync(Carrying::new(body, self)))
             }
         }
     }
@@ -402,32 +400,6 @@ impl Drop for Trail {
         if let Some(event) = self.finish() {
             self.audit.offer(event);
         }
-    }
-}
-
-/// A body that takes its request's trail along.
-struct Tail {
-    body: Body,
-    _trail: Arc<Trail>,
-}
-
-impl http_body::Body for Tail {
-    type Data = Bytes;
-    type Error = BoxError;
-
-    fn poll_frame(
-        mut self: Pin<&mut Self>,
-        context: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
-        Pin::new(&mut self.body).poll_frame(context)
-    }
-
-    fn is_end_stream(&self) -> bool {
-        self.body.is_end_stream()
-    }
-
-    fn size_hint(&self) -> SizeHint {
-        self.body.size_hint()
     }
 }
 

@@ -5,18 +5,12 @@ use std::path::Path;
 use std::time::Duration;
 
 use bytes::Bytes;
-use env::{Backoff, Env, TaskGroup};
+use env::{Env, TaskGroup};
 
 use crate::remote::Remote;
 
 /// How long one try may take (upstream's `defaultRequestTimeout`).
 const TIMEOUT: Duration = Duration::from_secs(30);
-/// Tries of a batch (upstream's).
-const TRIES: usize = 5;
-/// Each wait is so much longer than the one before it (upstream's).
-const FACTOR: f64 = 1.5;
-/// The part of a wait that is added at random, at most (upstream's).
-const JITTER: f64 = 0.2;
 /// Bytes of an answer, which nobody reads.
 const MAX_ANSWER_BYTES: usize = 1 << 20;
 
@@ -41,19 +35,9 @@ impl Webhook {
 
     /// Sends events, each as JSON; the last error when no try succeeded.
     pub async fn send(&self, events: &[Vec<u8>]) -> Result<(), String> {
-        let body = list(events);
-        let mut backoff = Backoff::new(self.initial_backoff, FACTOR, Duration::MAX, JITTER);
-        let mut tries = 1;
-        loop {
-            let sent = self.server.post(body.clone(), MAX_ANSWER_BYTES).await.map_err(|refusal| refusal.text);
-            match sent {
-                Ok(_) => return Ok(()),
-                Err(error) if tries == TRIES => return Err(error),
-                Err(error) => tracing::debug!(error, "audit events were not taken"),
-            }
-            tries += 1;
-            self.env.clock.sleep(backoff.next(&self.env.rng)).await;
-        }
+        let sent =
+            self.server.insist(&self.env, list(events), MAX_ANSWER_BYTES, self.initial_backoff, |_| true);
+        sent.await.map(drop)
     }
 }
 
