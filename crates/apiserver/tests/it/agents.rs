@@ -1,7 +1,6 @@
 //! A node's agent of the tests, with the certificate of one.
 
 use std::convert::Infallible;
-use std::sync::Arc;
 
 use bytes::Bytes;
 use http::{Request, Response, StatusCode};
@@ -9,8 +8,6 @@ use http_body_util::Full;
 use hyper::body::Incoming;
 use hyper::service::service_fn;
 use hyper_util::rt::TokioIo;
-use rustls::pki_types::pem::PemObject;
-use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use serde_json::{Value, json};
 use tokio::net::TcpListener;
 
@@ -21,24 +18,7 @@ pub type Said = Response<Full<Bytes>>;
 
 fn tls(cluster: &Running) -> tokio_rustls::TlsAcceptor {
     let serving = cluster.authority.issue("system:node:n1", Some("system:nodes"));
-    let mut roots = rustls::RootCertStore::empty();
-    let ca = CertificateDer::from_pem_slice(cluster.authority.certificate.as_bytes()).expect("ca");
-    roots.add(ca).expect("root");
-    let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
-    let verifier =
-        rustls::server::WebPkiClientVerifier::builder_with_provider(Arc::new(roots), provider.clone())
-            .build()
-            .expect("verifier");
-    let config = rustls::ServerConfig::builder_with_provider(provider)
-        .with_safe_default_protocol_versions()
-        .expect("versions")
-        .with_client_cert_verifier(verifier)
-        .with_single_cert(
-            vec![CertificateDer::from_pem_slice(serving.certificate.as_bytes()).expect("certificate")],
-            PrivateKeyDer::from_pem_slice(serving.key.as_bytes()).expect("key"),
-        )
-        .expect("config");
-    tokio_rustls::TlsAcceptor::from(Arc::new(config))
+    serving.acceptor_of(cluster.authority.clients().build().expect("verifier"))
 }
 
 /// Serves what `answer` says; the port.

@@ -18,9 +18,12 @@ use rcgen::{
 };
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
+use rustls::server::danger::ClientCertVerifier;
+use rustls::server::{ClientCertVerifierBuilder, WebPkiClientVerifier};
 use serde_json::Value;
 use store::{MemoryStorage, Store, StoreConfig};
 use tempfile::TempDir;
+use tokio_rustls::TlsAcceptor;
 use tower::ServiceExt as _;
 
 pub const DEADLINE: Duration = Duration::from_secs(20);
@@ -31,12 +34,44 @@ pub struct Keyed {
     pub key: String,
 }
 
+fn der(pem: &str) -> CertificateDer<'static> {
+    CertificateDer::from_pem_slice(pem.as_bytes()).expect("certificate")
+}
+
+impl Keyed {
+    /// A TLS server with this certificate, which asks its clients for none.
+    pub fn acceptor(&self) -> TlsAcceptor {
+        self.acceptor_of(WebPkiClientVerifier::no_client_auth())
+    }
+
+    /// The same, which checks the certificates of its clients.
+    pub fn acceptor_of(&self, clients: Arc<dyn ClientCertVerifier>) -> TlsAcceptor {
+        let key = PrivateKeyDer::from_pem_slice(self.key.as_bytes()).expect("key");
+        let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+        let config = rustls::ServerConfig::builder_with_provider(provider)
+            .with_safe_default_protocol_versions()
+            .expect("versions")
+            .with_client_cert_verifier(clients)
+            .with_single_cert(vec![der(&self.certificate)], key)
+            .expect("a server");
+        TlsAcceptor::from(Arc::new(config))
+    }
+}
+
 pub struct Authority {
     pub certificate: String,
     issuer: Issuer<'static, KeyPair>,
 }
 
 impl Authority {
+    /// A check of clients whose certificates this authority issued.
+    pub fn clients(&self) -> ClientCertVerifierBuilder {
+        let mut roots = rustls::RootCertStore::empty();
+        roots.add(der(&self.certificate)).expect("root");
+        let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+        WebPkiClientVerifier::builder_with_provider(Arc::new(roots), provider)
+    }
+
     pub fn new() -> Self {
         Self::named("test-ca")
     }

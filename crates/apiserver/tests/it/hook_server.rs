@@ -12,12 +12,9 @@ use hyper::body::Incoming;
 use hyper::service::service_fn;
 use hyper_util::rt::TokioIo;
 use parking_lot::Mutex;
-use rustls::pki_types::pem::PemObject;
-use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use serde_json::{Value, json};
 use tokio::net::TcpListener;
 use tokio::sync::Semaphore;
-use tokio_rustls::TlsAcceptor;
 
 use crate::cluster::{Keyed, Running};
 
@@ -139,16 +136,7 @@ impl HookServer {
     }
 
     pub async fn start_with(cluster: &Running, keyed: &Keyed, listen: &str) -> Self {
-        let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
-        let certificate = CertificateDer::from_pem_slice(keyed.certificate.as_bytes()).expect("certificate");
-        let key = PrivateKeyDer::from_pem_slice(keyed.key.as_bytes()).expect("key");
-        let tls = rustls::ServerConfig::builder_with_provider(provider)
-            .with_safe_default_protocol_versions()
-            .expect("versions")
-            .with_no_client_auth()
-            .with_single_cert(vec![certificate], key)
-            .expect("tls");
-        let acceptor = TlsAcceptor::from(Arc::new(tls));
+        let acceptor = keyed.acceptor();
         let listener = TcpListener::bind(listen).await.expect("listener");
         let address = listener.local_addr().expect("address");
         let (calls, connections) = (Calls::default(), Arc::new(AtomicUsize::new(0)));

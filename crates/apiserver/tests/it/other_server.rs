@@ -15,9 +15,6 @@ use hyper::body::Incoming;
 use hyper::service::service_fn;
 use hyper_util::rt::TokioIo;
 use parking_lot::Mutex;
-use rustls::pki_types::pem::PemObject;
-use rustls::pki_types::{CertificateDer, PrivateKeyDer};
-use rustls::server::WebPkiClientVerifier;
 use serde_json::{Value, json};
 use tokio::io::AsyncWriteExt as _;
 use tokio::net::TcpListener;
@@ -81,27 +78,13 @@ impl OtherServer {
     }
 
     pub async fn start_with(own: &Keyed, proxies: &Authority) -> Self {
-        let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
-        let mut roots = rustls::RootCertStore::empty();
-        roots
-            .add(CertificateDer::from_pem_slice(proxies.certificate.as_bytes()).expect("pem"))
-            .expect("root");
-        let callers = WebPkiClientVerifier::builder_with_provider(Arc::new(roots), provider.clone());
-        let config = rustls::ServerConfig::builder_with_provider(provider)
-            .with_safe_default_protocol_versions()
-            .expect("versions")
-            .with_client_cert_verifier(callers.allow_unauthenticated().build().expect("verifier"))
-            .with_single_cert(
-                vec![CertificateDer::from_pem_slice(own.certificate.as_bytes()).expect("pem")],
-                PrivateKeyDer::from_pem_slice(own.key.as_bytes()).expect("pem"),
-            )
-            .expect("certificate");
+        let clients = proxies.clients().allow_unauthenticated().build().expect("verifier");
         let state =
             State { mode: Mutex::new(Mode::Serves), heard: Mutex::default(), watch: Mutex::default() };
         let server = Self {
             address: env::ports::free_address(),
             state: Arc::new(state),
-            acceptor: TlsAcceptor::from(Arc::new(config)),
+            acceptor: own.acceptor_of(clients),
             running: Mutex::new(TaskGroup::new("none", Shutdown::new())),
         };
         server.come().await;
