@@ -2,11 +2,11 @@
 
 use std::sync::Arc;
 
-use api_types::{Resource, ResourceRef};
+use api_types::{Resource, ResourceRef, codec, meta};
 use http::Method;
 use serde_json::{Value, json};
 
-use crate::client::{Client, failure, json_request};
+use crate::client::{Client, failure, objects_request};
 use crate::error::ClientError;
 use crate::watch::WatchStream;
 
@@ -160,7 +160,7 @@ impl Api {
         self.call(Method::GET, &self.path(name, ""), None).await
     }
 
-    /// A page of objects.
+    /// A page of objects, without their `managedFields`.
     ///
     /// # Errors
     /// `is_expired` when the page's version is not kept any more.
@@ -172,20 +172,32 @@ impl Api {
             ("resourceVersion", params.resource_version.as_str()),
             ("limit", &if params.limit > 0 { params.limit.to_string() } else { String::new() }),
         ];
-        let mut answer = self.call(Method::GET, &with_query(self.path("", ""), &query), None).await?;
-        let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
-        let mut items = match answer["items"].take() {
+        let request = objects_request(&self.resource, &with_query(self.path("", ""), &query))?;
+        let response = self.client.send(request).await?;
+        let bytes = self.client.read(response).await?;
+        let (metadata, items) = match codec::is_proto(&bytes) {
+            true => codec::list_from_envelope_bare(&bytes)
+                .map_err(|error| ClientError::Decode(error.to_string()))?,
+            false => self.json_list(&bytes)?,
+        };
+        let text = |field: &str| metadata[field].as_str().unwrap_or_default().to_owned();
+        Ok(List { items, resource_version: text("resourceVersion"), continue_token: text("continue") })
+    }
+
+    /// A list's metadata and its items, which come without their kind that all of them share.
+    fn json_list(&self, bytes: &[u8]) -> Result<(Value, Vec<Value>), ClientError> {
+        let mut list: Value =
+            serde_json::from_slice(bytes).map_err(|error| ClientError::Decode(error.to_string()))?;
+        let mut items = match list["items"].take() {
             Value::Array(items) => items,
             _ => Vec::new(),
         };
-        // Items of a list come without their kind, which all of them share.
         let api_version = self.resource.api_version();
-        items.iter_mut().for_each(|item| api_types::meta::set_kind(item, &api_version, &self.resource.kind));
-        Ok(List {
-            items,
-            resource_version: text(&answer["metadata"]["resourceVersion"]),
-            continue_token: text(&answer["metadata"]["continue"]),
-        })
+        for item in &mut items {
+            meta::set_kind(item, &api_version, &self.resource.kind);
+            meta::metadata_mut(item).remove("managedFields");
+        }
+        Ok((list["metadata"].take(), items))
     }
 
     /// Every object, page by page.
@@ -204,7 +216,7 @@ impl Api {
         }
     }
 
-    /// Changes from a version on.
+    /// Changes from a version on, of objects without their `managedFields`.
     ///
     /// # Errors
     /// As [`Self::list`].
@@ -222,7 +234,7 @@ impl Api {
             ("fieldSelector", params.field_selector.as_str()),
             ("timeoutSeconds", &timeout_seconds.to_string()),
         ];
-        let request = json_request(Method::GET, &with_query(self.path("", ""), &query), None)?;
+        let request = objects_request(&self.resource, &with_query(self.path("", ""), &query))?;
         let response = self.client.send(request).await?;
         if !response.status().is_success() {
             let code = response.status().as_u16();
@@ -231,7 +243,7 @@ impl Api {
                 Ok(body) => Err(failure(code, &body)),
             };
         }
-        Ok(WatchStream::new(response.into_body()))
+        Ok(WatchStream::new(response))
     }
 
     /// Makes an object.

@@ -46,7 +46,8 @@ pub struct Index {
     pub values: fn(&Value) -> Vec<String>,
 }
 
-type Key = (String, String);
+/// Namespace and name.
+pub(crate) type Key = (String, String);
 /// Keys by the value they are found under.
 type Entries = HashMap<String, BTreeSet<Key>>;
 
@@ -98,7 +99,7 @@ pub struct Lister {
     synced: watch::Receiver<bool>,
 }
 
-fn key_of(object: &Value) -> Key {
+pub(crate) fn key_of(object: &Value) -> Key {
     (meta::namespace(object).to_owned(), meta::name(object).to_owned())
 }
 
@@ -223,17 +224,17 @@ impl Lister {
         Some(Change::Deleted(Arc::new(object.clone())))
     }
 
-    /// Shows exactly these objects; what changed by that.
-    pub(crate) fn replace(&self, items: Vec<Value>) -> Vec<Change> {
-        let kept: BTreeSet<Key> = items.iter().map(key_of).collect();
-        let gone: Vec<Kept> = {
-            let objects = self.objects.read();
-            let gone = objects.by_key.iter().filter(|(key, _)| !kept.contains(*key));
-            gone.map(|(_, kept)| kept.clone()).collect()
+    /// Forgets all objects but these; what changed by that.
+    pub(crate) fn retain(&self, keys: &BTreeSet<Key>) -> Vec<Change> {
+        let mut guard = self.objects.write();
+        let objects = &mut *guard;
+        let gone: Vec<(Key, Kept)> = objects.by_key.extract_if(.., |key, _| !keys.contains(key)).collect();
+        let forget = |(key, kept): (Key, Kept)| {
+            let tree = kept.tree();
+            objects.unindex(&self.indexes, &key, &tree);
+            Change::Deleted(tree)
         };
-        let mut changes: Vec<Change> = gone.iter().filter_map(|kept| self.remove(&kept.tree())).collect();
-        changes.extend(items.into_iter().filter_map(|object| self.put(object)));
-        changes
+        gone.into_iter().map(forget).collect()
     }
 }
 
@@ -303,6 +304,12 @@ mod tests {
         json!({ "metadata": { "name": name, "namespace": "ns", "resourceVersion": version }, "spec": { "nodeName": node } })
     }
 
+    fn replace(lister: &Lister, items: Vec<Value>) -> Vec<Change> {
+        let keys = items.iter().map(key_of).collect();
+        let changes = items.into_iter().filter_map(|object| lister.put(object));
+        changes.collect::<Vec<_>>().into_iter().chain(lister.retain(&keys)).collect()
+    }
+
     fn names(objects: Vec<Arc<Value>>) -> Vec<String> {
         objects.iter().map(|object| meta::name(object).to_owned()).collect()
     }
@@ -325,7 +332,7 @@ mod tests {
     fn a_replacement_tells_what_came_changed_and_went() {
         let lister = lister();
         ["a", "b", "c"].iter().for_each(|name| drop(lister.put(pod(name, "1", "n"))));
-        let changes = lister.replace(vec![pod("b", "1", "n"), pod("c", "2", "n"), pod("d", "3", "n")]);
+        let changes = replace(&lister, vec![pod("b", "1", "n"), pod("c", "2", "n"), pod("d", "3", "n")]);
         let told: Vec<_> = changes
             .iter()
             .map(|change| match change {
@@ -334,7 +341,8 @@ mod tests {
                 Change::Deleted(object) => format!("-{}", meta::name(object)),
             })
             .collect();
-        assert_eq!(told, ["-a", "~c", "+d"]);
+        assert_eq!(told, ["~c", "+d", "-a"]);
+        assert_eq!(names(lister.by_index("node", "n")), ["b", "c", "d"]);
     }
 
     #[test]
@@ -380,9 +388,9 @@ mod tests {
                 assert_eq!(all.select("ns", &selector), few.select("ns", &selector), "{selector}");
             }
             let kept = vec![object(api_version, kind, 3, 99), object(api_version, kind, 9, 98)];
-            assert_eq!(all.replace(kept.clone()).len(), few.replace(kept).len());
+            assert_eq!(replace(&all, kept.clone()).len(), replace(&few, kept).len());
             assert_eq!(all.all(), few.all());
-            few.replace(Vec::new());
+            replace(&few, Vec::new());
         }
     }
 

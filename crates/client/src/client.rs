@@ -2,8 +2,8 @@
 
 use std::sync::Arc;
 
-use api_types::ResourceRef;
 use api_types::status::Status;
+use api_types::{Resource, ResourceRef, codec};
 use bytes::Bytes;
 use futures::future::BoxFuture;
 use http::header::{ACCEPT, CONTENT_TYPE, USER_AGENT};
@@ -25,6 +25,8 @@ pub type Service = BoxCloneSyncService<Request<Body>, Response<Body>, BoxError>;
 
 /// Bytes of an answer that is read whole, at most.
 const MAX_ANSWER: usize = 512 << 20;
+/// Protobuf for the kinds that have it.
+pub(crate) const PROTOBUF: &str = "application/vnd.kubernetes.protobuf";
 /// The header that carries the fence.
 const FENCE_HEADER: &str = "trierarch-fence";
 
@@ -135,6 +137,15 @@ pub(crate) fn read_whole(body: Body, max: usize) -> BoxFuture<'static, Result<By
     Box::pin(futures::FutureExt::map(whole, |whole| whole.map(|whole| whole.to_bytes())))
 }
 
+/// Asks for objects of a kind: in protobuf if it has one.
+pub(crate) fn objects_request(resource: &Resource, path: &str) -> Result<Request<Bytes>, ClientError> {
+    let mut request = json_request(Method::GET, path, None)?;
+    if resource.message.is_some() {
+        request.headers_mut().insert(ACCEPT, HeaderValue::from_static(PROTOBUF));
+    }
+    Ok(request)
+}
+
 /// A request as this crate sends them.
 pub(crate) fn json_request(
     method: Method,
@@ -153,7 +164,11 @@ pub(crate) fn json_request(
 
 /// The API's Status, or one made up from an answer that has none.
 pub(crate) fn failure(code: u16, body: &[u8]) -> ClientError {
-    let status = serde_json::from_slice::<Value>(body).ok().as_ref().and_then(Status::from_value);
+    let value = match codec::is_proto(body) {
+        true => codec::from_envelope(body).ok(),
+        false => serde_json::from_slice(body).ok(),
+    };
+    let status = value.as_ref().and_then(Status::from_value);
     let status = status.unwrap_or_else(|| Status::failure(code, "", String::from_utf8_lossy(body).trim()));
     ClientError::Api(Box::new(status))
 }

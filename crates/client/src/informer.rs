@@ -1,13 +1,14 @@
 //! Keeps a copy of the objects of a kind level with the API.
 
+use std::collections::BTreeSet;
 use std::time::Duration;
 
-use api_types::{ResourceRef, Value, meta};
+use api_types::{ResourceRef, meta};
 use env::{Backoff, Env, Shutdown};
 use tokio::sync::watch;
 
 use crate::api::{Api, ListParams};
-use crate::cache::{Change, Index, Lister};
+use crate::cache::{Change, Index, Lister, key_of};
 use crate::client::Client;
 use crate::error::ClientError;
 use crate::watch::WatchEvent;
@@ -75,13 +76,6 @@ impl InformerConfig {
     }
 }
 
-/// Nobody here asks who set a field, which takes half of an object's memory. An update that does not name it leaves it as
-/// it is.
-fn without_managed_fields(mut object: Value) -> Value {
-    meta::metadata_mut(&mut object).remove("managedFields");
-    object
-}
-
 /// Why a watch ended.
 enum Ended {
     /// It can go on from here.
@@ -128,20 +122,33 @@ impl Informer {
 
     /// Reads everything, then follows the changes until it has to read everything again.
     async fn follow(&self, pause: &mut Backoff) -> Result<(), ClientError> {
-        let list = self.api.list_all(&ListParams { limit: PAGE, ..self.params.clone() }).await?;
-        let items = list.items.into_iter().map(without_managed_fields).collect();
-        for change in self.lister.replace(items) {
-            self.tell(Some(change));
-        }
+        let mut version = self.read().await?;
         self.synced.send_replace(true);
         pause.reset();
-        let mut version = list.resource_version;
         loop {
             match self.watch(version, pause).await {
                 Ended::At(last) => version = last,
                 Ended::Relist => return Ok(()),
             }
             self.env.clock.sleep(pause.next(&self.env.rng)).await;
+        }
+    }
+
+    /// Reads everything, a page at a time so that never all are trees; the version at which that was so.
+    async fn read(&self) -> Result<String, ClientError> {
+        let mut params = ListParams { limit: PAGE, ..self.params.clone() };
+        let mut seen = BTreeSet::new();
+        loop {
+            let page = self.api.list(&params).await?;
+            for object in page.items {
+                seen.insert(key_of(&object));
+                self.tell(self.lister.put(object));
+            }
+            if page.continue_token.is_empty() {
+                self.lister.retain(&seen).into_iter().for_each(|change| self.tell(Some(change)));
+                return Ok(page.resource_version);
+            }
+            params.continue_token = page.continue_token;
         }
     }
 
@@ -156,11 +163,11 @@ impl Informer {
             let change = match stream.next().await {
                 Ok(Some(WatchEvent::Added(object) | WatchEvent::Modified(object))) => {
                     version = meta::resource_version(&object).to_owned();
-                    self.lister.put(without_managed_fields(object))
+                    self.lister.put(object)
                 }
                 Ok(Some(WatchEvent::Deleted(object))) => {
                     version = meta::resource_version(&object).to_owned();
-                    self.lister.remove(&without_managed_fields(object))
+                    self.lister.remove(&object)
                 }
                 Ok(Some(WatchEvent::Bookmark { resource_version, .. })) => {
                     version = resource_version;

@@ -1,10 +1,13 @@
-//! A watch's answer: one JSON document a line.
+//! A watch's answer: a frame of protobuf an event, or a JSON document a line.
 
-use bytes::{Bytes, BytesMut};
+use api_types::codec;
+use bytes::BytesMut;
+use http::Response;
+use http::header::CONTENT_TYPE;
 use http_body_util::BodyExt as _;
 use serde_json::Value;
 
-use crate::client::{Body, failure};
+use crate::client::{Body, PROTOBUF, failure};
 use crate::error::ClientError;
 
 /// Bytes of one event, at most: an object with its envelope.
@@ -32,11 +35,29 @@ pub enum WatchEvent {
 pub struct WatchStream {
     body: Body,
     buffer: BytesMut,
+    framing: Framing,
 }
 
+/// How events are told apart.
+#[derive(Clone, Copy, Debug, PartialEq)]
+enum Framing {
+    /// A JSON document a line.
+    Lines,
+    /// Four bytes of length, and a WatchEvent in protobuf.
+    Frames,
+}
+
+/// Bytes of a frame's length.
+const LENGTH: usize = 4;
+
 impl WatchStream {
-    pub(crate) fn new(body: Body) -> Self {
-        Self { body, buffer: BytesMut::new() }
+    pub(crate) fn new(response: Response<Body>) -> Self {
+        let content_type = response.headers().get(CONTENT_TYPE).and_then(|value| value.to_str().ok());
+        let framing = match content_type.is_some_and(|text| text.starts_with(PROTOBUF)) {
+            true => Framing::Frames,
+            false => Framing::Lines,
+        };
+        Self { body: response.into_body(), buffer: BytesMut::new(), framing }
     }
 
     /// The next event; `None` when the server ends the watch.
@@ -45,11 +66,8 @@ impl WatchStream {
     /// `Api` for an error that the watch reports, `Transport` when the connection breaks.
     pub async fn next(&mut self) -> Result<Option<WatchEvent>, ClientError> {
         loop {
-            if let Some(line) = self.take_line() {
-                if line.iter().all(u8::is_ascii_whitespace) {
-                    continue;
-                }
-                return parse(&line).map(Some);
+            if let Some(event) = self.take_event() {
+                return event.map(Some);
             }
             if self.buffer.len() > MAX_EVENT {
                 return Err(ClientError::Decode("an event is too large".to_owned()));
@@ -61,23 +79,61 @@ impl WatchStream {
                     }
                 }
                 Some(Err(error)) => return Err(ClientError::Transport(error.to_string())),
-                None if self.buffer.iter().all(u8::is_ascii_whitespace) => return Ok(None),
+                None if self.is_over() => return Ok(None),
                 None => return Err(ClientError::Transport("the watch ended within an event".to_owned())),
             }
         }
     }
 
-    fn take_line(&mut self) -> Option<Bytes> {
-        let end = self.buffer.iter().position(|&byte| byte == b'\n')?;
-        Some(self.buffer.split_to(end + 1).freeze())
+    /// Whether nothing is left but line ends.
+    fn is_over(&self) -> bool {
+        match self.framing {
+            Framing::Lines => self.buffer.iter().all(u8::is_ascii_whitespace),
+            Framing::Frames => self.buffer.is_empty(),
+        }
+    }
+
+    fn take_event(&mut self) -> Option<Result<WatchEvent, ClientError>> {
+        match self.framing {
+            Framing::Lines => loop {
+                let end = self.buffer.iter().position(|&byte| byte == b'\n')?;
+                let line = self.buffer.split_to(end + 1);
+                if !line.iter().all(u8::is_ascii_whitespace) {
+                    return Some(parse_line(&line));
+                }
+            },
+            Framing::Frames => {
+                let length = u32::from_be_bytes(*self.buffer.first_chunk::<LENGTH>()?) as usize;
+                if self.buffer.len() - LENGTH < length {
+                    return None;
+                }
+                let frame = self.buffer.split_to(LENGTH + length);
+                Some(parse_frame(&frame[LENGTH..]))
+            }
+        }
     }
 }
 
-fn parse(line: &[u8]) -> Result<WatchEvent, ClientError> {
-    let mut event: Value =
-        serde_json::from_slice(line).map_err(|error| ClientError::Decode(error.to_string()))?;
-    let object = event["object"].take();
-    match event["type"].as_str().unwrap_or_default() {
+fn undecodable(error: impl ToString) -> ClientError {
+    ClientError::Decode(error.to_string())
+}
+
+fn parse_line(line: &[u8]) -> Result<WatchEvent, ClientError> {
+    let mut event: Value = serde_json::from_slice(line).map_err(undecodable)?;
+    let mut object = event["object"].take();
+    if let Some(metadata) = object.get_mut("metadata").and_then(Value::as_object_mut) {
+        metadata.remove("managedFields");
+    }
+    event_of(event["type"].as_str().unwrap_or_default(), object)
+}
+
+fn parse_frame(frame: &[u8]) -> Result<WatchEvent, ClientError> {
+    let (kind, body) = codec::watch_event_from_proto(frame).map_err(undecodable)?;
+    event_of(kind, codec::from_envelope_bare(body).map_err(undecodable)?)
+}
+
+fn event_of(kind: &str, object: Value) -> Result<WatchEvent, ClientError> {
+    match kind {
         "ADDED" => Ok(WatchEvent::Added(object)),
         "MODIFIED" => Ok(WatchEvent::Modified(object)),
         "DELETED" => Ok(WatchEvent::Deleted(object)),
@@ -93,5 +149,73 @@ fn parse(line: &[u8]) -> Result<WatchEvent, ClientError> {
             Err(failure(code, object.to_string().as_bytes()))
         }
         other => Err(ClientError::Decode(format!("a watch event of type {other:?}"))),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use bytes::Bytes;
+    use futures::stream;
+    use http_body_util::StreamBody;
+    use hyper::body::Frame;
+    use serde_json::json;
+
+    use super::*;
+
+    fn stream(content_type: &str, pieces: Vec<Vec<u8>>) -> WatchStream {
+        let frames = pieces.into_iter().map(|piece| Ok(Frame::data(Bytes::from(piece))));
+        let body = StreamBody::new(stream::iter(frames)).boxed_unsync();
+        WatchStream::new(
+            Response::builder().header(CONTENT_TYPE, content_type).body(body).expect("an answer"),
+        )
+    }
+
+    fn frame(kind: &str, object: &Value) -> Vec<u8> {
+        let (api_version, of) = (api_types::meta::api_version(object), api_types::meta::kind(object));
+        let message = api_types::schema::lookup_api_version(api_version, of).expect("a kind");
+        let body = codec::to_envelope(message, api_version, of, object).expect("an object");
+        let mut event = Vec::new();
+        codec::watch_event_to_proto(kind, &body, &mut event);
+        let length = u32::try_from(event.len()).expect("a short event").to_be_bytes();
+        [&length[..], &event].concat()
+    }
+
+    fn map(version: &str) -> Value {
+        json!({"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "a", "resourceVersion": version}})
+    }
+
+    #[tokio::test]
+    async fn frames_and_lines_tell_the_same_however_they_are_cut() {
+        let status = json!({"apiVersion": "v1", "kind": "Status", "status": "Failure", "code": 410, "reason": "Expired"});
+        let events = [("ADDED", map("3")), ("MODIFIED", map("4")), ("BOOKMARK", map("9")), ("ERROR", status)];
+        let line = |(kind, object): &(&str, Value)| {
+            format!("{}\n\n", json!({"type": kind, "object": object})).into_bytes()
+        };
+        let lines = events.iter().map(line).collect::<Vec<_>>().concat();
+        let frames = events.iter().map(|(kind, object)| frame(kind, object)).collect::<Vec<_>>().concat();
+        for (content_type, bytes) in [("application/json", lines), (PROTOBUF, frames)] {
+            for size in [1, 7, bytes.len()] {
+                let mut stream = stream(content_type, bytes.chunks(size).map(<[u8]>::to_vec).collect());
+                let mut next = async || stream.next().await;
+                assert_eq!(next().await.expect("an event"), Some(WatchEvent::Added(map("3"))));
+                assert_eq!(next().await.expect("an event"), Some(WatchEvent::Modified(map("4"))));
+                let bookmark =
+                    WatchEvent::Bookmark { resource_version: "9".to_owned(), initial_events_end: false };
+                assert_eq!(next().await.expect("an event"), Some(bookmark));
+                assert!(next().await.is_err_and(|error| error.is_expired()));
+                assert_eq!(next().await.expect("the end"), None);
+            }
+        }
+    }
+
+    #[tokio::test]
+    async fn a_watch_that_is_cut_within_an_event_says_so() {
+        let whole = frame("ADDED", &map("3"));
+        for length in 1..whole.len() {
+            let mut stream = stream(PROTOBUF, vec![whole[..length].to_vec()]);
+            assert!(matches!(stream.next().await, Err(ClientError::Transport(_))), "{length} bytes");
+        }
+        let mut stream = stream(PROTOBUF, vec![b"\0\0\0\x02\x0a\x09".to_vec()]);
+        assert!(matches!(stream.next().await, Err(ClientError::Decode(_))));
     }
 }

@@ -215,7 +215,7 @@ async fn an_informer_stays_level_across_lost_watches_and_lost_history() {
     api.put(&format!("{PODS}/c"), pod("c"), "ADDED");
     api.state.lock().oldest = u64::MAX;
     eventually("c", || lister.get("ns", "c").is_some() && lister.get("ns", "a").is_none()).await;
-    assert_eq!(*seen.lock(), ["+a", "+b", "-a", "+c"]);
+    assert_eq!(*seen.lock(), ["+a", "+b", "+c", "-a"]);
     shutdown.trigger();
 }
 

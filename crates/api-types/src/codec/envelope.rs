@@ -6,8 +6,9 @@ use super::sink::{JsonSink, TreeSink};
 use super::walk::{Fill, TypeMeta, object};
 use super::wire::{Reader, Wire, first_bytes, put_bytes, put_varint};
 use super::{CodecError, stored_json, to_proto};
-use crate::schema::{MessageId, lookup_api_version};
+use crate::schema::{MessageId, by_name, lookup_api_version};
 use serde_json::Value;
+use std::borrow::Cow;
 
 /// First bytes of every protobuf body and stored value.
 pub const MAGIC: [u8; 4] = *b"k8s\0";
@@ -115,6 +116,74 @@ pub fn from_envelope(bytes: &[u8]) -> Result<Value, CodecError> {
     let mut sink = TreeSink::default();
     object(&mut sink, unknown.message()?, unknown.raw, Some(unknown.types()), Fill::Nowhere)?;
     Ok(sink.finish())
+}
+
+/// A protobuf body as a tree without `metadata.managedFields`, which take half of an object's memory.
+///
+/// # Errors
+/// As [`from_envelope`].
+pub fn from_envelope_bare(bytes: &[u8]) -> Result<Value, CodecError> {
+    let unknown = unwrap_unknown(bytes)?;
+    if unknown.content_type.contains("json") {
+        let mut value = from_envelope(bytes)?;
+        crate::meta::metadata_mut(&mut value).remove("managedFields");
+        return Ok(value);
+    }
+    bare(unknown.message()?, unknown.raw, unknown.types())
+}
+
+/// The body of a list in protobuf: its metadata, and its items as [`from_envelope_bare`] gives them, with `apiVersion`
+/// and `kind`.
+///
+/// # Errors
+/// Bytes that are not an envelope of a list of a known kind.
+pub fn list_from_envelope_bare(bytes: &[u8]) -> Result<(Value, Vec<Value>), CodecError> {
+    let unknown = unwrap_unknown(bytes)?;
+    let kind = unknown.kind.strip_suffix("List").unwrap_or_default();
+    let message = lookup_api_version(unknown.api_version, kind).ok_or_else(|| unknown.not_known())?;
+    let types = TypeMeta { kind, api_version: unknown.api_version };
+    let list_meta = by_name("io.k8s.apimachinery.pkg.apis.meta.v1.ListMeta")
+        .expect("invariant: the tables hold ListMeta");
+    let (mut metadata, mut items) = (Value::Null, Vec::new());
+    let mut reader = Reader::new(unknown.raw);
+    while let Some((number, wire)) = reader.field()? {
+        match (number, wire) {
+            (1, Wire::Bytes(raw)) => metadata = super::from_proto(list_meta, raw)?,
+            (2, Wire::Bytes(raw)) => items.push(bare(message, raw, types)?),
+            _ => {}
+        }
+    }
+    Ok((metadata, items))
+}
+
+fn bare(message: MessageId, raw: &[u8], types: TypeMeta<'_>) -> Result<Value, CodecError> {
+    let mut sink = TreeSink::default();
+    object(&mut sink, message, &without_managed_fields(raw)?, Some(types), Fill::Nowhere)?;
+    Ok(sink.finish())
+}
+
+/// A message without the managed fields in its metadata (field 1).
+fn without_managed_fields(raw: &[u8]) -> Result<Cow<'_, [u8]>, CodecError> {
+    let mut reader = Reader::new(raw);
+    let Some((1, Wire::Bytes(metadata))) = reader.field()? else { return Ok(raw.into()) };
+    let rest = &raw[reader.at..];
+    let mut kept = Vec::with_capacity(metadata.len());
+    let mut reader = Reader::new(metadata);
+    loop {
+        let at = reader.at;
+        match reader.field()? {
+            Some((MANAGED_FIELDS, _)) => {}
+            Some(_) => kept.extend_from_slice(&metadata[at..reader.at]),
+            None => break,
+        }
+    }
+    if kept.len() == metadata.len() {
+        return Ok(raw.into());
+    }
+    let mut out = Vec::with_capacity(raw.len());
+    put_bytes(&mut out, 1, &kept);
+    out.extend_from_slice(rest);
+    Ok(out.into())
 }
 
 /// An object in few bytes, for who keeps many and reads few: an envelope where its kind is in the tables, else JSON.
@@ -326,6 +395,8 @@ struct Parts<'a> {
     rest: &'a [u8],
 }
 
+/// Number of `managedFields` in ObjectMeta.
+const MANAGED_FIELDS: u32 = 17;
 /// Number of `resourceVersion` in ObjectMeta.
 const RESOURCE_VERSION: u32 = 6;
 

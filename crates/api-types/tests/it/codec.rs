@@ -244,6 +244,35 @@ fn a_list_is_a_concatenation_of_stored_objects() {
     assert_eq!(list["items"][1]["metadata"], json!({"name": "b", "resourceVersion": "5"}));
 }
 
+/// Who only wants to know what an object is like reads it without the record of who set its fields.
+#[test]
+fn objects_and_lists_are_read_without_managed_fields() {
+    let bare = json!({"apiVersion": "v1", "kind": "Pod",
+        "metadata": {"name": "a", "resourceVersion": "5", "labels": {"a": "b"}}});
+    let mut owned = bare.clone();
+    let fields = json!({"f:metadata": {"f:labels": {"f:a": {}}}});
+    let entry = json!({"manager": "m", "operation": "Update", "fieldsType": "FieldsV1", "fieldsV1": fields});
+    owned["metadata"]["managedFields"] = json!([entry, entry]);
+    for object in [&bare, &owned] {
+        let stored = codec::to_stored(message("v1", "Pod"), "v1", "Pod", object).unwrap();
+        let (mut body, mut items) = (Vec::new(), b"\x0a\x06\x12\x017\x1a\x01c".to_vec());
+        codec::stored_to_proto(&stored, &mut body, 5).unwrap();
+        codec::stored_to_proto_item(&stored, &mut items, 5).unwrap();
+        codec::stored_to_proto_item(&stored, &mut items, 5).unwrap();
+        let mut expected = codec::from_envelope(&body).unwrap();
+        expected["metadata"].as_object_mut().unwrap().remove("managedFields");
+        assert_eq!(expected["metadata"], bare["metadata"]);
+        assert_eq!(codec::from_envelope_bare(&body).unwrap(), expected);
+        let list = codec::wrap_unknown("v1", "PodList", &items);
+        let (metadata, found) = codec::list_from_envelope_bare(&list).unwrap();
+        assert_eq!(metadata, json!({"resourceVersion": "7", "continue": "c"}));
+        assert_eq!(found, [expected.clone(), expected]);
+    }
+    let no_list = codec::wrap_unknown("v1", "Pod", b"");
+    assert!(codec::list_from_envelope_bare(&no_list).is_err());
+    assert!(codec::from_envelope_bare(&codec::wrap_unknown("v1", "Pod", b"\x0a\x05\x8a")).is_err());
+}
+
 #[test]
 fn watch_frames_carry_the_object() {
     let pods = table::find("", "v1", "pods").unwrap();
