@@ -11,8 +11,9 @@
 use crate::generated::resources::{GROUPS, RESOURCES};
 use crate::schema::MessageId;
 use crate::text::{List, Text};
+use std::collections::HashMap;
 use std::ops::Deref;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 /// One resource in one version: of the table, or made from a CustomResourceDefinition.
 #[derive(Debug)]
@@ -211,14 +212,24 @@ pub fn resources() -> &'static [Resource] {
     &RESOURCES
 }
 
+/// Resources by (group, version, name).
+type Rows = HashMap<(&'static str, &'static str, &'static str), &'static Resource>;
+
+/// The resources by a name of theirs; of those that share it the first.
+fn rows(name: fn(&'static Resource) -> &'static str) -> Rows {
+    RESOURCES.iter().rev().map(|r| ((r.group.as_str(), r.version.as_str(), name(r)), r)).collect()
+}
+
 /// The resource with this plural name.
 pub fn find(group: &str, version: &str, resource: &str) -> Option<&'static Resource> {
-    RESOURCES.iter().find(|r| r.group == group && r.version == version && r.resource == resource)
+    static BY_NAME: OnceLock<Rows> = OnceLock::new();
+    BY_NAME.get_or_init(|| rows(|r| r.resource.as_str())).get(&(group, version, resource)).copied()
 }
 
 /// The resource of a kind.
 pub fn by_kind(group: &str, version: &str, kind: &str) -> Option<&'static Resource> {
-    RESOURCES.iter().find(|r| r.group == group && r.version == version && r.kind == kind)
+    static BY_KIND: OnceLock<Rows> = OnceLock::new();
+    BY_KIND.get_or_init(|| rows(|r| r.kind.as_str())).get(&(group, version, kind)).copied()
 }
 
 /// [`by_kind`] with `apps/v1` or `v1`.

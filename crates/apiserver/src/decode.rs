@@ -201,18 +201,38 @@ pub(crate) fn json_type(value: &Value) -> &'static str {
     }
 }
 
-/// Checks a tree that no document stands behind (the outcome of a patch), and brings it into its form.
-pub(crate) fn settle(call: &Call, mut value: Value, expected: Expected<'_>) -> Result<Value, Status> {
+/// Checks a tree that no document stands behind (the outcome of a patch), and brings it into its form. What is as it was
+/// before is in its form.
+pub(crate) fn settle(
+    call: &Call,
+    mut value: Value,
+    before: &Value,
+    expected: Expected<'_>,
+) -> Result<Value, Status> {
     let message = match expected.form {
         Form::Message(message) => message,
         Form::Custom(kind) => return custom(call, value, &[], kind, expected),
     };
+    let kept = take_same(&mut value, before);
     let report = schema::check(message, &value);
     let strict = report.unknown_fields.iter().map(|path| format!("unknown field {path:?}"));
     let report = DocumentReport { strict_errors: strict.collect(), type_errors: report.type_errors };
     judge(call, &value, report, expected)?;
     schema::prune_unknown(message, &mut value);
-    codec::normalize(message, &value).map_err(|error| Status::bad_request(error.to_string()))
+    let mut settled =
+        codec::normalize(message, &value).map_err(|error| Status::bad_request(error.to_string()))?;
+    if let Some(fields) = settled.as_object_mut() {
+        fields.extend(kept);
+    }
+    Ok(settled)
+}
+
+/// Takes the structs at the top that are the same as before.
+fn take_same(value: &mut Value, before: &Value) -> Vec<(String, Value)> {
+    let Some(fields) = value.as_object_mut() else { return Vec::new() };
+    let is_same = |(key, field): &(&String, &Value)| field.is_object() && before.get(*key) == Some(*field);
+    let same: Vec<String> = fields.iter().filter(is_same).map(|(key, _)| key.clone()).collect();
+    same.into_iter().filter_map(|key| fields.remove_entry(&key)).collect()
 }
 
 /// Values of the wrong type are refused; unknown and repeated fields as `fieldValidation` says.

@@ -12,7 +12,7 @@ const MAX_OPERATIONS: usize = 10_000;
 const MAX_COPIED_BYTES: usize = 3 * 1024 * 1024;
 
 /// Applies the operations in order; the first that fails refuses the whole patch.
-pub fn json_patch(doc: &Value, patch: &Value) -> Result<Value, PatchError> {
+pub fn json_patch(mut doc: Value, patch: &Value) -> Result<Value, PatchError> {
     let Some(operations) = patch.as_array() else {
         return Err(PatchError::BadRequest(
             "json: cannot unmarshal object into Go value of type jsonpatch.Patch".into(),
@@ -24,12 +24,11 @@ pub fn json_patch(doc: &Value, patch: &Value) -> Result<Value, PatchError> {
             operations.len()
         )));
     }
-    let mut out = doc.clone();
     let mut copied = 0;
     for operation in operations {
-        apply(&mut out, operation, &mut copied).map_err(PatchError::Unprocessable)?;
+        apply(&mut doc, operation, &mut copied).map_err(PatchError::Unprocessable)?;
     }
-    Ok(out)
+    Ok(doc)
 }
 
 fn apply(doc: &mut Value, operation: &Value, copied: &mut usize) -> Result<(), String> {
@@ -209,7 +208,7 @@ mod tests {
     use serde_json::json;
 
     fn run(doc: Value, patch: Value) -> Result<Value, String> {
-        json_patch(&doc, &patch).map_err(|e| e.to_string())
+        json_patch(doc.clone(), &patch).map_err(|e| e.to_string())
     }
 
     #[test]
@@ -261,7 +260,7 @@ mod tests {
         ] {
             assert_eq!(run(doc.clone(), json!([operation])).unwrap_err(), want);
         }
-        assert!(matches!(json_patch(&doc, &json!({})), Err(PatchError::BadRequest(_))));
+        assert!(matches!(json_patch(doc.clone(), &json!({})), Err(PatchError::BadRequest(_))));
         // Each step doubles the depth, or adds to it, and so the stack that it takes to walk or drop the outcome.
         let mut paths = vec![String::from("/a")];
         for _ in 0..12 {
@@ -280,6 +279,6 @@ mod tests {
             {"op": "add", "path": "/a/a/c", "value": tower(124)}, {"op": "move", "from": "/a/a/c", "path": "/a/a/b/a/a"}]);
         assert_eq!(run(deep, moved).unwrap_err(), "exceeded max depth");
         let many = vec![json!({"op": "test", "path": "/a", "value": 1}); MAX_OPERATIONS + 1];
-        assert!(matches!(json_patch(&doc, &Value::Array(many)), Err(PatchError::TooLarge(_))));
+        assert!(matches!(json_patch(doc.clone(), &Value::Array(many)), Err(PatchError::TooLarge(_))));
     }
 }

@@ -71,13 +71,12 @@ fn conflict_text(conflicts: &[Conflict]) -> String {
 }
 
 /// JSON merge patch (RFC 7386): null removes, objects merge, all else replaces.
-pub fn merge_patch(doc: &Value, patch: &Value) -> Result<Value, PatchError> {
+pub fn merge_patch(mut doc: Value, patch: &Value) -> Result<Value, PatchError> {
     if !patch.is_object() {
         return Err(PatchError::BadRequest("Invalid JSON Patch".into()));
     }
-    let mut out = doc.clone();
-    merge_into(&mut out, patch);
-    Ok(out)
+    merge_into(&mut doc, patch);
+    Ok(doc)
 }
 
 fn merge_into(target: &mut Value, patch: &Value) {
@@ -121,9 +120,9 @@ mod tests {
             (json!({"e": null}), json!({"a": 1}), json!({"e": null, "a": 1})),
             (json!({}), json!({"a": {"bb": {"ccc": null}}}), json!({"a": {"bb": {}}})),
         ] {
-            assert_eq!(merge_patch(&doc, &patch).unwrap(), want);
+            assert_eq!(merge_patch(doc, &patch).unwrap(), want);
         }
-        assert!(matches!(merge_patch(&json!({}), &json!([1])), Err(PatchError::BadRequest(_))));
+        assert!(matches!(merge_patch(json!({}), &json!([1])), Err(PatchError::BadRequest(_))));
     }
 
     #[test]

@@ -13,11 +13,11 @@ const SET_ORDER: &str = "$setElementOrder/";
 const DELETE_FROM: &str = "$deleteFromPrimitiveList/";
 
 /// Merges `patch` into `doc`, an object of the given type.
-pub fn strategic_merge(message: MessageId, doc: &Value, patch: &Value) -> Result<Value, PatchError> {
-    let (Some(original), Some(changes)) = (doc.as_object(), patch.as_object()) else {
+pub fn strategic_merge(message: MessageId, doc: Value, patch: &Value) -> Result<Value, PatchError> {
+    let (Value::Object(original), Some(changes)) = (doc, patch.as_object()) else {
         return Err(PatchError::BadRequest("invalid JSON document".into()));
     };
-    merge_map(original.clone(), changes.clone(), Some(message)).map(Value::Object)
+    merge_map(original, changes.clone(), Some(message)).map(Value::Object)
 }
 
 type Object = Map<String, Value>;

@@ -35,9 +35,9 @@ fn patched(resource: &Resource, object: &Value) {
     let what = format!("{} {}", resource.api_version(), resource.kind);
     let message = resource.built_in_message();
     let steps = json!([{"op": "test", "path": "", "value": object}, {"op": "replace", "path": "/metadata", "value": object["metadata"]}]);
-    assert_eq!(&patch::json_patch(object, &steps).unwrap(), object, "{what}: JSON patch");
-    assert_eq!(&patch::merge_patch(object, object).unwrap(), object, "{what}: merge patch");
-    let merged = patch::strategic_merge(message, object, object).unwrap();
+    assert_eq!(&patch::json_patch(object.clone(), &steps).unwrap(), object, "{what}: JSON patch");
+    assert_eq!(&patch::merge_patch(object.clone(), object).unwrap(), object, "{what}: merge patch");
+    let merged = patch::strategic_merge(message, object.clone(), object).unwrap();
     assert_eq!(&merged, object, "{what}: strategic merge patch");
 }
 

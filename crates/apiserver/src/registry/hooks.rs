@@ -71,6 +71,11 @@ impl Api {
         }
     }
 
+    /// Whether [`Self::before_write`] changes objects of a kind, each time in another way.
+    pub(super) fn completes(resource: &Resource) -> bool {
+        is(resource, "", "Service")
+    }
+
     /// Completes an object that is about to be written.
     pub(super) fn before_write(
         &self,

@@ -70,18 +70,47 @@ impl Patch {
         })
     }
 
-    /// The object after the patch, checked against its schema.
+    /// The object after the patch, checked against its schema. It has no record of who owns which field unless the patch
+    /// speaks of it: that of the object holds then.
     pub fn apply(&self, call: &Call, expected: Expected<'_>, object: &Value) -> Result<Value, Status> {
+        let before = match self.names_managed_fields() {
+            true => object.clone(),
+            false => patch::apply::without_managed(object),
+        };
         let patched = match self {
-            Self::Json(patch) => patch::json_patch(object, patch),
-            Self::Merge(patch) => patch::merge_patch(object, patch),
+            Self::Json(patch) => patch::json_patch(before, patch),
+            Self::Merge(patch) => patch::merge_patch(before, patch),
             Self::Strategic(patch) => match expected.form {
-                Form::Message(message) => patch::strategic_merge(message, object, patch),
+                Form::Message(message) => patch::strategic_merge(message, before, patch),
                 Form::Custom(_) => return Err(Status::unsupported_media(&CUSTOM_ACCEPTED)),
             },
         };
-        decode::settle(call, patched.map_err(refused)?, expected)
+        decode::settle(call, patched.map_err(refused)?, object, expected)
     }
+
+    /// Whether it reads or changes `metadata.managedFields`, by itself or as a part.
+    fn names_managed_fields(&self) -> bool {
+        match self {
+            Self::Json(steps) => {
+                let paths =
+                    |step: &Value| ["path", "from"].map(|field| step[field].as_str().map(meets_managed));
+                steps.as_array().into_iter().flatten().flat_map(paths).any(|met| met == Some(true))
+            }
+            Self::Merge(patch) | Self::Strategic(patch) => match patch.get("metadata") {
+                None => false,
+                Some(Value::Object(metadata)) => {
+                    metadata.keys().any(|key| key.contains("managedFields") || key.starts_with('$'))
+                }
+                Some(_) => true,
+            },
+        }
+    }
+}
+
+/// Whether a JSON pointer leads to `managedFields`, through it, or to what it is in.
+fn meets_managed(pointer: &str) -> bool {
+    const MANAGED: &str = "/metadata/managedFields";
+    pointer.starts_with(MANAGED) || MANAGED.starts_with(pointer)
 }
 
 pub(super) fn refused(error: PatchError) -> Status {

@@ -60,7 +60,7 @@ impl Api {
         let mut tries = 0;
         loop {
             tries += 1;
-            let mut candidate = object.clone();
+            let mut candidate = if generated { object.clone() } else { object.take() };
             let suffix = self.storage.env.rng.suffix(SUFFIX);
             meta_rules::fill_system_fields(&mut candidate, &self.now_text(), &self.new_uid(), &suffix);
             let named = Target::new(&target.resource, &target.namespace, meta::name(&candidate));
@@ -105,7 +105,7 @@ impl Api {
         &self,
         call: &Call,
         target: &Target,
-        object: Value,
+        mut object: Value,
         dry_run: bool,
     ) -> Result<Written, Status> {
         let key = target.key();
@@ -113,11 +113,18 @@ impl Api {
         let _turn = self.quota_turn(target, "", false).await?;
         for _ in 0..MAX_TAKEN {
             let view = self.storage.view();
-            let mut candidate = object.clone();
-            let mut extra = self.before_write(&view, target, None, &mut candidate)?;
-            let charged = Charged { target, subresource: "", old: None, new: &candidate };
+            let mut completed;
+            let candidate = match Api::completes(&target.resource) {
+                true => {
+                    completed = object.clone();
+                    &mut completed
+                }
+                false => &mut object,
+            };
+            let mut extra = self.before_write(&view, target, None, candidate)?;
+            let charged = Charged { target, subresource: "", old: None, new: candidate };
             extra.extend(self.charge_quota(&view, &charged).await?);
-            let value = self.to_stored(&target.resource, &candidate).await?;
+            let value = self.to_stored(&target.resource, candidate).await?;
             if dry_run {
                 if view.contains(&key) {
                     return Err(target.already_exists());

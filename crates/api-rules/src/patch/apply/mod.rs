@@ -20,6 +20,7 @@ use crate::look::{Look, remove, set};
 use api_types::field::quote;
 use serde_json::{Map, Value, json};
 use set::{Set, Step};
+use std::sync::LazyLock;
 
 /// Name for what an object held before the first apply, when nobody tracked it.
 const BEFORE: &str = "before-first-apply";
@@ -68,6 +69,8 @@ struct Entry {
     subresource: String,
     time: String,
     fields: Set,
+    /// What it was read from, as long as it says the same.
+    kept: Option<Value>,
 }
 
 impl Entry {
@@ -79,6 +82,7 @@ impl Entry {
             subresource: writer.subresource.to_owned(),
             time: writer.now.to_owned(),
             fields: Set::default(),
+            kept: None,
         }
     }
 
@@ -98,16 +102,30 @@ impl Entry {
             subresource: json.text("subresource").to_owned(),
             time: json.text("time").to_owned(),
             fields: Set::from_json(json.at("fieldsV1")),
+            kept: None,
         }
     }
 
-    fn write(&self) -> Value {
+    /// An entry that was written here, and is written as it was read unless it changes.
+    fn read_own(json: &Value) -> Entry {
+        Entry { kept: Some(json.clone()), ..Entry::read(json) }
+    }
+
+    fn change_fields(&mut self, change: impl FnOnce(Set) -> Set) {
+        self.fields = change(std::mem::take(&mut self.fields));
+        self.kept = None;
+    }
+
+    fn write(self) -> Value {
+        if let Some(kept) = self.kept {
+            return kept;
+        }
         let mut out = json!({
             "manager": self.manager,
             "operation": if self.applied { "Apply" } else { "Update" },
             "apiVersion": self.api_version,
             "fieldsType": "FieldsV1",
-            "fieldsV1": self.fields.to_json(),
+            "fieldsV1": self.fields.into_json(),
         });
         for (field, text) in [("time", &self.time), ("subresource", &self.subresource)] {
             if !text.is_empty() {
@@ -131,18 +149,18 @@ impl Entry {
 }
 
 fn read_all(object: &Value) -> Vec<Entry> {
-    object.items("metadata.managedFields").iter().map(Entry::read).collect()
+    object.items("metadata.managedFields").iter().map(Entry::read_own).collect()
 }
 
 fn write_all(object: &mut Value, mut entries: Vec<Entry>) {
     entries.retain(|e| !e.fields.is_empty());
     entries.sort_by(|a, b| {
-        let key = |e: &Entry| {
-            (!e.applied, e.time.clone(), e.manager.clone(), e.api_version.clone(), e.subresource.clone())
-        };
+        fn key(e: &Entry) -> (bool, [&str; 4]) {
+            (!e.applied, [&e.time, &e.manager, &e.api_version, &e.subresource])
+        }
         key(a).cmp(&key(b))
     });
-    let list: Vec<Value> = entries.iter().map(Entry::write).collect();
+    let list: Vec<Value> = entries.into_iter().map(Entry::write).collect();
     if list.is_empty() {
         remove(object, "metadata.managedFields");
     } else {
@@ -150,10 +168,22 @@ fn write_all(object: &mut Value, mut entries: Vec<Entry>) {
     }
 }
 
-fn without_managed(object: &Value) -> Value {
-    let mut out = object.clone();
-    remove(&mut out, "metadata.managedFields");
-    out
+/// A copy of an object that does not say who owns its fields.
+pub fn without_managed(object: &Value) -> Value {
+    let copy = |from: &Map<String, Value>, field: &mut dyn FnMut(&str, &Value) -> Option<Value>| {
+        let fields = from.iter().filter_map(|(key, value)| Some((key.clone(), field(key, value)?)));
+        Value::Object(fields.collect())
+    };
+    let bare = |metadata: &Map<String, Value>| {
+        copy(metadata, &mut |key, value| (key != "managedFields").then(|| value.clone()))
+    };
+    match object {
+        Value::Object(object) => copy(object, &mut |key, value| match value {
+            Value::Object(metadata) if key == "metadata" => Some(bare(metadata)),
+            other => Some(other.clone()),
+        }),
+        other => other.clone(),
+    }
 }
 
 fn is_same_without_managed(one: &Value, other: &Value) -> bool {
@@ -167,23 +197,15 @@ fn is_same_without_managed(one: &Value, other: &Value) -> bool {
     same(one, other, "metadata") && same(&one["metadata"], &other["metadata"], "managedFields")
 }
 
-fn unowned() -> Set {
-    let mut set = Set::default();
-    for path in UNOWNED {
-        let steps: Vec<Step> = path.iter().map(|name| Step::Field((*name).to_owned())).collect();
-        set.insert(&steps);
-    }
-    set
+fn unowned() -> &'static Set {
+    static SET: LazyLock<Set> =
+        LazyLock::new(|| Set::of_fields(UNOWNED.iter().map(|path| path.iter().copied())));
+    &SET
 }
 
 /// The paths that an endpoint resets, as a set.
 fn reset_set(writer: &Writer<'_>) -> Set {
-    let mut set = Set::default();
-    for path in writer.reset {
-        let steps: Vec<Step> = path.split('.').map(|name| Step::Field(name.to_owned())).collect();
-        set.insert(&steps);
-    }
-    set
+    Set::of_fields(writer.reset.iter().map(|path| path.split('.')))
 }
 
 /// Takes from every other entry what changed; `None` for conflicts when they are not forced.
@@ -193,7 +215,10 @@ fn settle(
     change: &typed::Comparison,
     force: bool,
 ) -> Result<(), PatchError> {
-    let changed = change.modified.union(&change.added);
+    if entries.iter().all(|e| e.is(own)) {
+        return Ok(());
+    }
+    let changed = change.modified.clone().union(change.added.clone());
     let mut conflicts = Vec::new();
     for entry in entries.iter().filter(|e| !force && !e.is(own)) {
         let fields = entry.fields.intersection(&changed).paths();
@@ -202,9 +227,9 @@ fn settle(
     if !conflicts.is_empty() {
         return Err(PatchError::Conflicts(conflicts));
     }
-    let touched = changed.union(&change.removed);
-    for entry in entries.iter_mut().filter(|e| !e.is(own)) {
-        entry.fields = entry.fields.difference(&touched);
+    let touched = changed.union(change.removed.clone());
+    for entry in entries.iter_mut().filter(|e| !e.is(own) && e.fields.overlaps(&touched)) {
+        entry.change_fields(|fields| fields.difference(&touched));
     }
     entries.retain(|e| !e.fields.is_empty() || e.is(own));
     Ok(())
@@ -234,7 +259,7 @@ pub fn apply(
     }
     let mut own = Entry::new(writer, true);
     own.fields =
-        typed::fields(ty, &without_managed(applied)).difference(&unowned()).without(&reset_set(writer));
+        typed::fields(ty, &without_managed(applied)).difference(unowned()).without(&reset_set(writer));
     let last = entries.iter().position(|e| e.is(&own)).map(|i| entries.remove(i));
     let merged = typed::merge(ty, &live_bare, &without_managed(applied));
     entries.push(own.clone());
@@ -248,6 +273,7 @@ pub fn apply(
         && let Some(entry) = entries.iter_mut().find(|e| e.is(&own))
     {
         entry.time.clone_from(&last.time);
+        entry.kept = None;
     }
     follow_last_applied(&mut result, applied, writer);
     write_all(&mut result, entries);
@@ -309,7 +335,7 @@ fn fits(ty: Type<'_>, applied: &Value) -> Result<(), PatchError> {
 /// Everything that an untracked object holds belongs to nobody in particular.
 fn before_first(ty: Type<'_>, live: &Value, writer: &Writer<'_>) -> Entry {
     let mut entry = Entry::new(&Writer { manager: BEFORE, subresource: "", ..*writer }, false);
-    entry.fields = typed::compare(ty, &Value::Object(Map::new()), live).added.difference(&unowned());
+    entry.fields = typed::compare(ty, &Value::Object(Map::new()), live).added.difference(unowned());
     entry
 }
 
@@ -317,12 +343,12 @@ fn before_first(ty: Type<'_>, live: &Value, writer: &Writer<'_>) -> Entry {
 fn prune(ty: Type<'_>, merged: Value, entries: &[Entry], last: Option<&Entry>) -> Value {
     let Some(last) = last.filter(|l| !l.fields.is_empty()) else { return merged };
     let named = |set: &Set| set.with_named(ty, &|ty: Type<'_>, step: &Step| ty.follow(step));
-    let owned = entries.iter().fold(Set::default(), |all, e| all.union(&e.fields));
+    let owned = entries.iter().fold(Set::default(), |all, e| all.union(e.fields.clone()));
     let before = named(&last.fields);
     let all = named(&typed::fields(ty, &merged));
     let pruned = typed::remove(ty, &merged, &before);
-    let kept = named(&typed::fields(ty, &pruned)).union(&named(&owned));
-    let pruned = typed::remove(ty, &merged, &all.difference(&kept));
+    let kept = named(&typed::fields(ty, &pruned)).union(named(&owned));
+    let pruned = typed::remove(ty, &merged, &all.clone().difference(&kept));
     let gone = all.difference(&named(&typed::fields(ty, &pruned)));
     typed::remove(ty, &merged, &gone.intersection(&before))
 }
@@ -350,6 +376,7 @@ pub fn update(ty: Type<'_>, live: Option<&Value>, new: &mut Value, writer: &Writ
     let sent = remove(new, "metadata.managedFields");
     let mut entries = match (sent.as_ref().and_then(Value::as_array), live) {
         (Some(list), _) if list.is_empty() || list == &[json!({})] => return,
+        (Some(list), Some(live)) if list == live.items("metadata.managedFields") => read_all(live),
         (Some(list), _) => list.iter().map(Entry::read).collect(),
         (None, Some(live)) => read_all(live),
         (None, None) => Vec::new(),
@@ -364,12 +391,15 @@ pub fn update(ty: Type<'_>, live: Option<&Value>, new: &mut Value, writer: &Writ
     // Forced: an update owns what it changes.
     let settled = settle(&mut entries, &own, &change, true);
     debug_assert!(settled.is_ok(), "a forced change has no conflicts");
-    let taken = change.modified.union(&change.added).difference(&unowned()).without(&reset_set(writer));
+    let typed::Comparison { added, modified, removed } = change;
+    let taken = modified.union(added).difference(unowned()).without(&reset_set(writer));
     match entries.iter_mut().find(|e| e.is(&own)) {
         Some(entry) => {
-            entry.fields = entry.fields.difference(&change.removed).union(&taken);
             if !taken.is_empty() {
                 entry.time = own.time;
+            }
+            if entry.fields.overlaps(&removed) || !taken.is_empty() {
+                entry.change_fields(|fields| fields.difference(&removed).union(taken));
             }
         }
         None => entries.push(Entry { fields: taken, ..own }),
@@ -382,7 +412,8 @@ pub fn update(ty: Type<'_>, live: Option<&Value>, new: &mut Value, writer: &Writ
 /// the object as it would be stored, after `prepare_*`.
 pub fn keep_times(new: &mut Value, old: &Value) {
     let bare = |object: &Value| -> Vec<Entry> {
-        read_all(object).into_iter().map(|entry| Entry { time: String::new(), ..entry }).collect()
+        let entries = object.items("metadata.managedFields").iter().map(Entry::read);
+        entries.map(|entry| Entry { time: String::new(), ..entry }).collect()
     };
     if new.at("metadata.managedFields") != old.at("metadata.managedFields")
         && is_same_without_managed(new, old)
@@ -402,9 +433,9 @@ fn cap(entries: &mut Vec<Entry>) {
         };
         let Some(first) = oldest(None, entries) else { return };
         let Some(second) = oldest(Some(first), entries) else { return };
-        let folded = entries[first].fields.union(&entries[second].fields);
+        let folded = std::mem::take(&mut entries[first].fields);
         let target = &mut entries[second];
-        target.fields = folded;
+        target.change_fields(|fields| fields.union(folded));
         target.manager = ANCIENT.to_owned();
         target.subresource = String::new();
         entries.remove(first);

@@ -1,53 +1,59 @@
 //! Sets of field paths and their JSON form, `FieldsV1`.
 
 use serde_json::{Map, Value};
+use std::collections::btree_map::Entry;
 use std::collections::{BTreeMap, BTreeSet};
 
-/// One step of a path.
+/// One step of a path, as `FieldsV1` writes it.
+///
+/// * `f:`: a field of a struct or a key of a map,
+/// * `k:`: an element of a list of maps, its keys as canonical JSON,
+/// * `v:`: an element of a list that is a set, its value as JSON,
+/// * `i:`: an element by position: read from other writers, never made here.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
-pub(crate) enum Step {
-    /// A field of a struct or a key of a map.
-    Field(String),
-    /// An element of a list of maps: its keys as canonical JSON.
-    Key(String),
-    /// An element of a list that is a set: its value as JSON.
-    Value(String),
-    /// An element by position: read from other writers, never made here.
-    Index(i64),
-}
+pub(crate) struct Step(String);
 
 impl Step {
-    fn encode(&self) -> String {
-        match self {
-            Step::Field(name) => format!("f:{name}"),
-            Step::Key(json) => format!("k:{json}"),
-            Step::Value(json) => format!("v:{json}"),
-            Step::Index(index) => format!("i:{index}"),
-        }
+    pub(crate) fn field(name: &str) -> Step {
+        Step(["f:", name].concat())
+    }
+
+    pub(crate) fn key(json: &str) -> Step {
+        Step(["k:", json].concat())
+    }
+
+    pub(crate) fn value(json: &str) -> Step {
+        Step(["v:", json].concat())
     }
 
     fn decode(text: &str) -> Option<Step> {
         let (kind, rest) = text.split_once(':')?;
         match kind {
-            "f" => Some(Step::Field(rest.to_owned())),
-            "k" => Some(Step::Key(canonical(rest)?)),
-            "v" => Some(Step::Value(canonical(rest)?)),
-            "i" => rest.parse().ok().map(Step::Index),
+            "f" => Some(Step(text.to_owned())),
+            "k" => Some(Step::key(&canonical(rest)?)),
+            "v" => Some(Step::value(&canonical(rest)?)),
+            "i" => rest.parse().ok().map(|index: i64| Step(format!("i:{index}"))),
             _ => None,
         }
     }
 
+    /// The name of a field.
+    pub(crate) fn as_field(&self) -> Option<&str> {
+        self.0.strip_prefix("f:")
+    }
+
     /// As upstream prints it in a path: `.name`, `[name="a"]`, `[="a"]`, `[0]`.
     pub(crate) fn shown(&self) -> String {
-        match self {
-            Step::Field(name) => format!(".{name}"),
-            Step::Value(json) => format!("[={json}]"),
-            Step::Index(index) => format!("[{index}]"),
-            Step::Key(json) => {
+        match self.0.split_once(':') {
+            Some(("f", name)) => format!(".{name}"),
+            Some(("v", json)) => format!("[={json}]"),
+            Some(("k", json)) => {
                 let keys: Map<String, Value> = serde_json::from_str(json).unwrap_or_default();
                 let pairs: Vec<String> = keys.iter().map(|(key, value)| format!("{key}={value}")).collect();
                 format!("[{}]", pairs.join(","))
             }
+            Some((_, rest)) => format!("[{rest}]"),
+            None => String::new(),
         }
     }
 }
@@ -57,7 +63,7 @@ fn canonical(json: &str) -> Option<String> {
     serde_json::from_str::<Value>(json).ok().map(|value| value.to_string())
 }
 
-/// A set of paths: those that end here and those that go on.
+/// A set of paths: those that end here and those that go on. No set in it is empty.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(crate) struct Set {
     members: BTreeSet<Step>,
@@ -65,8 +71,18 @@ pub(crate) struct Set {
 }
 
 impl Set {
+    /// The set of paths of fields.
+    pub(crate) fn of_fields<'a, P: IntoIterator<Item = &'a str>>(paths: impl Iterator<Item = P>) -> Set {
+        let mut set = Set::default();
+        for path in paths {
+            let steps: Vec<Step> = path.into_iter().map(Step::field).collect();
+            set.insert(&steps);
+        }
+        set
+    }
+
     pub(crate) fn is_empty(&self) -> bool {
-        self.members.is_empty() && self.children.values().all(Set::is_empty)
+        self.members.is_empty() && self.children.is_empty()
     }
 
     /// Whether the path of one step is a member.
@@ -76,57 +92,93 @@ impl Set {
 
     /// What lies below a step.
     pub(crate) fn below(&self, step: &Step) -> Option<&Set> {
-        self.children.get(step).filter(|set| !set.is_empty())
+        self.children.get(step)
     }
 
     /// Adds a path; the empty one stands for the object, which nobody owns.
-    pub(crate) fn insert(&mut self, path: &[Step]) {
+    fn insert(&mut self, path: &[Step]) {
         match path {
             [] => {}
-            [last] => {
-                self.members.insert(last.clone());
-            }
+            [last] => self.put(last.clone(), true, Set::default()),
             [first, rest @ ..] => self.children.entry(first.clone()).or_default().insert(rest),
         }
     }
 
-    pub(crate) fn union(&self, other: &Set) -> Set {
-        let mut out = self.clone();
-        out.members.extend(other.members.iter().cloned());
-        for (step, set) in &other.children {
-            let merged = out.children.get(step).map_or_else(|| set.clone(), |mine| mine.union(set));
-            out.children.insert(step.clone(), merged);
+    /// Adds a step that is not in it yet: as a member, and with what lies below it.
+    pub(crate) fn put(&mut self, step: Step, member: bool, below: Set) {
+        match (member, below.is_empty()) {
+            (true, true) => drop(self.members.insert(step)),
+            (false, false) => drop(self.children.insert(step, below)),
+            (true, false) => {
+                self.members.insert(step.clone());
+                self.children.insert(step, below);
+            }
+            (false, true) => {}
         }
-        out
+    }
+
+    /// The paths that are in either.
+    pub(crate) fn union(mut self, other: Set) -> Set {
+        if self.is_empty() {
+            return other;
+        }
+        self.members.extend(other.members);
+        for (step, theirs) in other.children {
+            match self.children.entry(step) {
+                Entry::Vacant(place) => drop(place.insert(theirs)),
+                Entry::Occupied(mut place) => {
+                    let mine = std::mem::take(place.get_mut());
+                    *place.get_mut() = mine.union(theirs);
+                }
+            }
+        }
+        self
+    }
+
+    /// Whether a path is in both.
+    pub(crate) fn overlaps(&self, other: &Set) -> bool {
+        let below = |(step, set): (&Step, &Set)| other.children.get(step).is_some_and(|o| set.overlaps(o));
+        !self.members.is_disjoint(&other.members) || self.children.iter().any(below)
     }
 
     /// The paths that are in both.
     pub(crate) fn intersection(&self, other: &Set) -> Set {
         let members = self.members.intersection(&other.members).cloned().collect();
-        let both =
-            |(step, set): (&Step, &Set)| Some((step.clone(), set.intersection(other.children.get(step)?)));
-        Set { members, children: without_empty(self.children.iter().filter_map(both)) }
+        let both = |(step, set): (&Step, &Set)| {
+            let common = set.intersection(other.children.get(step)?);
+            (!common.is_empty()).then(|| (step.clone(), common))
+        };
+        Set { members, children: self.children.iter().filter_map(both).collect() }
     }
 
     /// The paths that are not in the other.
-    pub(crate) fn difference(&self, other: &Set) -> Set {
-        let members = self.members.difference(&other.members).cloned().collect();
-        let left = |(step, set): (&Step, &Set)| {
-            (step.clone(), other.children.get(step).map_or_else(|| set.clone(), |o| set.difference(o)))
-        };
-        Set { members, children: without_empty(self.children.iter().map(left)) }
+    pub(crate) fn difference(mut self, other: &Set) -> Set {
+        self.members.retain(|step| !other.members.contains(step));
+        for (step, theirs) in &other.children {
+            self.shrink(step, |mine| mine.difference(theirs));
+        }
+        self
     }
 
-    /// Removes these paths and everything below them.
-    pub(crate) fn without(&self, ignored: &Set) -> Set {
-        let members = self.members.difference(&ignored.members).cloned().collect();
-        let left = |(step, set): (&Step, &Set)| {
-            if ignored.members.contains(step) {
-                return None;
-            }
-            Some((step.clone(), ignored.children.get(step).map_or_else(|| set.clone(), |o| set.without(o))))
-        };
-        Set { members, children: without_empty(self.children.iter().filter_map(left)) }
+    /// Without these paths and everything below them.
+    pub(crate) fn without(mut self, ignored: &Set) -> Set {
+        for step in &ignored.members {
+            self.members.remove(step);
+            self.children.remove(step);
+        }
+        for (step, theirs) in &ignored.children {
+            self.shrink(step, |mine| mine.without(theirs));
+        }
+        self
+    }
+
+    fn shrink(&mut self, step: &Step, by: impl FnOnce(Set) -> Set) {
+        let Some(mine) = self.children.get_mut(step) else { return };
+        let left = by(std::mem::take(mine));
+        match left.is_empty() {
+            true => drop(self.children.remove(step)),
+            false => *mine = left,
+        }
     }
 
     /// Also owns the named fields on the way to what it owns; `named` says which steps are fields of a struct and
@@ -154,21 +206,17 @@ impl Set {
     }
 
     /// `FieldsV1`.
-    pub(crate) fn to_json(&self) -> Value {
+    pub(crate) fn into_json(self) -> Value {
+        let Set { mut members, children } = self;
         let mut out = Map::new();
-        for step in &self.members {
-            out.insert(step.encode(), Value::Object(Map::new()));
-        }
-        for (step, set) in self.children.iter().filter(|(_, set)| !set.is_empty()) {
-            let mut below = match set.to_json() {
-                Value::Object(below) => below,
-                _ => Map::new(),
-            };
-            if self.members.contains(step) {
+        for (step, set) in children {
+            let mut below = set.into_json();
+            if let (true, Some(below)) = (members.remove(&step), below.as_object_mut()) {
                 below.insert(".".to_owned(), Value::Object(Map::new()));
             }
-            out.insert(step.encode(), Value::Object(below));
+            out.insert(step.0, below);
         }
+        out.extend(members.into_iter().map(|step| (step.0, Value::Object(Map::new()))));
         Value::Object(out)
     }
 
@@ -178,20 +226,11 @@ impl Set {
         for (key, value) in json.as_object().into_iter().flatten() {
             let Some(step) = Step::decode(key) else { continue };
             let below = value.as_object();
-            if below.is_none_or(|b| b.is_empty() || b.contains_key(".")) {
-                set.members.insert(step.clone());
-            }
-            let child = Set::from_json(value);
-            if !child.is_empty() {
-                set.children.insert(step, child);
-            }
+            let member = below.is_none_or(|b| b.is_empty() || b.contains_key("."));
+            set.put(step, member, Set::from_json(value));
         }
         set
     }
-}
-
-fn without_empty(children: impl Iterator<Item = (Step, Set)>) -> BTreeMap<Step, Set> {
-    children.filter(|(_, set)| !set.is_empty()).collect()
 }
 
 #[cfg(test)]
@@ -204,7 +243,7 @@ mod tests {
         let json = json!({"f:spec": {"f:replicas": {}, "f:containers": {"k:{\"name\":\"c\"}": {".": {}, "f:image": {}}}},
             "f:metadata": {"f:finalizers": {".": {}, "v:\"a/b\"": {}}}});
         let set = Set::from_json(&json);
-        assert_eq!(set.to_json(), json);
+        assert_eq!(set.clone().into_json(), json);
         assert_eq!(
             set.paths(),
             [
@@ -221,10 +260,13 @@ mod tests {
     fn algebra() {
         let a = Set::from_json(&json!({"f:a": {"f:b": {}, "f:c": {}}, "f:d": {}}));
         let b = Set::from_json(&json!({"f:a": {"f:b": {}}}));
-        assert_eq!(a.difference(&b).paths(), [".a.c", ".d"]);
+        assert_eq!(a.clone().difference(&b).paths(), [".a.c", ".d"]);
         assert_eq!(a.intersection(&b).paths(), [".a.b"]);
-        assert_eq!(b.union(&a), a);
-        assert!(b.difference(&a).is_empty());
-        assert_eq!(a.without(&Set::from_json(&json!({"f:a": {}}))).paths(), [".d"]);
+        assert_eq!(b.clone().union(a.clone()), a);
+        assert!(b.clone().difference(&a).is_empty());
+        assert!(a.overlaps(&b) && b.overlaps(&a));
+        let c = Set::from_json(&json!({"f:a": {".": {}, "f:e": {}}, "f:b": {}}));
+        assert!(!a.overlaps(&c) && !c.overlaps(&a) && a.intersection(&c).is_empty());
+        assert_eq!(a.clone().without(&Set::from_json(&json!({"f:a": {}}))).paths(), [".d"]);
     }
 }

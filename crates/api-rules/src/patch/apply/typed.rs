@@ -38,41 +38,33 @@ fn is_nothing(value: &Value) -> bool {
 /// The fields that a value sets.
 pub(super) fn fields(ty: Type<'_>, value: &Value) -> Set {
     let mut set = Set::default();
-    collect(ty, value, &mut Vec::new(), &mut set);
-    set
-}
-
-fn collect(ty: Type<'_>, value: &Value, path: &mut Vec<Step>, set: &mut Set) {
     let form = ty.form(value);
     match form {
-        Form::Leaf => set.insert(path),
+        Form::Leaf => {}
         Form::Map => {
             for (key, child) in value.as_object().into_iter().flatten() {
                 let (inner, named) = ty.child(key).unwrap_or((Type::Deduced, false));
-                path.push(Step::Field(key.clone()));
-                collect(inner, child, path, set);
+                let is_leaf = inner.form(child) == Form::Leaf;
                 let empty = child.is_null() || child.as_object().is_some_and(Map::is_empty);
-                if empty || !named {
-                    set.insert(path);
-                }
-                path.pop();
+                set.put(Step::field(key), is_leaf || empty || !named, fields(inner, child));
             }
         }
         Form::Set | Form::Keyed => {
             for (step, child) in elements(ty, form, value) {
-                path.push(step);
-                collect(ty.item(), child, path, set);
-                set.insert(path);
-                path.pop();
+                // The first of those that are there twice.
+                if !set.has(&step) {
+                    set.put(step, true, fields(ty.item(), child));
+                }
             }
         }
     }
+    set
 }
 
 /// What differs from `old` to `new`.
 pub(super) fn compare(ty: Type<'_>, old: &Value, new: &Value) -> Comparison {
     let mut out = Comparison::default();
-    walk(ty, Some(old), Some(new), &mut Vec::new(), &mut out);
+    walk(ty, Some(old), Some(new), &mut out);
     out
 }
 
@@ -80,51 +72,83 @@ fn present(value: Option<&Value>) -> Option<&Value> {
     value.filter(|v| !v.is_null())
 }
 
-fn walk(ty: Type<'_>, old: Option<&Value>, new: Option<&Value>, path: &mut Vec<Step>, out: &mut Comparison) {
+/// What became of a value itself.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Own {
+    Same,
+    Added,
+    Modified,
+    Removed,
+}
+
+/// Finds what differs below a value, and says what became of the value itself.
+fn walk(ty: Type<'_>, old: Option<&Value>, new: Option<&Value>, out: &mut Comparison) -> Own {
     let (old, new) = (present(old), present(new));
+    // Most of an object stays as it is.
+    if old == new {
+        return Own::Same;
+    }
     let form = ty.form(new.or(old).unwrap_or(&NULL));
     let both_empty = old.is_none_or(is_nothing) && new.is_none_or(is_nothing);
     let clash = match (old, new) {
         (Some(a), Some(b)) => ty.form(a) != ty.form(b),
         _ => false,
     };
-    if form != Form::Leaf && !both_empty && !clash {
-        below(ty, form, old.unwrap_or(&NULL), new.unwrap_or(&NULL), path, out);
-    } else if let (Some(a), Some(b)) = (old, new)
-        && a != b
-    {
-        out.modified.insert(path);
+    let goes_on = form != Form::Leaf && !both_empty && !clash;
+    if goes_on {
+        below(ty, form, old.unwrap_or(&NULL), new.unwrap_or(&NULL), out);
     }
     match (old, new) {
-        (None, Some(_)) => out.added.insert(path),
-        (Some(_), None) => out.removed.insert(path),
-        _ => {}
+        (None, _) => Own::Added,
+        (_, None) => Own::Removed,
+        _ if goes_on => Own::Same,
+        _ => Own::Modified,
     }
 }
 
-fn below(ty: Type<'_>, form: Form, old: &Value, new: &Value, path: &mut Vec<Step>, out: &mut Comparison) {
+impl Comparison {
+    /// Adds what was found at a step.
+    fn put(&mut self, own: Own, below: Comparison, step: impl Fn() -> Step) {
+        let Comparison { added, modified, removed } = below;
+        for (set, kind, below) in [
+            (&mut self.added, Own::Added, added),
+            (&mut self.modified, Own::Modified, modified),
+            (&mut self.removed, Own::Removed, removed),
+        ] {
+            if own == kind || !below.is_empty() {
+                set.put(step(), own == kind, below);
+            }
+        }
+    }
+}
+
+fn below(ty: Type<'_>, form: Form, old: &Value, new: &Value, out: &mut Comparison) {
+    let mut child = |ty: Type<'_>, old: Option<&Value>, new: Option<&Value>, step: &dyn Fn() -> Step| {
+        let mut inner = Comparison::default();
+        let own = walk(ty, old, new, &mut inner);
+        out.put(own, inner, step);
+    };
     if form == Form::Map {
         let empty = Map::new();
         let (a, b) = (old.as_object().unwrap_or(&empty), new.as_object().unwrap_or(&empty));
         for key in a.keys().chain(b.keys().filter(|k| !a.contains_key(*k))) {
             let inner = ty.child(key).map_or(Type::Deduced, |(inner, _)| inner);
-            path.push(Step::Field(key.clone()));
-            walk(inner, a.get(key), b.get(key), path, out);
-            path.pop();
+            child(inner, a.get(key), b.get(key), &|| Step::field(key));
         }
         return;
     }
     let (a, b) = (elements(ty, form, old), elements(ty, form, new));
     let find = |list: &[(Step, &Value)], step: &Step| list.iter().position(|(s, _)| s == step);
-    for (step, value) in &a {
-        path.push(step.clone());
-        walk(ty.item(), Some(value), find(&b, step).map(|i| b[i].1), path, out);
-        path.pop();
+    // Of those that are there twice the first counts.
+    for (at, (step, value)) in a.iter().enumerate() {
+        if find(&a, step) == Some(at) {
+            child(ty.item(), Some(value), find(&b, step).map(|i| b[i].1), &|| step.clone());
+        }
     }
-    for (step, value) in b.iter().filter(|(step, _)| find(&a, step).is_none()) {
-        path.push(step.clone());
-        walk(ty.item(), None, Some(value), path, out);
-        path.pop();
+    for (at, (step, value)) in b.iter().enumerate() {
+        if find(&a, step).is_none() && find(&b, step) == Some(at) {
+            child(ty.item(), None, Some(value), &|| step.clone());
+        }
     }
 }
 
@@ -184,7 +208,7 @@ pub(super) fn remove(ty: Type<'_>, value: &Value, set: &Set) -> Value {
         (Form::Map, Value::Object(map)) => {
             let mut out = Map::new();
             for (key, child) in map {
-                let step = Step::Field(key.clone());
+                let step = Step::field(key);
                 let inner = ty.child(key).map_or(Type::Deduced, |(inner, _)| inner);
                 if let Some(kept) = remove_one(inner, child, &step, set) {
                     out.insert(key.clone(), kept);

@@ -141,7 +141,7 @@ impl<'a> Type<'a> {
     /// The element lacks a key; the text is upstream's, without the path.
     pub(super) fn step_of(&self, form: Form, item: &Value) -> Result<Step, String> {
         if form == Form::Set {
-            return Ok(Step::Value(item.to_string()));
+            return Ok(Step::value(&item.to_string()));
         }
         let mut found = Map::new();
         for (key, default) in self.keys() {
@@ -154,14 +154,14 @@ impl<'a> Type<'a> {
                 }
             }
         }
-        Ok(Step::Key(Value::Object(found).to_string()))
+        Ok(Step::key(&Value::Object(found).to_string()))
     }
 
     /// Follows a step of a path; the flag tells a named field of a struct.
     pub(super) fn follow(self, step: &Step) -> (bool, Type<'a>) {
-        match step {
-            Step::Field(name) => self.child(name).map_or((false, Type::Deduced), |(ty, named)| (named, ty)),
-            _ => (false, self.item()),
+        match step.as_field() {
+            Some(name) => self.child(name).map_or((false, Type::Deduced), |(ty, named)| (named, ty)),
+            None => (false, self.item()),
         }
     }
 }

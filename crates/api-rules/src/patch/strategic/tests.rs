@@ -3,7 +3,7 @@ use api_types::schema;
 use serde_json::json;
 
 fn pod(doc: Value, patch: Value) -> Value {
-    strategic_merge(schema::lookup("", "v1", "Pod").unwrap(), &doc, &patch).unwrap()
+    strategic_merge(schema::lookup("", "v1", "Pod").unwrap(), doc, &patch).unwrap()
 }
 
 fn spec(containers: Value) -> Value {
@@ -85,7 +85,7 @@ fn retained_keys() {
     let doc = json!({"spec": {"strategy": {"type": "RollingUpdate", "rollingUpdate": {"maxSurge": 1}}}});
     let patch = json!({"spec": {"strategy": {"$retainKeys": ["type"], "type": "Recreate"}}});
     assert_eq!(
-        strategic_merge(deployment, &doc, &patch).unwrap(),
+        strategic_merge(deployment, doc.clone(), &patch).unwrap(),
         json!({"spec": {"strategy": {"type": "Recreate"}}})
     );
 }
@@ -94,7 +94,7 @@ fn retained_keys() {
 fn elements_without_a_key_are_refused() {
     let error = strategic_merge(
         schema::lookup("", "v1", "Pod").unwrap(),
-        &spec(json!([{"name": "a"}])),
+        spec(json!([{"name": "a"}])),
         &spec(json!([{"image": "x"}])),
     );
     assert_eq!(error.unwrap_err().to_string(), "map: map[image:x] does not contain declared merge key: name");

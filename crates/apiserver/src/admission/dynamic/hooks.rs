@@ -369,7 +369,8 @@ async fn patched(
             quote(webhook)
         )));
     }
-    let result = patch::json_patch(object, patch).map_err(|error| Status::internal(error.to_string()))?;
+    let result =
+        patch::json_patch(object.clone(), patch).map_err(|error| Status::internal(error.to_string()))?;
     settle(api, attributes, result).await
 }
 

@@ -141,7 +141,7 @@ async fn mutate(
         }
         Mutation::Patch(expression) => {
             let steps = run(expression)?;
-            match patch::json_patch(&shown.object, &steps) {
+            match patch::json_patch(shown.object.clone(), &steps) {
                 Ok(result) => result,
                 // A test that fails means that nothing is to be changed.
                 Err(PatchError::Unprocessable(error)) if error.ends_with("test failed") => return Ok(()),
