@@ -36,9 +36,10 @@ const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
 const PING_INTERVAL: Duration = Duration::from_secs(30);
 /// Streams of an HTTP/2 connection at the same time (upstream's `--http2-max-streams-per-connection`).
 const MAX_STREAMS: u32 = 1000;
-/// Bytes of a request's headers over HTTP/2; over HTTP/1.1 it is the library's 400 KiB, and 64 KiB of the URL. Upstream
-/// takes 1 MiB.
+/// Bytes of a request's headers over HTTP/2. Upstream takes 1 MiB.
 const MAX_HEADER_BYTES: u32 = 128 << 10;
+/// The same over HTTP/1.1, and 64 KiB of the URL. The library takes more of what comes fast.
+const MAX_PLAIN_HEADER_BYTES: usize = 400 << 10;
 /// How long a connection has to end that is asked to.
 const FAREWELL: Duration = Duration::from_secs(1);
 
@@ -63,12 +64,11 @@ pub(crate) async fn serve(api: Arc<Api>, stream: TcpStream, door: Door, idle: Du
             let mut service = service.clone();
             let upgrade = request.extensions_mut().remove::<OnUpgrade>();
             request.extensions_mut().insert(Door { upgrade, ..door.clone() });
-            let (open, version, unclear) = (counted.begin(), request.version(), is_unclear(&request));
+            let (open, version, refused) = (counted.begin(), request.version(), refused(&request));
             let answer = tower::Service::call(&mut service, request.map(body::incoming));
             async move {
-                if unclear {
-                    let response = bad_request().map(|body| Carrying::new(body, open));
-                    return Ok::<_, Infallible>(response);
+                if let Some(response) = refused {
+                    return Ok::<_, Infallible>(response.map(|body| Carrying::new(body, open)));
                 }
                 let mut response = answer.await?;
                 if version == Version::HTTP_2 && response.extensions_mut().remove::<Stranger>().is_some() {
@@ -111,11 +111,19 @@ fn is_unclear(request: &Request<Incoming>) -> bool {
     !path || request.version() == Version::HTTP_11 && hosts != 1
 }
 
-/// What follows on the connection is not looked at.
-fn bad_request() -> Response<Body> {
-    let mut response = body::response(400, "text/plain; charset=utf-8", "400 Bad Request");
+/// The answer to a request that is not looked at, and neither is what follows on the connection.
+fn refused(request: &Request<Incoming>) -> Option<Response<Body>> {
+    let headers = request.headers().iter().map(|(name, value)| name.as_str().len() + value.len());
+    let (code, text) = if is_unclear(request) {
+        (400, "400 Bad Request")
+    } else if request.version() < Version::HTTP_2 && headers.sum::<usize>() > MAX_PLAIN_HEADER_BYTES {
+        (431, "431 Request Header Fields Too Large")
+    } else {
+        return None;
+    };
+    let mut response = body::response(code, "text/plain; charset=utf-8", text);
     body::set_header(&mut response, header::CONNECTION, "close");
-    response
+    Some(response)
 }
 
 /// What the client chose when the connection was made: HTTP/2, or HTTP/1.1.
