@@ -6,6 +6,7 @@ use api_types::{Resource, ResourceRef, codec, meta};
 use http::Method;
 use serde_json::{Value, json};
 
+use crate::cache::Came;
 use crate::client::{Client, failure, objects_request};
 use crate::error::ClientError;
 use crate::watch::WatchStream;
@@ -115,6 +116,13 @@ impl DeleteParams {
 
 const JSON: &str = "application/json";
 
+/// A page of a list, as it came.
+pub(crate) struct Page {
+    pub items: Vec<Came>,
+    pub resource_version: String,
+    pub continue_token: String,
+}
+
 impl Api {
     pub(crate) fn new(client: Client, resource: ResourceRef, namespace: Option<Arc<str>>) -> Self {
         Self { client, resource, namespace }
@@ -165,6 +173,12 @@ impl Api {
     /// # Errors
     /// `is_expired` when the page's version is not kept any more.
     pub async fn list(&self, params: &ListParams) -> Result<List, ClientError> {
+        let Page { items, resource_version, continue_token } = self.list_as_it_came(params).await?;
+        let items = items.into_iter().map(Came::tree).collect::<Result<_, _>>()?;
+        Ok(List { items, resource_version, continue_token })
+    }
+
+    pub(crate) async fn list_as_it_came(&self, params: &ListParams) -> Result<Page, ClientError> {
         let query = [
             ("labelSelector", params.label_selector.as_str()),
             ("fieldSelector", params.field_selector.as_str()),
@@ -176,12 +190,18 @@ impl Api {
         let response = self.client.send(request).await?;
         let bytes = self.client.read(response).await?;
         let (metadata, items) = match codec::is_proto(&bytes) {
-            true => codec::list_from_envelope_bare(&bytes)
-                .map_err(|error| ClientError::Decode(error.to_string()))?,
-            false => self.json_list(&bytes)?,
+            true => {
+                let list = codec::list_to_bare(&bytes);
+                let (metadata, items) = list.map_err(|error| ClientError::Decode(error.to_string()))?;
+                (metadata, items.into_iter().map(|item| Came::Packed(item.into())).collect())
+            }
+            false => {
+                let (metadata, items) = self.json_list(&bytes)?;
+                (metadata, items.into_iter().map(Came::Tree).collect())
+            }
         };
         let text = |field: &str| metadata[field].as_str().unwrap_or_default().to_owned();
-        Ok(List { items, resource_version: text("resourceVersion"), continue_token: text("continue") })
+        Ok(Page { items, resource_version: text("resourceVersion"), continue_token: text("continue") })
     }
 
     /// A list's metadata and its items, which come without their kind that all of them share.

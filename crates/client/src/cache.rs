@@ -12,6 +12,8 @@ use parking_lot::RwLock;
 use serde_json::Value;
 use tokio::sync::watch;
 
+use crate::error::ClientError;
+
 /// A change of what an informer shows.
 #[derive(Clone, Debug)]
 pub enum Change {
@@ -51,25 +53,63 @@ pub(crate) type Key = (String, String);
 /// Keys by the value they are found under.
 type Entries = HashMap<String, BTreeSet<Key>>;
 
+/// Bytes of [`codec::pack`].
+pub(crate) type Packed = Arc<[u8]>;
+
+/// An object as it came.
+pub(crate) enum Came {
+    Tree(Value),
+    Packed(Packed),
+}
+
+impl Came {
+    /// The object.
+    ///
+    /// # Errors
+    /// `Decode` for bytes that are no object.
+    pub(crate) fn tree(self) -> Result<Value, ClientError> {
+        match self {
+            Self::Tree(tree) => Ok(tree),
+            Self::Packed(packed) => {
+                codec::unpack(&packed).map_err(|error| ClientError::Decode(error.to_string()))
+            }
+        }
+    }
+
+    /// The object, and as it came if that was packed.
+    pub(crate) fn both(self) -> Result<(Value, Option<Packed>), ClientError> {
+        let packed = match &self {
+            Self::Tree(_) => None,
+            Self::Packed(packed) => Some(packed.clone()),
+        };
+        Ok((self.tree()?, packed))
+    }
+}
+
 /// An object as it is kept.
 #[derive(Clone)]
 enum Kept {
-    /// With the number of its change.
-    Tree(Arc<Value>, u64),
-    Packed(Arc<[u8]>),
+    Tree {
+        tree: Arc<Value>,
+        /// The number of its change.
+        change: u64,
+        /// If it came so.
+        packed: Option<Packed>,
+    },
+    Packed(Packed),
 }
 
 impl Kept {
     fn tree(&self) -> Arc<Value> {
         match self {
-            Self::Tree(tree, _) => tree.clone(),
+            Self::Tree { tree, .. } => tree.clone(),
             Self::Packed(packed) => Arc::new(codec::unpack(packed).expect("invariant: packed here")),
         }
     }
 
     fn is_selected(&self, selector: &LabelSelector) -> bool {
         match self {
-            Self::Tree(tree, _) => selector.matches_object(tree),
+            Self::Tree { tree, .. } => selector.matches_object(tree),
             Self::Packed(packed) => {
                 let peek = codec::peek::open(packed).expect("invariant: packed here");
                 selector.matches(|key| peek.label(key))
@@ -111,7 +151,7 @@ impl Lister {
     /// A lister of fixed objects, for tests of what reads them.
     pub fn of(indexes: Vec<Index>, objects: Vec<Value>) -> Self {
         let lister = Self::new(indexes, usize::MAX, watch::channel(true).1);
-        objects.into_iter().for_each(|object| drop(lister.put(object)));
+        objects.into_iter().for_each(|object| drop(lister.show(object, None)));
         lister
     }
 
@@ -195,7 +235,13 @@ impl Lister {
     }
 
     /// Shows an object as it is now; what changed by that.
+    #[cfg(test)]
     pub(crate) fn put(&self, object: Value) -> Option<Change> {
+        self.show(object, None)
+    }
+
+    /// Shows an object as it is now, which came packed or not; what changed by that.
+    pub(crate) fn show(&self, object: Value, packed: Option<Packed>) -> Option<Change> {
         let (key, new) = (key_of(&object), Arc::new(object));
         let old = self.kept(&key).map(|kept| kept.tree());
         let mut objects = self.objects.write();
@@ -204,7 +250,7 @@ impl Lister {
             objects.unindex(&self.indexes, &key, old);
         }
         objects.index(&self.indexes, &key, &new);
-        objects.keep(key, new.clone(), self.trees);
+        objects.keep(key, new.clone(), packed, self.trees);
         match old {
             None => Some(Change::Added(new)),
             Some(old) if meta::resource_version(&old) == meta::resource_version(&new) => None,
@@ -240,9 +286,10 @@ impl Lister {
 
 impl Objects {
     /// Keeps an object as a tree, and `trees` of them at most: those that changed last.
-    fn keep(&mut self, key: Key, tree: Arc<Value>, trees: usize) {
+    fn keep(&mut self, key: Key, tree: Arc<Value>, packed: Option<Packed>, trees: usize) {
         self.changes += 1;
-        self.by_key.insert(key.clone(), Kept::Tree(tree, self.changes));
+        let packed = packed.filter(|_| trees != usize::MAX);
+        self.by_key.insert(key.clone(), Kept::Tree { tree, change: self.changes, packed });
         if trees == usize::MAX {
             return;
         }
@@ -250,10 +297,10 @@ impl Objects {
         while self.trees.len() > trees {
             let Some((key, number)) = self.trees.pop_front() else { return };
             let Some(kept) = self.by_key.get_mut(&key) else { continue };
-            if let Kept::Tree(tree, changed) = kept
-                && *changed == number
+            if let Kept::Tree { tree, change, packed } = kept
+                && *change == number
             {
-                *kept = Kept::Packed(codec::pack(tree).into());
+                *kept = Kept::Packed(packed.take().unwrap_or_else(|| codec::pack(tree).into()));
             }
         }
     }
@@ -373,7 +420,9 @@ mod tests {
                     Some(Change::Added(new)) => Some((None, (*new).clone())),
                     _ => None,
                 };
-                let told = (told(all.put(each.clone())), told(few.put(each)));
+                // They come in both ways.
+                let packed = number.is_multiple_of(2).then(|| codec::pack(&each).into());
+                let told = (told(all.put(each.clone())), told(few.show(each, packed)));
                 assert_eq!(told.0, told.1, "{round}, {number}");
             }
             let packed =

@@ -11,7 +11,7 @@ use crate::api::{Api, ListParams};
 use crate::cache::{Change, Index, Lister, key_of};
 use crate::client::Client;
 use crate::error::ClientError;
-use crate::watch::WatchEvent;
+use crate::watch::EventKind;
 
 /// Objects asked for at a time.
 const PAGE: u64 = 500;
@@ -139,10 +139,11 @@ impl Informer {
         let mut params = ListParams { limit: PAGE, ..self.params.clone() };
         let mut seen = BTreeSet::new();
         loop {
-            let page = self.api.list(&params).await?;
-            for object in page.items {
+            let page = self.api.list_as_it_came(&params).await?;
+            for came in page.items {
+                let (object, packed) = came.both()?;
                 seen.insert(key_of(&object));
-                self.tell(self.lister.put(object));
+                self.tell(self.lister.show(object, packed));
             }
             if page.continue_token.is_empty() {
                 self.lister.retain(&seen).into_iter().for_each(|change| self.tell(Some(change)));
@@ -160,21 +161,20 @@ impl Informer {
             Err(error) => return self.ended(version, &error),
         };
         loop {
-            let change = match stream.next().await {
-                Ok(Some(WatchEvent::Added(object) | WatchEvent::Modified(object))) => {
-                    version = meta::resource_version(&object).to_owned();
-                    self.lister.put(object)
-                }
-                Ok(Some(WatchEvent::Deleted(object))) => {
-                    version = meta::resource_version(&object).to_owned();
-                    self.lister.remove(&object)
-                }
-                Ok(Some(WatchEvent::Bookmark { resource_version, .. })) => {
-                    version = resource_version;
-                    None
-                }
+            let event = match stream.next_as_it_came().await {
+                Ok(Some((kind, came))) => came.both().map(|(object, packed)| (kind, object, packed)),
                 Ok(None) => return Ended::At(version),
+                Err(error) => Err(error),
+            };
+            let (kind, object, packed) = match event {
+                Ok(event) => event,
                 Err(error) => return self.ended(version, &error),
+            };
+            meta::resource_version(&object).clone_into(&mut version);
+            let change = match kind {
+                EventKind::Put { .. } => self.lister.show(object, packed),
+                EventKind::Deleted => self.lister.remove(&object),
+                EventKind::Bookmark => None,
             };
             pause.reset();
             self.tell(change);

@@ -7,6 +7,7 @@ use http::header::CONTENT_TYPE;
 use http_body_util::BodyExt as _;
 use serde_json::Value;
 
+use crate::cache::Came;
 use crate::client::{Body, PROTOBUF, failure};
 use crate::error::ClientError;
 
@@ -65,6 +66,11 @@ impl WatchStream {
     /// # Errors
     /// `Api` for an error that the watch reports, `Transport` when the connection breaks.
     pub async fn next(&mut self) -> Result<Option<WatchEvent>, ClientError> {
+        let Some((kind, came)) = self.next_as_it_came().await? else { return Ok(None) };
+        Ok(Some(kind.event(came.tree()?)))
+    }
+
+    pub(crate) async fn next_as_it_came(&mut self) -> Result<Option<(EventKind, Came)>, ClientError> {
         loop {
             if let Some(event) = self.take_event() {
                 return event.map(Some);
@@ -93,7 +99,7 @@ impl WatchStream {
         }
     }
 
-    fn take_event(&mut self) -> Option<Result<WatchEvent, ClientError>> {
+    fn take_event(&mut self) -> Option<Result<(EventKind, Came), ClientError>> {
         match self.framing {
             Framing::Lines => loop {
                 let end = self.buffer.iter().position(|&byte| byte == b'\n')?;
@@ -118,38 +124,68 @@ fn undecodable(error: impl ToString) -> ClientError {
     ClientError::Decode(error.to_string())
 }
 
-fn parse_line(line: &[u8]) -> Result<WatchEvent, ClientError> {
+fn parse_line(line: &[u8]) -> Result<(EventKind, Came), ClientError> {
     let mut event: Value = serde_json::from_slice(line).map_err(undecodable)?;
     let mut object = event["object"].take();
     if let Some(metadata) = object.get_mut("metadata").and_then(Value::as_object_mut) {
         metadata.remove("managedFields");
     }
-    event_of(event["type"].as_str().unwrap_or_default(), object)
-}
-
-fn parse_frame(frame: &[u8]) -> Result<WatchEvent, ClientError> {
-    let (kind, body) = codec::watch_event_from_proto(frame).map_err(undecodable)?;
-    event_of(kind, codec::from_envelope_bare(body).map_err(undecodable)?)
-}
-
-fn event_of(kind: &str, object: Value) -> Result<WatchEvent, ClientError> {
-    match kind {
-        "ADDED" => Ok(WatchEvent::Added(object)),
-        "MODIFIED" => Ok(WatchEvent::Modified(object)),
-        "DELETED" => Ok(WatchEvent::Deleted(object)),
-        "BOOKMARK" => {
-            let annotation = api_types::meta::annotation(&object, "k8s.io/initial-events-end");
-            Ok(WatchEvent::Bookmark {
-                resource_version: api_types::meta::resource_version(&object).to_owned(),
-                initial_events_end: annotation == Some("true"),
-            })
-        }
-        "ERROR" => {
-            let code = object["code"].as_u64().and_then(|code| u16::try_from(code).ok()).unwrap_or(500);
-            Err(failure(code, object.to_string().as_bytes()))
-        }
-        other => Err(ClientError::Decode(format!("a watch event of type {other:?}"))),
+    let came = Came::Tree(object);
+    match EventKind::of(event["type"].as_str().unwrap_or_default())? {
+        Some(kind) => Ok((kind, came)),
+        None => Err(reported(&came.tree()?)),
     }
+}
+
+fn parse_frame(frame: &[u8]) -> Result<(EventKind, Came), ClientError> {
+    let (kind, body) = codec::watch_event_from_proto(frame).map_err(undecodable)?;
+    match EventKind::of(kind)? {
+        Some(kind) => Ok((kind, Came::Packed(codec::to_bare(body).map_err(undecodable)?.into()))),
+        None => Err(reported(&codec::from_envelope(body).map_err(undecodable)?)),
+    }
+}
+
+/// What happened to an object.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(crate) enum EventKind {
+    /// `true`: it is new, to this watcher.
+    Put {
+        new: bool,
+    },
+    Deleted,
+    Bookmark,
+}
+
+impl EventKind {
+    /// `None` is an error that the watch reports.
+    fn of(text: &str) -> Result<Option<Self>, ClientError> {
+        Ok(Some(match text {
+            "ADDED" => Self::Put { new: true },
+            "MODIFIED" => Self::Put { new: false },
+            "DELETED" => Self::Deleted,
+            "BOOKMARK" => Self::Bookmark,
+            "ERROR" => return Ok(None),
+            other => return Err(undecodable(format!("a watch event of type {other:?}"))),
+        }))
+    }
+
+    fn event(self, object: Value) -> WatchEvent {
+        match self {
+            Self::Put { new: true } => WatchEvent::Added(object),
+            Self::Put { new: false } => WatchEvent::Modified(object),
+            Self::Deleted => WatchEvent::Deleted(object),
+            Self::Bookmark => WatchEvent::Bookmark {
+                resource_version: api_types::meta::resource_version(&object).to_owned(),
+                initial_events_end: api_types::meta::annotation(&object, "k8s.io/initial-events-end")
+                    == Some("true"),
+            },
+        }
+    }
+}
+
+fn reported(status: &Value) -> ClientError {
+    let code = status["code"].as_u64().and_then(|code| u16::try_from(code).ok()).unwrap_or(500);
+    failure(code, status.to_string().as_bytes())
 }
 
 #[cfg(test)]

@@ -118,30 +118,24 @@ pub fn from_envelope(bytes: &[u8]) -> Result<Value, CodecError> {
     Ok(sink.finish())
 }
 
-/// A protobuf body as a tree without `metadata.managedFields`, which take half of an object's memory.
+/// A protobuf body without `metadata.managedFields`, which are half of many an object; [`unpack`] reads it.
 ///
 /// # Errors
-/// As [`from_envelope`].
-pub fn from_envelope_bare(bytes: &[u8]) -> Result<Value, CodecError> {
+/// Bytes that are not an envelope of a known kind.
+pub fn to_bare(bytes: &[u8]) -> Result<Vec<u8>, CodecError> {
     let unknown = unwrap_unknown(bytes)?;
-    if unknown.content_type.contains("json") {
-        let mut value = from_envelope(bytes)?;
-        crate::meta::metadata_mut(&mut value).remove("managedFields");
-        return Ok(value);
-    }
-    bare(unknown.message()?, unknown.raw, unknown.types())
+    unknown.message()?;
+    Ok(wrap_unknown(unknown.api_version, unknown.kind, &without_managed_fields(unknown.raw)?))
 }
 
-/// The body of a list in protobuf: its metadata, and its items as [`from_envelope_bare`] gives them, with `apiVersion`
-/// and `kind`.
+/// The body of a list in protobuf: its metadata, and its items as [`to_bare`] gives them.
 ///
 /// # Errors
 /// Bytes that are not an envelope of a list of a known kind.
-pub fn list_from_envelope_bare(bytes: &[u8]) -> Result<(Value, Vec<Value>), CodecError> {
+pub fn list_to_bare(bytes: &[u8]) -> Result<(Value, Vec<Vec<u8>>), CodecError> {
     let unknown = unwrap_unknown(bytes)?;
     let kind = unknown.kind.strip_suffix("List").unwrap_or_default();
-    let message = lookup_api_version(unknown.api_version, kind).ok_or_else(|| unknown.not_known())?;
-    let types = TypeMeta { kind, api_version: unknown.api_version };
+    lookup_api_version(unknown.api_version, kind).ok_or_else(|| unknown.not_known())?;
     let list_meta = by_name("io.k8s.apimachinery.pkg.apis.meta.v1.ListMeta")
         .expect("invariant: the tables hold ListMeta");
     let (mut metadata, mut items) = (Value::Null, Vec::new());
@@ -149,17 +143,13 @@ pub fn list_from_envelope_bare(bytes: &[u8]) -> Result<(Value, Vec<Value>), Code
     while let Some((number, wire)) = reader.field()? {
         match (number, wire) {
             (1, Wire::Bytes(raw)) => metadata = super::from_proto(list_meta, raw)?,
-            (2, Wire::Bytes(raw)) => items.push(bare(message, raw, types)?),
+            (2, Wire::Bytes(raw)) => {
+                items.push(wrap_unknown(unknown.api_version, kind, &without_managed_fields(raw)?));
+            }
             _ => {}
         }
     }
     Ok((metadata, items))
-}
-
-fn bare(message: MessageId, raw: &[u8], types: TypeMeta<'_>) -> Result<Value, CodecError> {
-    let mut sink = TreeSink::default();
-    object(&mut sink, message, &without_managed_fields(raw)?, Some(types), Fill::Nowhere)?;
-    Ok(sink.finish())
 }
 
 /// A message without the managed fields in its metadata (field 1).

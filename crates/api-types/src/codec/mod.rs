@@ -12,6 +12,7 @@
 //! | stored bytes | tree, JSON, protobuf with resourceVersion | [`from_stored`], [`stored_to_json`], [`stored_to_proto`] |
 //! | stored bytes | one field, cheaply | [`peek`] |
 //! | tree | few bytes, and back | [`pack`], [`unpack`] |
+//! | protobuf body | the same without managed fields, for [`unpack`] | [`to_bare`], [`list_to_bare`] |
 //!
 //! Trees leave out what is null or absent, but hold the structs that Go always writes (`"status": {}`), so that a
 //! tree read from the store and one read from JSON text agree.
@@ -33,11 +34,10 @@ pub(crate) use decode::{Digest, MAX_STRICT_BYTES, paths_in_order};
 pub use encode::to_proto;
 pub(crate) use encode::{canonical_quantity, decode_base64, json_type};
 pub use envelope::{
-    END_OF_ENVELOPE, MAGIC, Unknown, begin_envelope, from_envelope, from_envelope_bare, from_stored,
-    is_proto, json_to_stored, list_from_envelope_bare, object_to_json, pack, proto_item_len,
-    stored_metadata_to_proto, stored_to_json, stored_to_json_item, stored_to_proto, stored_to_proto_item,
-    to_envelope, to_stored, unpack, unwrap_unknown, watch_event_from_proto, watch_event_to_proto,
-    wrap_unknown,
+    END_OF_ENVELOPE, MAGIC, Unknown, begin_envelope, from_envelope, from_stored, is_proto, json_to_stored,
+    list_to_bare, object_to_json, pack, proto_item_len, stored_metadata_to_proto, stored_to_json,
+    stored_to_json_item, stored_to_proto, stored_to_proto_item, to_bare, to_envelope, to_stored, unpack,
+    unwrap_unknown, watch_event_from_proto, watch_event_to_proto, wrap_unknown,
 };
 pub use yaml::encode_yaml;
 

@@ -262,15 +262,16 @@ fn objects_and_lists_are_read_without_managed_fields() {
         let mut expected = codec::from_envelope(&body).unwrap();
         expected["metadata"].as_object_mut().unwrap().remove("managedFields");
         assert_eq!(expected["metadata"], bare["metadata"]);
-        assert_eq!(codec::from_envelope_bare(&body).unwrap(), expected);
+        let packed = codec::to_bare(&body).unwrap();
+        assert_eq!(codec::unpack(&packed).unwrap(), expected);
         let list = codec::wrap_unknown("v1", "PodList", &items);
-        let (metadata, found) = codec::list_from_envelope_bare(&list).unwrap();
+        let (metadata, found) = codec::list_to_bare(&list).unwrap();
         assert_eq!(metadata, json!({"resourceVersion": "7", "continue": "c"}));
-        assert_eq!(found, [expected.clone(), expected]);
+        assert_eq!(found, [packed.clone(), packed]);
     }
     let no_list = codec::wrap_unknown("v1", "Pod", b"");
-    assert!(codec::list_from_envelope_bare(&no_list).is_err());
-    assert!(codec::from_envelope_bare(&codec::wrap_unknown("v1", "Pod", b"\x0a\x05\x8a")).is_err());
+    assert!(codec::list_to_bare(&no_list).is_err());
+    assert!(codec::to_bare(&codec::wrap_unknown("v1", "Pod", b"\x0a\x05\x8a")).is_err());
 }
 
 #[test]
