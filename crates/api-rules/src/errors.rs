@@ -64,8 +64,14 @@ impl At<'_> {
 }
 
 /// Collects the errors of one object.
+///
+/// Upstream checks an object twice, by code and by rules that are declared at its types, and tells what the code found
+/// first ([`Errors::declared`] keeps the second part).
 #[derive(Debug, Default)]
-pub struct Errors(Vec<FieldError>);
+pub struct Errors {
+    written: Vec<FieldError>,
+    declared: Vec<FieldError>,
+}
 
 impl Errors {
     /// No errors yet.
@@ -74,14 +80,22 @@ impl Errors {
     }
 
     /// The errors in the order found.
-    pub fn done(self) -> Vec<FieldError> {
-        self.0
+    pub fn done(mut self) -> Vec<FieldError> {
+        self.written.append(&mut self.declared);
+        self.written
+    }
+
+    /// What `check` finds is told behind everything that was found otherwise, however early it is found.
+    pub fn declared(&mut self, check: impl FnOnce(&mut Errors)) {
+        let mut found = Errors::new();
+        check(&mut found);
+        self.declared.append(&mut found.done());
     }
 
     fn push(&mut self, ty: ErrorType, at: At<'_>, bad_value: Value, detail: impl Into<String>) {
         let path = at.to_string();
         let field = if path.is_empty() { "<nil>".to_owned() } else { path };
-        self.0.push(FieldError { field, ty, bad_value, detail: detail.into(), origin: "" });
+        self.written.push(FieldError { field, ty, bad_value, detail: detail.into(), origin: "" });
     }
 
     /// A value is missing.
@@ -131,6 +145,12 @@ impl Errors {
             Value::from("<value omitted>"),
             format!("may not be more than {max} {unit}"),
         );
+    }
+
+    /// A text has more than `max` characters.
+    pub fn too_many_characters(&mut self, at: At<'_>, max: usize) {
+        let omitted = Value::from("<value omitted>");
+        self.push(ErrorType::TooLong, at, omitted, format!("may not be more than {max} characters"));
     }
 
     /// A list has more than `max` elements.
@@ -185,12 +205,12 @@ impl Errors {
 
     /// Adds errors found elsewhere.
     pub fn extend(&mut self, more: Vec<FieldError>) {
-        self.0.extend(more);
+        self.written.extend(more);
     }
 
     /// Whether no error was found yet.
     pub fn is_empty(&self) -> bool {
-        self.0.is_empty()
+        self.written.is_empty() && self.declared.is_empty()
     }
 
     /// The value may not change once the object exists.

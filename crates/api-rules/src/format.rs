@@ -13,11 +13,14 @@ const SUBDOMAIN_MAX: usize = 253;
 
 const LABEL_TEXT: &str = "a lowercase RFC 1123 label must consist of lower case alphanumeric characters or '-', and must start and end with an alphanumeric character (e.g. 'my-name',  or '123-abc', regex used for validation is '[a-z0-9]([-a-z0-9]*[a-z0-9])?')";
 const SUBDOMAIN_TEXT: &str = "a lowercase RFC 1123 subdomain must consist of lower case alphanumeric characters, '-' or '.', and must start and end with an alphanumeric character (e.g. 'example.com', regex used for validation is '[a-z0-9]([-a-z0-9]*[a-z0-9])?(\\.[a-z0-9]([-a-z0-9]*[a-z0-9])?)*')";
+const ANY_CASE_TEXT: &str = "an RFC 1123 subdomain must consist of alphanumeric characters, '-' or '.', and must start and end with an alphanumeric character (e.g. 'Example.com', regex used for validation is '[a-z0-9]([-a-z0-9]*[a-z0-9])?(\\.[a-z0-9]([-a-z0-9]*[a-z0-9])?)*')";
 const WILDCARD_TEXT: &str = "a wildcard DNS-1123 subdomain must start with '*.', followed by a valid DNS subdomain, which must consist of lower case alphanumeric characters, '-' or '.' and end with an alphanumeric character (e.g. '*.example.com', regex used for validation is '\\*\\.[a-z0-9]([-a-z0-9]*[a-z0-9])?(\\.[a-z0-9]([-a-z0-9]*[a-z0-9])?)*')";
 const LABEL_1035_TEXT: &str = "a DNS-1035 label must consist of lower case alphanumeric characters or '-', start with an alphabetic character, and end with an alphanumeric character (e.g. 'my-name',  or 'abc-123', regex used for validation is '[a-z]([-a-z0-9]*[a-z0-9])?')";
 const QUALIFIED_TEXT: &str = "must consist of alphanumeric characters, '-', '_' or '.', and must start and end with an alphanumeric character (e.g. 'MyName',  or 'my.name',  or '123-abc', regex used for validation is '([A-Za-z0-9][-A-Za-z0-9_.]*)?[A-Za-z0-9]')";
 const LABEL_VALUE_TEXT: &str = "a valid label must be an empty string or consist of alphanumeric characters, '-', '_' or '.', and must start and end with an alphanumeric character (e.g. 'MyValue',  or 'my_value',  or '12345', regex used for validation is '(([A-Za-z0-9][-A-Za-z0-9_.]*)?[A-Za-z0-9])?')";
 const CONFIG_KEY_TEXT: &str = "a valid config key must consist of alphanumeric characters, '-', '_' or '.' (e.g. 'key.name',  or 'KEY_NAME',  or 'key-name', regex used for validation is '[-._a-zA-Z0-9]+')";
+const REASON_TEXT: &str = "a condition reason must start with alphabetic character, optionally followed by a string of alphanumeric characters or '_,:', and must end with an alphanumeric character or '_' (e.g. 'my_name',  or 'MY_NAME',  or 'MyName',  or 'ReasonA,ReasonB',  or 'ReasonA:ReasonB', regex used for validation is '[A-Za-z]([A-Za-z0-9_,:]*[A-Za-z0-9_])?')";
+const IDENTIFIER_TEXT: &str = "a valid C identifier must start with alphabetic character or '_', followed by a string of alphanumeric characters or '_' (e.g. 'my_name',  or 'MY_NAME',  or 'MyName', regex used for validation is '[A-Za-z_][A-Za-z0-9_]*')";
 
 fn max_characters(max: usize) -> String {
     format!("must be no more than {max} characters")
@@ -45,11 +48,22 @@ fn is_subdomain(s: &str) -> bool {
 
 /// RFC 1123 label, at most 63 characters.
 pub fn dns1123_label(s: &str) -> Problems {
+    label(s, max_characters(LABEL_MAX))
+}
+
+/// [`dns1123_label`] in the words of `+k8s:format=k8s-short-name`.
+pub fn short_name(s: &str) -> Problems {
+    label(s, max_bytes(LABEL_MAX))
+}
+
+fn label(s: &str, too_long: String) -> Problems {
     let mut out = Problems::new();
     if s.len() > LABEL_MAX {
-        out.push(max_characters(LABEL_MAX));
+        out.push(too_long);
     }
-    if !is_label(s) {
+    if is_subdomain(s) && s.contains('.') {
+        out.push("must not contain dots".into());
+    } else if !is_label(s) {
         out.push(LABEL_TEXT.into());
     }
     out
@@ -57,12 +71,33 @@ pub fn dns1123_label(s: &str) -> Problems {
 
 /// RFC 1123 subdomain, at most 253 characters.
 pub fn dns1123_subdomain(s: &str) -> Problems {
+    subdomain(s, max_characters(SUBDOMAIN_MAX))
+}
+
+/// [`dns1123_subdomain`] in the words of `+k8s:format=k8s-long-name`.
+pub fn long_name(s: &str) -> Problems {
+    subdomain(s, max_bytes(SUBDOMAIN_MAX))
+}
+
+fn subdomain(s: &str, too_long: String) -> Problems {
     let mut out = Problems::new();
     if s.len() > SUBDOMAIN_MAX {
-        out.push(max_characters(SUBDOMAIN_MAX));
+        out.push(too_long);
     }
     if !is_subdomain(s) {
         out.push(SUBDOMAIN_TEXT.into());
+    }
+    out
+}
+
+/// RFC 1123 subdomain with letters of any case, at most 253 characters.
+pub fn subdomain_of_any_case(s: &str) -> Problems {
+    let mut out = Problems::new();
+    if s.len() > SUBDOMAIN_MAX {
+        out.push(max_bytes(SUBDOMAIN_MAX));
+    }
+    if !is_subdomain(&s.to_ascii_lowercase()) {
+        out.push(ANY_CASE_TEXT.into());
     }
     out
 }
@@ -158,6 +193,24 @@ pub fn config_map_key(s: &str) -> Problems {
         _ => {}
     }
     out
+}
+
+/// The reason of a condition (`metav1.Condition`): a word, or some with commas and colons between them.
+pub fn condition_reason(s: &str) -> Problems {
+    let b = s.as_bytes();
+    let word = |b: u8| b.is_ascii_alphanumeric() || b == b'_';
+    let good = b.first().is_some_and(u8::is_ascii_alphabetic)
+        && b.last().is_some_and(|b| word(*b))
+        && b.iter().all(|b| word(*b) || matches!(b, b',' | b':'));
+    if good { Problems::new() } else { vec![REASON_TEXT.into()] }
+}
+
+/// A C identifier.
+pub fn c_identifier(s: &str) -> Problems {
+    let b = s.as_bytes();
+    let good = b.first().is_some_and(|b| b.is_ascii_alphabetic() || *b == b'_')
+        && b.iter().all(|b| b.is_ascii_alphanumeric() || *b == b'_');
+    if good { Problems::new() } else { vec![IDENTIFIER_TEXT.into()] }
 }
 
 /// The relaxed environment variable name: printable ASCII without `=`.
@@ -271,6 +324,33 @@ pub fn cidr(s: &str) -> Problems {
     }
 }
 
+/// A network in CIDR notation, with leading zeros too, as the legacy fields accept.
+pub fn parse_cidr(s: &str) -> Option<ipnet::IpNet> {
+    let (address, bits) = s.split_once('/')?;
+    let digits = !bits.is_empty() && bits.bytes().all(|b| b.is_ascii_digit());
+    ipnet::IpNet::new(parse_ip(address)?, bits.parse().ok().filter(|_| digits)?).ok()
+}
+
+/// A network in CIDR notation as it is written nowadays: without leading zeros, in its one form.
+pub fn strict_cidr(s: &str) -> Problems {
+    let (Some(net), Some((address, bits))) = (parse_cidr(s), s.split_once('/')) else {
+        return vec!["must be a valid CIDR value, (e.g. 10.9.8.0/24 or 2001:db8::/64)".into()];
+    };
+    let mapped = matches!(net.addr(), IpAddr::V6(v6) if v6.to_ipv4_mapped().is_some());
+    let text = if address.parse::<IpAddr>().is_err() || (bits.len() > 1 && bits.starts_with('0')) {
+        "must not have leading 0s in IP or prefix length".to_owned()
+    } else if mapped {
+        "must not have an IPv4-mapped IPv6 address".to_owned()
+    } else if net.trunc() != net {
+        "must not have bits set beyond the prefix length".to_owned()
+    } else if net.to_string() != s {
+        format!("must be in canonical form (\"{net}\")")
+    } else {
+        return Problems::new();
+    };
+    vec![text]
+}
+
 /// An address that endpoints and external addresses may not have: unspecified, loopback, link-local.
 pub fn non_special_ip(s: &str) -> Problems {
     let Some(address) = parse_ip(s) else { return vec!["must be a valid IP address".into()] };
@@ -301,7 +381,8 @@ mod tests {
     #[test]
     fn labels_and_subdomains() {
         assert!(dns1123_label("a-1").is_empty());
-        assert_eq!(dns1123_label("a.b"), vec![LABEL_TEXT.to_string()]);
+        assert_eq!(dns1123_label("a_b"), vec![LABEL_TEXT.to_string()]);
+        assert_eq!(dns1123_label("a.b"), vec!["must not contain dots".to_string()]);
         assert_eq!(dns1123_label(&"a".repeat(64)), vec!["must be no more than 63 characters".to_string()]);
         assert!(dns1123_subdomain("a.b-c.d").is_empty());
         for bad in ["", "A", "a..b", "-a", "a-", "a_b"] {

@@ -105,6 +105,11 @@ pub(crate) fn of(new: &Value, old: Option<&Value>) -> Vec<String> {
         }
         ("", "Node") => out.extend(node(new)),
         ("networking.k8s.io", "Ingress") if old.is_none() => out.extend(ingress(new)),
+        ("storage.k8s.io", "CSIDriver") => out.extend(csi_driver(new, old)),
+        ("storage.k8s.io", "CSIStorageCapacity") => {
+            out.extend(node_selector(new.at("nodeTopology"), At::root("nodeTopology")));
+        }
+        ("storage.k8s.io", "StorageClass") => out.extend(storage_class(new)),
         _ => {}
     }
     out
@@ -142,6 +147,46 @@ fn ingress(ingress: &Value) -> Option<String> {
     class.is_string().then(|| {
         "annotation \"kubernetes.io/ingress.class\" is deprecated, please use 'spec.ingressClassName' instead".to_owned()
     })
+}
+
+/// Tokens that a driver gets where they may be logged.
+fn csi_driver(driver: &Value, old: Option<&Value>) -> Option<String> {
+    let requests = driver.at("spec.tokenRequests");
+    let changed = old.is_none_or(|old| !look::same(requests, old.at("spec.tokenRequests")));
+    let unset = !driver.has("spec.serviceAccountTokenInSecrets");
+    (changed && unset && !driver.items("spec.tokenRequests").is_empty()).then(|| {
+        "spec.serviceAccountTokenInSecrets is unset; if supported by this CSI driver, set to true to prevent possible logging of tokens in volume attributes".to_owned()
+    })
+}
+
+/// Labels of nodes that have others in their place, in a label selector.
+fn node_selector(selector: &Value, at: At<'_>) -> Vec<String> {
+    let list = at.at("matchExpressions");
+    let mut out = Vec::new();
+    for (i, expression) in selector.items("matchExpressions").iter().enumerate() {
+        let key = expression.text("key");
+        let text = old_node_label(key);
+        out.extend(text.map(|text| format!("{}: {key} is {text}", list.index(i).at("key"))));
+    }
+    for (key, _) in selector.entries("matchLabels") {
+        let labels = at.at("matchLabels");
+        out.extend(old_node_label(key).map(|text| format!("{}: {text}", labels.at(key))));
+    }
+    out
+}
+
+fn storage_class(class: &Value) -> Vec<String> {
+    let mut out = Vec::new();
+    let list = At::root("allowedTopologies");
+    for (i, term) in class.items("allowedTopologies").iter().enumerate() {
+        let at = list.index(i);
+        let expressions = at.at("matchLabelExpressions");
+        for (j, expression) in term.items("matchLabelExpressions").iter().enumerate() {
+            let text = old_node_label(expression.text("key"));
+            out.extend(text.map(|text| format!("{}: {text}", expressions.index(j).at("key"))));
+        }
+    }
+    out
 }
 
 fn host_name(pod: &Value) -> Option<String> {

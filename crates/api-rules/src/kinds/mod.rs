@@ -2,11 +2,17 @@
 
 mod apps;
 mod batch;
+#[cfg(test)]
+mod bench;
 mod cluster;
 mod config;
+mod csi;
+mod declared;
 mod discovery;
 mod events;
 mod extensions;
+pub mod flow;
+mod migration;
 mod networking;
 pub mod pod;
 mod rbac;
@@ -88,11 +94,14 @@ static TABLE: LazyLock<Index<2, Kind>> = LazyLock::new(|| {
         batch::KINDS,
         cluster::KINDS,
         config::KINDS,
+        csi::KINDS,
         discovery::KINDS,
         events::KINDS,
         extensions::KINDS,
+        flow::KINDS,
         security::KINDS,
         webhooks::KINDS,
+        migration::KINDS,
         networking::KINDS,
         pod::KINDS,
         rbac::KINDS,

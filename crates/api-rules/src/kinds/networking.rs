@@ -1,12 +1,12 @@
 //! Ingress, IngressClass, NetworkPolicy, IPAddress, ServiceCIDR.
 
 use super::shared::unchanged;
-use super::{Kind, selector};
-use crate::errors::{At, Errors};
+use super::{Kind, declared, selector};
+use crate::errors::{At, Errors, IMMUTABLE};
 use crate::format;
 use crate::look::Look;
 use crate::meta::NameFormat;
-use serde_json::Value;
+use serde_json::{Value, json};
 
 const GROUP: &str = "networking.k8s.io";
 const SPEC: At<'static> = At::root("spec");
@@ -21,9 +21,9 @@ pub(super) static KINDS: &[Kind] = &[
     Kind::new(GROUP, "IngressClass").create(class).update(class_update),
     Kind::new(GROUP, "NetworkPolicy").create(policy).update(|new, _, errors| policy(new, errors)),
     Kind::new(GROUP, "IPAddress").names(NameFormat::Own).create(ip_address).update(|new, old, errors| {
-        unchanged(new.at("spec"), old.at("spec"), &["parentRef"], SPEC, errors);
+        declared::unchanged(new.at("spec"), old.at("spec"), &["parentRef"], SPEC, errors);
     }),
-    Kind::new(GROUP, "ServiceCIDR").create(service_cidr),
+    Kind::new(GROUP, "ServiceCIDR").create(service_cidr).update(service_cidr_update),
 ];
 
 fn ingress_create(object: &Value, errors: &mut Errors) {
@@ -315,32 +315,68 @@ fn ip_address(object: &Value, errors: &mut Errors) {
         }
         Ok(_) => {}
     }
-    let at = SPEC.at("parentRef");
-    if !object.has("spec.parentRef") {
-        errors.required(at, "");
+    let (at, parent) = (SPEC.at("parentRef"), object.at("spec.parentRef"));
+    if !declared::required(parent, at, errors) {
         return;
     }
+    let group = parent.text("group");
+    if !group.is_empty() {
+        errors.format(at.at("group"), group, format::dns1123_subdomain(group));
+    }
     for field in ["resource", "name"] {
-        if object.at("spec.parentRef").text(field).is_empty() {
-            errors.required(at.at(field), "");
-        }
+        declared::required(parent.at(field), at.at(field), errors);
+    }
+    for field in ["resource", "name", "namespace"] {
+        let name = parent.text(field);
+        errors.format(at.at(field), name, format::path_segment(name));
     }
 }
 
 fn service_cidr(object: &Value, errors: &mut Errors) {
+    ranges(object.items("spec.cidrs"), errors);
+}
+
+/// One range, or one of each family.
+fn ranges(ranges: &[Value], errors: &mut Errors) {
     let at = SPEC.at("cidrs");
-    let ranges = object.items("spec.cidrs");
     if ranges.is_empty() {
-        errors.required(at, "at least one CIDR required");
+        return errors.required(at, "at least one CIDR required");
+    }
+    if ranges.len() > 2 {
+        return errors.invalid(at, json!({"CIDRs": ranges}), "may only hold up to 2 values");
     }
     for (i, range) in ranges.iter().enumerate() {
         let range = range.as_str().unwrap_or("");
-        errors.format(at.index(i), range, format::cidr(range));
+        errors.format(at.index(i), range, format::strict_cidr(range));
+    }
+    let family = |range: &Value| format::parse_cidr(range.as_str()?).map(|net| net.addr().is_ipv4());
+    if let [first, second] = ranges
+        && family(first).is_some_and(|known| family(second) == Some(known))
+    {
+        let text = "may specify no more than one IP for each IP family, i.e 192.168.0.0/24 and 2001:db8::/64";
+        errors.invalid(at, Value::from(ranges), text);
+    }
+}
+
+/// Ranges stay; one of the other family may be added.
+fn service_cidr_update(new: &Value, old: &Value, errors: &mut Errors) {
+    let at = SPEC.at("cidrs");
+    let (new, old) = (new.items("spec.cidrs"), old.items("spec.cidrs"));
+    let added = old.len() == 1 && new.len() == 2;
+    if new.len() != old.len() && !added {
+        return errors.invalid(at, Value::from(new), IMMUTABLE);
+    }
+    for (i, (now, _)) in new.iter().zip(old).enumerate().filter(|(_, (now, before))| now != before) {
+        errors.invalid(at.index(i), now.clone(), IMMUTABLE);
+    }
+    if added {
+        ranges(new, errors);
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use super::super::bench::{check_created, check_updated, defaulted};
     use crate::rules_of;
     use serde_json::{Value, json};
 
@@ -397,5 +433,89 @@ mod tests {
             ),
             ["spec.parameters.namespace: Forbidden: `parameters.scope` is set to 'Cluster'"]
         );
+    }
+
+    #[test]
+    fn addresses_have_an_owner_that_stays() {
+        let parent = json!({"group": "", "resource": "services", "namespace": "n", "name": "s"});
+        let good = defaulted(json!({"apiVersion": "networking.k8s.io/v1", "kind": "IPAddress",
+            "metadata": {"name": "10.0.0.1"}, "spec": {"parentRef": parent}}));
+        let segment = "may not contain '/'";
+        let bad = format!("spec.parentRef.name: Invalid value: \"a/b\": {segment}");
+        check_created(
+            &good,
+            &[
+                ("/spec", json!({}), &["spec.parentRef: Required value"]),
+                (
+                    "/spec/parentRef",
+                    json!({"namespace": ".."}),
+                    &[
+                        "spec.parentRef.namespace: Invalid value: \"..\": may not be '..'",
+                        "spec.parentRef.resource: Required value",
+                        "spec.parentRef.name: Required value",
+                    ],
+                ),
+                ("/spec/parentRef/name", json!("a/b"), &[&bad]),
+            ],
+        );
+        let wanted = &["spec.parentRef: Invalid value: null: field is immutable"];
+        check_updated(&good, &[("/spec/parentRef/name", json!("t"), wanted)]);
+    }
+
+    fn ranges(cidrs: Value) -> Value {
+        defaulted(json!({"apiVersion": "networking.k8s.io/v1", "kind": "ServiceCIDR",
+            "metadata": {"name": "a"}, "spec": {"cidrs": cidrs}}))
+    }
+
+    #[test]
+    fn ranges_of_services() {
+        let invalid = "must be a valid CIDR value, (e.g. 10.9.8.0/24 or 2001:db8::/64)";
+        let cidrs = "/spec/cidrs";
+        let mut cases: Vec<(Value, String)> = [
+            ("10.0.0.0", invalid),
+            ("10.0.0.0/33", invalid),
+            ("10.0.0.0/x", invalid),
+            ("10.00.0.0/24", "must not have leading 0s in IP or prefix length"),
+            ("10.0.0.0/08", "must not have leading 0s in IP or prefix length"),
+            ("::ffff:10.0.0.0/112", "must not have an IPv4-mapped IPv6 address"),
+            ("10.0.0.1/24", "must not have bits set beyond the prefix length"),
+            ("2001:DB8::/64", "must be in canonical form (\"2001:db8::/64\")"),
+        ]
+        .into_iter()
+        .map(|(bad, text)| (json!([bad]), format!("spec.cidrs[0]: Invalid value: {bad:?}: {text}")))
+        .collect();
+        let family =
+            "may specify no more than one IP for each IP family, i.e 192.168.0.0/24 and 2001:db8::/64";
+        let both = "[\"10.0.0.0/8\",\"11.0.0.0/8\"]";
+        cases.push((json!([]), "spec.cidrs: Required value: at least one CIDR required".into()));
+        cases.push((
+            json!(["a", "b", "c"]),
+            "spec.cidrs: Invalid value: {\"CIDRs\":[\"a\",\"b\",\"c\"]}: may only hold up to 2 values".into(),
+        ));
+        cases.push((
+            json!(["10.0.0.0/8", "11.0.0.0/8"]),
+            format!("spec.cidrs: Invalid value: {both}: {family}"),
+        ));
+        for (bad, wanted) in &cases {
+            check_created(
+                &ranges(json!(["10.0.0.0/24", "2001:db8::/64"])),
+                &[(cidrs, bad.clone(), &[wanted])],
+            );
+        }
+        let changed = &["spec.cidrs[0]: Invalid value: \"11.0.0.0/24\": field is immutable"];
+        let bad = format!("spec.cidrs[1]: Invalid value: \"x\": {invalid}");
+        check_updated(
+            &ranges(json!(["10.0.0.0/24"])),
+            &[
+                (cidrs, json!(["11.0.0.0/24"]), changed),
+                (cidrs, json!(["10.0.0.0/24", "2001:db8::/64"]), &[]),
+                (cidrs, json!(["11.0.0.0/24", "2001:db8::/64"]), changed),
+                (cidrs, json!(["10.0.0.0/24", "x"]), &[&bad]),
+                (cidrs, json!([]), &["spec.cidrs: Invalid value: []: field is immutable"]),
+            ],
+        );
+        let dual = ranges(json!(["10.0.0.0/24", "2001:db8::/64"]));
+        let wanted = &["spec.cidrs: Invalid value: [\"10.0.0.0/24\"]: field is immutable"];
+        check_updated(&dual, &[(cidrs, json!(["10.0.0.0/24"]), wanted)]);
     }
 }

@@ -56,6 +56,49 @@ pub(super) fn unchanged(new: &Value, old: &Value, fields: &[&str], at: At<'_>, e
     }
 }
 
+/// Longest reason and message of a condition in bytes.
+const MAX_REASON: usize = 1024;
+const MAX_CONDITION_MESSAGE: usize = 32 * 1024;
+
+/// `metav1.Condition`s, each type once (upstream: `ValidateConditions` of `apimachinery/pkg/apis/meta/v1/validation`).
+pub(super) fn conditions(list: &[Value], at: At<'_>, errors: &mut Errors) {
+    for (i, condition) in list.iter().enumerate() {
+        let kind = condition.text("type");
+        if list[..i].iter().any(|other| other.text("type") == kind) {
+            errors.duplicate(at.index(i), kind);
+        }
+        one_condition(condition, at.index(i), errors);
+    }
+}
+
+fn one_condition(condition: &Value, at: At<'_>, errors: &mut Errors) {
+    match condition.text("type") {
+        "" => errors.required(at.at("type"), "is required"),
+        kind => errors.format(at.at("type"), kind, format::qualified_name(kind)),
+    }
+    errors.one_of(at.at("status"), condition.text("status"), &["False", "True", "Unknown"]);
+    let generation = condition.int("observedGeneration");
+    if generation < 0 {
+        let text = "must be greater than or equal to zero";
+        errors.invalid(at.at("observedGeneration"), generation, text);
+    }
+    if !condition.has("lastTransitionTime") {
+        errors.required(at.at("lastTransitionTime"), "");
+    }
+    match condition.text("reason") {
+        "" => errors.required(at.at("reason"), ""),
+        reason => {
+            errors.format(at.at("reason"), reason, format::condition_reason(reason));
+            if reason.len() > MAX_REASON {
+                errors.too_long(at.at("reason"), MAX_REASON);
+            }
+        }
+    }
+    if condition.text("message").len() > MAX_CONDITION_MESSAGE {
+        errors.too_long(at.at("message"), MAX_CONDITION_MESSAGE);
+    }
+}
+
 /// A name that must be there and be a good subdomain.
 pub(super) fn required_subdomain(name: &str, at: At<'_>, errors: &mut Errors) {
     if name.is_empty() {

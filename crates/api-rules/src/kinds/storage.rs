@@ -1,11 +1,10 @@
-//! PersistentVolume, PersistentVolumeClaim, StorageClass and the other storage kinds.
+//! PersistentVolume, PersistentVolumeClaim, StorageClass, VolumeAttributesClass: what volumes are, and of which class.
 
-use super::shared::{difference, unchanged};
-use super::{Kind, pod, selector};
+use super::shared::difference;
+use super::{Kind, declared, pod, selector};
 use crate::errors::{At, Errors};
 use crate::format;
 use crate::look::{Look, quantity, remove, same, set};
-use crate::meta::NameFormat;
 use serde_json::{Value, json};
 
 const GROUP: &str = "storage.k8s.io";
@@ -22,6 +21,37 @@ const NO_SOURCE: &[&str] = &[
     "storageClassName",
     "volumeAttributesClassName",
     "volumeMode",
+];
+/// Volume sources, in the order in which they are looked at.
+const SOURCES: &[&str] = &[
+    "hostPath",
+    "gcePersistentDisk",
+    "awsElasticBlockStore",
+    "glusterfs",
+    "flocker",
+    "nfs",
+    "rbd",
+    "quobyte",
+    "cephfs",
+    "iscsi",
+    "cinder",
+    "fc",
+    "azureFile",
+    "vsphereVolume",
+    "photonPersistentDisk",
+    "portworxVolume",
+    "azureDisk",
+    "scaleIO",
+    "local",
+    "storageos",
+    "csi",
+];
+/// Secrets that a CSI driver is given, in the order in which they are looked at.
+const CSI_SECRETS: &[&str] = &[
+    "controllerPublishSecretRef",
+    "controllerExpandSecretRef",
+    "nodePublishSecretRef",
+    "nodeExpandSecretRef",
 ];
 const MAX_PARAMETERS: usize = 512;
 /// Most bytes of all parameters together.
@@ -40,12 +70,7 @@ pub(super) static KINDS: &[Kind] = &[
         ..Kind::new("", "PersistentVolume").create(volume).update(volume_update)
     },
     Kind::new(GROUP, "StorageClass").create(class).update(class_update),
-    Kind::new(GROUP, "CSIDriver").names(NameFormat::Own).create(|o, errors| {
-        pod::driver_name(o.text("metadata.name"), At::root("metadata.name"), errors);
-    }),
-    Kind::new(GROUP, "VolumeAttributesClass").update(|new, old, errors| {
-        unchanged(new, old, &["driverName", "parameters"], At::root(""), errors);
-    }),
+    Kind::new(GROUP, "VolumeAttributesClass").create(attributes).update(attributes_update),
 ];
 
 fn claim(object: &Value, errors: &mut Errors) {
@@ -177,36 +202,69 @@ fn sources(spec: &Value) -> Vec<(&str, &Value)> {
 
 fn volume(object: &Value, errors: &mut Errors) {
     let spec = object.at("spec");
-    let modes = SPEC.at("accessModes");
-    if spec.items("accessModes").is_empty() {
-        errors.required(modes, "");
-    } else {
-        access_modes(spec, SPEC, errors);
-    }
+    modes_of_volume(spec, SPEC, errors);
     capacity(spec, errors);
     let policy = spec.text("persistentVolumeReclaimPolicy");
     let known = ["Delete", "Recycle", "Retain"];
     errors.optional_of(SPEC.at("persistentVolumeReclaimPolicy"), policy, &known);
-    let all = sources(spec);
-    if all.is_empty() {
-        errors.required(SPEC, "must specify a volume type");
-    }
-    for (name, _) in all.iter().skip(1) {
-        errors.forbidden(SPEC.at(name), "may not specify more than 1 volume type");
-    }
-    for (name, source) in &all {
-        volume_source(name, source, spec, errors);
-    }
-    if spec.text("hostPath.path") == "/" && policy == "Recycle" {
-        let text = "may not be 'recycle' for a hostPath mount of '/'";
-        errors.forbidden(SPEC.at("persistentVolumeReclaimPolicy"), text);
-    }
+    node_affinity(spec, errors);
+    volume_sources(spec, SPEC, errors);
     let class = spec.text("storageClassName");
     if !class.is_empty() {
         errors.format(SPEC.at("storageClassName"), class, format::dns1123_subdomain(class));
     }
     errors.optional_of(SPEC.at("volumeMode"), spec.text("volumeMode"), &["Block", "Filesystem"]);
-    node_affinity(spec, errors);
+    attributes_class_of_volume(spec, SPEC, errors);
+}
+
+/// The spec of a volume that stands in a VolumeAttachment (upstream: `ValidatePersistentVolumeSpec`).
+pub(super) fn inline_volume(spec: &Value, at: At<'_>, errors: &mut Errors) {
+    let text = "may not be specified in the context of inline volumes";
+    for field in ["claimRef", "capacity"] {
+        if spec.has(field) {
+            errors.forbidden(at.at(field), text);
+        }
+    }
+    if !spec.has("csi") {
+        errors.required(at.at("csi"), "has to be specified in the context of inline volumes");
+    }
+    modes_of_volume(spec, at, errors);
+    if !matches!(spec.text("persistentVolumeReclaimPolicy"), "" | "Retain") {
+        let text = "may only be Retain in the context of inline volumes";
+        errors.forbidden(at.at("persistentVolumeReclaimPolicy"), text);
+    }
+    if spec.has("nodeAffinity") {
+        errors.forbidden(at.at("nodeAffinity"), text);
+    }
+    volume_sources(spec, at, errors);
+    if !spec.text("storageClassName").is_empty() {
+        errors.forbidden(at.at("storageClassName"), text);
+    }
+    if spec.has("volumeMode") && spec.text("volumeMode") != "Filesystem" {
+        let text = "may not specify volumeMode other than Filesystem in the context of inline volumes";
+        errors.forbidden(at.at("volumeMode"), text);
+    }
+    attributes_class_of_volume(spec, at, errors);
+}
+
+fn modes_of_volume(spec: &Value, at: At<'_>, errors: &mut Errors) {
+    if spec.items("accessModes").is_empty() {
+        errors.required(at.at("accessModes"), "");
+    } else {
+        access_modes(spec, at, errors);
+    }
+}
+
+fn attributes_class_of_volume(spec: &Value, at: At<'_>, errors: &mut Errors) {
+    let field = at.at("volumeAttributesClassName");
+    match spec.at("volumeAttributesClassName").as_str() {
+        None => return,
+        Some("") => errors.required(field, "an empty string is disallowed"),
+        Some(name) => errors.format(field, name, format::dns1123_subdomain(name)),
+    }
+    if !spec.has("csi") {
+        errors.required(at.at("csi"), "has to be specified when using volumeAttributesClassName");
+    }
 }
 
 fn capacity(spec: &Value, errors: &mut Errors) {
@@ -226,24 +284,48 @@ fn capacity(spec: &Value, errors: &mut Errors) {
     }
 }
 
-fn volume_source(name: &str, source: &Value, spec: &Value, errors: &mut Errors) {
-    let at = SPEC.at(name);
+/// What the volume is made of: one thing.
+fn volume_sources(spec: &Value, at: At<'_>, errors: &mut Errors) {
+    let mut all = sources(spec);
+    all.sort_by_key(|(name, _)| SOURCES.iter().position(|known| known == name));
+    match all.first() {
+        Some((name, source)) => volume_source(name, source, spec, at, errors),
+        None => errors.required(at, "must specify a volume type"),
+    }
+    for (name, _) in all.iter().skip(1) {
+        errors.forbidden(at.at(name), "may not specify more than 1 volume type");
+    }
+    if spec.text("hostPath.path") == "/" && spec.text("persistentVolumeReclaimPolicy") == "Recycle" {
+        let text = "may not be 'recycle' for a hostPath mount of '/'";
+        errors.forbidden(at.at("persistentVolumeReclaimPolicy"), text);
+    }
+}
+
+fn volume_source(name: &str, source: &Value, spec: &Value, spec_at: At<'_>, errors: &mut Errors) {
+    let at = spec_at.at(name);
     let required: &[&str] = match name {
         "nfs" => &["server", "path"],
         "hostPath" | "local" => &["path"],
-        "csi" => &["volumeHandle"],
+        "csi" => return csi_source(source, at, errors),
         _ => &[],
     };
-    for field in required {
-        if source.text(field).is_empty() {
-            errors.required(at.at(field), "");
-        }
-    }
-    if name == "csi" {
-        pod::driver_name(source.text("driver"), at.at("driver"), errors);
-    }
+    required_texts(source, required, at, errors);
     if name == "local" && !spec.has("nodeAffinity") {
-        errors.required(SPEC.at("nodeAffinity"), "Local volume requires node affinity");
+        errors.required(spec_at.at("nodeAffinity"), "Local volume requires node affinity");
+    }
+}
+
+fn required_texts(object: &Value, fields: &[&str], at: At<'_>, errors: &mut Errors) {
+    for field in fields.iter().filter(|field| object.text(field).is_empty()) {
+        errors.required(at.at(field), "");
+    }
+}
+
+fn csi_source(source: &Value, at: At<'_>, errors: &mut Errors) {
+    pod::driver_name(source.text("driver"), at.at("driver"), errors);
+    required_texts(source, &["volumeHandle"], at, errors);
+    for secret in CSI_SECRETS.iter().filter(|secret| source.has(secret)) {
+        required_texts(source.at(secret), &["name", "namespace"], at.at(secret), errors);
     }
 }
 
@@ -278,40 +360,110 @@ fn volume_update(new: &Value, old: &Value, errors: &mut Errors) {
 }
 
 fn class(object: &Value, errors: &mut Errors) {
-    let provisioner = object.text("provisioner");
-    if provisioner.is_empty() {
-        errors.required(At::root("provisioner"), "");
-    } else {
-        let lower = provisioner.to_lowercase();
-        errors.format(At::root("provisioner"), provisioner, format::qualified_name(&lower));
+    declared::required(object.at("provisioner"), At::root("provisioner"), errors);
+    provisioner(object.text("provisioner"), At::root("provisioner"), errors);
+    parameters(object, errors);
+    errors.optional_of(At::root("reclaimPolicy"), object.text("reclaimPolicy"), &["Delete", "Retain"]);
+    let mode = object.text("volumeBindingMode");
+    errors.one_of(At::root("volumeBindingMode"), mode, &["Immediate", "WaitForFirstConsumer"]);
+    topologies(object.items("allowedTopologies"), errors);
+}
+
+fn provisioner(name: &str, at: At<'_>, errors: &mut Errors) {
+    if !name.is_empty() {
+        let lower = name.to_lowercase();
+        errors.format(at, &lower, format::qualified_name(&lower));
     }
+}
+
+fn parameters(object: &Value, errors: &mut Errors) {
     let at = At::root("parameters");
-    let (mut count, mut total) = (0, 0);
+    if object.entries("parameters").count() > MAX_PARAMETERS {
+        return errors.too_long(at, MAX_PARAMETERS);
+    }
+    let mut total = 0;
     for (key, value) in object.entries("parameters") {
         if key.is_empty() {
             errors.invalid(at, key, "field can not be empty.");
         }
-        count += 1;
         total += key.len() + value.as_str().map_or(0, str::len);
     }
-    if count > MAX_PARAMETERS {
-        errors.too_long(at, MAX_PARAMETERS);
-    } else if total > MAX_PARAMETER_BYTES {
+    if total > MAX_PARAMETER_BYTES {
         errors.too_long(at, MAX_PARAMETER_BYTES);
     }
-    let mode = object.text("volumeBindingMode");
-    errors.one_of(At::root("volumeBindingMode"), mode, &["Immediate", "WaitForFirstConsumer"]);
-    errors.optional_of(At::root("reclaimPolicy"), object.text("reclaimPolicy"), &["Delete", "Retain"]);
+}
+
+/// Where volumes of a class may be: terms that differ, of keys that differ.
+fn topologies(terms: &[Value], errors: &mut Errors) {
+    let list = At::root("allowedTopologies");
+    for (i, term) in terms.iter().enumerate() {
+        let at = list.index(i);
+        let expressions_at = at.at("matchLabelExpressions");
+        let expressions = term.items("matchLabelExpressions");
+        for (j, expression) in expressions.iter().enumerate() {
+            topology(expression, &expressions[..j], expressions_at.index(j), errors);
+        }
+        for _ in terms[..i].iter().filter(|other| same_topology(other, term)) {
+            errors.duplicate(expressions_at, "");
+        }
+    }
+}
+
+fn topology(expression: &Value, before: &[Value], at: At<'_>, errors: &mut Errors) {
+    let values = expression.items("values");
+    let list = at.at("values");
+    if values.is_empty() {
+        errors.required(list, "");
+    }
+    for (i, value) in values.iter().enumerate().filter(|(i, value)| values[..*i].contains(value)) {
+        errors.duplicate(list.index(i), value.clone());
+    }
+    let key = expression.text("key");
+    errors.format(at.at("key"), key, format::qualified_name(key));
+    if before.iter().any(|other| other.text("key") == key) {
+        errors.duplicate(at.at("key"), key);
+    }
+}
+
+/// Whether two terms select the same, in whatever order they say it.
+fn same_topology(a: &Value, b: &Value) -> bool {
+    let within = |a: &Value, b: &Value| {
+        a.items("matchLabelExpressions").iter().all(|expression| {
+            b.items("matchLabelExpressions").iter().any(|other| {
+                let (values, others) = (expression.items("values"), other.items("values"));
+                expression.text("key") == other.text("key")
+                    && values.iter().all(|value| others.contains(value))
+                    && others.iter().all(|value| values.contains(value))
+            })
+        })
+    };
+    within(a, b) && within(b, a)
 }
 
 fn class_update(new: &Value, old: &Value, errors: &mut Errors) {
-    unchanged(
-        new,
-        old,
-        &["parameters", "provisioner", "reclaimPolicy", "volumeBindingMode"],
-        At::root(""),
-        errors,
-    );
+    let fields = ["provisioner", "parameters", "reclaimPolicy", "volumeBindingMode"];
+    declared::unchanged(new, old, &fields, At::root(""), errors);
+}
+
+fn attributes(object: &Value, errors: &mut Errors) {
+    let name = object.text("driverName");
+    if name.is_empty() {
+        errors.required(At::root("driverName"), "");
+    }
+    provisioner(name, At::root("driverName"), errors);
+    parameters(object, errors);
+    if object.entries("parameters").next().is_none() {
+        errors.required(At::root("parameters"), "must contain at least one key/value pair");
+    }
+}
+
+fn attributes_update(new: &Value, old: &Value, errors: &mut Errors) {
+    for field in ["driverName", "parameters"] {
+        if !same(new.at(field), old.at(field)) {
+            errors.forbidden(At::root(field), format!("updates to {field} are forbidden."));
+        }
+    }
+    attributes(new, errors);
 }
 
 #[cfg(test)]
@@ -360,6 +512,6 @@ mod tests {
         new["provisioner"] = json!("q.io/x");
         let found: Vec<String> =
             (rules.validate_update)(&new, &old).iter().map(ToString::to_string).collect();
-        assert_eq!(found, ["provisioner: Invalid value: \"q.io/x\": field is immutable"]);
+        assert_eq!(found, ["provisioner: Invalid value: null: field is immutable"]);
     }
 }

@@ -3,6 +3,8 @@
 use api_types::Value;
 use serde_json::json;
 
+use super::config::{CATCH_ALL, EXEMPT};
+
 pub(super) const SCHEMA: &str = "FlowSchema";
 pub(super) const LEVEL: &str = "PriorityLevelConfiguration";
 /// On an object: whether its spec is to be kept as it is here.
@@ -17,7 +19,6 @@ pub(super) struct Preset {
 
 /// Levels come before the schemas that name them.
 pub(super) fn all() -> Vec<Preset> {
-    let mandatory = |object| Preset { object, is_mandatory: true };
     let suggested = |object| Preset { object, is_mandatory: false };
     let levels = [
         ("system", 30, 33, [64, 6]),
@@ -30,7 +31,11 @@ pub(super) fn all() -> Vec<Preset> {
     let levels = levels
         .into_iter()
         .map(|(name, shares, lendable, queues)| suggested(level(name, shares, lendable, queues)));
-    [mandatory(exempt()), mandatory(catch_all())].into_iter().chain(levels).chain(schemas()).collect()
+    [mandatory(LEVEL, EXEMPT), mandatory(LEVEL, CATCH_ALL)]
+        .into_iter()
+        .chain(levels)
+        .chain(schemas())
+        .collect()
 }
 
 fn object(kind: &str, name: &str, spec: Value) -> Value {
@@ -42,15 +47,10 @@ fn object(kind: &str, name: &str, spec: Value) -> Value {
     })
 }
 
-fn exempt() -> Value {
-    let nothing = json!({"nominalConcurrencyShares": 0, "lendablePercent": 0});
-    object(LEVEL, "exempt", json!({"type": "Exempt", "exempt": nothing}))
-}
-
-fn catch_all() -> Value {
-    let limited =
-        json!({"nominalConcurrencyShares": 5, "lendablePercent": 0, "limitResponse": {"type": "Reject"}});
-    object(LEVEL, "catch-all", json!({"type": "Limited", "limited": limited}))
+/// One that cannot be changed.
+fn mandatory(kind: &str, name: &str) -> Preset {
+    let spec = api_rules::mandatory_flow_spec(kind, name).expect("invariant: every cluster has it");
+    Preset { object: object(kind, name, spec), is_mandatory: true }
 }
 
 fn level(name: &str, shares: i64, lendable: i64, [queues, hand]: [i64; 2]) -> Value {
@@ -99,8 +99,7 @@ fn schemas() -> Vec<Preset> {
         if !distinguisher.is_empty() {
             spec["distinguisherMethod"] = json!({"type": distinguisher});
         }
-        let is_mandatory = matches!(name, "exempt" | "catch-all");
-        Preset { object: object(SCHEMA, name, spec), is_mandatory }
+        Preset { object: object(SCHEMA, name, spec), is_mandatory: false }
     };
     let anyone = || groups(&["system:unauthenticated", "system:authenticated"]);
     let manager = "system:kube-controller-manager";
@@ -125,7 +124,7 @@ fn schemas() -> Vec<Preset> {
         ],
     });
     vec![
-        schema("exempt", "exempt", 1, "", everything(groups(&["system:masters"]))),
+        mandatory(SCHEMA, EXEMPT),
         schema("probes", "exempt", 2, "", probes),
         schema("system-leader-election", "leader-election", 100, "ByUser", election),
         schema("system-node-high", "node-high", 400, "ByUser", node_high),
@@ -147,6 +146,6 @@ fn schemas() -> Vec<Preset> {
             everything(groups(&["system:serviceaccounts"])),
         ),
         schema("global-default", "global-default", 9900, "ByUser", everything(anyone())),
-        schema("catch-all", "catch-all", 10000, "ByUser", everything(anyone())),
+        mandatory(SCHEMA, CATCH_ALL),
     ]
 }

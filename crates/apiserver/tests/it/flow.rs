@@ -100,16 +100,20 @@ async fn who_is_too_many_is_told_to_come_again() {
 #[tokio::test]
 async fn what_must_be_is_brought_back() {
     let cluster = Cluster::start().await;
-    let path = format!("{LEVELS}/catch-all");
+    let (path, suggested) = (format!("{LEVELS}/catch-all"), format!("{LEVELS}/workload-low"));
     uid(&cluster, &path).await;
-    let change = |shares: i64| {
-        let text = json!({"spec": {"limited": {"nominalConcurrencyShares": shares}}}).to_string();
-        ask("PATCH", &path).body("application/merge-patch+json", text)
+    uid(&cluster, &suggested).await;
+    let change = |path: &str| {
+        let text = json!({"spec": {"limited": {"nominalConcurrencyShares": 50}}}).to_string();
+        ask("PATCH", path).body("application/merge-patch+json", text)
     };
-    cluster.root(change(50)).await.expect(200);
-    eventually("five shares", || async {
-        let level = cluster.root(ask("GET", &path)).await.expect(200);
-        (level["spec"]["limited"]["nominalConcurrencyShares"] == 5).then_some(())
+    let refused = cluster.root(change(&path)).await.expect(422);
+    let text = "spec of 'catch-all' must equal the fixed value";
+    assert!(refused["message"].as_str().is_some_and(|message| message.ends_with(text)), "{refused}");
+    cluster.root(change(&suggested)).await.expect(200);
+    eventually("a hundred shares", || async {
+        let level = cluster.root(ask("GET", &suggested)).await.expect(200);
+        (level["spec"]["limited"]["nominalConcurrencyShares"] == 100).then_some(())
     })
     .await;
     cluster.root(ask("DELETE", &path)).await.expect(200);

@@ -127,7 +127,7 @@ fn daemon_and_stateful_sets() {
         check("StatefulSet", json!({"spec.podManagementPolicy": "Odd"})),
         ["spec.podManagementPolicy: Invalid value: \"Odd\": must be 'OrderedReady' or 'Parallel'"]
     );
-    assert!(check("StatefulSet", json!({"metadata.name": "a.b"}))[0].contains("a lowercase RFC 1123 label"));
+    assert!(check("StatefulSet", json!({"metadata.name": "a.b"}))[0].ends_with("must not contain dots"));
     let old = object("StatefulSet", json!({"spec.serviceName": "s"}));
     let new = object("StatefulSet", json!({"spec.serviceName": "t", "spec.replicas": 5}));
     let found = (rules_of("apps", "v1", "StatefulSet").unwrap().validate_update)(&new, &old);
