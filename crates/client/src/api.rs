@@ -32,6 +32,8 @@ pub struct ListParams {
     pub continue_token: String,
     /// Not older than; `0` is whatever the server has at hand.
     pub resource_version: String,
+    /// Nothing of the objects but their metadata.
+    pub metadata_only: bool,
 }
 
 /// A page of objects.
@@ -186,14 +188,16 @@ impl Api {
             ("resourceVersion", params.resource_version.as_str()),
             ("limit", &if params.limit > 0 { params.limit.to_string() } else { String::new() }),
         ];
-        let request = objects_request(&self.resource, &with_query(self.path("", ""), &query))?;
-        let response = self.client.send(request).await?;
+        let path = with_query(self.path("", ""), &query);
+        let response =
+            self.client.send(objects_request(&self.resource, &path, params.metadata_only)?).await?;
         let bytes = self.client.read(response).await?;
         let (metadata, items) = match codec::is_proto(&bytes) {
             true => {
                 let list = codec::list_to_bare(&bytes);
                 let (metadata, items) = list.map_err(|error| ClientError::Decode(error.to_string()))?;
-                (metadata, items.into_iter().map(|item| Came::Packed(item.into())).collect())
+                let items = items.into_iter().map(|item| Came::Packed(item.into()).of_kind(&self.resource));
+                (metadata, items.collect::<Result<_, _>>()?)
             }
             false => {
                 let (metadata, items) = self.json_list(&bytes)?;
@@ -254,8 +258,9 @@ impl Api {
             ("fieldSelector", params.field_selector.as_str()),
             ("timeoutSeconds", &timeout_seconds.to_string()),
         ];
-        let request = objects_request(&self.resource, &with_query(self.path("", ""), &query))?;
-        let response = self.client.send(request).await?;
+        let path = with_query(self.path("", ""), &query);
+        let response =
+            self.client.send(objects_request(&self.resource, &path, params.metadata_only)?).await?;
         if !response.status().is_success() {
             let code = response.status().as_u16();
             return match self.client.read(response).await {
@@ -263,7 +268,7 @@ impl Api {
                 Ok(body) => Err(failure(code, &body)),
             };
         }
-        Ok(WatchStream::new(response))
+        Ok(WatchStream::new(response, self.resource.clone()))
     }
 
     /// Makes an object.

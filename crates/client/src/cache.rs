@@ -7,7 +7,7 @@ use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 use std::sync::Arc;
 
 use api_types::selector::LabelSelector;
-use api_types::{codec, meta};
+use api_types::{Resource, codec, meta};
 use parking_lot::RwLock;
 use serde_json::Value;
 use tokio::sync::watch;
@@ -74,6 +74,30 @@ impl Came {
                 codec::unpack(&packed).map_err(|error| ClientError::Decode(error.to_string()))
             }
         }
+    }
+
+    /// Says which kind it is of, which metadata alone does not say.
+    ///
+    /// # Errors
+    /// `Decode` for bytes that are no object.
+    pub(crate) fn of_kind(self, resource: &Resource) -> Result<Self, ClientError> {
+        Ok(match self {
+            Self::Tree(mut tree) => {
+                meta::set_kind(&mut tree, &resource.api_version(), &resource.kind);
+                Self::Tree(tree)
+            }
+            Self::Packed(packed) => {
+                let unknown = codec::unwrap_unknown(&packed);
+                let unknown = unknown.map_err(|error| ClientError::Decode(error.to_string()))?;
+                match unknown.kind == resource.kind.as_str() {
+                    true => Self::Packed(packed),
+                    false => {
+                        let own = codec::wrap_unknown(&resource.api_version(), &resource.kind, unknown.raw);
+                        Self::Packed(own.into())
+                    }
+                }
+            }
+        })
     }
 
     /// The object, and as it came if that was packed.

@@ -27,6 +27,9 @@ pub type Service = BoxCloneSyncService<Request<Body>, Response<Body>, BoxError>;
 const MAX_ANSWER: usize = 512 << 20;
 /// Protobuf for the kinds that have it.
 pub(crate) const PROTOBUF: &str = "application/vnd.kubernetes.protobuf";
+const PROTOBUF_METADATA: &str =
+    "application/vnd.kubernetes.protobuf;as=PartialObjectMetadata;g=meta.k8s.io;v=v1";
+const JSON_METADATA: &str = "application/json;as=PartialObjectMetadata;g=meta.k8s.io;v=v1";
 /// The header that carries the fence.
 const FENCE_HEADER: &str = "trierarch-fence";
 
@@ -137,12 +140,20 @@ pub(crate) fn read_whole(body: Body, max: usize) -> BoxFuture<'static, Result<By
     Box::pin(futures::FutureExt::map(whole, |whole| whole.map(|whole| whole.to_bytes())))
 }
 
-/// Asks for objects of a kind: in protobuf if it has one.
-pub(crate) fn objects_request(resource: &Resource, path: &str) -> Result<Request<Bytes>, ClientError> {
+/// Asks for objects of a kind or for their metadata, in protobuf if it has one.
+pub(crate) fn objects_request(
+    resource: &Resource,
+    path: &str,
+    metadata_only: bool,
+) -> Result<Request<Bytes>, ClientError> {
     let mut request = json_request(Method::GET, path, None)?;
-    if resource.message.is_some() {
-        request.headers_mut().insert(ACCEPT, HeaderValue::from_static(PROTOBUF));
-    }
+    let accept = match (resource.message.is_some(), metadata_only) {
+        (true, false) => PROTOBUF,
+        (true, true) => PROTOBUF_METADATA,
+        (false, true) => JSON_METADATA,
+        (false, false) => return Ok(request),
+    };
+    request.headers_mut().insert(ACCEPT, HeaderValue::from_static(accept));
     Ok(request)
 }
 

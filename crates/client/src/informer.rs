@@ -3,12 +3,12 @@
 use std::collections::BTreeSet;
 use std::time::Duration;
 
-use api_types::{ResourceRef, meta};
+use api_types::{ResourceRef, Value, meta};
 use env::{Backoff, Env, Shutdown};
 use tokio::sync::watch;
 
 use crate::api::{Api, ListParams};
-use crate::cache::{Change, Index, Lister, key_of};
+use crate::cache::{Came, Change, Index, Lister, Packed, key_of};
 use crate::client::Client;
 use crate::error::ClientError;
 use crate::watch::EventKind;
@@ -35,6 +35,10 @@ pub struct InformerConfig {
     /// How many objects are kept as trees, those that changed last; the others take a tenth of the memory, and time
     /// whenever they are read.
     pub trees: usize,
+    /// Nothing of the objects but their metadata.
+    pub metadata_only: bool,
+    /// Takes away what nobody here needs. Who changes such an object must not send it whole.
+    pub trim: Option<fn(&mut Value)>,
 }
 
 type Handler = Box<dyn Fn(&Change) + Send + Sync>;
@@ -47,6 +51,7 @@ pub struct Informer {
     lister: Lister,
     handlers: Vec<Handler>,
     synced: watch::Sender<bool>,
+    trim: Option<fn(&mut Value)>,
 }
 
 impl InformerConfig {
@@ -59,6 +64,8 @@ impl InformerConfig {
             field_selector: String::new(),
             indexes: Vec::new(),
             trees: usize::MAX,
+            metadata_only: false,
+            trim: None,
         }
     }
 
@@ -69,10 +76,11 @@ impl InformerConfig {
         let params = ListParams {
             label_selector: self.label_selector,
             field_selector: self.field_selector,
+            metadata_only: self.metadata_only,
             ..ListParams::default()
         };
         let lister = Lister::new(self.indexes, self.trees, seen);
-        Informer { api, params, env, lister, handlers: Vec::new(), synced }
+        Informer { api, params, env, lister, handlers: Vec::new(), synced, trim: self.trim }
     }
 }
 
@@ -141,7 +149,7 @@ impl Informer {
         loop {
             let page = self.api.list_as_it_came(&params).await?;
             for came in page.items {
-                let (object, packed) = came.both()?;
+                let (object, packed) = self.trimmed(came)?;
                 seen.insert(key_of(&object));
                 self.tell(self.lister.show(object, packed));
             }
@@ -153,6 +161,14 @@ impl Informer {
         }
     }
 
+    /// An object without what nobody needs, and as it came if it was packed and is the same still.
+    fn trimmed(&self, came: Came) -> Result<(Value, Option<Packed>), ClientError> {
+        let (mut object, packed) = came.both()?;
+        let Some(trim) = self.trim else { return Ok((object, packed)) };
+        trim(&mut object);
+        Ok((object, None))
+    }
+
     /// One watch, until it ends.
     async fn watch(&self, mut version: String, pause: &mut Backoff) -> Ended {
         let seconds = WATCH_SECONDS + self.env.rng.below(WATCH_SECONDS);
@@ -162,7 +178,7 @@ impl Informer {
         };
         loop {
             let event = match stream.next_as_it_came().await {
-                Ok(Some((kind, came))) => came.both().map(|(object, packed)| (kind, object, packed)),
+                Ok(Some((kind, came))) => self.trimmed(came).map(|(object, packed)| (kind, object, packed)),
                 Ok(None) => return Ended::At(version),
                 Err(error) => Err(error),
             };

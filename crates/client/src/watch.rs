@@ -1,6 +1,6 @@
 //! A watch's answer: a frame of protobuf an event, or a JSON document a line.
 
-use api_types::codec;
+use api_types::{ResourceRef, codec};
 use bytes::BytesMut;
 use http::Response;
 use http::header::CONTENT_TYPE;
@@ -37,6 +37,7 @@ pub struct WatchStream {
     body: Body,
     buffer: BytesMut,
     framing: Framing,
+    resource: ResourceRef,
 }
 
 /// How events are told apart.
@@ -52,13 +53,13 @@ enum Framing {
 const LENGTH: usize = 4;
 
 impl WatchStream {
-    pub(crate) fn new(response: Response<Body>) -> Self {
+    pub(crate) fn new(response: Response<Body>, resource: ResourceRef) -> Self {
         let content_type = response.headers().get(CONTENT_TYPE).and_then(|value| value.to_str().ok());
         let framing = match content_type.is_some_and(|text| text.starts_with(PROTOBUF)) {
             true => Framing::Frames,
             false => Framing::Lines,
         };
-        Self { body: response.into_body(), buffer: BytesMut::new(), framing }
+        Self { body: response.into_body(), buffer: BytesMut::new(), framing, resource }
     }
 
     /// The next event; `None` when the server ends the watch.
@@ -73,7 +74,8 @@ impl WatchStream {
     pub(crate) async fn next_as_it_came(&mut self) -> Result<Option<(EventKind, Came)>, ClientError> {
         loop {
             if let Some(event) = self.take_event() {
-                return event.map(Some);
+                let (kind, came) = event?;
+                return Ok(Some((kind, came.of_kind(&self.resource)?)));
             }
             if self.buffer.len() > MAX_EVENT {
                 return Err(ClientError::Decode("an event is too large".to_owned()));
@@ -190,6 +192,7 @@ fn reported(status: &Value) -> ClientError {
 
 #[cfg(test)]
 mod tests {
+    use api_types::table;
     use bytes::Bytes;
     use futures::stream;
     use http_body_util::StreamBody;
@@ -201,9 +204,8 @@ mod tests {
     fn stream(content_type: &str, pieces: Vec<Vec<u8>>) -> WatchStream {
         let frames = pieces.into_iter().map(|piece| Ok(Frame::data(Bytes::from(piece))));
         let body = StreamBody::new(stream::iter(frames)).boxed_unsync();
-        WatchStream::new(
-            Response::builder().header(CONTENT_TYPE, content_type).body(body).expect("an answer"),
-        )
+        let response = Response::builder().header(CONTENT_TYPE, content_type).body(body).expect("an answer");
+        WatchStream::new(response, table::find("", "v1", "configmaps").expect("config maps").into())
     }
 
     fn frame(kind: &str, object: &Value) -> Vec<u8> {

@@ -11,6 +11,7 @@ use futures::stream::FuturesUnordered;
 use tokio::sync::Notify;
 
 use crate::controller::{Key, Listers, indexes};
+use crate::runner::METADATA_TREES;
 use crate::{custom_resources, garbage_collector};
 
 /// See the module.
@@ -46,7 +47,12 @@ impl CustomInformers {
                 }
                 let stop = Shutdown::new();
                 running.insert(name.clone(), (String::from(&kind.version), stop.clone()));
-                let config = InformerConfig { indexes: indexes(), ..InformerConfig::all(kind) };
+                let config = InformerConfig {
+                    indexes: indexes(),
+                    metadata_only: true,
+                    trees: METADATA_TREES,
+                    ..InformerConfig::all(kind)
+                };
                 let mut informer = config.build(self.env.clone(), &self.client);
                 self.listers.set_custom(&name, Some(informer.lister()));
                 let (listers, queue) = (self.listers.clone(), self.queue.clone());

@@ -18,6 +18,7 @@ use crate::controller::{Controller, Key, Listers, Now, Watch, kind, served_kinds
 use crate::plan::{Action, Plan};
 use crate::template::is_over;
 
+pub(crate) const NAME: &str = "resourcequota-controller";
 const QUOTAS: &str = "resourcequotas";
 /// How often everything is counted anew (upstream's `--resource-quota-sync-period`).
 const RESYNC: Duration = Duration::from_secs(300);
@@ -43,7 +44,7 @@ pub(crate) fn kinds() -> impl Iterator<Item = &'static Resource> {
 
 impl Controller for ResourceQuotas {
     fn name(&self) -> &'static str {
-        "resourcequota-controller"
+        NAME
     }
 
     fn watches(&self) -> Vec<Watch> {

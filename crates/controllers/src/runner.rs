@@ -1,6 +1,6 @@
 //! The one runner: informers, queues, workers, and the carrying out of plans.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -24,9 +24,12 @@ use crate::service_account_tokens::{ServiceAccountTokens, TokenSigner};
 use crate::{
     api_service_availability, api_service_registration, cluster_role, custom_resources, deployment,
     disruption, endpoint_slice, endpoints, garbage_collector, namespace, node_lifecycle, pod_gc,
-    policy_status, replica_set, resource_quota, root_ca, service_account, storage_protection, taint_eviction,
+    policy_status, replica_set, resource_quota, root_ca, service_account, service_account_tokens,
+    storage_protection, taint_eviction,
 };
 
+/// Objects of a kind that are kept as trees where only metadata matters.
+pub(crate) const METADATA_TREES: usize = 100;
 /// Pods that are kept as trees: those that something is happening to.
 const POD_TREES: usize = 1000;
 /// Keys of one controller that are worked on at a time.
@@ -66,12 +69,15 @@ pub struct Controllers {
     listers: Listers,
 }
 
-/// Which objects of a kind the controllers see; all when empty.
-fn selected(resource: &Resource) -> &'static str {
-    match (resource.group.as_str(), resource.resource.as_str()) {
-        // Others may be large, and are nobody's business here.
-        ("", "secrets") => "type=kubernetes.io/service-account-token",
-        _ => "",
+/// Controllers that look at every kind, and at nothing but the metadata of what no other one looks at (and at quotas).
+const OF_METADATA: [&str; 2] = [garbage_collector::NAME, resource_quota::NAME];
+
+/// Takes from a Secret what only matters where it is a token's: it may be large, and is nobody's business here.
+fn trim_secret(secret: &mut Value) {
+    if secret["type"] != service_account_tokens::TYPE
+        && let Some(secret) = secret.as_object_mut()
+    {
+        secret.remove("data");
     }
 }
 
@@ -125,18 +131,32 @@ impl Controllers {
 
     /// One informer for each kind that anyone watches, with everyone's handlers.
     fn connect(&mut self) {
+        let whole = self.loops.iter().filter(|each| !OF_METADATA.contains(&each.controller.name()));
+        let mut whole: BTreeSet<String> = whole
+            .flat_map(|each| each.controller.watches())
+            .map(|watch| watch.resource.qualified())
+            .collect();
+        whole.insert(resource_quota::resource().qualified());
         let watches: Vec<_> = self.loops.iter().flat_map(|each| each.controller.watches()).collect();
         for watch in watches {
+            let name = watch.resource.qualified();
             let informer = || {
+                let metadata_only = !whole.contains(&name);
                 let config = InformerConfig {
                     indexes: indexes(),
-                    field_selector: selected(watch.resource).to_owned(),
-                    trees: if watch.resource.qualified() == "pods" { POD_TREES } else { usize::MAX },
+                    metadata_only,
+                    trim: (name == "secrets").then_some(trim_secret as fn(&mut Value)),
+                    trees: match name.as_str() {
+                        "pods" => POD_TREES,
+                        "secrets" => METADATA_TREES,
+                        _ if metadata_only => METADATA_TREES,
+                        _ => usize::MAX,
+                    },
                     ..InformerConfig::all(watch.resource)
                 };
                 config.build(self.env.clone(), &self.client)
             };
-            self.informers.entry(watch.resource.qualified()).or_insert_with(informer);
+            self.informers.entry(name.clone()).or_insert_with(informer);
         }
         let listers = self.informers.iter().map(|(resource, informer)| (resource.clone(), informer.lister()));
         self.listers = Listers::new(listers.collect());

@@ -13,7 +13,7 @@ use serde_json::{Value, json};
 use crate::controller::{Controller, Key, Listers, Now, Watch, kind, own_key};
 use crate::plan::{Action, Plan};
 
-const TYPE: &str = "kubernetes.io/service-account-token";
+pub(crate) const TYPE: &str = "kubernetes.io/service-account-token";
 const NAME: &str = "kubernetes.io/service-account.name";
 const UID: &str = "kubernetes.io/service-account.uid";
 /// How long a Secret waits for an account that the informers do not show.

@@ -121,21 +121,19 @@ pub fn from_envelope(bytes: &[u8]) -> Result<Value, CodecError> {
 /// A protobuf body without `metadata.managedFields`, which are half of many an object; [`unpack`] reads it.
 ///
 /// # Errors
-/// Bytes that are not an envelope of a known kind.
+/// Bytes that are not an envelope of an object.
 pub fn to_bare(bytes: &[u8]) -> Result<Vec<u8>, CodecError> {
     let unknown = unwrap_unknown(bytes)?;
-    unknown.message()?;
     Ok(wrap_unknown(unknown.api_version, unknown.kind, &without_managed_fields(unknown.raw)?))
 }
 
 /// The body of a list in protobuf: its metadata, and its items as [`to_bare`] gives them.
 ///
 /// # Errors
-/// Bytes that are not an envelope of a list of a known kind.
+/// Bytes that are not an envelope of a list.
 pub fn list_to_bare(bytes: &[u8]) -> Result<(Value, Vec<Vec<u8>>), CodecError> {
     let unknown = unwrap_unknown(bytes)?;
-    let kind = unknown.kind.strip_suffix("List").unwrap_or_default();
-    lookup_api_version(unknown.api_version, kind).ok_or_else(|| unknown.not_known())?;
+    let kind = unknown.kind.strip_suffix("List").ok_or_else(|| unknown.not_known())?;
     let list_meta = by_name("io.k8s.apimachinery.pkg.apis.meta.v1.ListMeta")
         .expect("invariant: the tables hold ListMeta");
     let (mut metadata, mut items) = (Value::Null, Vec::new());

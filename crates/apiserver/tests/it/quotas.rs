@@ -1,9 +1,9 @@
-//! Quotas: nothing is written that they have no room for, whichever master is asked. No controller runs here; what is
+//! Quotas: nothing is written that they have no room for, whichever master is asked. Where no controller runs, what is
 //! used is counted by the test.
 
 use serde_json::{Value, json};
 
-use crate::cluster::{CONFIG_MAPS, Cluster, Running, ask, config_map};
+use crate::cluster::{CONFIG_MAPS, Cluster, Running, ask, config_map, eventually};
 
 const QUOTAS: &str = "/api/v1/namespaces/default/resourcequotas";
 
@@ -56,6 +56,45 @@ async fn a_create_that_fails_uses_nothing() {
     counted(&cluster, &json!({"configmaps": "5"}), &json!({"configmaps": "1"})).await;
     cluster.root(ask("POST", CONFIG_MAPS).json(&config_map("a"))).await.expect(409);
     assert_eq!(used(&cluster).await, json!({"configmaps": "1"}));
+}
+
+const SECRETS: &str = "/api/v1/namespaces/default/secrets";
+
+/// Controllers look at all Secrets, not only at those with tokens.
+#[tokio::test]
+async fn a_secret_that_goes_is_given_back_and_goes_with_its_owner() {
+    let cluster = Cluster::start().await;
+    cluster.control();
+    let hard = json!({"secrets": "2"});
+    cluster.create(QUOTAS, &json!({"metadata": {"name": "q"}, "spec": {"hard": hard}})).await;
+    let comes_to = |wanted: Value| {
+        let cluster = &cluster;
+        async move {
+            let look = || async { (used(cluster).await == wanted).then_some(()) };
+            eventually(&wanted.to_string(), look).await;
+        }
+    };
+    comes_to(json!({"secrets": "0"})).await;
+    let secret = json!({"metadata": {"name": "s"}, "type": "Opaque", "data": {"a": "Yg=="}});
+    cluster.create(SECRETS, &secret).await;
+    assert_eq!(used(&cluster).await, json!({"secrets": "1"}), "charged as it is written");
+    cluster.root(ask("DELETE", &format!("{SECRETS}/s"))).await.expect(200);
+    comes_to(json!({"secrets": "0"})).await;
+
+    let owner = cluster.create(CONFIG_MAPS, &config_map("owner")).await;
+    let reference =
+        json!({"apiVersion": "v1", "kind": "ConfigMap", "name": "owner", "uid": owner["metadata"]["uid"]});
+    let mut owned = secret.clone();
+    owned["metadata"]["ownerReferences"] = json!([reference]);
+    cluster.create(SECRETS, &owned).await;
+    let stored = cluster.root(ask("GET", &format!("{SECRETS}/s"))).await.expect(200);
+    assert_eq!(stored["data"], secret["data"]);
+    cluster.root(ask("DELETE", &format!("{CONFIG_MAPS}/owner"))).await.expect(200);
+    eventually("the secret's end", || async {
+        (cluster.root(ask("GET", &format!("{SECRETS}/s"))).await.code == 404).then_some(())
+    })
+    .await;
+    comes_to(json!({"secrets": "0"})).await;
 }
 
 #[tokio::test]
