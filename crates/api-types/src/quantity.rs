@@ -115,7 +115,7 @@ impl std::ops::Add for Quantity {
     type Output = Self;
 
     fn add(self, other: Self) -> Self {
-        self.with(self.nanos + other.nanos, other)
+        self.with(self.nanos.saturating_add(other.nanos), other)
     }
 }
 
@@ -124,7 +124,7 @@ impl std::ops::Sub for Quantity {
     type Output = Self;
 
     fn sub(self, other: Self) -> Self {
-        self.with(self.nanos - other.nanos, other)
+        self.with(self.nanos.saturating_sub(other.nanos), other)
     }
 }
 
@@ -205,7 +205,15 @@ fn magnitude(whole: &str, fraction: &str, base_two: bool, exponent: i32) -> i128
     }
     let mut scale = dropped - fraction.len() as i32 + 9;
     if base_two {
-        mantissa = mantissa.saturating_mul(1_i128 << exponent);
+        for _ in 0..exponent {
+            // The last digit goes before the first would.
+            if mantissa > MAX_NANOS / 2 {
+                inexact |= mantissa % 10 != 0;
+                mantissa /= 10;
+                scale += 1;
+            }
+            mantissa *= 2;
+        }
     } else {
         scale += exponent;
     }
@@ -218,7 +226,7 @@ fn magnitude(whole: &str, fraction: &str, base_two: bool, exponent: i32) -> i128
         mantissa /= 10;
         scale += 1;
     }
-    (mantissa + i128::from(inexact)).min(MAX_NANOS)
+    mantissa.saturating_add(i128::from(inexact)).min(MAX_NANOS)
 }
 
 fn divide_up(value: i128, by: i128) -> i128 {
@@ -339,6 +347,30 @@ mod tests {
             } else {
                 assert_eq!(found, expected, "{given}");
             }
+        }
+    }
+
+    #[test]
+    fn what_is_too_large_is_the_largest() {
+        let largest = Quantity { nanos: MAX_NANOS, format: Format::DecimalSi };
+        let digits = format!("1{}", "7".repeat(37));
+        for text in [digits.clone(), "9".repeat(60), format!("{digits}.{digits}"), "1e1000".to_owned()] {
+            assert_eq!(Quantity::parse(&text), Ok(largest), "{text}");
+            let least = Quantity::parse(&format!("-{text}")).unwrap();
+            assert_eq!(least, Quantity::ZERO - largest, "-{text}");
+            assert_eq!((largest + largest, least + least), (largest, least));
+            assert_eq!((least - largest, largest - least), (least, largest));
+            assert_eq!((largest.value(), least.value()), (i64::MAX, i64::MIN));
+        }
+    }
+
+    #[test]
+    fn digits_behind_the_point_are_no_matter_however_many() {
+        let zeros = "0".repeat(40);
+        for (suffix, value) in [("Ki", 1_i64 << 10), ("Mi", 1 << 20), ("Gi", 1 << 30), ("Ei", 1 << 60)] {
+            assert_eq!(Quantity::parse(&format!("1.{zeros}{suffix}")).unwrap().value(), value, "{suffix}");
+            let more = Quantity::parse(&format!("1.{zeros}1{suffix}")).unwrap();
+            assert_eq!(more.nanos, i128::from(value) * NANO + 1, "{suffix}");
         }
     }
 
