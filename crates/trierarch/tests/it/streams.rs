@@ -3,6 +3,7 @@
 use std::io::{BufRead as _, BufReader, Read as _, Write as _};
 use std::net::TcpStream;
 use std::process::{Child, Command, Stdio};
+use std::time::Duration;
 
 use crate::cluster::{Cluster, IMAGE};
 use crate::shared::eventually;
@@ -104,6 +105,8 @@ fn streams_and_proxies_reach_every_node_from_every_master() {
         attach(&command);
         forwards(&command, pods[1]);
     }
+    debugs(&cluster, pods[0]);
+    kube_rs(&cluster, pods[0]);
     services(&cluster, &pods);
     errors(&cluster, pods[0]);
 }
@@ -229,6 +232,32 @@ fn proxies(cluster: &Cluster, master: &str, pod: &str) {
     let node = cluster.kubectl(&format!("-n t get pod {pod} -o jsonpath={{.spec.nodeName}}"));
     assert!(raw(&format!("/api/v1/nodes/{node}/proxy/metrics")).contains("kubelet_running_pods"));
     assert!(raw(&format!("/api/v1/nodes/{node}:10250/proxy/pods")).contains(pod));
+}
+
+/// A container that is added to a pod sees the processes of the one that it looks at.
+fn debugs(cluster: &Cluster, pod: &str) {
+    let line = format!(
+        "-n t debug {pod} --image={IMAGE} --image-pull-policy=IfNotPresent --target=c -c look -- sh -c"
+    );
+    let words: Vec<&str> = line.split(' ').chain(["ps -o args; exec sleep 1000"]).collect();
+    let mut command = Command::new(crate::cluster::tools().join("kubectl"));
+    command.env("KUBECONFIG", cluster.file("kubeconfig")).args(words);
+    let (code, _, err) = run(&mut command, b"");
+    assert_eq!(code, 0, "{err}");
+    eventually("the processes of the other container", || {
+        let (good, text) = cluster.try_kubectl(&format!("-n t logs {pod} -c look"));
+        (good && text.contains("httpd -f -p 8080")).then_some(())
+    });
+    assert_eq!(cluster.kubectl(&format!("-n t exec {pod} -c look -- hostname")), format!("{pod}\n"));
+}
+
+fn kube_rs(cluster: &Cluster, pod: &str) {
+    let runtime = tokio::runtime::Runtime::new().expect("a runtime");
+    let play = async {
+        let client = crate::kube_rs::client(cluster, "m3").await;
+        crate::kube_rs::streaming::play(client, pod).await;
+    };
+    runtime.block_on(async { tokio::time::timeout(Duration::from_secs(120), play).await }).expect("in time");
 }
 
 fn services(cluster: &Cluster, pods: &[&str]) {

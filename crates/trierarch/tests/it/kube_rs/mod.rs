@@ -1,10 +1,11 @@
 //! What users of kube-rs do: discovery, dynamic objects, watchers and stores, server-side apply, leader election, a
-//! controller.
+//! controller, and streams to containers.
 
 mod applying;
 mod asking;
 mod controlling;
 mod leading;
+pub mod streaming;
 mod watching;
 
 use std::fmt::Debug;
