@@ -3,7 +3,8 @@
 use std::time::Duration;
 
 use etcd_client::{
-    Client, DeleteOptions, Error, GetOptions, KvClient, SortOrder, SortTarget, Txn, TxnOp, WatchOptions,
+    Client, Compare, CompareOp, DeleteOptions, Error, GetOptions, KvClient, LeaseGrantOptions, SortOrder,
+    SortTarget, Txn, TxnOp, WatchOptions,
 };
 use tonic::Code;
 
@@ -236,6 +237,135 @@ async fn transactions_have_as_many_steps_as_they_may_and_no_more() {
     let told = (Code::InvalidArgument, "etcdserver: too many operations in txn request".to_owned());
     assert_eq!(status(client.txn(Txn::new().and_then(puts(5))).await.expect_err("five")), told);
     assert_eq!(status(client.txn(Txn::new().or_else(puts(5))).await.expect_err("five otherwise")), told);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn comparisons_and_what_is_nested_count_as_steps() {
+    let server = start_with(|api| api.max_txn_ops = 4).await;
+    let mut client = connect(&server).await;
+    let told = (Code::InvalidArgument, "etcdserver: too many operations in txn request".to_owned());
+    let compares = |count: usize| {
+        let compares = (0..count).map(|key| Compare::version(format!("k{key}"), CompareOp::Equal, 0));
+        Txn::new().when(compares.collect::<Vec<_>>()).and_then([TxnOp::get("k", None)])
+    };
+    assert!(client.txn(compares(4)).await.expect("four").succeeded());
+    assert_eq!(status(client.txn(compares(5)).await.expect_err("five")), told);
+    // One step is used up by each level around.
+    let within = |levels: usize, steps: usize| {
+        let steps = Txn::new().and_then(vec![TxnOp::get("k", None); steps]);
+        (0..levels).fold(steps, |inner, _| Txn::new().and_then([TxnOp::txn(inner)]))
+    };
+    client.txn(within(1, 3)).await.expect("three in one");
+    client.txn(within(3, 1)).await.expect("one in three");
+    assert_eq!(status(client.txn(within(1, 4)).await.expect_err("four in one")), told);
+    assert_eq!(status(client.txn(within(4, 1)).await.expect_err("one in four")), told);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn transactions_are_as_deep_as_messages_may_be() {
+    let server = start_with(|_| {}).await;
+    let mut client = connect(&server).await;
+    let deep = |levels: usize| {
+        let put = Txn::new().and_then([TxnOp::put("deep", levels.to_string(), None)]);
+        (1..levels).fold(put, |inner, _| Txn::new().when([never()]).or_else([TxnOp::txn(inner)]))
+    };
+    let mut taken = Vec::new();
+    for levels in [1, 2, 48, 49, 50, 51, 64, 65, 100, 129] {
+        let answer = client.txn(deep(levels)).await;
+        let found = client.get("deep", None).await.expect("get");
+        taken.push(found.kvs()[0].value_str().expect("text") == levels.to_string());
+        // The client's own limit is the same, and answers are deeper than what they answer.
+        if let Err((code, text)) = answer.map_err(status) {
+            assert_eq!(code, Code::Internal, "{levels}: {text}");
+            assert!(levels > 48, "{levels}: {text}");
+        }
+    }
+    assert!(taken.is_sorted_by(|before, after| before >= after), "{taken:?}");
+    assert!(taken[2] && !taken[9], "{taken:?}");
+    client.put("k", "v", None).await.expect("the member goes on");
+}
+
+/// What never holds.
+fn never() -> Compare {
+    Compare::version("deep", CompareOp::Less, 0)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn leases_last_as_long_as_they_may_and_no_longer() {
+    const MAX: i64 = 9_000_000_000;
+    let server = start_with(|_| {}).await;
+    let mut client = connect(&server).await;
+    let longest = client.lease_grant(MAX, None).await.expect("the longest");
+    assert_eq!(longest.ttl(), MAX);
+    let left = client.lease_time_to_live(longest.id(), None).await.expect("left");
+    assert!(left.granted_ttl() == MAX && (MAX - 3600..=MAX).contains(&left.ttl()), "{}", left.ttl());
+    assert_eq!(client.lease_keep_alive(longest.id()).await.map(|_| ()).expect("renewed"), ());
+    for ttl in [MAX + 1, i64::MAX] {
+        let told = (Code::OutOfRange, "etcdserver: too large lease TTL".to_owned());
+        assert_eq!(status(client.lease_grant(ttl, None).await.expect_err("longer")), told);
+    }
+    // What is too short is made longer, as in etcd.
+    for ttl in [0, -1, i64::MIN] {
+        assert!(client.lease_grant(ttl, None).await.expect("the shortest").ttl() >= 1, "{ttl}");
+    }
+    for id in [i64::MIN, -1, i64::MAX] {
+        let with_id = || Some(LeaseGrantOptions::new().with_id(id));
+        assert_eq!(client.lease_grant(60, with_id()).await.expect("any id").id(), id);
+        let told = (Code::FailedPrecondition, "etcdserver: lease already exists".to_owned());
+        assert_eq!(status(client.lease_grant(60, with_id()).await.expect_err("twice")), told);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn revisions_are_read_and_compacted_from_the_oldest_to_the_newest() {
+    let server = start_with(|_| {}).await;
+    let mut client = connect(&server).await;
+    fill(&mut client, 4, 1).await;
+    let head = client.get("k", None).await.expect("get").header().expect("a header").revision();
+    let compacted = (Code::OutOfRange, "etcdserver: mvcc: required revision has been compacted".to_owned());
+    let future = (Code::OutOfRange, "etcdserver: mvcc: required revision is a future revision".to_owned());
+    let at = |revision| Some(GetOptions::new().with_revision(revision));
+    client.compact(head - 2, None).await.expect("compacted");
+    for good in [i64::MIN, -1, 0, head - 2, head] {
+        client.get("k0000", at(good)).await.unwrap_or_else(|error| panic!("{good}: {error}"));
+    }
+    assert_eq!(status(client.get("k0000", at(head - 3)).await.expect_err("the past")), compacted);
+    for revision in [head + 1, i64::MAX] {
+        assert_eq!(status(client.get("k0000", at(revision)).await.expect_err("the future")), future);
+        assert_eq!(status(client.compact(revision, None).await.expect_err("the future")), future);
+    }
+    for revision in [i64::MIN, 0, head - 2] {
+        assert_eq!(status(client.compact(revision, None).await.expect_err("the past")), compacted);
+    }
+    client.compact(head, None).await.expect("all of it");
+    client.get("k0000", at(head)).await.expect("the newest stays");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn snapshots_are_sent_to_as_many_as_may_be_and_no_more() {
+    const PLACES: usize = 8;
+    let server = start_with(|_| {}).await;
+    let mut client = connect(&server).await;
+    fill(&mut client, 8, 1 << 20).await;
+    let mut held = Vec::new();
+    for _ in 0..PLACES {
+        // Each has begun, and the rest of it waits for its reader.
+        let mut stream = connect(&server).await.snapshot().await.expect("a place");
+        stream.message().await.expect("a part").expect("open");
+        held.push(stream);
+    }
+    let (code, text) = status(client.snapshot().await.map(|_| ()).expect_err("one too many"));
+    assert_eq!(code, Code::ResourceExhausted);
+    assert_eq!(text, "etcdserver: too many requests: other snapshots are being sent");
+    client.put("k", "v", None).await.expect("writes go on");
+    drop(held.pop());
+    eventually("there is room again", async || client.snapshot().await.is_ok()).await;
+    let mut whole = held.pop().expect("one of them");
+    let mut bytes = 0;
+    while let Some(part) = whole.message().await.expect("a part") {
+        bytes += part.blob().len();
+    }
+    assert!(bytes > 7 << 20, "{bytes} bytes");
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -94,36 +94,52 @@ async fn what_cannot_be_read_is_answered_so_in_every_call() {
     let methods = methods();
     assert!(methods.len() > 40, "{}", methods.len());
     for method in methods {
-        let path = format!("/{}/{}", method.parent_service().full_name(), method.name());
-        if !method.is_client_streaming() {
-            // Go waits for nothing behind the message; this server for the client's end.
-            let status = unary(&channel, &path).await;
-            let words = match method.is_server_streaming() {
-                false => "grpc: error unmarshalling request: proto: ",
-                true => "grpc: failed to unmarshal the received message: proto: ",
-            };
-            assert_eq!(status.code(), Code::Internal, "{path}: {status}");
-            assert!(status.message().starts_with(words), "{path}: {status}");
-            continue;
-        }
-        let status = ends(&channel, &path, &[&[0xff; 8]]).await;
-        assert_eq!(status.code(), Code::Internal, "{path}: {status}");
-        let words = "grpc: failed to unmarshal the received message: proto: ";
-        assert!(status.message().starts_with(words), "{path}: {status}");
+        unreadable(&method, &asked(&channel, &method, &[0xff; 8]).await);
     }
 }
 
-async fn unary(channel: &Channel, path: &str) -> Status {
+#[tokio::test(flavor = "multi_thread")]
+async fn messages_are_as_large_as_they_may_be_and_no_larger_in_every_call() {
+    const MAX: usize = 2 << 20;
+    let server = start().await;
+    connect(&server).await;
+    let channel = channel(&server).await;
+    for method in methods() {
+        unreadable(&method, &asked(&channel, &method, &vec![0xff; MAX]).await);
+        let status = asked(&channel, &method, &vec![0xff; MAX + 1]).await;
+        assert_eq!(status.code(), Code::ResourceExhausted, "{}: {status}", method.full_name());
+        let text = "grpc: received message larger than max (2097153 vs. 2097152)";
+        assert_eq!(status.message(), text, "{}", method.full_name());
+    }
+    connect(&server).await.put("k", "v", None).await.expect("others are served");
+}
+
+fn unreadable(method: &MethodDescriptor, status: &Status) {
+    let words = match method.is_client_streaming() || method.is_server_streaming() {
+        false => "grpc: error unmarshalling request: proto: ",
+        true => "grpc: failed to unmarshal the received message: proto: ",
+    };
+    assert_eq!(status.code(), Code::Internal, "{}: {status}", method.full_name());
+    assert!(status.message().starts_with(words), "{}: {status}", method.full_name());
+}
+
+/// What a call of one message ends with.
+async fn asked(channel: &Channel, method: &MethodDescriptor, message: &[u8]) -> Status {
+    let path = format!("/{}/{}", method.parent_service().full_name(), method.name());
+    if method.is_client_streaming() {
+        return ends(channel, &path, &[message]).await;
+    }
+    // Go waits for nothing behind the message; this server for the client's end.
     let mut grpc = Grpc::new(channel.clone());
     grpc.ready().await.expect("ready");
-    let asked = grpc.server_streaming(Request::new(vec![0xff; 8]), path.parse().expect("a path"), Bytes);
-    let mut answers = match asked.await {
+    let path = path.parse().expect("a path");
+    let mut answers = match grpc.server_streaming(Request::new(message.to_vec()), path, Bytes).await {
         Ok(answers) => answers.into_inner(),
         Err(status) => return status,
     };
     match answers.next().await {
         Some(Err(status)) => status,
-        other => panic!("{path}: {other:?}"),
+        other => panic!("{}: {other:?}", method.full_name()),
     }
 }
 
