@@ -6,7 +6,7 @@ UP_FLAGS ?=
 BENCH_FLAGS ?=
 CARGO := ROCKSDB_STATIC=1 ROCKSDB_LIB_DIR="$$(scripts/rocksdb-lib)" cargo
 
-.PHONY: help up down build test test-all golden lint bench bench-etcd bench-api chaos clean
+.PHONY: help up down build test test-all golden lint bench bench-etcd bench-api chaos fuzz clean
 
 help: ## Say what there is to make
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -64,6 +64,11 @@ chaos: build ## Play the chaos scenarios against real processes; those that cut 
 	@if [ "$$(id -u)" = 0 ]; then scripts/chaos-deps; fi
 	@$(CARGO) run --release --quiet --package chaos -- run --binary "$(BINARY)" chaos/scenarios
 	@$(CARGO) run --release --quiet --package chaos -- etcd --binary "$(BINARY)" chaos/scenarios/etcd
+
+# SECONDS=600 TARGETS="wal peer": fuzz/README.md says what they are.
+fuzz: ## Play the fuzz targets, a minute each
+	@scripts/build-deps
+	@scripts/fuzz $(or $(SECONDS),60) $(TARGETS)
 
 clean: down ## Remove the cluster and what was built
 	@rm -rf "$(CARGO_TARGET_DIR)"

@@ -14,7 +14,7 @@ fuzz_target!(|data: &[u8]| {
         batch.put(table, Bytes::copy_from_slice(key), Bytes::copy_from_slice(value));
         rest = more;
     }
-    engine.write(&batch).expect("memory");
+    engine.write(batch).expect("memory");
     if let Ok(mvcc) = Mvcc::open(engine) {
         drop(mvcc.view().range(&RangeRequest::new(KeyRange::all())));
     }

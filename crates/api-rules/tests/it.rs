@@ -1,6 +1,10 @@
 //! Objects as real clusters have them go through the rules and through the store's encoding and back.
 
 mod full;
+#[path = "../../../fuzz/src/kubernetes/mod.rs"]
+mod targets;
+
+use std::io::Write as _;
 
 use api_rules::patch::apply::{self, Type, Writer};
 use api_rules::{Rules, meta, rules};
@@ -271,4 +275,28 @@ fn applying_twice_through_the_store() {
     (rules.default)(&mut again);
     apply::keep_times(&mut again, &live);
     assert_eq!(again, live);
+}
+
+/// What is in the corpora goes through the fuzz targets, whole and cut off anywhere.
+#[test]
+fn the_fuzz_corpora_are_decoded() {
+    type Target = fn(&[u8]);
+    let targets: [(&str, Target); 6] = [
+        ("round_trip", targets::round_trip),
+        ("text", targets::text),
+        ("rules", targets::rules),
+        ("patch", targets::patch),
+        ("custom", targets::custom),
+        ("expression", targets::expression),
+    ];
+    let corpus = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../../fuzz/corpus");
+    for (name, target) in targets {
+        let mut inputs = 0;
+        for file in std::fs::read_dir(corpus.join(name)).unwrap() {
+            let data = std::fs::read(file.unwrap().path()).unwrap();
+            (0..=data.len()).for_each(|end| target(&data[..end]));
+            inputs += 1 + data.len();
+        }
+        writeln!(std::io::stderr(), "fuzz corpus {name}: {inputs} inputs").unwrap();
+    }
 }

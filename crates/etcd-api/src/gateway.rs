@@ -480,3 +480,28 @@ fn status_code(status: &Status) -> StatusCode {
         Code::Unknown | Code::Internal | Code::DataLoss => StatusCode::INTERNAL_SERVER_ERROR,
     }
 }
+
+/// Reads a request of some call, or writes its answer as JSON. For the fuzz targets.
+#[cfg(any(test, feature = "fuzzing"))]
+pub(crate) fn any_message(data: &[u8]) {
+    let [call, side, data @ ..] = data else { return };
+    static METHODS: std::sync::LazyLock<Vec<MethodDescriptor>> = std::sync::LazyLock::new(|| {
+        let pool = DescriptorPool::decode(protos::ETCD_DESCRIPTORS).expect("descriptors");
+        pool.services().flat_map(|service| service.methods().collect::<Vec<_>>()).collect()
+    });
+    let method = &METHODS[usize::from(*call) % METHODS.len()];
+    if side % 2 == 0 {
+        let mut buffer = BytesMut::from(data);
+        while let Some(Ok(message)) = next_value(&mut buffer, &method.input()) {
+            let again = DynamicMessage::decode(method.input(), &frame(&message)[FRAME_HEADER..]);
+            // Whether what is empty was said is lost.
+            assert_eq!(again.expect("a message").encode_to_vec(), message.encode_to_vec());
+        }
+        drop(from_json(method.input(), &mut serde_json::Deserializer::from_slice(data)));
+    } else if let Ok(message) = DynamicMessage::decode(method.output(), data) {
+        let Ok(json) = to_json(message.clone()) else { return };
+        let read =
+            from_json(method.output(), &mut serde_json::Deserializer::from_str(&json)).expect("our JSON");
+        assert_eq!(to_json(read).expect("JSON"), json);
+    }
+}

@@ -28,6 +28,8 @@ mod election;
 mod error;
 pub mod files;
 mod front;
+#[cfg(any(test, feature = "fuzzing"))]
+pub mod fuzz;
 mod gateway;
 mod health;
 mod http;

@@ -14,6 +14,15 @@ fn corpus(name: &str) -> Vec<u8> {
     fs::read(&path).unwrap_or_else(|error| panic!("{path:?}: {error}"))
 }
 
+/// All that a target begins with.
+fn inputs(target: &str) -> Vec<Vec<u8>> {
+    let folder = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../../fuzz/corpus").join(target);
+    let files = fs::read_dir(folder).expect("a corpus").map(|file| file.expect("a file").path());
+    let inputs: Vec<_> = files.map(|path| fs::read(path).expect("a file")).collect();
+    writeln!(std::io::stderr(), "fuzz corpus {target}: {} inputs", inputs.len()).expect("printed");
+    inputs
+}
+
 /// Reads everything; how many versions there are.
 fn read(data: &[u8]) -> Option<usize> {
     let database = Database::open(data).ok()?;
@@ -76,6 +85,13 @@ fn the_fuzz_corpus_is_decoded() {
     let old = request(&corpus("etcd_request/version-2")).and_then(|request| request.v2);
     assert_eq!(old.map(|old| (old.path, old.val)), Some(("/0/version".to_owned(), "3.4.0".to_owned())));
     assert_eq!(request(&corpus("etcd_request/bad-cut")), None);
+    inputs("bolt").iter().for_each(|data| _ = read(data));
+    inputs("snapshot").iter().for_each(|data| drop(snapshot(data)));
+    inputs("etcd_request").iter().for_each(|data| drop(request(data)));
+    for data in inputs("etcd_wal") {
+        fs::write(folder.path().join("0.wal"), data).expect("write");
+        drop(read_wal(folder.path(), 0));
+    }
 }
 
 proptest! {

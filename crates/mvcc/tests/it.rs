@@ -1,6 +1,7 @@
 //! The state machine against a model that keeps every revision whole.
 
 use std::collections::BTreeMap;
+use std::io::Write as _;
 
 use bytes::Bytes;
 use mvcc::{
@@ -467,7 +468,9 @@ fn corpus(target: &str) -> Vec<(String, Vec<u8>)> {
         let name = file.file_name().expect("a name").to_string_lossy().into_owned();
         (name, std::fs::read(file).expect("bytes"))
     };
-    files.map(read).collect()
+    let inputs: Vec<_> = files.map(read).collect();
+    writeln!(std::io::stderr(), "fuzz corpus {target}: {} inputs", inputs.len()).expect("printed");
+    inputs
 }
 
 /// Rows as the fuzz target `state` reads them: a table's number, the lengths of key and value, both.

@@ -29,6 +29,8 @@ mod doors;
 mod error;
 mod failpoints;
 mod forced;
+#[cfg(any(test, feature = "fuzzing"))]
+pub mod fuzz;
 mod handle;
 mod handover;
 mod inner;

@@ -17,6 +17,8 @@
 //!
 //! Read `record.rs` (bytes of records), `segment.rs` (files), `replay.rs` (from files to an index), `log.rs`.
 
+#[cfg(any(test, feature = "fuzzing"))]
+pub mod fuzz;
 mod log;
 mod record;
 mod replay;

@@ -53,6 +53,12 @@ fn key_of(number: u8) -> Option<LogMeta> {
     KEYS.iter().find(|(_, known)| *known == number).map(|(key, _)| *key)
 }
 
+/// One of the keys.
+#[cfg(any(test, feature = "fuzzing"))]
+pub(crate) fn any_key(number: u8) -> LogMeta {
+    KEYS[usize::from(number) % KEYS.len()].0
+}
+
 /// Covers the segment's number and all of the record but the checksum itself.
 fn checksum(segment: u64, record: &[u8]) -> u32 {
     let sum = crc32c::crc32c_append(crc32c::crc32c(&segment.to_le_bytes()), &record[..4]);

@@ -1,3 +1,5 @@
+use std::io::Write as _;
+
 use api_types::{codec, schema, table};
 use serde_json::{Value, json};
 
@@ -336,6 +338,7 @@ fn varint(mut value: u64, out: &mut Vec<u8>) {
 #[test]
 fn the_fuzz_corpus_is_decoded() {
     let folder = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../../fuzz/corpus/object");
+    let mut inputs = 0;
     for file in std::fs::read_dir(folder).expect("corpus") {
         let path = file.expect("a file").path();
         let name = path.file_name().expect("a name").to_string_lossy().into_owned();
@@ -353,5 +356,7 @@ fn the_fuzz_corpus_is_decoded() {
             !name.ends_with(".proto") && !name.contains("bad"),
             "{name}"
         );
+        inputs += 1;
     }
+    writeln!(std::io::stderr(), "fuzz corpus object: {inputs} inputs").expect("printed");
 }

@@ -164,3 +164,20 @@ fn verifying_key(algorithm: Algorithm, path: &Path, der: &[u8]) -> Result<Decodi
     };
     key.map_err(|error| failure(path, error))
 }
+
+/// Looks at a token; claims that are JSON are signed before. For the fuzz targets.
+#[cfg(any(test, feature = "fuzzing"))]
+pub(crate) fn any_token(data: &[u8]) {
+    const SECRET: &[u8] = b"of nobody";
+    let signing = EncodingKey::from_secret(SECRET);
+    let keys = Keys { signing: None, verifying: DecodingKey::from_secret(SECRET), changed: Vec::new() };
+    let ttl = std::time::Duration::from_secs(1);
+    let options = JwtOptions { algorithm: Algorithm::HS256, public_key: None, private_key: None, ttl };
+    let jwt = Jwt { options, keys: ArcSwap::from_pointee(keys) };
+    if let Ok(claims) = serde_json::from_slice::<serde_json::Value>(data)
+        && let Ok(token) = jsonwebtoken::encode(&Header::new(Algorithm::HS256), &claims, &signing)
+    {
+        drop(jwt.verify(&token));
+    }
+    drop(jwt.verify(&String::from_utf8_lossy(data)));
+}

@@ -16,6 +16,8 @@ mod service;
 mod tokens;
 
 pub(crate) use caller::Credentials;
+#[cfg(any(test, feature = "fuzzing"))]
+pub(crate) use jwt::any_token;
 pub(crate) use keeper::keep;
 pub use options::{AuthOptions, AuthOptionsError};
 pub(crate) use service::AuthService;

@@ -33,6 +33,8 @@ use crate::context::Context;
 use crate::error::unreadable;
 
 pub(crate) use self::methods::{METRICS, Shape};
+#[cfg(any(test, feature = "fuzzing"))]
+pub(crate) use self::tally::messages_in;
 
 /// Bytes of a request that are kept for the log.
 const KEPT: usize = 256;

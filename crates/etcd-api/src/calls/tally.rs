@@ -54,6 +54,15 @@ impl Frames {
     }
 }
 
+/// The messages that begin in a body that comes in pieces, and the bytes of all of them. For the fuzz targets.
+#[cfg(any(test, feature = "fuzzing"))]
+pub(crate) fn messages_in(body: &[u8], piece: usize) -> (u64, Vec<u8>) {
+    let (mut frames, mut payload) = (Frames::default(), Vec::new());
+    let begun =
+        body.chunks(piece).map(|part| frames.feed(part, |part| payload.extend_from_slice(part))).sum();
+    (begun, payload)
+}
+
 /// What a client sends. What has come of a large message is counted until the next one comes, or nobody reads on.
 pub(super) struct Asking {
     body: Body,

@@ -10,6 +10,9 @@ mod namespace;
 mod pages;
 mod registry;
 
+#[cfg(any(test, feature = "fuzzing"))]
+pub(crate) use namespace::any_message;
+
 use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;

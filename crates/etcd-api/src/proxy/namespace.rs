@@ -224,6 +224,24 @@ pub(super) fn behind(prefix: &[u8]) -> Bytes {
     }
 }
 
+/// Passes a message of some call on, both ways. For the fuzz targets.
+#[cfg(any(test, feature = "fuzzing"))]
+pub(crate) fn any_message(data: &[u8]) {
+    const CALLS: [Call; 7] = [
+        Call::Range,
+        Call::RangeStream,
+        Call::Put,
+        Call::DeleteRange,
+        Call::Txn,
+        Call::Watch,
+        Call::LeaseTimeToLive,
+    ];
+    let Some((call, data)) = data.split_first() else { return };
+    let (call, data) = (CALLS[usize::from(*call) % CALLS.len()], Bytes::copy_from_slice(data));
+    let Some(namespace) = Namespace::new("of/") else { return };
+    drop((namespace.request(call, data.clone()), namespace.answer(call, data)));
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
