@@ -92,6 +92,11 @@ impl Errors {
         self.declared.append(&mut found.done());
     }
 
+    /// What the other one found by declared rules moves here.
+    pub fn take_declared(&mut self, other: &mut Errors) {
+        self.declared.append(&mut other.declared);
+    }
+
     fn push(&mut self, ty: ErrorType, at: At<'_>, bad_value: Value, detail: impl Into<String>) {
         let path = at.to_string();
         let field = if path.is_empty() { "<nil>".to_owned() } else { path };

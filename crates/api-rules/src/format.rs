@@ -331,6 +331,25 @@ pub fn parse_cidr(s: &str) -> Option<ipnet::IpNet> {
     ipnet::IpNet::new(parse_ip(address)?, bits.parse().ok().filter(|_| digits)?).ok()
 }
 
+/// An address of an interface with the size of its network.
+pub fn interface_address(s: &str) -> Problems {
+    let Some(net) = parse_cidr(s) else {
+        return vec!["must be a valid address in CIDR form, (e.g. 10.9.8.7/24 or 2001:db8::1/64)".into()];
+    };
+    let canonical = match net.addr() {
+        IpAddr::V6(v6) if v6.to_ipv4_mapped().is_some() => {
+            let bits = net.prefix_len();
+            format!("{}/{}", v6.to_canonical(), if bits > 32 { bits.saturating_sub(96) } else { bits })
+        }
+        _ => net.to_string(),
+    };
+    if canonical == s {
+        Problems::new()
+    } else {
+        vec![format!("must be in canonical form (\"{canonical}\")")]
+    }
+}
+
 /// A network in CIDR notation as it is written nowadays: without leading zeros, in its one form.
 pub fn strict_cidr(s: &str) -> Problems {
     let (Some(net), Some((address, bits))) = (parse_cidr(s), s.split_once('/')) else {

@@ -105,6 +105,7 @@ pub(crate) fn of(new: &Value, old: Option<&Value>) -> Vec<String> {
         }
         ("", "Node") => out.extend(node(new)),
         ("networking.k8s.io", "Ingress") if old.is_none() => out.extend(ingress(new)),
+        ("resource.k8s.io", "ResourceSlice") => out.extend(driver(new)),
         ("storage.k8s.io", "CSIDriver") => out.extend(csi_driver(new, old)),
         ("storage.k8s.io", "CSIStorageCapacity") => {
             out.extend(node_selector(new.at("nodeTopology"), At::root("nodeTopology")));
@@ -146,6 +147,14 @@ fn ingress(ingress: &Value) -> Option<String> {
     let class = ingress.at("metadata.annotations").key("kubernetes.io/ingress.class");
     class.is_string().then(|| {
         "annotation \"kubernetes.io/ingress.class\" is deprecated, please use 'spec.ingressClassName' instead".to_owned()
+    })
+}
+
+fn driver(slice: &Value) -> Option<String> {
+    let driver = slice.text("spec.driver");
+    (driver != driver.to_lowercase()).then(|| {
+        let shown = quote(driver);
+        format!("spec.driver: driver names should be lowercase; {shown} contains uppercase characters")
     })
 }
 

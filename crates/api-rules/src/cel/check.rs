@@ -340,7 +340,7 @@ const FUNCTIONS: &[(&str, Option<Kind>)] = &[
     (operators::NOT_STRICTLY_FALSE, Some(Kind::Bool)),
 ];
 
-/// Fields of `request` (upstream: `BuildRequestType`).
+/// Fields of `request` (upstream: `BuildRequestType`), and of `device`.
 fn request_field(of: &str, field: &str) -> Option<Kind> {
     let named = |name: &str| Some(Kind::Named(format!("kubernetes.{name}")));
     match (of, field) {
@@ -355,6 +355,11 @@ fn request_field(of: &str, field: &str) -> Option<Kind> {
         ("kubernetes.AdmissionRequest", "options") => Some(Kind::Dyn),
         ("kubernetes.GroupVersionKind", "group" | "version" | "kind") => Some(Kind::String),
         ("kubernetes.GroupVersionResource", "group" | "version" | "resource") => Some(Kind::String),
+        ("kubernetes.DRADevice", "driver") => Some(Kind::String),
+        ("kubernetes.DRADevice", "allowMultipleAllocations") => Some(Kind::Bool),
+        ("kubernetes.DRADevice", "attributes" | "capacity") => {
+            Some(Kind::Map(Box::new(Kind::Map(Box::new(Kind::Dyn)))))
+        }
         ("kubernetes.UserInfo", "username" | "uid") => Some(Kind::String),
         ("kubernetes.UserInfo", "groups") => Some(Kind::List(Box::new(Kind::String))),
         ("kubernetes.UserInfo", "extra") => Some(Kind::Map(Box::new(Kind::List(Box::new(Kind::String))))),
@@ -436,14 +441,20 @@ impl Checker<'_> {
             return kind.clone();
         }
         let of = |schema: Option<MessageId>| schema.map_or(Kind::Dyn, Kind::Message);
+        let for_all = TYPES.contains(&name) || NAMESPACES.contains(&name);
         match name {
+            "device" if self.scope.device => Kind::Named("kubernetes.DRADevice".to_owned()),
+            name if self.scope.device && !for_all => {
+                self.undeclared(name);
+                Kind::Unknown
+            }
             "object" | "oldObject" => of(self.schema.object),
             "request" => Kind::Named("kubernetes.AdmissionRequest".to_owned()),
             "namespaceObject" => Kind::Unknown,
             "params" if self.scope.params => of(self.schema.params),
             "authorizer" if self.scope.authorizer => Kind::Unknown,
             "variables" if !self.scope.variables.is_empty() => Kind::Unknown,
-            name if TYPES.contains(&name) || NAMESPACES.contains(&name) => Kind::Unknown,
+            _ if for_all => Kind::Unknown,
             _ => {
                 self.undeclared(name);
                 Kind::Unknown
@@ -569,6 +580,13 @@ impl Checker<'_> {
                     self.field(&operand, field.inner());
                 }
                 return Kind::Unknown;
+            }
+            ("bind", [IdedExpr { expr: Expr::Ident(variable), .. }, value, body]) if self.scope.device => {
+                let value = self.infer(value);
+                self.locals.push((variable.clone(), value));
+                let found = self.infer(body);
+                self.locals.pop();
+                return found;
             }
             ("optMap" | "optFlatMap", [IdedExpr { expr: Expr::Ident(variable), .. }, body]) => {
                 call.target.iter().for_each(|target| {

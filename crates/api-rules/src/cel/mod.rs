@@ -44,6 +44,8 @@ pub struct Scope {
     pub variables: Vec<(String, Kind)>,
     /// Whether `Object{…}` and `JSONPatch{…}` may be built.
     pub patches: bool,
+    /// Speaks of a `device`, and of nothing else (upstream: `dynamic-resource-allocation/cel`).
+    pub device: bool,
 }
 
 /// An expression that was parsed and checked.

@@ -2,7 +2,7 @@ use super::*;
 use serde_json::json;
 
 fn scope() -> Scope {
-    Scope { params: true, authorizer: true, variables: Vec::new(), patches: true }
+    Scope { params: true, authorizer: true, patches: true, ..Scope::default() }
 }
 
 fn run(source: &str, object: &Value) -> Result<Value, String> {

@@ -1,12 +1,13 @@
 //! CSIDriver, CSINode, CSIStorageCapacity, VolumeAttachment: what storage drivers, and those who drive them, tell each
 //! other (upstream: `pkg/apis/storage/validation`).
 
-use super::shared::unchanged;
+use super::shared::{repeated, unchanged};
 use super::{Kind, declared, pod, selector, storage};
 use crate::errors::{At, Errors};
 use crate::format;
 use crate::look::{Look, is_zero, quantity, remove};
 use serde_json::Value;
+use std::collections::HashMap;
 
 const GROUP: &str = "storage.k8s.io";
 const SPEC: At<'static> = At::root("spec");
@@ -84,11 +85,11 @@ fn required_flag(spec: &Value, field: &str, shown: &str, errors: &mut Errors) {
 
 fn token_requests(requests: &[Value], errors: &mut Errors) {
     let list = SPEC.at("tokenRequests");
+    let again = repeated(requests.iter().map(|request| request.text("audience")));
     for (i, request) in requests.iter().enumerate() {
         let at = list.index(i);
-        let audience = request.text("audience");
-        if requests[..i].iter().any(|other| other.text("audience") == audience) {
-            errors.duplicate(at.at("audience"), audience);
+        if again[i] {
+            errors.duplicate(at.at("audience"), request.text("audience"));
             continue;
         }
         let Some(seconds) = request.int_opt("expirationSeconds") else { continue };
@@ -112,6 +113,7 @@ fn driver_update(new: &Value, old: &Value, errors: &mut Errors) {
 fn node(object: &Value, errors: &mut Errors) {
     let list = SPEC.at("drivers");
     let drivers = object.items("spec.drivers");
+    let again = repeated(drivers.iter().map(|driver| driver.text("name")));
     for (i, one) in drivers.iter().enumerate() {
         let at = list.index(i);
         let name = one.text("name");
@@ -124,7 +126,7 @@ fn node(object: &Value, errors: &mut Errors) {
             errors.invalid(at.at("nodeID"), id, format!("must be {MAX_NODE_ID} characters or less"));
         }
         errors.non_negative(at.at("allocatable.count"), one.int("allocatable.count"));
-        if drivers[..i].iter().any(|other| other.text("name") == name) {
+        if again[i] {
             errors.duplicate(at.at("name"), name);
         }
         topology_keys(one.items("topologyKeys"), at, errors);
@@ -132,12 +134,12 @@ fn node(object: &Value, errors: &mut Errors) {
 }
 
 fn topology_keys(keys: &[Value], at: At<'_>, errors: &mut Errors) {
-    for (i, key) in keys.iter().enumerate() {
-        let text = key.as_str().unwrap_or("");
+    let texts = || keys.iter().map(|key| key.as_str().unwrap_or(""));
+    for (text, again) in texts().zip(repeated(texts())) {
         if text.is_empty() {
             errors.required(at, "");
         }
-        if keys[..i].contains(key) {
+        if again {
             errors.duplicate(at, text);
         }
         errors.format(at, text, format::qualified_name(text));
@@ -152,8 +154,10 @@ fn node_update(new: &Value, old: &Value, errors: &mut Errors) {
         remove(&mut driver, "allocatable");
         driver
     };
+    let by_name: HashMap<&str, &Value> =
+        new.items("spec.drivers").iter().map(|driver| (driver.text("name"), driver)).collect();
     for before in old.items("spec.drivers") {
-        for now in new.items("spec.drivers").iter().filter(|now| now.text("name") == before.text("name")) {
+        if let Some(now) = by_name.get(before.text("name")) {
             errors.immutable(SPEC.at("drivers"), &fixed(now), &fixed(before));
         }
     }

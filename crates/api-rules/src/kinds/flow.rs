@@ -1,5 +1,6 @@
 //! FlowSchema and PriorityLevelConfiguration: which requests wait for which (upstream: `pkg/apis/flowcontrol`).
 
+use super::shared::repeated;
 use super::{Kind, declared};
 use crate::errors::{At, Errors};
 use crate::format;
@@ -260,10 +261,11 @@ fn resource_rule(rule: &Value, at: At<'_>, errors: &mut Errors) {
 fn conditions(object: &Value, errors: &mut Errors) {
     let list = At::root("status.conditions");
     let all = object.items("status.conditions");
+    let again = repeated(all.iter().map(|condition| condition.text("type")));
     for (i, condition) in all.iter().enumerate() {
         let kind = condition.text("type");
         let at = list.index(i);
-        if all[..i].iter().any(|other| other.text("type") == kind) {
+        if again[i] {
             errors.duplicate(at.at("type"), kind);
         }
         if kind.is_empty() {

@@ -15,7 +15,9 @@ pub mod flow;
 mod migration;
 mod networking;
 pub mod pod;
+pub mod pod_certificate;
 mod rbac;
+pub mod resource;
 mod scaling;
 mod security;
 mod selector;
@@ -104,7 +106,9 @@ static TABLE: LazyLock<Index<2, Kind>> = LazyLock::new(|| {
         migration::KINDS,
         networking::KINDS,
         pod::KINDS,
+        pod_certificate::KINDS,
         rbac::KINDS,
+        resource::KINDS,
         scaling::KINDS,
         service::KINDS,
         storage::KINDS,

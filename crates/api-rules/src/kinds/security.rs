@@ -2,6 +2,7 @@
 
 use super::Kind;
 use crate::errors::{At, Errors};
+use crate::format;
 use crate::look::{Look, set};
 use crate::meta::NameFormat;
 use serde_json::Value;
@@ -39,6 +40,9 @@ const MIN_SECONDS: i64 = 600;
 const MAX_TRUST_BUNDLE: usize = 1 << 20;
 /// What stands in errors in place of a bundle.
 const OMITTED: &str = "<value omitted>";
+/// Bytes of the domain of a signer's name, and of the name: domain, slash, a label, a dot, a subdomain.
+const MAX_SIGNER_DOMAIN: usize = 253;
+const MAX_SIGNER: usize = 253 + 1 + 63 + 1 + 253;
 const MAX_TOKEN_SECONDS: i64 = 1 << 32;
 
 pub(super) static KINDS: &[Kind] = &[
@@ -76,7 +80,13 @@ fn signing_request(object: &Value, errors: &mut Errors) {
             errors.duplicate(list.index(i), name);
         }
     }
-    signer(spec.text("signerName"), SPEC.at("signerName"), errors);
+    let signer = spec.text("signerName");
+    if signer == "kubernetes.io/legacy-unknown" {
+        let text = "the legacy signerName is not allowed via this API version";
+        errors.invalid(SPEC.at("signerName"), signer, text);
+    } else {
+        signer_name(signer, SPEC.at("signerName"), errors);
+    }
     if let Some(seconds) = spec.int_opt("expirationSeconds").filter(|s| *s < MIN_SECONDS) {
         let text = "may not specify a duration less than 600 seconds (10 minutes)";
         errors.invalid(SPEC.at("expirationSeconds"), seconds, text);
@@ -84,30 +94,35 @@ fn signing_request(object: &Value, errors: &mut Errors) {
     conditions(object, errors);
 }
 
-fn signer(name: &str, at: At<'_>, errors: &mut Errors) {
+/// Who signs: a domain and a path (upstream: `ValidateSignerName`). Of each part only the first wrong label is told.
+pub(super) fn signer_name(name: &str, at: At<'_>, errors: &mut Errors) {
     if name.is_empty() {
-        errors.required(at, "");
-        return;
-    }
-    if name == "kubernetes.io/legacy-unknown" {
-        errors.invalid(at, name, "the legacy signerName is not allowed via this API version");
+        return errors.required(at, "");
     }
     let Some((domain, path)) = name.split_once('/').filter(|(_, path)| !path.contains('/')) else {
         let text = "must be a fully qualified domain and path of the form 'example.com/signer-name'";
-        errors.invalid(at, name, text);
-        return;
+        return errors.invalid(at, name, text);
     };
-    if domain.split('.').count() < 2 {
+    if domain.len() > MAX_SIGNER_DOMAIN {
+        errors.too_long(at, MAX_SIGNER_DOMAIN);
+    }
+    labels(domain, format::dns1123_label, at, errors);
+    if !domain.contains('.') {
         errors.invalid(at, domain, "should be a domain with at least two segments separated by dots");
     }
-    for label in domain.split('.').chain(path.split('.')) {
-        for problem in crate::format::dns1123_label(label) {
-            errors.invalid(
-                at,
-                name,
-                format!("validating label {}: {problem}", api_types::field::quote(label)),
-            );
-        }
+    labels(path, format::dns1123_subdomain, at, errors);
+    if name.len() > MAX_SIGNER {
+        errors.too_long(at, MAX_SIGNER);
+    }
+}
+
+/// The first wrong label between the dots.
+fn labels(part: &str, check: fn(&str) -> format::Problems, at: At<'_>, errors: &mut Errors) {
+    let wrong = part.split('.').map(|label| (label, check(label))).find(|(_, problems)| !problems.is_empty());
+    let Some((label, problems)) = wrong else { return };
+    for problem in problems {
+        let label = api_types::field::quote(label);
+        errors.invalid(at, part, format!("validating label {label}: {problem}"));
     }
 }
 
@@ -175,20 +190,20 @@ fn trust_bundle_name(object: &Value, errors: &mut Errors) {
                     "ClusterTrustBundle without signer name must not have \":\" in its name",
                 );
             }
-            false => errors.format(at, name, crate::format::dns1123_subdomain(name)),
+            false => errors.format(at, name, format::dns1123_subdomain(name)),
         }
         return;
     }
     let prefix = format!("{}:", signed_by.replace('/', ":"));
     match name.strip_prefix(&prefix) {
-        Some(rest) => errors.format(at, name, crate::format::dns1123_subdomain(rest)),
+        Some(rest) => errors.format(at, name, format::dns1123_subdomain(rest)),
         None => {
             let text =
                 format!("ClusterTrustBundle for signerName {signed_by} must be named with prefix {prefix}");
             errors.invalid(at, name, text);
         }
     }
-    signer(signed_by, SPEC.at("signerName"), errors);
+    signer_name(signed_by, SPEC.at("signerName"), errors);
 }
 
 /// Certificates of authorities in PEM, each once (upstream: `pkg/apis/certificates/validation`).
@@ -255,6 +270,26 @@ mod tests {
                 "spec.signerName: Invalid value: \"x\": must be a fully qualified domain and path of the form 'example.com/signer-name'",
                 "spec.expirationSeconds: Invalid value: 5: may not specify a duration less than 600 seconds (10 minutes)",
             ]
+        );
+        let signer =
+            |name: &str| of(json!({"request": "eA==", "usages": ["client auth"], "signerName": name}));
+        let legacy = "kubernetes.io/legacy-unknown";
+        let text = "the legacy signerName is not allowed via this API version";
+        assert_eq!(signer(legacy), [format!("spec.signerName: Invalid value: \"{legacy}\": {text}")]);
+        let found = signer("A.B/C");
+        assert!(
+            found[0].starts_with("spec.signerName: Invalid value: \"A.B\": validating label \"A\": a low"),
+            "{found:?}"
+        );
+        assert!(
+            found[1].starts_with("spec.signerName: Invalid value: \"C\": validating label \"C\": a low"),
+            "{found:?}"
+        );
+        let text = "should be a domain with at least two segments separated by dots";
+        assert_eq!(signer("a/b"), [format!("spec.signerName: Invalid value: \"a\": {text}")]);
+        assert_eq!(
+            signer(&format!("{}a/b", "a.".repeat(127))),
+            ["spec.signerName: Too long: may not be more than 253 bytes"]
         );
     }
 

@@ -4,6 +4,8 @@ use crate::errors::{At, Errors};
 use crate::format;
 use crate::look::Look;
 use serde_json::Value;
+use std::collections::HashSet;
+use std::hash::Hash;
 
 /// A percentage or a number that is not negative (upstream: `ValidatePositiveIntOrPercent`).
 pub(super) fn int_or_percent(value: &Value, at: At<'_>, errors: &mut Errors) {
@@ -56,16 +58,23 @@ pub(super) fn unchanged(new: &Value, old: &Value, fields: &[&str], at: At<'_>, e
     }
 }
 
+/// Of each element, whether one before it had the same key. Lists of clients may be long: nothing here is compared with
+/// everything before it.
+pub(super) fn repeated<K: Hash + Eq>(keys: impl IntoIterator<Item = K>) -> Vec<bool> {
+    let mut seen = HashSet::new();
+    keys.into_iter().map(|key| !seen.insert(key)).collect()
+}
+
 /// Longest reason and message of a condition in bytes.
 const MAX_REASON: usize = 1024;
 const MAX_CONDITION_MESSAGE: usize = 32 * 1024;
 
 /// `metav1.Condition`s, each type once (upstream: `ValidateConditions` of `apimachinery/pkg/apis/meta/v1/validation`).
 pub(super) fn conditions(list: &[Value], at: At<'_>, errors: &mut Errors) {
+    let again = repeated(list.iter().map(|condition| condition.text("type")));
     for (i, condition) in list.iter().enumerate() {
-        let kind = condition.text("type");
-        if list[..i].iter().any(|other| other.text("type") == kind) {
-            errors.duplicate(at.index(i), kind);
+        if again[i] {
+            errors.duplicate(at.index(i), condition.text("type"));
         }
         one_condition(condition, at.index(i), errors);
     }

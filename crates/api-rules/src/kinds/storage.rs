@@ -1,11 +1,12 @@
 //! PersistentVolume, PersistentVolumeClaim, StorageClass, VolumeAttributesClass: what volumes are, and of which class.
 
-use super::shared::difference;
+use super::shared::{difference, repeated};
 use super::{Kind, declared, pod, selector};
 use crate::errors::{At, Errors};
 use crate::format;
 use crate::look::{Look, quantity, remove, same, set};
 use serde_json::{Value, json};
+use std::collections::{BTreeMap, BTreeSet};
 
 const GROUP: &str = "storage.k8s.io";
 const SPEC: At<'static> = At::root("spec");
@@ -396,48 +397,45 @@ fn parameters(object: &Value, errors: &mut Errors) {
 /// Where volumes of a class may be: terms that differ, of keys that differ.
 fn topologies(terms: &[Value], errors: &mut Errors) {
     let list = At::root("allowedTopologies");
+    let again = repeated(terms.iter().map(selected));
     for (i, term) in terms.iter().enumerate() {
         let at = list.index(i);
         let expressions_at = at.at("matchLabelExpressions");
         let expressions = term.items("matchLabelExpressions");
+        let keys = repeated(expressions.iter().map(|expression| expression.text("key")));
         for (j, expression) in expressions.iter().enumerate() {
-            topology(expression, &expressions[..j], expressions_at.index(j), errors);
+            topology(expression, keys[j], expressions_at.index(j), errors);
         }
-        for _ in terms[..i].iter().filter(|other| same_topology(other, term)) {
+        if again[i] {
             errors.duplicate(expressions_at, "");
         }
     }
 }
 
-fn topology(expression: &Value, before: &[Value], at: At<'_>, errors: &mut Errors) {
+/// What a term selects, in whatever order it says it.
+fn selected(term: &Value) -> BTreeMap<&str, BTreeSet<&str>> {
+    fn values(expression: &Value) -> BTreeSet<&str> {
+        expression.items("values").iter().filter_map(Value::as_str).collect()
+    }
+    let expressions = term.items("matchLabelExpressions").iter();
+    expressions.map(|expression| (expression.text("key"), values(expression))).collect()
+}
+
+fn topology(expression: &Value, again: bool, at: At<'_>, errors: &mut Errors) {
     let values = expression.items("values");
     let list = at.at("values");
     if values.is_empty() {
         errors.required(list, "");
     }
-    for (i, value) in values.iter().enumerate().filter(|(i, value)| values[..*i].contains(value)) {
+    let repeats = repeated(values.iter().map(Value::as_str));
+    for (i, value) in values.iter().enumerate().filter(|(i, _)| repeats[*i]) {
         errors.duplicate(list.index(i), value.clone());
     }
     let key = expression.text("key");
     errors.format(at.at("key"), key, format::qualified_name(key));
-    if before.iter().any(|other| other.text("key") == key) {
+    if again {
         errors.duplicate(at.at("key"), key);
     }
-}
-
-/// Whether two terms select the same, in whatever order they say it.
-fn same_topology(a: &Value, b: &Value) -> bool {
-    let within = |a: &Value, b: &Value| {
-        a.items("matchLabelExpressions").iter().all(|expression| {
-            b.items("matchLabelExpressions").iter().any(|other| {
-                let (values, others) = (expression.items("values"), other.items("values"));
-                expression.text("key") == other.text("key")
-                    && values.iter().all(|value| others.contains(value))
-                    && others.iter().all(|value| values.contains(value))
-            })
-        })
-    };
-    within(a, b) && within(b, a)
 }
 
 fn class_update(new: &Value, old: &Value, errors: &mut Errors) {

@@ -243,7 +243,7 @@ fn common(object: &Value, patches: bool, errors: &mut Errors) -> Scope {
         errors.required(at.at("resourceRules"), "");
     }
     match_resources(spec.at("matchConstraints"), at, errors);
-    let mut scope = Scope { params: spec.has("paramKind"), authorizer: true, variables: Vec::new(), patches };
+    let mut scope = Scope { params: spec.has("paramKind"), authorizer: true, patches, ..Scope::default() };
     conditions(spec.items("matchConditions"), SPEC.at("matchConditions"), &scope, errors);
     let list = SPEC.at("variables");
     for (i, variable) in spec.items("variables").iter().enumerate() {

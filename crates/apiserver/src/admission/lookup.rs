@@ -8,10 +8,10 @@ use crate::api::Api;
 use crate::storage::{self, View};
 
 /// A built-in kind that is stored: its group, version and resource.
-pub(super) type Name = (&'static str, &'static str, &'static str);
+pub(crate) type Name = (&'static str, &'static str, &'static str);
 
 pub(super) const NODES: Name = ("", "v1", "nodes");
-pub(super) const NAMESPACES: Name = ("", "v1", "namespaces");
+pub(crate) const NAMESPACES: Name = ("", "v1", "namespaces");
 
 fn resource((group, version, resource): Name) -> &'static Resource {
     table::find(group, version, resource).expect("invariant: plugins name kinds of the table")
@@ -24,7 +24,7 @@ pub(super) fn get(view: &View, kind: Name, namespace: &str, name: &str) -> Resul
 }
 
 /// The same, and again behind the other masters' writes when this replica does not have it.
-pub(super) async fn get_fresh(
+pub(crate) async fn get_fresh(
     api: &Api,
     kind: Name,
     namespace: &str,

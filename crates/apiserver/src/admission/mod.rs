@@ -9,7 +9,7 @@ mod dynamic;
 mod escalation;
 mod lifecycle;
 mod limit_ranger;
-mod lookup;
+pub(crate) mod lookup;
 mod node_restriction;
 mod node_taint;
 mod pod_resize;
@@ -33,6 +33,7 @@ use parking_lot::Mutex;
 pub(crate) use dynamic::Dynamic;
 use dynamic::Rounds;
 pub(crate) use quota::{Charged, Turns};
+pub(crate) use signers::may_use_signer;
 
 use crate::api::Api;
 use crate::call::Call;

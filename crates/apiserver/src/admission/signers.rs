@@ -7,6 +7,7 @@ use api_types::status::Status;
 use super::{Admit, Attributes, Check, Operation, Plugin};
 use crate::api::Api;
 use crate::authz::Ask;
+use crate::user::UserInfo;
 
 const GROUP: &str = "certificates.k8s.io";
 /// Fields of metadata that the garbage collector writes.
@@ -67,15 +68,19 @@ fn without_collected(object: &Value) -> Value {
 }
 
 fn may(api: &Api, attributes: &Attributes<'_>, verb: &str, what: &str, signer: &str) -> Result<(), Status> {
-    let view = api.storage.view();
-    let domain = signer.split('/').next().unwrap_or_default();
-    let allowed = [signer.to_owned(), format!("{domain}/*")].iter().any(|name| {
-        let ask = Ask { verb, group: GROUP, resource: "signers", name, ..Ask::default() };
-        api.authorizer.allows(&view, attributes.user, &ask)
-    });
-    if allowed {
+    if may_use_signer(api, attributes.user, verb, signer) {
         return Ok(());
     }
     let signer = api_types::field::quote(signer);
     Err(attributes.target.forbidden(&format!("user not permitted to {what} signerName {signer}")))
+}
+
+/// Whether somebody may do this for a signer, or for all signers of its domain.
+pub(crate) fn may_use_signer(api: &Api, user: &UserInfo, verb: &str, signer: &str) -> bool {
+    let view = api.storage.view();
+    let domain = signer.split('/').next().unwrap_or_default();
+    [signer.to_owned(), format!("{domain}/*")].iter().any(|name| {
+        let ask = Ask { verb, group: GROUP, resource: "signers", name, ..Ask::default() };
+        api.authorizer.allows(&view, user, &ask)
+    })
 }

@@ -1,6 +1,7 @@
 //! The one registry of every kind: what a request names, and the ways to read and write it.
 //!
-//! Reading order: `read.rs`, `pages.rs`, `write.rs`, `update.rs`, `patch.rs`, `delete.rs`, `hooks.rs`.
+//! Reading order: `read.rs`, `pages.rs`, `write.rs`, `update.rs`, `patch.rs`, `delete.rs`, `rights.rs`,
+//! `hooks.rs`.
 
 pub(crate) mod delete;
 mod hooks;
@@ -8,6 +9,7 @@ mod ownership;
 mod pages;
 mod patch;
 mod read;
+mod rights;
 mod update;
 mod write;
 

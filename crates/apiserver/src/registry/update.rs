@@ -96,7 +96,7 @@ impl UpdateKind {
         }
     }
 
-    fn validate(self, target: &Target, new: &Value, old: &Value) -> Vec<FieldError> {
+    pub(super) fn validate(self, target: &Target, new: &Value, old: &Value) -> Vec<FieldError> {
         match self {
             Self::Main | Self::Scale => target.resource.validate_update(new, old),
             Self::Status | Self::Approval => target.resource.validate_status_update(new, old),
@@ -246,7 +246,7 @@ impl Api {
         check_name(&new, target)?;
         target.check_uid(meta::uid(&new), meta::uid(&old))?;
         self.check_revision(target, &mut new, kv)?;
-        target.resource.default(&mut new);
+        self.fill_defaults(target, &mut new, Some(&old));
         self.keep_allocated(target, &mut new, &old);
         self.track(call, target, Some(&old), &mut new);
         let old_scale = (update.kind == UpdateKind::Scale).then(|| scale::scale_of(&target.resource, &old));
@@ -269,7 +269,7 @@ impl Api {
         update.kind.prepare(target, &mut new, &old);
         // A write that changes nothing but the time at which somebody owns a field is none.
         api_rules::patch::apply::keep_times(&mut new, &old);
-        let errors = update.kind.validate(target, &new, &old);
+        let errors = self.errors_of_update(call, target, update.kind, &new, &old).await?;
         if !errors.is_empty() {
             return Err(target.invalid(&errors));
         }

@@ -55,7 +55,7 @@ impl Api {
         mut object: Value,
         dry_run: bool,
     ) -> Result<Written, Status> {
-        target.resource.default(&mut object);
+        self.fill_defaults(target, &mut object, None);
         let generated = meta::name(&object).is_empty() && !meta::generate_name(&object).is_empty();
         let mut tries = 0;
         loop {
@@ -92,7 +92,7 @@ impl Api {
         meta::set_uid(&mut object, &uid);
         meta::set_creation_timestamp(&mut object, &created);
         meta::set_resource_version(&mut object, "");
-        let errors = target.resource.validate(&object);
+        let errors = self.errors_of_new(target, &object).await?;
         if !errors.is_empty() {
             return Err(target.invalid(&errors));
         }

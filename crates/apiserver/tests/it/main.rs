@@ -31,6 +31,7 @@ mod policies;
 mod quotas;
 mod replicas;
 mod reviewer;
+mod rights;
 mod security;
 mod services;
 mod streams;

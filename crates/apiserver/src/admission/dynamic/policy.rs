@@ -113,8 +113,7 @@ impl Policy {
         let spec = &policy["spec"];
         let param_kind = spec["paramKind"].is_object();
         let mutating = spec["mutations"].is_array();
-        let mut scope =
-            Scope { params: param_kind, authorizer: true, variables: Vec::new(), patches: mutating };
+        let mut scope = Scope { params: param_kind, authorizer: true, patches: mutating, ..Scope::default() };
         let conditions =
             spec.items("matchConditions").iter().map(|one| Condition::new(one, &scope)).collect();
         let mut variables = Vec::new();
