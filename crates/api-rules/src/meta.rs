@@ -147,9 +147,7 @@ fn validate_owner(owner: &Value, at: At<'_>, errors: &mut Errors) {
     }
     for field in ["apiVersion", "kind", "name", "uid"] {
         if owner.text(field).is_empty() {
-            let detail =
-                if field == "apiVersion" { "version must not be empty" } else { "must not be empty" };
-            errors.invalid(at.at(field), owner.at(field).as_str().unwrap_or(""), detail);
+            errors.required(at.at(field), "must not be empty");
         }
     }
     if version == "v1" && owner.text("kind") == "Event" {
@@ -210,12 +208,10 @@ pub fn validate_manager(manager: &str, at: At<'_>, errors: &mut Errors) {
     if manager.len() > MANAGER_MAX_BYTES {
         errors.too_long(at, MANAGER_MAX_BYTES);
     }
-    if let Some((index, _)) = manager.char_indices().find(|(_, c)| c.is_control()) {
-        errors.invalid(
-            at,
-            manager,
-            format!("invalid character {index} in fieldManager, should only contain printable characters"),
-        );
+    let is_unprintable = |c: char| c.is_control() || c.is_whitespace() && c != ' ';
+    for (index, c) in manager.char_indices().filter(|(_, c)| is_unprintable(*c)) {
+        let why = format!("invalid character U+{:04X} (at position {index})", u32::from(c));
+        errors.invalid(at, manager, why);
     }
 }
 

@@ -8,7 +8,7 @@
 //! assert_eq!(status.to_value()["details"]["kind"], "pods");
 //! ```
 
-use crate::field::{FieldError, aggregate};
+use crate::field::{FieldError, aggregate, quote};
 use crate::table::qualified;
 use serde_json::{Map, Value, json};
 
@@ -63,6 +63,11 @@ impl Status {
         Self { code, reason: reason.into(), message: message.into(), details: None, success: false }
     }
 
+    /// 500 of an error that upstream has no reason for, and no other words than its own.
+    pub fn unknown(message: impl Into<String>) -> Self {
+        Self::failure(500, "", message)
+    }
+
     /// `Success` with details, as delete answers.
     pub fn success(details: Option<Details>) -> Self {
         Self { code: 0, details, success: true, ..Self::default() }
@@ -75,7 +80,7 @@ impl Status {
 
     /// 404 for an object.
     pub fn not_found(group: &str, resource: &str, name: &str) -> Self {
-        let message = format!("{} \"{name}\" not found", qualified(resource, group));
+        let message = format!("{} {} not found", qualified(resource, group), quote(name));
         Self::failure(404, "NotFound", message).about(on(group, resource, name))
     }
 
@@ -86,7 +91,7 @@ impl Status {
     }
 
     pub fn already_exists(group: &str, resource: &str, name: &str) -> Self {
-        let message = format!("{} \"{name}\" already exists", qualified(resource, group));
+        let message = format!("{} {} already exists", qualified(resource, group), quote(name));
         Self::failure(409, "AlreadyExists", message).about(on(group, resource, name))
     }
 
@@ -187,6 +192,18 @@ impl Status {
             accepted.join(", ")
         );
         Self::failure(415, "UnsupportedMediaType", message)
+    }
+
+    /// 415 of a path that takes no body of that type.
+    pub fn no_such_body() -> Self {
+        Self::failure(415, "UnsupportedMediaType", "415: Unsupported Media Type")
+            .about(Some(Details::default()))
+    }
+
+    /// 406 of a path that has no representation of any type that the client takes.
+    pub fn no_representation(offered: &[&str]) -> Self {
+        let message = format!("406: Not Acceptable\n\nAvailable representations: {}", offered.join(", "));
+        Self::failure(406, "NotAcceptable", message).about(Some(Details::default()))
     }
 
     /// 406 with the media types that could be written.

@@ -139,6 +139,13 @@ pub(crate) fn response(code: u16, content_type: &str, body: impl Into<Bytes>) ->
     response
 }
 
+/// A plain text of upstream's that browsers shall take for nothing else.
+pub(crate) fn plain(code: u16, text: impl Into<Bytes>) -> Response<Body> {
+    let mut response = response(code, "text/plain; charset=utf-8", text);
+    set_header(&mut response, header::X_CONTENT_TYPE_OPTIONS, "nosniff");
+    response
+}
+
 /// Sets a header; a text that no header can hold is left out.
 pub(crate) fn set_header(response: &mut Response<Body>, name: header::HeaderName, value: &str) {
     if let Ok(value) = header::HeaderValue::from_str(value) {

@@ -3,7 +3,6 @@
 use std::sync::Arc;
 
 use api_types::Value;
-use api_types::field::{FieldError, Path};
 use api_types::status::Status;
 use bytes::Bytes;
 use http::{HeaderMap, Method, Response, header};
@@ -53,6 +52,17 @@ pub(crate) enum FieldValidation {
     Ignore,
     Warn,
     Strict,
+}
+
+impl FieldValidation {
+    pub fn parse(text: &str) -> Option<Self> {
+        match text {
+            "Ignore" => Some(Self::Ignore),
+            "" | "Warn" => Some(Self::Warn),
+            "Strict" => Some(Self::Strict),
+            _ => None,
+        }
+    }
 }
 
 impl Call {
@@ -141,40 +151,9 @@ impl Call {
         }
     }
 
-    /// Whether nothing may be stored. `body`: delete options, which say it too.
-    pub fn dry_run(&self, body: Option<&Value>) -> Result<bool, Status> {
-        let mut asked: Vec<&str> = self.query.all("dryRun").filter(|text| !text.is_empty()).collect();
-        let list = body.and_then(|options| options["dryRun"].as_array());
-        asked.extend(list.into_iter().flatten().filter_map(Value::as_str));
-        match asked.iter().find(|text| **text != "All") {
-            Some(other) => {
-                let error = FieldError::not_supported(&Path::new("dryRun"), *other, &["All"]);
-                Err(Status::invalid("meta.k8s.io", self.options_kind(), "", &[error]))
-            }
-            None => Ok(!asked.is_empty()),
-        }
-    }
-
-    fn options_kind(&self) -> &'static str {
-        match self.method {
-            Method::POST => "CreateOptions",
-            Method::PATCH => "PatchOptions",
-            Method::DELETE => "DeleteOptions",
-            _ => "UpdateOptions",
-        }
-    }
-
-    pub fn field_validation(&self) -> Result<FieldValidation, Status> {
-        match self.query.get("fieldValidation") {
-            "Ignore" => Ok(FieldValidation::Ignore),
-            "" | "Warn" => Ok(FieldValidation::Warn),
-            "Strict" => Ok(FieldValidation::Strict),
-            other => {
-                let supported = ["Ignore", "Strict", "Warn"];
-                let error = FieldError::not_supported(&Path::new("fieldValidation"), other, &supported);
-                Err(Status::invalid("meta.k8s.io", self.options_kind(), "", &[error]))
-            }
-        }
+    /// What happens to unknown fields; [`crate::options::of_write`] has refused what is not known.
+    pub fn field_validation(&self) -> FieldValidation {
+        FieldValidation::parse(self.query.get("fieldValidation")).unwrap_or(FieldValidation::Warn)
     }
 
     /// Whether this is a server-side apply.

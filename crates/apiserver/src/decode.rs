@@ -1,6 +1,7 @@
 //! Request bodies as trees, with upstream's words for what is wrong with them.
 
 use api_types::codec::Decoded;
+use api_types::field::{FieldError, Path};
 use api_types::schema::{self, DocumentReport, MessageId};
 use api_types::status::Status;
 use api_types::{Subresource, Value, codec, meta};
@@ -8,6 +9,7 @@ use bytes::Bytes;
 
 use crate::call::{Call, FieldValidation};
 use crate::catalog::{CustomKind, Kind};
+use crate::info::Query;
 use crate::negotiate::{self, Format};
 
 /// Characters of an unreadable body that its error shows.
@@ -65,16 +67,19 @@ pub(crate) fn body(call: &Call, expected: Expected<'_>) -> Result<Value, Status>
             Form::Custom(_) => return Err(Status::unsupported_media(&[negotiate::JSON, negotiate::YAML])),
         },
     };
-    settle_kind(&mut decoded.value, expected)?;
+    settle_kind(&mut decoded.value, &call.body, expected)?;
     match expected.form {
         Form::Message(message) => {
             let report = schema::check_document(message, &decoded, &call.body);
-            judge(call, &decoded.value, report, expected)?;
             let value = decoded.value;
+            judge(call, report).map_err(|why| cannot_handle(&value, expected, &why))?;
             codec::normalize(message, &value)
                 .map_err(|error| cannot_handle(&value, expected, &error.to_string()))
         }
-        Form::Custom(kind) => custom(call, decoded.value, &decoded.duplicates, kind, expected),
+        Form::Custom(kind) => {
+            let refuse = |value: &Value, why: &str| cannot_handle(value, expected, why);
+            custom(call, decoded.value, &decoded.duplicates, kind, &refuse)
+        }
     }
 }
 
@@ -84,7 +89,7 @@ fn custom(
     mut value: Value,
     duplicates: &[String],
     kind: &CustomKind,
-    expected: Expected<'_>,
+    refuse: &dyn Fn(&Value, &str) -> Status,
 ) -> Result<Value, Status> {
     let mut strict: Vec<String> = duplicates.iter().map(|path| format!("duplicate field {path:?}")).collect();
     let gone = kind.rules.schema().prune(&mut value);
@@ -93,12 +98,13 @@ fn custom(
     let mut type_errors = Vec::new();
     if let Some(metadata) = &metadata {
         let wrong = schema::check(object_meta(), metadata).type_errors;
-        type_errors.extend(wrong.iter().map(|error| format!("metadata: {error}")));
+        type_errors.extend(wrong);
     }
-    judge(call, &value, DocumentReport { strict_errors: strict, type_errors }, expected)?;
+    judge(call, DocumentReport { strict_errors: strict, type_errors }).map_err(|why| refuse(&value, &why))?;
     let metadata = match metadata {
-        Some(metadata) => codec::normalize(object_meta(), &metadata)
-            .map_err(|error| cannot_handle(&value, expected, &format!("metadata: {error}")))?,
+        Some(metadata) => {
+            codec::normalize(object_meta(), &metadata).map_err(|error| refuse(&value, &error.to_string()))?
+        }
         None => Value::Object(serde_json::Map::new()),
     };
     if let Some(object) = value.as_object_mut() {
@@ -107,37 +113,21 @@ fn custom(
     Ok(value)
 }
 
-/// Checks an applied configuration. Fields that its kind does not have are dropped of a built-in kind; of a custom one
-/// the merge refuses them.
-pub(crate) fn settle_applied(
-    call: &Call,
-    decoded: &Decoded,
-    applied: &mut Value,
-    expected: Expected<'_>,
-) -> Result<(), Status> {
-    match expected.form {
-        Form::Message(message) => {
-            judge(call, applied, schema::check_document(message, decoded, &call.body), expected)?;
-            schema::prune_unknown(message, applied);
-            Ok(())
-        }
-        Form::Custom(_) if decoded.duplicates.is_empty() => Ok(()),
-        Form::Custom(_) => {
-            let repeated = decoded.duplicates.iter().map(|path| already_set(&call.body, path));
-            let text = format!(
-                "error converting YAML to JSON: yaml: unmarshal errors:\n{}",
-                repeated.collect::<Vec<_>>().join("\n")
-            );
-            match call.field_validation()? {
-                FieldValidation::Ignore => {}
-                FieldValidation::Warn => call.warn(text),
-                FieldValidation::Strict => {
-                    return Err(Status::bad_request(format!("error strict decoding YAML: {text}")));
-                }
-            }
-            Ok(())
+/// Checks the repeated keys of an applied configuration. What does not fit its schema the merge refuses.
+pub(crate) fn settle_applied(call: &Call, decoded: &Decoded) -> Result<(), Status> {
+    if decoded.duplicates.is_empty() {
+        return Ok(());
+    }
+    let repeated: Vec<String> = decoded.duplicates.iter().map(|path| already_set(&call.body, path)).collect();
+    let text = format!("error converting YAML to JSON: yaml: unmarshal errors:\n{}", repeated.join("\n"));
+    match call.field_validation() {
+        FieldValidation::Ignore => {}
+        FieldValidation::Warn => call.warn(text),
+        FieldValidation::Strict => {
+            return Err(Status::bad_request(format!("error strict decoding YAML: {text}")));
         }
     }
+    Ok(())
 }
 
 /// A repeated key in the words of Go's YAML: with the line that repeats it.
@@ -167,23 +157,87 @@ fn protobuf(bytes: &Bytes, message: MessageId, expected: Expected<'_>) -> Result
     codec::from_envelope(bytes).map_err(failed)
 }
 
+/// What Go says of a body that is no object.
+fn not_an_object(value: &Value) -> Option<String> {
+    let text = format!(
+        r#"json: cannot unmarshal {} into Go value of type struct {{ APIVersion string "json:\"apiVersion,omitempty\""; Kind string "json:\"kind,omitempty\"" }}"#,
+        json_type(value)
+    );
+    (!value.is_object()).then(|| json_error(&text))
+}
+
+/// Upstream's words for a kind that it does not know.
+fn not_registered(api_version: &str, kind: &str) -> String {
+    format!(
+        "no kind {kind:?} is registered for version {api_version:?} in scheme \"pkg/runtime/scheme.go:111\""
+    )
+}
+
+/// Why a kind is not the expected one, of a body that names it; none when it is.
+fn wrong_kind(value: &Value, expected: Expected<'_>) -> Option<String> {
+    let or = |found: &str, expected: &str| if found.is_empty() { expected } else { found }.to_owned();
+    let api_version = or(meta::api_version(value), expected.api_version);
+    let kind = or(meta::kind(value), expected.kind);
+    if api_version == expected.api_version && kind == expected.kind {
+        return None;
+    }
+    let (group, version) = api_version.rsplit_once('/').unwrap_or(("", &api_version));
+    let is_list =
+        kind.strip_suffix("List").is_some_and(|item| schema::lookup(group, version, item).is_some());
+    if schema::lookup(group, version, &kind).is_none()
+        && !is_list
+        && (api_version.as_str(), kind.as_str()) != ("v1", "List")
+    {
+        return Some(not_registered(&api_version, &kind));
+    }
+    let internal = expected
+        .api_version
+        .rsplit_once('/')
+        .map_or("core", |(group, _)| group.split('.').next().unwrap_or_default());
+    Some(format!("converting ({version}.{kind}) to ({internal}.{}): unknown conversion", expected.kind))
+}
+
 /// Fills in a kind that is left out; another one is refused.
-fn settle_kind(value: &mut Value, expected: Expected<'_>) -> Result<(), Status> {
-    if !value.is_object() {
-        let text = format!("json: cannot unmarshal {} into Go value of type struct", json_type(value));
-        return Err(Status::bad_request(format!("couldn't get version/kind; json parse error: {text}")));
+fn settle_kind(value: &mut Value, bytes: &[u8], expected: Expected<'_>) -> Result<(), Status> {
+    let is_custom = matches!(expected.form, Form::Custom(_));
+    if value.is_null() && !is_custom {
+        *value = Value::Object(serde_json::Map::new());
+    }
+    if let (Some(fault), false) = (not_an_object(value), value.is_null()) {
+        return Err(unrecognized(bytes, expected.kind, &fault));
     }
     let (found, kind) = (meta::api_version(value).to_owned(), meta::kind(value).to_owned());
-    if !found.is_empty() && found != expected.api_version {
+    if is_custom && kind.is_empty() {
+        let text = String::from_utf8_lossy(bytes);
+        return Err(unrecognized(bytes, expected.kind, &format!("Object 'Kind' is missing in '{text}'")));
+    }
+    let group = |api_version: &str| api_version.rsplit_once('/').map(|(group, _)| group.to_owned());
+    let is_other_version = kind == expected.kind && group(&found) == group(expected.api_version);
+    let is_known = |api_version: &str| schema::lookup_api_version(api_version, &kind).is_some();
+    if !found.is_empty()
+        && found != expected.api_version
+        && (is_custom || is_other_version && is_known(&found))
+    {
         let message = format!(
             "the API version in the data ({found}) does not match the expected API version ({})",
             expected.api_version
         );
         return Err(Status::bad_request(message));
     }
-    if !kind.is_empty() && kind != expected.kind {
-        let why = format!("no kind \"{kind}\" is expected here");
-        return Err(cannot_handle(value, expected, &why));
+    if is_custom && kind != expected.kind {
+        let path = Path::new("kind");
+        let error = FieldError::invalid(&path, kind.as_str(), format!("must be {}", expected.kind));
+        let group = group(expected.api_version).unwrap_or_default();
+        return Err(Status::invalid(&group, &kind, meta::name(value), &[error]));
+    }
+    if let Some(why) = wrong_kind(value, expected) {
+        let api_version = if found.is_empty() { expected.api_version } else { &found };
+        let version = api_version.rsplit_once('/').map_or(api_version, |(_, version)| version);
+        let kind = if kind.is_empty() { expected.kind } else { &kind };
+        return Err(Status::bad_request(format!(
+            "{kind} in version {version:?} cannot be handled as a {}: {why}",
+            expected.kind
+        )));
     }
     meta::set_kind(value, expected.api_version, expected.kind);
     Ok(())
@@ -202,25 +256,44 @@ pub(crate) fn json_type(value: &Value) -> &'static str {
 }
 
 /// Checks a tree that no document stands behind (the outcome of a patch), and brings it into its form. What is as it was
-/// before is in its form.
+/// before is in its form. `strategic`: the patch, if it was a strategic one, which does not touch the kind.
+///
+/// # Errors
+/// 422 that shows the outcome, or the strategic patch.
 pub(crate) fn settle(
     call: &Call,
     mut value: Value,
     before: &Value,
     expected: Expected<'_>,
+    strategic: Option<&Value>,
 ) -> Result<Value, Status> {
+    let refuse = |value: &Value, why: &str| {
+        let shown = strategic.map_or_else(|| value.to_string(), api_rules::patch::go_text);
+        let error = FieldError::invalid(&Path::new("patch"), shown, why);
+        Status::invalid("", "", "", &[error])
+    };
     let message = match expected.form {
         Form::Message(message) => message,
-        Form::Custom(kind) => return custom(call, value, &[], kind, expected),
+        Form::Custom(kind) => return custom(call, value, &[], kind, &refuse),
     };
+    match strategic {
+        Some(_) => meta::set_kind(&mut value, expected.api_version, expected.kind),
+        None => wrong_kind(&value, expected).map_or(Ok(()), |why| Err(refuse(&value, &why)))?,
+    }
     let kept = take_same(&mut value, before);
+    let with_kept = |mut value: Value| {
+        if let Some(fields) = value.as_object_mut() {
+            fields.extend(kept.clone());
+        }
+        value
+    };
     let report = schema::check(message, &value);
     let strict = report.unknown_fields.iter().map(|path| format!("unknown field {path:?}"));
     let report = DocumentReport { strict_errors: strict.collect(), type_errors: report.type_errors };
-    judge(call, &value, report, expected)?;
+    judge(call, report).map_err(|why| refuse(&with_kept(value.clone()), &why))?;
     schema::prune_unknown(message, &mut value);
-    let mut settled =
-        codec::normalize(message, &value).map_err(|error| Status::bad_request(error.to_string()))?;
+    let mut settled = codec::normalize(message, &value)
+        .map_err(|error| refuse(&with_kept(value.clone()), &error.to_string()))?;
     if let Some(fields) = settled.as_object_mut() {
         fields.extend(kept);
     }
@@ -236,19 +309,16 @@ fn take_same(value: &mut Value, before: &Value) -> Vec<(String, Value)> {
 }
 
 /// Values of the wrong type are refused; unknown and repeated fields as `fieldValidation` says.
-fn judge(call: &Call, value: &Value, report: DocumentReport, expected: Expected<'_>) -> Result<(), Status> {
+fn judge(call: &Call, report: DocumentReport) -> Result<(), String> {
     if let Some(error) = report.type_errors.first() {
-        return Err(cannot_handle(value, expected, error));
+        return Err(error.clone());
     }
     let strict = report.strict_errors;
-    match call.field_validation()? {
+    match call.field_validation() {
         FieldValidation::Ignore => {}
         FieldValidation::Warn => strict.into_iter().for_each(|text| call.warn(text)),
         FieldValidation::Strict if strict.is_empty() => {}
-        FieldValidation::Strict => {
-            let text = format!("strict decoding error: {}", strict.join(", "));
-            return Err(cannot_handle(value, expected, &text));
-        }
+        FieldValidation::Strict => return Err(format!("strict decoding error: {}", strict.join(", "))),
     }
     Ok(())
 }
@@ -282,43 +352,64 @@ fn summarize(bytes: &[u8]) -> String {
     }
 }
 
-/// The options of a deletion, from the body if there is one.
+/// The options of a deletion: the body, or without one the query.
 pub(crate) fn delete_options(call: &Call) -> Result<Value, Status> {
-    let mut options = match call.body.is_empty() {
-        true => Value::Object(serde_json::Map::new()),
-        false => {
-            let format = negotiate::content_type(call.header(http::header::CONTENT_TYPE))?;
-            let decoded = match format {
-                Format::Json => codec::decode_json(&call.body).map(|decoded| decoded.value),
-                Format::Yaml => codec::decode_yaml(&call.body).map(|decoded| decoded.value),
-                Format::Protobuf => return proto_options(&call.body),
-            };
-            decoded
-                .map_err(|error| unrecognized(&call.body, "DeleteOptions", &json_error(&error.to_string())))?
+    if call.body.is_empty() {
+        return queried_delete_options(&call.query);
+    }
+    let decoded = match negotiate::content_type(call.header(http::header::CONTENT_TYPE))? {
+        Format::Json => codec::decode_json(&call.body).map(|decoded| decoded.value),
+        Format::Yaml => codec::decode_yaml(&call.body).map(|decoded| decoded.value),
+        Format::Protobuf => return proto_options(&call.body),
+    };
+    let options = decoded.map_err(|error| Status::bad_request(json_error(&error.to_string())))?;
+    if options.is_null() {
+        return Ok(Value::Object(serde_json::Map::new()));
+    }
+    if let Some(fault) = not_an_object(&options) {
+        return Err(Status::bad_request(fault));
+    }
+    let (version, kind) = (meta::api_version(&options), meta::kind(&options));
+    if !matches!(kind, "" | "DeleteOptions") {
+        return Err(Status::bad_request(not_registered(version, kind)));
+    }
+    match schema::check(delete_options_message(), &options).type_errors.first() {
+        Some(error) => Err(Status::bad_request(error.clone())),
+        None => Ok(options),
+    }
+}
+
+fn delete_options_message() -> MessageId {
+    schema::by_name("io.k8s.apimachinery.pkg.apis.meta.v1.DeleteOptions")
+        .expect("invariant: the tables hold DeleteOptions")
+}
+
+fn queried_delete_options(query: &Query) -> Result<Value, Status> {
+    let mut options = serde_json::Map::new();
+    let mut set = |name: &str, value: Option<Value>| {
+        if let Some(value) = value {
+            options.insert(name.to_owned(), value);
         }
     };
-    for name in ["propagationPolicy", "gracePeriodSeconds", "orphanDependents"] {
-        let text = call.query.get(name);
-        if !text.is_empty() && options[name].is_null() {
-            let value = match name {
-                "propagationPolicy" => Value::from(text),
-                "gracePeriodSeconds" => text.parse::<i64>().map(Value::from).map_err(|_| {
-                    Status::bad_request(format!("strconv.ParseInt: parsing {text:?}: invalid syntax"))
-                })?,
-                _ => Value::from(call.query.flag(name)),
-            };
-            if let Some(object) = options.as_object_mut() {
-                object.insert(name.to_owned(), value);
-            }
-        }
-    }
-    Ok(options)
+    set("gracePeriodSeconds", query.number("gracePeriodSeconds")?.map(Value::from));
+    set("orphanDependents", query.switch("orphanDependents").map(Value::from));
+    let policy = query.has("propagationPolicy").then(|| query.get("propagationPolicy"));
+    let unreadable = "ignoreStoreReadErrorWithClusterBreakingPotential";
+    set(unreadable, query.switch(unreadable).map(Value::from));
+    set("propagationPolicy", policy.map(Value::from));
+    set("dryRun", query.has("dryRun").then(|| query.all("dryRun").map(Value::from).collect()));
+    let preconditions: serde_json::Map<String, Value> = ["uid", "resourceVersion"]
+        .into_iter()
+        .filter(|name| !query.get(name).is_empty())
+        .map(|name| (name.to_owned(), Value::from(query.get(name))))
+        .collect();
+    set("preconditions", (!preconditions.is_empty()).then_some(Value::Object(preconditions)));
+    Ok(Value::Object(options))
 }
 
 /// The options of a deletion in protobuf, whose kind is that of any group.
 pub(crate) fn proto_options(bytes: &Bytes) -> Result<Value, Status> {
-    let message = schema::by_name("io.k8s.apimachinery.pkg.apis.meta.v1.DeleteOptions")
-        .expect("invariant: the tables hold DeleteOptions");
+    let message = delete_options_message();
     let failed = |error: codec::CodecError| Status::bad_request(error.to_string());
     let unknown = codec::unwrap_unknown(bytes).map_err(failed)?;
     codec::from_proto(message, unknown.raw).map_err(failed)
@@ -367,7 +458,12 @@ mod tests {
         let status = decode("", r#"{"apiVersion":"v1","kind":"Deployment"}"#).unwrap_err();
         assert_eq!(
             status.message,
-            "the API version in the data (v1) does not match the expected API version (apps/v1)"
+            "Deployment in version \"v1\" cannot be handled as a Deployment: no kind \"Deployment\" is registered for version \"v1\" in scheme \"pkg/runtime/scheme.go:111\""
+        );
+        let status = decode("", r#"{"apiVersion":"v1","kind":"Pod"}"#).unwrap_err();
+        assert_eq!(
+            status.message,
+            "Pod in version \"v1\" cannot be handled as a Deployment: converting (v1.Pod) to (apps.Deployment): unknown conversion"
         );
         assert_eq!(decode("", "{}").unwrap()["kind"], "Deployment");
     }

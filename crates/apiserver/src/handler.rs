@@ -7,7 +7,7 @@ use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use api_types::status::Status;
-use http::{HeaderMap, HeaderValue, Request, Response, header, request};
+use http::{HeaderMap, HeaderValue, Method, Request, Response, Uri, header, request};
 use mvcc::KeyRange;
 use parking_lot::Mutex;
 use tokio::time::Instant;
@@ -40,6 +40,13 @@ pub(crate) enum Origin {
     /// This process, in the name of a user.
     Process(Arc<UserInfo>),
 }
+
+/// How long the keys of service accounts may be kept.
+const KEYS_CACHED: &str = "public, max-age=3600";
+
+/// What somebody is told whose token begins with a space.
+const SPACED_TOKEN: &str =
+    "the provided Authorization header contains extra space before the bearer token, and is ignored";
 
 /// What the audit log says about authorization.
 const DECISION: &str = "authorization.k8s.io/decision";
@@ -124,6 +131,7 @@ impl Api {
         notes: &Notes,
     ) -> Result<Response<Body>, Status> {
         let (mut parts, body) = request.into_parts();
+        let is_spaced = crate::authn::has_spaced_token(&parts.headers);
         let user = self.identify(&mut parts.headers, &info.path, &origin).await;
         if self.audit.is_some() {
             Box::pin(self.begin_trail(&parts, &info, &origin, user.as_ref().ok(), notes)).await?;
@@ -141,17 +149,42 @@ impl Api {
         if let Some(trail) = &call.trail {
             trail.acts_as(&call.headers, &call.user);
         }
-        let _permit = self.admit_flow(&call, &notes.classified).await?;
+        if is_spaced {
+            call.warn(SPACED_TOKEN);
+        }
+        let answer = self.serve(&mut call, parts.uri, parts.extensions.remove::<Door>(), body, notes).await;
+        // Warnings go with failures too.
+        let mut response = answer.unwrap_or_else(|status| call.status(&status));
+        call.finish(&mut response);
+        Ok(response)
+    }
+
+    /// Answers a request when it is its turn, if it may be.
+    async fn serve(
+        self: &Arc<Self>,
+        call: &mut Call,
+        uri: Uri,
+        door: Option<Door>,
+        body: Body,
+        notes: &Notes,
+    ) -> Result<Response<Body>, Status> {
+        let _permit = self.admit_flow(call, &notes.classified).await?;
         call.lap("apf-queue-wait");
-        self.authorize(&call).await?;
-        call.wire.door = parts.extensions.remove::<Door>();
-        let service = self.api_service(&call).await?;
+        if let Err(status) = self.authorize(call).await {
+            let mut response = call.status(&status);
+            if status.code == 403 {
+                body::set_header(&mut response, header::X_CONTENT_TYPE_OPTIONS, "nosniff");
+            }
+            return Ok(response);
+        }
+        call.wire.door = door;
+        let service = self.api_service(call).await?;
         let remote = service.as_ref().and_then(|service| Some((service, service.remote.as_ref()?)));
         if remote.is_some() || call.info.is_connection() {
-            call.wire.query = parts.uri.query().unwrap_or_default().to_owned();
+            call.wire.query = uri.query().unwrap_or_default().to_owned();
             call.wire.body = Mutex::new(Some(body));
             // HTTP/2 says the host in another place.
-            let authority = parts.uri.authority().and_then(|host| HeaderValue::from_str(host.as_str()).ok());
+            let authority = uri.authority().and_then(|host| HeaderValue::from_str(host.as_str()).ok());
             if let (Some(host), false) = (authority, call.headers.contains_key(header::HOST)) {
                 call.headers.insert(header::HOST, host);
             }
@@ -161,12 +194,10 @@ impl Api {
         if let Some(trail) = &call.trail {
             trail.sent(&call.body, &call.headers, &call.info);
         }
-        let mut response = match remote {
-            Some((service, remote)) => Box::pin(self.pass_on(&call, service, remote)).await?,
-            None => self.dispatch(&call).await?,
-        };
-        call.finish(&mut response);
-        Ok(response)
+        match remote {
+            Some((service, remote)) => Box::pin(self.pass_on(call, service, remote)).await,
+            None => self.dispatch(call).await,
+        }
     }
 
     /// Begins to audit a request, if the policy says so.
@@ -293,24 +324,47 @@ impl Api {
         }
     }
 
+    /// Answers on paths that are no resources. Upstream's plain handlers take any method, its routes only `GET`.
     async fn other(&self, call: &Call) -> Result<Response<Body>, Status> {
-        let path = call.info.path.trim_end_matches('/');
-        if call.info.verb != "get" && call.info.verb != "head" {
-            return Err(Status::method_not_allowed());
-        }
+        let path = call.info.path.as_str();
         match path {
-            "/version" => return Ok(self.version()),
-            "/metrics" => return Ok(self.metrics_text()),
-            "" => return Ok(self.root()),
-            "/openid/v1/jwks" => return Ok(self.authenticator.keys.jwks()),
-            "/.well-known/openid-configuration" => return Ok(self.authenticator.keys.configuration()),
+            "/" => return Ok(self.root()),
+            "/metrics" if call.method != Method::DELETE => return Ok(self.metrics_text()),
             path if crate::health::is_check(path) => return self.health(call).await,
             _ => {}
         }
-        match self.discovery(call)? {
-            Some(response) => Ok(response),
-            None => Ok(self.openapi(call).await?.unwrap_or_else(not_found)),
+        let (accept, is_route) = (call.header(header::ACCEPT), discovery::is_route(path));
+        if is_route && call.method != Method::GET {
+            return Err(Status::method_not_allowed());
         }
+        match path.trim_end_matches('/') {
+            "/metrics" if path == "/metrics" => return Err(Status::method_not_allowed()),
+            "/version" => {
+                return negotiate::check_accept(accept, &[negotiate::JSON]).map(|()| self.version());
+            }
+            "/openid/v1/jwks" => {
+                let offered = ["application/jwk-set+json"];
+                return negotiate::check_accept(accept, &offered)
+                    .map(|()| cached(self.authenticator.keys.jwks(), KEYS_CACHED));
+            }
+            "/.well-known/openid-configuration" => {
+                return negotiate::check_accept(accept, &[negotiate::JSON])
+                    .map(|()| cached(self.authenticator.keys.configuration(), KEYS_CACHED));
+            }
+            _ => {}
+        }
+        if is_route {
+            negotiate::check_object_accept(accept, false)?;
+        }
+        if let Some(response) = self.discovery(call)? {
+            return Ok(response);
+        }
+        if !path.ends_with('/')
+            && let Some(response) = self.openapi(call).await?
+        {
+            return Ok(response);
+        }
+        if discovery::is_below_route(path) { Err(Status::path_not_found()) } else { Ok(not_found()) }
     }
 
     fn root(&self) -> Response<Body> {
@@ -347,12 +401,23 @@ impl Api {
 
     async fn resource(self: &Arc<Self>, call: &Call) -> Result<Response<Body>, Status> {
         let info = &call.info;
+        if info.path.starts_with("//") {
+            return Ok(not_found());
+        }
         let Some(resource) = self.kind(call).await? else {
-            return match discovery::has_version(&info.group, &info.version) {
+            return match discovery::has_group(&info.group) {
                 true => Err(Status::path_not_found()),
                 false => Ok(not_found()),
             };
         };
+        if is_misplaced(&resource, info) {
+            let is_custom = resource.custom().is_some();
+            return if is_custom { Ok(not_found()) } else { Err(Status::path_not_found()) };
+        }
+        let is_read_only = info.by_watch_path && call.method != Method::GET;
+        if is_read_only || call.method == Method::HEAD && !info.is_connection() {
+            return Err(Status::method_not_allowed());
+        }
         if let Some(warning) = resource.custom().and_then(|kind| kind.warning.as_ref()) {
             call.warn(warning.clone());
             call.annotate("k8s.io/deprecated", "true");
@@ -362,7 +427,8 @@ impl Api {
         if !info.subresource.is_empty() {
             let Some(sub) = resource.subresource(&info.subresource).filter(|sub| sub.served_by_default)
             else {
-                return Err(Status::path_not_found());
+                let is_custom = resource.custom().is_some();
+                return Err(if is_custom { target.not_found() } else { Status::path_not_found() });
             };
             return self.subresource(call, &target, sub).await;
         }
@@ -377,6 +443,10 @@ impl Api {
         if whole_cluster && !matches!(info.verb, "list" | "watch") {
             return Err(Status::method_not_allowed());
         }
+        if resource.custom().is_none() {
+            let streams = matches!(info.verb, "list" | "watch");
+            negotiate::check_object_accept(call.header(header::ACCEPT), streams)?;
+        }
         match info.verb {
             "get" => self.get(call, &target).await,
             "list" => self.list(call, &Target::new(&resource, namespace, "")).await,
@@ -388,6 +458,17 @@ impl Api {
             "deletecollection" => self.delete_collection(call, &Target::new(&resource, namespace, "")).await,
             _ => Err(Status::method_not_allowed()),
         }
+    }
+}
+
+/// Whether upstream has no route for a kind at such a place: kinds without namespaces are not found in one, others by
+/// name in one only, and what is only created has no names.
+fn is_misplaced(resource: &Kind, info: &RequestInfo) -> bool {
+    let named = !info.name.is_empty() && !matches!(info.verb, "list" | "watch");
+    match (resource.namespaced, info.is_in_namespace()) {
+        (false, true) => true,
+        (true, false) if named => true,
+        _ => named && !resource.is_stored() && !resource.has_verb("get"),
     }
 }
 
@@ -436,7 +517,13 @@ fn listed(view: &View, call: &Call) -> i64 {
 
 /// What upstream answers on a path of no group that it knows.
 fn not_found() -> Response<Body> {
-    body::response(404, "text/plain; charset=utf-8", "404 page not found\n")
+    body::plain(404, "404 page not found\n")
+}
+
+/// An answer that others may keep for a while.
+fn cached(mut response: Response<Body>, how: &str) -> Response<Body> {
+    body::set_header(&mut response, header::CACHE_CONTROL, how);
+    response
 }
 
 /// Labels of a request's metrics; unknown resources share one, so that clients cannot make new ones.

@@ -15,7 +15,6 @@ use crate::encryption;
 
 /// How long the store may take to answer a health check.
 const STORE_TIMEOUT: Duration = Duration::from_secs(2);
-const TEXT: &str = "text/plain; charset=utf-8";
 
 /// What the server knows of its own state.
 #[derive(Default)]
@@ -80,14 +79,17 @@ impl Api {
 
     /// Answers `/livez`, `/readyz`, `/healthz`, with each check by its name below them.
     pub(crate) async fn health(&self, call: &Call) -> Result<Response<Body>, Status> {
-        let path = call.info.path.trim_matches('/');
+        let path = call.info.path.trim_start_matches('/');
+        if path.ends_with('/') {
+            return Ok(body::plain(404, "404 page not found\n"));
+        }
         let (endpoint, one) = path.split_once('/').unwrap_or((path, ""));
         let excluded: Vec<&str> = call.query.all("exclude").collect();
         let mut checks = self.checks(endpoint).await;
         if !one.is_empty() {
             checks.retain(|check| check.name == one);
             if checks.is_empty() {
-                return Ok(body::response(404, TEXT, "404 page not found\n"));
+                return Ok(body::plain(404, "404 page not found\n"));
             }
         }
         let mut text = String::new();
@@ -105,13 +107,13 @@ impl Api {
         }
         if failed {
             text.push_str(&format!("{endpoint} check failed\n"));
-            return Ok(body::response(500, TEXT, text));
+            return Ok(body::plain(500, text));
         }
         if !call.query.has("verbose") {
-            return Ok(body::response(200, TEXT, "ok"));
+            return Ok(body::plain(200, "ok"));
         }
         text.push_str(&format!("{endpoint} check passed\n"));
-        Ok(body::response(200, TEXT, text))
+        Ok(body::plain(200, text))
     }
 
     pub(crate) fn version(&self) -> Response<Body> {

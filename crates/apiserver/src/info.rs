@@ -1,6 +1,8 @@
 //! What a request is about: verb, resource and name, read from method, path and query as upstream's request info
 //! does (`apiserver/pkg/endpoints/request/requestinfo.go`).
 
+use api_types::field::quote;
+use api_types::status::Status;
 use http::Method;
 
 /// The query of a request, decoded.
@@ -25,9 +27,34 @@ impl Query {
         self.0.iter().filter(move |(key, _)| key == name).map(|(_, value)| value.as_str())
     }
 
-    /// Go's reading of a boolean parameter: given and neither `0` nor `false`.
+    /// Upstream's reading of a boolean parameter: everything but `0` and `false` is true. None when it is not given.
+    pub fn switch(&self, name: &str) -> Option<bool> {
+        let value = self.get(name);
+        self.has(name).then(|| value != "0" && !value.eq_ignore_ascii_case("false"))
+    }
+
+    /// A boolean parameter that is false when it is not given.
     pub fn flag(&self, name: &str) -> bool {
-        self.has(name) && !matches!(self.get(name), "0" | "false" | "False" | "FALSE" | "f" | "F")
+        self.switch(name).unwrap_or_default()
+    }
+
+    /// A number, with Go's words for what is none.
+    ///
+    /// # Errors
+    /// 400 for everything that is given and is no number of 64 bits.
+    pub fn number(&self, name: &str) -> Result<Option<i64>, Status> {
+        use std::num::IntErrorKind::{NegOverflow, PosOverflow};
+        if !self.has(name) {
+            return Ok(None);
+        }
+        let text = self.get(name);
+        text.parse().map(Some).map_err(|error: std::num::ParseIntError| {
+            let fault = match error.kind() {
+                PosOverflow | NegOverflow => "value out of range",
+                _ => "invalid syntax",
+            };
+            Status::bad_request(format!("strconv.ParseInt: parsing {}: {fault}", quote(text)))
+        })
     }
 
     pub fn iter(&self) -> impl Iterator<Item = (&str, &str)> {
@@ -53,6 +80,8 @@ pub(crate) struct RequestInfo {
     pub subresource: String,
     /// What follows a subresource (`proxy/a/b`).
     pub rest: String,
+    /// Whether the path asks for a watch (`/api/v1/watch/…`), whatever the method.
+    pub by_watch_path: bool,
 }
 
 /// Subresources of a namespace; anything else behind its name is a resource in it.
@@ -77,8 +106,9 @@ impl RequestInfo {
         };
         info.is_resource = true;
         info.verb = resource_verb(method);
-        let watching = rest[0] == "watch" && rest.len() > 1;
-        if watching {
+        if rest[0] == "watch" && rest.len() > 1 {
+            info.by_watch_path = true;
+            info.verb = "watch";
             rest = &rest[1..];
         }
         if rest[0] == "namespaces" && rest.len() > 1 {
@@ -91,30 +121,31 @@ impl RequestInfo {
         info.name = rest.get(1).map(|name| (*name).to_owned()).unwrap_or_default();
         info.subresource = rest.get(2).map(|name| (*name).to_owned()).unwrap_or_default();
         info.rest = rest.get(3..).map(|rest| rest.join("/")).unwrap_or_default();
-        info.settle_verb(query, watching);
+        info.settle_verb(query);
         info
     }
 
-    fn settle_verb(&mut self, query: &Query, watching: bool) {
-        if watching && self.verb == "get" {
-            self.verb = "watch";
-        }
-        if matches!(self.verb, "get" | "watch") && (self.name.is_empty() || query.flag("watch")) {
-            let watch = self.verb == "watch" || query.flag("watch");
-            if self.name.is_empty() || watch {
-                self.verb = if watch { "watch" } else { "list" };
-            }
-        }
+    fn settle_verb(&mut self, query: &Query) {
         if self.name.is_empty() && self.verb == "delete" {
             self.verb = "deletecollection";
         }
-        if matches!(self.verb, "list" | "watch" | "deletecollection")
-            && self.name.is_empty()
-            && let Ok(fields) = api_types::selector::FieldSelector::parse(query.get("fieldSelector"))
+        if !self.name.is_empty() || self.verb != "get" {
+            return;
+        }
+        self.verb = if query.flag("watch") { "watch" } else { "list" };
+        if let Ok(fields) = api_types::selector::FieldSelector::parse(query.get("fieldSelector"))
             && let Some(name) = fields.exact("metadata.name")
+            && !matches!(name, "." | "..")
+            && !name.contains(['/', '%'])
         {
             name.clone_into(&mut self.name);
         }
+    }
+
+    /// Whether the path leads into a namespace.
+    pub fn is_in_namespace(&self) -> bool {
+        let is_namespace = self.group.is_empty() && self.resource == "namespaces";
+        !self.namespace.is_empty() && !is_namespace
     }
 
     /// Whether the request is for a connection to something in the cluster; its body goes there unread.
@@ -243,6 +274,12 @@ mod tests {
 
     #[test]
     fn other_paths_are_no_resources() {
+        assert_eq!(brief(Method::POST, "/api/v1/watch/pods"), "watch /v1 /pods/");
+        assert_eq!(brief(Method::GET, "/api/v1/namespaces/n/pods/p?watch=1"), "get /v1 n/pods/p");
+        assert_eq!(
+            brief(Method::DELETE, "/api/v1/nodes?fieldSelector=metadata.name%3Da"),
+            "deletecollection /v1 /nodes/"
+        );
         for path in ["/", "/api", "/api/v1", "/apis/apps/v1", "/healthz"] {
             assert!(!parse(Method::GET, path).is_resource, "{path}");
         }

@@ -48,6 +48,7 @@ mod impersonate;
 mod info;
 mod negotiate;
 mod node_client;
+mod options;
 mod registry;
 mod remote;
 mod reviews;

@@ -78,7 +78,6 @@ pub(crate) fn accept(header: &str, shapes: bool) -> Result<Media, Status> {
     }
     clauses(header)
         .iter()
-        .filter(|clause| clause.quality > 0.0)
         .find_map(|clause| choose(clause, shapes))
         .ok_or_else(|| Status::not_acceptable(&OFFERED))
 }
@@ -93,16 +92,49 @@ fn choose(clause: &Clause<'_>, shapes: bool) -> Option<Media> {
     let parameter =
         |name: &str| clause.parameters.iter().find(|(key, _)| *key == name).map(|(_, value)| *value);
     let pretty = parameter("pretty") == Some("1");
-    let Some(wanted) = parameter("as") else {
+    if parameter("stream").is_some_and(|stream| stream != "watch") {
+        return None;
+    }
+    if parameter("as").or(parameter("g")).or(parameter("v")).is_none() {
         return Some(Media { format, shape: Shape::Object, pretty });
-    };
+    }
     let meta = parameter("g") == Some("meta.k8s.io") && parameter("v") == Some("v1");
-    let shape = match wanted {
+    let shape = match parameter("as").unwrap_or_default() {
         "Table" if format != Format::Protobuf => Shape::Table,
         "PartialObjectMetadata" | "PartialObjectMetadataList" => Shape::Metadata,
         _ => return None,
     };
     (meta && shapes).then_some(Media { format, shape, pretty })
+}
+
+/// What a watch is written in, besides [`OFFERED`].
+const STREAMS: [&str; 2] =
+    ["application/json;stream=watch", "application/vnd.kubernetes.protobuf;stream=watch"];
+
+/// Whether a built-in path has a representation that the client takes at all, whatever else its clauses say: upstream's
+/// routes look first, at media types letter by letter (go-restful's `matchesAccept`).
+pub(crate) fn check_accept(header: &str, offered: &[&str]) -> Result<(), Status> {
+    let taken = |clause: &str| {
+        let media = clause.split(';').next().unwrap_or_default().trim();
+        media == "*/*" || offered.iter().any(|one| one.split(';').next() == Some(media))
+    };
+    match header.is_empty() || header.split(',').any(taken) {
+        true => Ok(()),
+        false => Err(Status::no_representation(offered)),
+    }
+}
+
+/// [`check_accept`] for objects; `streams`: whether the path can be watched.
+pub(crate) fn check_object_accept(header: &str, streams: bool) -> Result<(), Status> {
+    match streams {
+        true => check_accept(header, &[OFFERED.as_slice(), STREAMS.as_slice()].concat()),
+        false => check_accept(header, &OFFERED),
+    }
+}
+
+/// 406 of a watch in a form that does not come in pieces.
+pub(crate) fn not_a_stream() -> Status {
+    Status::not_acceptable(&STREAMS)
 }
 
 /// The form of aggregated discovery; none when the plain one is preferred.
@@ -131,6 +163,11 @@ pub(crate) fn media_type(header: &str) -> String {
 
 /// The form of a request's body; JSON when it is not said.
 pub(crate) fn content_type(header: &str) -> Result<Format, Status> {
+    // As Go reads it (`mime.ParseMediaType`).
+    let is_parameter = |part: &str| part.trim().is_empty() || part.contains('=');
+    if !header.split(';').skip(1).all(is_parameter) {
+        return Err(Status::unsupported_media(&OFFERED));
+    }
     match media_type(header).as_str() {
         "" | JSON => Ok(Format::Json),
         YAML => Ok(Format::Yaml),
@@ -168,6 +205,9 @@ mod tests {
     #[test]
     fn bodies_of_other_types_are_415() {
         assert_eq!(content_type("application/json; charset=utf-8").unwrap(), Format::Json);
-        assert_eq!(content_type("text/plain").unwrap_err().code, 415);
+        assert_eq!(content_type("application/json;").unwrap(), Format::Json);
+        for odd in ["text/plain", "application/json; charset"] {
+            assert_eq!(content_type(odd).unwrap_err().code, 415, "{odd}");
+        }
     }
 }

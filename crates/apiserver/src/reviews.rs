@@ -40,7 +40,10 @@ impl Api {
             self.admit_created(call, target, "", &mut review).await?;
         }
         match resource.resource.as_str() {
-            "selfsubjectreviews" => set(&mut review, "status", json!({"userInfo": call.user.to_value()})),
+            "selfsubjectreviews" => {
+                set(&mut review, "status", json!({"userInfo": call.user.to_value()}));
+                api_types::meta::set_creation_timestamp(&mut review, &self.now_text());
+            }
             "selfsubjectaccessreviews" => self.access(&mut review, &call.user).await,
             "subjectaccessreviews" | "localsubjectaccessreviews" => {
                 let user = UserInfo::from_review(&review["spec"]);

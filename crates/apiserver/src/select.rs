@@ -19,16 +19,24 @@ pub(crate) struct Selection {
 }
 
 impl Selection {
-    /// Reads `labelSelector` and `fieldSelector`.
-    pub fn parse(resource: &Kind, query: &Query) -> Result<Self, Status> {
+    /// Reads `labelSelector` and `fieldSelector`. Whether the kind knows the fields says [`Self::check`].
+    pub fn read(resource: &Kind, query: &Query) -> Result<Self, Status> {
         let labels = LabelSelector::parse(query.get("labelSelector"))
-            .map_err(|error| Status::bad_request(format!("unable to parse requirement: {error}")))?;
+            .map_err(|error| Status::bad_request(error.to_string()))?;
         let fields = FieldSelector::parse(query.get("fieldSelector"))
             .map_err(|error| Status::bad_request(error.to_string()))?;
-        for requirement in &fields.requirements {
-            check_label(resource, &requirement.field)?;
-        }
         Ok(Self { resource: resource.clone(), labels, fields })
+    }
+
+    /// Whether the kind knows all the fields that are asked for.
+    pub fn check(&self) -> Result<(), Status> {
+        let mut fields = self.fields.requirements.iter();
+        fields.try_for_each(|requirement| check_label(&self.resource, &requirement.field))
+    }
+
+    /// Whether fields are asked for, and the name is not this one.
+    pub fn names_another(&self, name: &str) -> bool {
+        !self.fields.is_empty() && self.name() != Some(name)
     }
 
     pub fn is_everything(&self) -> bool {
@@ -147,7 +155,8 @@ mod tests {
     use serde_json::json;
 
     fn select(resource: &'static Resource, query: &str) -> Result<Selection, Status> {
-        Selection::parse(&Kind::from(resource), &Query::parse(query))
+        let selection = Selection::read(&Kind::from(resource), &Query::parse(query))?;
+        selection.check().map(|()| selection)
     }
 
     fn pod() -> KeyValue {
@@ -182,6 +191,6 @@ mod tests {
             text(maps, "fieldSelector=data.k%3Da"),
             "\"data.k\" is not a known field selector: only \"metadata.name\", \"metadata.namespace\""
         );
-        assert!(text(pods, "labelSelector=%2C%2C").starts_with("unable to parse requirement: "));
+        assert!(text(pods, "labelSelector=%2C%2C").starts_with("found ',', expected: "));
     }
 }

@@ -4,7 +4,6 @@ use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
 
-use api_types::field::{FieldError, Path};
 use api_types::status::Status;
 use api_types::{Text, codec, meta};
 use bytes::{BufMut, Bytes, BytesMut};
@@ -18,8 +17,8 @@ use crate::api::Api;
 use crate::body::{self, Body, BoxError};
 use crate::call::Call;
 use crate::encode::{self, Writer};
-use crate::info::Query;
 use crate::negotiate::{Format, Media, Shape};
+use crate::options::ListOptions;
 use crate::registry::Target;
 use crate::select::Selection;
 use crate::storage::Watcher;
@@ -93,33 +92,14 @@ enum Begin {
     After(i64),
 }
 
-fn begin(query: &Query) -> Result<Begin, Status> {
-    let revision = crate::registry::revision(query)?;
-    let matching = query.get("resourceVersionMatch");
-    let path = Path::new("resourceVersionMatch");
-    let invalid = |error: FieldError| Err(Status::invalid("meta.k8s.io", "ListOptions", "", &[error]));
-    if !query.has("sendInitialEvents") {
-        if !matching.is_empty() {
-            let text = "resourceVersionMatch is forbidden for watch unless sendInitialEvents is provided";
-            return invalid(FieldError::forbidden(&path, text));
-        }
-        return Ok(match revision {
-            None => Begin::Existing { fresh: true },
-            Some(0) => Begin::Existing { fresh: false },
-            Some(revision) => Begin::After(revision),
-        });
-    }
-    match matching {
-        "NotOlderThan" => {}
-        "" => {
-            let text = "sendInitialEvents requires setting resourceVersionMatch to NotOlderThan";
-            return invalid(FieldError::forbidden(&path, text));
-        }
-        other => return invalid(FieldError::not_supported(&path, other, &["NotOlderThan"])),
-    }
-    Ok(match query.flag("sendInitialEvents") {
-        true => Begin::Initial { at_least: revision.unwrap_or(-1) },
-        false => Begin::After(revision.unwrap_or(0)),
+fn begin(options: &ListOptions) -> Result<Begin, Status> {
+    let revision = options.watch_revision()?;
+    Ok(match (options.initial_events, revision) {
+        (Some(true), revision) => Begin::Initial { at_least: revision.unwrap_or(-1) },
+        (Some(false), revision) => Begin::After(revision.unwrap_or(0)),
+        (None, None) => Begin::Existing { fresh: true },
+        (None, Some(0)) => Begin::Existing { fresh: false },
+        (None, Some(revision)) => Begin::After(revision),
     })
 }
 
@@ -149,12 +129,12 @@ impl Api {
     ) -> Result<Response<Body>, Status> {
         let writer = call.writer(&target.resource, self.now())?;
         if writer.media.format == Format::Yaml {
-            return Err(Status::not_acceptable(&[crate::negotiate::JSON, crate::negotiate::PROTOBUF]));
+            return Err(crate::negotiate::not_a_stream());
         }
-        let selection = Selection::parse(&target.resource, &call.query)?;
-        let begin = begin(&call.query)?;
+        let options = ListOptions::parse(&target.resource, &call.query, &call.info.name)?;
+        let begin = begin(&options)?;
         let format = writer.media.format;
-        let stream = self.begin_watch(call, target, writer, selection, begin).await?;
+        let stream = self.begin_watch(target, writer, options, begin).await?;
         let content_type = match format {
             Format::Protobuf => "application/vnd.kubernetes.protobuf;stream=watch",
             _ => "application/json",
@@ -170,10 +150,9 @@ impl Api {
 
     async fn begin_watch(
         self: &Arc<Self>,
-        call: &Call,
         target: &Target,
         writer: Writer,
-        selection: Selection,
+        options: ListOptions,
         begin: Begin,
     ) -> Result<Stream, Status> {
         let view = match begin {
@@ -184,17 +163,6 @@ impl Api {
                 self.storage.at_least(revision).await?
             }
         };
-        let (initial, start) = match begin {
-            Begin::After(0) => (Vec::new(), view.revision() + 1),
-            Begin::After(revision) => (Vec::new(), revision + 1),
-            _ => {
-                let mut initial = self.select(&view, target, &selection)?;
-                self.bring_to(&target.resource, &mut initial).await?;
-                (initial, view.revision() + 1)
-            }
-        };
-        let bookmarks = call.query.flag("allowWatchBookmarks");
-        let clock = &self.storage.env.clock;
         let range = match (target.name.as_str(), target.namespace.as_str()) {
             (name, namespace)
                 if !name.is_empty() && (!namespace.is_empty() || !target.resource.namespaced) =>
@@ -203,19 +171,33 @@ impl Api {
             }
             _ => KeyRange::prefix(target.prefix()),
         };
+        let (initial, start) = match begin {
+            Begin::After(0) => (Vec::new(), view.revision() + 1),
+            Begin::After(revision) => (Vec::new(), revision + 1),
+            _ => {
+                let mut initial = match &range {
+                    KeyRange::Key(_) => self.find(&view, target).into_iter().collect(),
+                    _ => self.select(&view, target, &options.selection)?,
+                };
+                initial.retain(|kv| options.selection.matches(kv));
+                self.bring_to(&target.resource, &mut initial).await?;
+                (initial, view.revision() + 1)
+            }
+        };
+        let clock = &self.storage.env.clock;
         Ok(Stream {
             api: self.clone(),
             writer,
-            selection,
+            selection: options.selection,
             watcher: self.storage.watch(WatchRequest { range, start_revision: start }),
             definition: self.follow_definition(target, view.revision() + 1),
             initial: initial.into_iter(),
             initial_end: matches!(begin, Begin::Initial { .. })
                 .then(|| view.revision())
-                .filter(|_| bookmarks),
-            bookmarks,
+                .filter(|_| options.bookmarks),
+            bookmarks: options.bookmarks,
             next_bookmark: clock.monotonic() + self.storage.env.rng.jittered(BOOKMARK_INTERVAL, 0.25),
-            deadline: clock.monotonic() + self.watch_timeout(&call.query)?,
+            deadline: clock.monotonic() + self.watch_timeout(options.timeout_seconds),
             headed: true,
             ended: false,
         })
@@ -228,12 +210,11 @@ impl Api {
         Some(Definition { generation: kind.generation, watcher })
     }
 
-    fn watch_timeout(&self, query: &Query) -> Result<Duration, Status> {
-        match query.get("timeoutSeconds") {
-            "" | "0" => Ok(self.storage.env.rng.jittered(MIN_TIMEOUT, 1.0)),
-            text => text.parse().map(Duration::from_secs).map_err(|_| {
-                Status::bad_request(format!("strconv.ParseInt: parsing {text:?}: invalid syntax"))
-            }),
+    /// How long a watch lasts; one of less than nothing has ended when it begins.
+    fn watch_timeout(&self, asked: Option<i64>) -> Duration {
+        match asked {
+            None | Some(0) => self.storage.env.rng.jittered(MIN_TIMEOUT, 1.0),
+            Some(seconds) => Duration::from_secs(u64::try_from(seconds).unwrap_or(0)),
         }
     }
 }
@@ -454,7 +435,11 @@ mod tests {
 
     #[test]
     fn the_query_says_where_a_watch_begins() {
-        let of = |text: &str| begin(&Query::parse(text));
+        let pods = crate::catalog::Kind::from(api_types::table::find("", "v1", "pods").unwrap());
+        let of = |text: &str| {
+            let query = crate::info::Query::parse(&format!("watch=1&{text}"));
+            begin(&ListOptions::parse(&pods, &query, "")?)
+        };
         assert_eq!(of(""), Ok(Begin::Existing { fresh: true }));
         assert_eq!(of("resourceVersion=0"), Ok(Begin::Existing { fresh: false }));
         assert_eq!(of("resourceVersion=7"), Ok(Begin::After(7)));
@@ -463,7 +448,7 @@ mod tests {
             Ok(Begin::Initial { at_least: 3 })
         );
         assert_eq!(of("sendInitialEvents=true").unwrap_err().code, 422);
-        assert_eq!(of("resourceVersion=x").unwrap_err().code, 422);
+        assert_eq!(of("resourceVersion=x").unwrap_err().code, 500);
     }
 
     #[test]

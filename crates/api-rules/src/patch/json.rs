@@ -154,8 +154,18 @@ fn replace(doc: &mut Value, path: &str, value: Value) -> Result<(), String> {
         *doc = value;
         return Ok(());
     }
-    if parent(doc, path).is_none() {
-        return Err(format!("replace operation does not apply: doc is missing path: {path}: missing value"));
+    // What is missing in an object is put there, as upstream's library does it.
+    match parent(doc, path) {
+        None => {
+            return Err(format!(
+                "replace operation does not apply: doc is missing path: {path}: missing value"
+            ));
+        }
+        Some((Value::Object(object), key)) => {
+            object.insert(key, value);
+            return Ok(());
+        }
+        Some(_) => {}
     }
     match find(doc, path) {
         Some(place) => {
@@ -249,8 +259,8 @@ mod tests {
                 "add operation does not apply: doc is missing path: \"/x/y\": missing value",
             ),
             (
-                json!({"op": "replace", "path": "/x", "value": 2}),
-                "replace operation does not apply: doc is missing key: /x: missing value",
+                json!({"op": "replace", "path": "/x/y", "value": 2}),
+                "replace operation does not apply: doc is missing path: /x/y: missing value",
             ),
             (
                 json!({"op": "remove", "path": "/x"}),

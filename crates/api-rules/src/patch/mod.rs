@@ -10,7 +10,7 @@ use crate::look::Look;
 use serde_json::Value;
 
 pub use json::json_patch;
-pub use strategic::strategic_merge;
+pub use strategic::{go_text, strategic_merge};
 
 /// Why a patch was refused. The variants are the HTTP answers that upstream gives.
 #[derive(Debug, Clone, PartialEq, thiserror::Error)]

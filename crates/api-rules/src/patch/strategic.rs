@@ -31,7 +31,10 @@ fn merge_map(
         None => {}
         Some(Value::String(s)) if s == "replace" => return Ok(patch),
         Some(Value::String(s)) if s == "delete" => return Ok(Object::new()),
-        Some(other) => return Err(PatchError::Internal(format!("unknown patch type found: {other}"))),
+        Some(other) => {
+            patch.insert(DIRECTIVE.to_owned(), other);
+            return Err(unknown_directive(patch));
+        }
     }
     retain_keys(&mut original, &mut patch)?;
     ordered_lists(&mut original, &mut patch, message)?;
@@ -162,9 +165,9 @@ fn in_order(patch: &[Value], order: &[Value], known: &Field) -> Result<(), Patch
             Some(found) => last += found,
             None => {
                 return Err(PatchError::Internal(format!(
-                    "The order in patch list:\n{}\n doesn't match {SET_ORDER} list:\n{}\n",
-                    Value::Array(patch.to_vec()),
-                    Value::Array(order.to_vec())
+                    "The order in patch list:\n{}\n doesn't match $setElementOrder list:\n{}\n",
+                    go_text(&Value::Array(patch.to_vec())),
+                    go_text(&Value::Array(order.to_vec()))
                 )));
             }
         }
@@ -227,7 +230,10 @@ fn merge_elements(
                     "merging lists cannot yet be specified in the patch".into(),
                 ));
             }
-            Some(other) => return Err(PatchError::Internal(format!("unknown patch type found: {other}"))),
+            Some(other) => {
+                item.insert(DIRECTIVE.to_owned(), other);
+                return Err(unknown_directive(item));
+            }
         }
     }
     if replaced {
@@ -248,17 +254,32 @@ fn merge_elements(
 }
 
 fn no_merge_key(element: &Object, key: &str) -> PatchError {
-    PatchError::Internal(format!("map: {} does not contain declared merge key: {key}", go_map(element)))
+    let element = go_text(&Value::Object(element.clone()));
+    PatchError::Internal(format!("map: {element} does not contain declared merge key: {key}"))
 }
 
-/// A map as Go prints it.
-fn go_map(element: &Object) -> String {
-    let mut pairs: Vec<String> = element
-        .iter()
-        .map(|(k, v)| format!("{k}:{}", v.as_str().map_or_else(|| v.to_string(), str::to_owned)))
-        .collect();
-    pairs.sort_unstable();
-    format!("map[{}]", pairs.join(" "))
+fn unknown_directive(patch: Object) -> PatchError {
+    let directive = patch.get(DIRECTIVE).map(go_text).unwrap_or_default();
+    PatchError::Internal(format!(
+        "unknown patch type: {directive} in map: {}",
+        go_text(&Value::Object(patch))
+    ))
+}
+
+/// A value as Go prints it: `map[a:b c:[d e]]`.
+pub fn go_text(value: &Value) -> String {
+    match value {
+        Value::Null => "<nil>".to_owned(),
+        Value::String(text) => text.clone(),
+        Value::Array(list) => format!("[{}]", list.iter().map(go_text).collect::<Vec<_>>().join(" ")),
+        Value::Object(object) => {
+            let mut fields: Vec<(&String, &Value)> = object.iter().collect();
+            fields.sort_unstable_by_key(|(key, _)| *key);
+            let fields = fields.into_iter().map(|(key, value)| format!("{key}:{}", go_text(value)));
+            format!("map[{}]", fields.collect::<Vec<_>>().join(" "))
+        }
+        plain => plain.to_string(),
+    }
 }
 
 fn same_element(a: &Value, b: &Value, key: Option<&str>) -> bool {

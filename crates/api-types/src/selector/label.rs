@@ -2,7 +2,7 @@
 
 use super::SelectorError;
 use super::names::{MAX_NAME, VALUE_RULE, is_label_value, label_key_fault};
-use crate::field::quote;
+use crate::field::{FieldError, Path, aggregate, quote};
 use serde_json::{Map, Value};
 use std::fmt;
 
@@ -234,11 +234,9 @@ impl Parser {
             return Err(unexpected(self.peek(), "!, identifier, or 'end of string'"));
         }
         loop {
-            let requirement = self.requirement().map_err(|e| match e.0.starts_with("found ") {
-                true => SelectorError(format!("unable to parse requirement: {e}")),
-                false => e,
-            });
-            found.push(requirement?);
+            let requirement = self.requirement();
+            let told = |e| SelectorError(format!("unable to parse requirement: {e}"));
+            found.push(requirement.map_err(told)?);
             match self.next() {
                 Token::End => return Ok(found),
                 Token::Symbol(",") => {}
@@ -273,8 +271,9 @@ impl Parser {
             Operator::In | Operator::NotIn => self.value_list()?,
             _ => vec![self.value()?],
         };
-        check_values(&key, operator, &values)?;
-        Ok(Requirement::new(&key, operator, values))
+        let requirement = Requirement::new(&key, operator, values);
+        check_values(&requirement)?;
+        Ok(requirement)
     }
 
     fn key(&mut self) -> Result<String, SelectorError> {
@@ -305,26 +304,29 @@ impl Parser {
             other => return Err(SelectorError(format!("found '{}' expected: '('", other.text()))),
         }
         let mut values = Vec::new();
-        let mut last_was_word = false;
+        // What was read before: a value, a comma, or none of them yet.
+        let (mut after_value, mut after_comma) = (false, false);
         loop {
+            let expected = match (after_value, after_comma) {
+                (true, _) => "',' or ')'",
+                (_, true) => "',', or identifier",
+                _ => "',', ')' or identifier",
+            };
             match self.next() {
-                Token::Word(word) if !last_was_word => {
+                Token::Word(word) if !after_value => {
                     values.push(word);
-                    last_was_word = true;
+                    (after_value, after_comma) = (true, false);
                 }
-                Token::Symbol(",") => {
-                    if !last_was_word {
+                Token::Symbol(symbol @ ("," | ")")) => {
+                    if !after_value {
                         values.push(String::new());
                     }
-                    last_was_word = false;
-                }
-                Token::Symbol(")") => {
-                    if !last_was_word {
-                        values.push(String::new());
+                    if symbol == ")" {
+                        return Ok(values);
                     }
-                    return Ok(values);
+                    (after_value, after_comma) = (false, true);
                 }
-                other => return Err(unexpected(&other, "',' or ')'")),
+                other => return Err(unexpected(&other, expected)),
             }
         }
     }
@@ -344,38 +346,25 @@ fn unexpected(token: &Token, expected: &str) -> SelectorError {
     SelectorError(format!("found '{}', expected: {expected}", token.text()))
 }
 
-fn check_values(key: &str, operator: Operator, values: &[String]) -> Result<(), SelectorError> {
-    let fault = |path: String, value: &str, rule: &str| {
-        Err(SelectorError(format!(
-            "unable to parse requirement: {path}: Invalid value: {}: {rule}",
-            quote(value)
-        )))
-    };
-    if matches!(operator, Operator::GreaterThan | Operator::LessThan) {
-        let value = values.first().map_or("", String::as_str);
-        return match value.parse::<i64>() {
-            Ok(_) => Ok(()),
-            Err(_) => {
-                fault("values[0]".into(), value, "for 'Gt', 'Lt' operators, the value must be an integer")
-            }
-        };
+fn check_values(requirement: &Requirement) -> Result<(), SelectorError> {
+    let mut errors = Vec::new();
+    let path = |index| Path::new("values").index(index);
+    if matches!(requirement.operator, Operator::GreaterThan | Operator::LessThan) {
+        let rule = "for 'Gt', 'Lt' operators, the value must be an integer";
+        let bad = requirement.values.iter().enumerate().filter(|(_, value)| value.parse::<i64>().is_err());
+        errors.extend(bad.map(|(index, value)| FieldError::invalid(&path(index), value.as_str(), rule)));
     }
-    match values.iter().enumerate().find(|(_, v)| !is_label_value(v)) {
-        Some((index, bad)) if bad.len() > MAX_NAME => {
-            fault(format!("values[{index}][{key}]"), bad, "must be no more than 63 bytes")
-        }
-        Some((index, bad)) => fault(format!("values[{index}][{key}]"), bad, VALUE_RULE),
-        None => Ok(()),
+    for (index, value) in requirement.values.iter().enumerate().filter(|(_, value)| !is_label_value(value)) {
+        let rule = if value.len() > MAX_NAME { "must be no more than 63 bytes" } else { VALUE_RULE };
+        errors.push(FieldError::invalid(&path(index).key(&requirement.key), value.as_str(), rule));
     }
+    if errors.is_empty() { Ok(()) } else { Err(SelectorError(aggregate(&errors))) }
 }
 
 fn check_key(key: &str) -> Result<(), SelectorError> {
     match label_key_fault(key) {
         None => Ok(()),
-        Some(rule) => Err(SelectorError(format!(
-            "unable to parse requirement: <nil>: Invalid value: {}: {rule}",
-            quote(key)
-        ))),
+        Some(rule) => Err(SelectorError(format!("<nil>: Invalid value: {}: {rule}", quote(key)))),
     }
 }
 
@@ -414,6 +403,30 @@ mod tests {
         for text in ["a=b=c", "a in b", "a in (b", "=b", "a,,b", "-a=b", "a=b c", "x/y/z=1"] {
             assert!(LabelSelector::parse(text).is_err(), "{text}");
         }
+    }
+
+    #[test]
+    fn what_is_wrong_is_told_in_upstreams_words() {
+        let rule = "a valid label must be an empty string or consist of alphanumeric characters";
+        for (text, expected) in [
+            ("((((", "found '(', expected: !, identifier, or 'end of string'"),
+            ("a in (", "unable to parse requirement: found '', expected: ',', ')' or identifier"),
+            ("a in (b", "unable to parse requirement: found '', expected: ',' or ')'"),
+            ("a in (b,", "unable to parse requirement: found '', expected: ',', or identifier"),
+            ("a in b", "unable to parse requirement: found 'b' expected: '('"),
+            ("!!a", "unable to parse requirement: found '!', expected: identifier"),
+            ("a=b c", "found 'c', expected: ',' or 'end of string'"),
+            ("a,,b", "found ',', expected: identifier after ','"),
+            (
+                "a>x",
+                "unable to parse requirement: values[0]: Invalid value: \"x\": for 'Gt', 'Lt' operators, the value must be an integer",
+            ),
+        ] {
+            assert_eq!(LabelSelector::parse(text).unwrap_err().to_string(), expected, "{text}");
+        }
+        let all = LabelSelector::parse("a in (y_,-x)").unwrap_err().to_string();
+        let begin = "unable to parse requirement: [values[0][a]: Invalid value: \"-x\": ";
+        assert!(all.starts_with(begin) && all.matches(rule).count() == 2, "{all}");
     }
 
     #[test]

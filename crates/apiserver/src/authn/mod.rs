@@ -221,6 +221,14 @@ fn bearer(authorization: &str) -> Option<&str> {
     scheme.eq_ignore_ascii_case("bearer").then_some(token).filter(|token| !token.is_empty())
 }
 
+/// Whether a token is left aside because a further space is before it.
+pub(crate) fn has_spaced_token(headers: &HeaderMap) -> bool {
+    let text = headers.get(header::AUTHORIZATION).and_then(|value| value.to_str().ok()).unwrap_or_default();
+    let mut parts = text.trim().split(' ');
+    let is_bearer = parts.next().is_some_and(|scheme| scheme.eq_ignore_ascii_case("bearer"));
+    is_bearer && parts.next() == Some("") && parts.next().is_some()
+}
+
 /// Whether a path is for everyone.
 pub(crate) fn is_public(path: &str) -> bool {
     PUBLIC.contains(&path)

@@ -9,7 +9,7 @@ use serde_json::json;
 use crate::aggregation::GROUP;
 use crate::api::Api;
 use crate::call::Call;
-use crate::registry::delete::DeleteOptions;
+use crate::options::DeleteOptions;
 use crate::registry::{Target, Update, UpdateKind, gone_is_fine};
 use crate::storage;
 

@@ -15,7 +15,7 @@ use serde_json::json;
 use crate::api::Api;
 use crate::call::Call;
 use crate::convert;
-use crate::registry::delete::DeleteOptions;
+use crate::options::DeleteOptions;
 use crate::registry::{Target, Update, UpdateKind};
 use crate::storage::{self, store_failure};
 

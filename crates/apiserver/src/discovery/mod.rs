@@ -39,6 +39,33 @@ pub(crate) fn has_version(group: &str, version: &str) -> bool {
     table::resources().iter().any(|r| r.group == group && r.version == version && is_served(r))
 }
 
+/// Whether a built-in group has that name.
+pub(crate) fn has_group(group: &str) -> bool {
+    table::resources().iter().any(|resource| resource.group == group && is_served(resource))
+}
+
+/// Whether upstream serves a path by a route, which takes one method and has certain representations, and not by a
+/// plain handler.
+pub(crate) fn is_route(path: &str) -> bool {
+    let parts: Vec<&str> = path.trim_matches('/').split('/').collect();
+    match parts.as_slice() {
+        ["version" | "api"] | ["openid", "v1", "jwks"] | [".well-known", "openid-configuration"] => true,
+        ["api", version] => has_version("", version),
+        ["apis", group, version] => has_version(group, version),
+        _ => false,
+    }
+}
+
+/// Whether a path lies where upstream's routes do: what is not found there is told as a Status.
+pub(crate) fn is_below_route(path: &str) -> bool {
+    let parts: Vec<&str> = path.split('/').skip(1).collect();
+    match parts.as_slice() {
+        ["version" | "api", _, ..] => true,
+        ["apis", group, _, ..] => has_group(group),
+        _ => false,
+    }
+}
+
 /// Groups with at least one served version, without the core.
 fn groups() -> impl Iterator<Item = &'static Group> {
     table::groups().iter().filter(|group| group.versions.iter().any(|version| version.served_by_default))
@@ -211,6 +238,7 @@ impl Api {
         };
         body::set_header(&mut response, header::ETAG, &document.etag);
         body::set_header(&mut response, header::VARY, "Accept");
+        body::set_header(&mut response, header::CACHE_CONTROL, "public");
         Ok(response)
     }
 }

@@ -19,7 +19,6 @@ fn answer(call: &Call, kind: &str, value: &Value) -> Result<Response<Body>, Stat
 pub(super) fn versions(call: &Call) -> Result<Response<Body>, Status> {
     let value = json!({
         "kind": "APIVersions",
-        "apiVersion": "v1",
         "versions": ["v1"],
         "serverAddressByClientCIDRs": [{"clientCIDR": "0.0.0.0/0", "serverAddress": call.header(http::header::HOST)}],
     });

@@ -1,7 +1,6 @@
 //! Delete: preconditions, grace, finalizers, and what happens to dependents.
 
 use api_rules::strategy::DefaultDeletion;
-use api_types::field::{FieldError, Path};
 use api_types::status::{Details, Status};
 use api_types::{Value, meta, time};
 use bytes::Bytes;
@@ -10,13 +9,13 @@ use mvcc::KeyValue;
 use serde_json::json;
 
 use super::Target;
+use super::read::page_of;
 use super::update::{CHANGE_TIMEOUT, is_finished, too_late};
 use crate::admission::{Attributes, Operation};
 use crate::api::Api;
 use crate::body::{self, Body};
 use crate::call::Call;
-use crate::decode;
-use crate::select::Selection;
+use crate::options::{self, DeleteOptions, ListOptions};
 use crate::storage::{Outcome, Write};
 
 const ORPHAN: &str = "orphan";
@@ -38,54 +37,7 @@ const RETURN_OBJECT: [&str; 11] = [
     "CSIDriver",
 ];
 
-/// What a client asks of a deletion.
-#[derive(Clone, Debug, Default)]
-pub(crate) struct DeleteOptions {
-    pub grace_seconds: Option<i64>,
-    pub uid: String,
-    pub resource_version: String,
-    /// `Orphan`, `Background`, `Foreground`, or empty.
-    pub policy: String,
-    pub orphan_dependents: Option<bool>,
-    pub dry_run: bool,
-    /// Whether it was admitted as something else already (an eviction).
-    pub admitted: bool,
-}
-
 impl DeleteOptions {
-    pub fn parse(call: &Call) -> Result<Self, Status> {
-        let value = decode::delete_options(call)?;
-        let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
-        let options = Self {
-            grace_seconds: value["gracePeriodSeconds"].as_i64(),
-            uid: text(&value["preconditions"]["uid"]),
-            resource_version: text(&value["preconditions"]["resourceVersion"]),
-            policy: text(&value["propagationPolicy"]),
-            orphan_dependents: value["orphanDependents"].as_bool(),
-            dry_run: call.dry_run(Some(&value))?,
-            admitted: false,
-        };
-        options.validate()?;
-        Ok(options)
-    }
-
-    fn validate(&self) -> Result<(), Status> {
-        let path = Path::new("propagationPolicy");
-        let error = if self.orphan_dependents.is_some() && !self.policy.is_empty() {
-            let text = "orphanDependents and deletionPropagation cannot be both set";
-            FieldError::invalid(&path, self.policy.as_str(), text)
-        } else if !matches!(self.policy.as_str(), "" | "Orphan" | "Background" | "Foreground") {
-            let supported = ["Background", "Foreground", "Orphan"];
-            FieldError::not_supported(&path, self.policy.as_str(), &supported)
-        } else if self.grace_seconds.is_some_and(|seconds| seconds < 0) {
-            let path = Path::new("gracePeriodSeconds");
-            FieldError::invalid(&path, self.grace_seconds, "must be greater than or equal to 0")
-        } else {
-            return Ok(());
-        };
-        Err(Status::invalid("meta.k8s.io", "DeleteOptions", "", &[error]))
-    }
-
     /// The finalizers that the policy leaves an object with.
     fn finalizers(&self, target: &Target, object: &Value) -> Vec<String> {
         let mut list: Vec<String> = meta::finalizers(object).map(str::to_owned).collect();
@@ -116,6 +68,29 @@ pub(crate) struct Deleted {
     pub gone: bool,
 }
 
+/// 409 when the client meant another object of this name, or an older one; upstream names the kind.
+fn check_preconditions(
+    target: &Target,
+    options: &DeleteOptions,
+    uid: &str,
+    revision: i64,
+) -> Result<(), Status> {
+    let (wanted, version) = (options.resource_version.as_str(), revision.to_string());
+    let why = if !options.uid.is_empty() && options.uid != uid {
+        format!(
+            "the UID in the precondition ({}) does not match the UID in record ({uid}). The object might have been deleted and then recreated",
+            options.uid
+        )
+    } else if !wanted.is_empty() && wanted != version {
+        format!(
+            "the ResourceVersion in the precondition ({wanted}) does not match the ResourceVersion in record ({version}). The object might have been modified"
+        )
+    } else {
+        return Ok(());
+    };
+    Err(Status::conflict(&target.resource.group, &target.resource.kind, &target.name, &why))
+}
+
 enum Step {
     Done(Box<Deleted>),
     Again,
@@ -127,6 +102,7 @@ impl Api {
         call: &Call,
         target: &Target,
     ) -> Result<Response<Body>, Status> {
+        call.writer(&target.resource, self.now())?;
         let options = DeleteOptions::parse(call)?;
         let deleted = self.delete(call, target, &options).await?;
         if deleted.gone && !RETURN_OBJECT.contains(&target.resource.kind.as_str()) {
@@ -149,12 +125,16 @@ impl Api {
         call: &Call,
         target: &Target,
     ) -> Result<Response<Body>, Status> {
-        let options = DeleteOptions::parse(call)?;
-        let selection = Selection::parse(&target.resource, &call.query)?;
         let writer = call.writer(&target.resource, self.now())?;
-        let view = self.storage.fresh().await?;
+        let list = ListOptions::parse(&target.resource, &call.query, &call.info.name)?;
+        let options = DeleteOptions::parse(call)?;
+        if options.even_unreadable {
+            return Err(options::not_of_a_collection());
+        }
+        page_of(&target.prefix(), &list)?;
+        let view = self.view_for(list.revision()?.filter(|revision| *revision > 0)).await?;
         let mut deleted = Vec::new();
-        for kv in self.select(&view, target, &selection)? {
+        for kv in self.select(&view, target, &list.selection)? {
             let object = self.read(&target.resource, &kv).await?;
             let one = Target::new(&target.resource, meta::namespace(&object), meta::name(&object));
             match self.delete(call, &one, &options).await {
@@ -212,14 +192,12 @@ impl Api {
         kv: &KeyValue,
     ) -> Result<Step, Status> {
         let old = self.read(&target.resource, kv).await?;
-        target.check_uid(&options.uid, meta::uid(&old))?;
-        let version = kv.mod_revision.to_string();
-        if !options.resource_version.is_empty() && options.resource_version != version {
-            let why = format!(
-                "Precondition failed: ResourceVersion in precondition: {}, ResourceVersion in object meta: {version}",
-                options.resource_version
-            );
-            return Err(target.conflict(&why));
+        check_preconditions(target, options, meta::uid(&old), kv.mod_revision)?;
+        if options.even_unreadable {
+            let key = String::from_utf8_lossy(&kv.key).into_owned();
+            return Err(target.conflict(&format!(
+                "StorageError: invalid object, Code: 4, Key: {key}, ResourceVersion: 0, AdditionalErrorMsg: unsafe deletion is not allowed because the object is decodable from storage"
+            )));
         }
         let attributes = Attributes {
             old: Some(&old),
@@ -332,14 +310,5 @@ mod tests {
         assert_eq!(with("Background", None), ["a/b"]);
         assert_eq!(with("", None), ["a/b", "orphan"]);
         assert_eq!(with("", Some(false)), ["a/b"]);
-    }
-
-    #[test]
-    fn contradictions_are_refused() {
-        let options = DeleteOptions { policy: "Later".into(), ..Default::default() };
-        assert_eq!(
-            options.validate().unwrap_err().message,
-            "DeleteOptions.meta.k8s.io \"\" is invalid: propagationPolicy: Unsupported value: \"Later\": supported values: \"Background\", \"Foreground\", \"Orphan\""
-        );
     }
 }

@@ -3,7 +3,7 @@
 //! Reading order: `read.rs`, `pages.rs`, `write.rs`, `update.rs`, `patch.rs`, `delete.rs`, `rights.rs`,
 //! `hooks.rs`.
 
-pub(crate) mod delete;
+mod delete;
 mod hooks;
 mod ownership;
 mod pages;
@@ -21,7 +21,7 @@ use crate::catalog::Kind;
 pub(crate) use hooks::{EventLeases, Extra};
 pub(crate) use patch::{APPLY_PATCH, Patch};
 pub(crate) use read::revision;
-pub(crate) use update::{Change, Update, UpdateKind};
+pub(crate) use update::{Change, Update, UpdateKind, check_name};
 pub(crate) use write::Written;
 
 /// For who changes what may be gone by then.
@@ -82,6 +82,18 @@ impl Target {
 
     pub fn invalid(&self, errors: &[api_types::field::FieldError]) -> Status {
         Status::invalid(&self.resource.group, &self.resource.kind, &self.name, errors)
+    }
+
+    /// 409 when the client meant another object of this name, of an update: the words of upstream's storage.
+    pub fn check_updated_uid(&self, wanted: &str, found: &str) -> Result<(), Status> {
+        if wanted.is_empty() || wanted == found {
+            return Ok(());
+        }
+        let key = String::from_utf8_lossy(&self.key()).into_owned();
+        let why = format!(
+            "StorageError: invalid object, Code: 4, Key: {key}, ResourceVersion: 0, AdditionalErrorMsg: Precondition failed: UID in precondition: {wanted}, UID in object meta: {found}"
+        );
+        Err(self.conflict(&why))
     }
 
     /// 409 when the client meant another object of this name.

@@ -2,17 +2,18 @@
 
 use api_rules::patch::apply::{self, Writer};
 use api_rules::patch::{Conflict, PatchError};
-use api_types::field::{FieldError, Path};
 use api_types::status::Status;
-use api_types::{Subresource, Value, codec, meta};
+use api_types::{Subresource, Value, codec, meta, schema};
 use http::{Response, header};
 
 use super::write::{Written, settle_namespace};
-use super::{Target, Update, UpdateKind};
+use super::{Target, Update, UpdateKind, check_name};
 use crate::api::Api;
 use crate::body::Body;
 use crate::call::Call;
+use crate::catalog::Kind;
 use crate::decode::{self, Expected};
+use crate::options;
 use crate::subresources::scale;
 
 /// Bytes of a manager's name that is taken from the user agent.
@@ -28,15 +29,6 @@ fn manager(call: &Call) -> &str {
             &name[..end]
         }
         manager => manager,
-    }
-}
-
-/// Checks the `fieldManager` parameter.
-pub(super) fn check_manager(call: &Call, kind: &str) -> Result<(), Status> {
-    let errors = api_rules::meta::check_field_manager(call.query.get("fieldManager"));
-    match errors.is_empty() {
-        true => Ok(()),
-        false => Err(Status::invalid("meta.k8s.io", kind, "", &errors)),
     }
 }
 
@@ -80,26 +72,35 @@ impl Api {
         target: &Target,
         kind: UpdateKind,
     ) -> Result<Response<Body>, Status> {
-        let (force, dry_run) = options(call)?;
+        let (dry_run, force) = (options::of_write(call)?, call.query.flag("force"));
         let api_version = target.resource.api_version();
-        let applied = applied_object(call, target, Expected::of(&target.resource, &api_version))?;
+        let applied = applied_object(call, Expected::of(&target.resource, &api_version))?;
         let record = Record::new(self, target);
+        let misfit = misfit(&target.resource, &applied);
         let lay = |live: &Value| -> Result<Value, Status> {
             let ty = target.resource.merge_type();
             let result =
                 apply::apply(ty, live, &applied, &record.writer(call, target), force).map_err(refused)?;
+            misfit.clone().map_or(Ok(()), Err)?;
             target.resource.normalize(result)
         };
         let update = Update { kind, dry_run };
         let written = match self.update(call, target, update, &mut |old| lay(old)).await {
-            Err(status)
-                if status.code == 404 && kind == UpdateKind::Main && meta::uid(&applied).is_empty() =>
-            {
+            Err(status) if status.code == 404 && kind == UpdateKind::Main => {
+                if !meta::uid(&applied).is_empty() {
+                    return Err(target.conflict(&format!(
+                        "uid mismatch: the provided object specified uid {}, and no existing object was found",
+                        meta::uid(&applied)
+                    )));
+                }
                 let mut nothing = Value::Object(serde_json::Map::new());
                 meta::set_kind(&mut nothing, &record.api_version, &target.resource.kind);
                 meta::set_name(&mut nothing, &target.name);
                 meta::set_namespace(&mut nothing, &target.namespace);
-                self.create(call, target, lay(&nothing)?, dry_run).await?
+                let mut made = lay(&nothing)?;
+                check_name(&made, target)?;
+                settle_namespace(&mut made, target)?;
+                self.create(call, target, made, dry_run).await?
             }
             other => other?,
         };
@@ -115,9 +116,12 @@ impl Api {
         target: &Target,
         sub: &Subresource,
     ) -> Result<Written, Status> {
-        let (force, dry_run) = options(call)?;
+        let (dry_run, force) = (options::of_write(call)?, call.query.flag("force"));
         let api_version = sub.api_version();
-        let scale = applied_object(call, target, Expected::sub(sub, &api_version))?;
+        let scale = applied_object(call, Expected::sub(sub, &api_version))?;
+        if !meta::name(&scale).is_empty() {
+            check_name(&scale, target)?;
+        }
         let record = Record::new(self, target);
         let update = Update { kind: UpdateKind::Scale, dry_run };
         self.update(call, target, update, &mut |old| {
@@ -131,42 +135,45 @@ impl Api {
     }
 }
 
-/// Whether an apply is forced, and whether it is a dry run.
-fn options(call: &Call) -> Result<(bool, bool), Status> {
-    if call.query.get("fieldManager").is_empty() {
-        let error = FieldError::required(&Path::new("fieldManager"), "is required for apply patch");
-        return Err(Status::invalid("meta.k8s.io", "PatchOptions", "", &[error]));
+/// The applied configuration as it was sent: nothing is filled in, since what is there is what the manager owns.
+fn applied_object(call: &Call, expected: Expected<'_>) -> Result<Value, Status> {
+    let decoded = codec::decode_yaml(&call.body).map_err(|error| {
+        let text = error.to_string();
+        let text = text.strip_prefix("error converting YAML to JSON: ").unwrap_or(&text);
+        Status::bad_request(format!("error encoding patch: {text}"))
+    })?;
+    let applied = decoded.value.clone();
+    if !applied.is_object() && !applied.is_null() {
+        return Err(Status::bad_request(format!(
+            "error decoding patch: error unmarshaling JSON: while decoding JSON: json: cannot unmarshal {} into Go value of type map[string]interface {{}}",
+            decode::json_type(&applied)
+        )));
     }
-    check_manager(call, "PatchOptions")?;
-    Ok((call.query.flag("force"), call.dry_run(None)?))
+    if meta::api_version(&applied) != expected.api_version || meta::kind(&applied) != expected.kind {
+        let version = meta::api_version(&applied);
+        let group = if version.contains('/') { "" } else { "/" };
+        let kind = meta::kind(&applied);
+        return Err(Status::bad_request(format!("invalid object type: {group}{version}, Kind={kind}")));
+    }
+    decode::settle_applied(call, &decoded)?;
+    Ok(applied)
 }
 
-/// The applied configuration as it was sent: nothing is filled in, since what is there is what the manager owns.
-fn applied_object(call: &Call, target: &Target, expected: Expected<'_>) -> Result<Value, Status> {
-    let decoded = codec::decode_yaml(&call.body)
-        .map_err(|error| Status::bad_request(format!("error decoding YAML: {error}")))?;
-    let mut applied = decoded.value.clone();
-    let (api_version, kind) = (expected.api_version, expected.kind);
-    if meta::api_version(&applied) != api_version || meta::kind(&applied) != kind {
-        return Err(Status::bad_request(format!(
-            "invalid object type: expected {api_version}, Kind={kind}, got {}, Kind={}",
-            meta::api_version(&applied),
-            meta::kind(&applied)
-        )));
-    }
-    decode::settle_applied(call, &decoded, &mut applied, expected)?;
-    settle_namespace(&mut applied, target)?;
-    if meta::name(&applied).is_empty() {
-        meta::set_name(&mut applied, &target.name);
-    }
-    if meta::name(&applied) != target.name {
-        return Err(Status::bad_request(format!(
-            "name in URL does not match name in the body: {} != {}",
-            target.name,
-            meta::name(&applied)
-        )));
-    }
-    Ok(applied)
+/// What of an applied configuration does not fit its kind and the merge does not look at: scalars, and what is below
+/// values that are owned as a whole.
+fn misfit(kind: &Kind, applied: &Value) -> Option<Status> {
+    let Kind::BuiltIn(resource) = kind else { return None };
+    let report = schema::check(resource.built_in_message(), applied);
+    let unknown = report.unknown_fields.first().map(|path| format!(".{path}: field not declared in schema"));
+    let fault = report.type_errors.first().cloned().or(unknown)?;
+    let version = meta::api_version(applied);
+    let slash = if version.contains('/') { "" } else { "/" };
+    Some(Status::unknown(format!(
+        "failed to create typed patch object ({}/{}; {slash}{version}, Kind={}): {fault}",
+        meta::namespace(applied),
+        meta::name(applied),
+        meta::kind(applied)
+    )))
 }
 
 /// A failed apply: each conflict is a cause.

@@ -1,13 +1,18 @@
 //! Continue tokens: where the next page of a list begins, encoded as upstream does
 //! (`apiserver/pkg/storage/continue.go`).
 
+use api_types::codec;
 use api_types::status::Status;
-use base64::Engine as _;
-use base64::engine::general_purpose::{URL_SAFE, URL_SAFE_NO_PAD};
+use base64::engine::general_purpose::{GeneralPurpose, NO_PAD, URL_SAFE, URL_SAFE_NO_PAD};
+use base64::{Engine as _, alphabet};
 use serde_json::{Value, json};
 
 /// Revision in a token that goes on with whatever is there now.
 pub(crate) const INCONSISTENT: i64 = -1;
+
+/// As Go decodes: bits behind the last byte do not count.
+const LENIENT: GeneralPurpose =
+    GeneralPurpose::new(&alphabet::URL_SAFE, NO_PAD.with_decode_allow_trailing_bits(true));
 
 /// A decoded token.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -38,16 +43,17 @@ fn token(revision: i64, start: &str) -> String {
 /// Reads a token.
 pub(crate) fn decode(prefix: &str, text: &str) -> Result<Page, Status> {
     let invalid = |why: &str| Status::bad_request(format!("invalid continue token: {why}"));
-    let bytes = URL_SAFE_NO_PAD
+    let bytes = LENIENT
         .decode(text)
         .or_else(|_| URL_SAFE.decode(text))
         .map_err(|_| invalid("continue key is not valid: illegal base64 data"))?;
-    let value: Value = serde_json::from_slice(&bytes)
-        .map_err(|error| invalid(&format!("continue key is not valid: {error}")))?;
+    let value = codec::decode_json(&bytes)
+        .map_err(|error| invalid(&format!("continue key is not valid: {error}")))?
+        .value;
     if value["v"] != json!("meta.k8s.io/v1") {
         let version = value["v"].as_str().unwrap_or_default();
         return Err(invalid(&format!(
-            "continue key is not valid: server does not recognize this encoded version {version:?}"
+            "continue key is not valid: server does not recognize this encoded version {version}"
         )));
     }
     let revision = value["rv"].as_i64().unwrap_or_default();

@@ -5,13 +5,13 @@ use api_types::status::Status;
 use api_types::{Value, codec};
 use http::{Response, header};
 
-use super::ownership::check_manager;
 use super::{Target, Update, UpdateKind};
 use crate::api::Api;
 use crate::body::Body;
 use crate::call::{Call, FieldValidation};
+use crate::catalog::Kind;
 use crate::decode::{self, Expected, Form};
-use crate::negotiate;
+use crate::options;
 
 const JSON_PATCH: &str = "application/json-patch+json";
 const MERGE_PATCH: &str = "application/merge-patch+json";
@@ -30,29 +30,33 @@ pub(crate) enum Patch {
 
 impl Patch {
     /// Reads the patch of a request.
-    pub fn parse(call: &Call) -> Result<Self, Status> {
-        let media = negotiate::media_type(call.header(header::CONTENT_TYPE));
-        if !ACCEPTED.contains(&media.as_str()) {
-            return Err(Status::unsupported_media(&ACCEPTED));
+    pub fn parse(call: &Call, kind: &Kind) -> Result<Self, Status> {
+        let media = call.header(header::CONTENT_TYPE).split(';').next().unwrap_or_default().trim();
+        match kind.custom() {
+            Some(_) if !CUSTOM_ACCEPTED.contains(&media) => {
+                return Err(Status::unsupported_media(&CUSTOM_ACCEPTED));
+            }
+            None if !ACCEPTED.contains(&media) => return Err(Status::no_such_body()),
+            _ => {}
         }
-        if call.query.has("force") {
-            let path = api_types::field::Path::new("force");
-            let error =
-                api_types::field::FieldError::forbidden(&path, "may not be specified for non-apply patch");
-            return Err(Status::invalid("meta.k8s.io", "PatchOptions", "", &[error]));
-        }
-        check_manager(call, "PatchOptions")?;
+        options::of_write(call)?;
         let decoded =
             codec::decode_json(&call.body).map_err(|_| Status::bad_request("invalid JSON patch"))?;
-        if call.field_validation()? == FieldValidation::Strict && !decoded.duplicates.is_empty() {
+        if call.field_validation() == FieldValidation::Strict && !decoded.duplicates.is_empty() {
             let list: Vec<String> =
                 decoded.duplicates.iter().map(|path| format!("duplicate field {path:?}")).collect();
             return Err(Status::bad_request(format!("strict decoding error: {}", list.join(", "))));
         }
         let value = decoded.value;
         // What Go decodes it into depends on whether unknown fields are looked for.
-        let lenient = call.field_validation()? == FieldValidation::Ignore;
-        let (prefix, of_type, fits) = match media.as_str() {
+        let lenient = call.field_validation() == FieldValidation::Ignore;
+        let value = match (media, value) {
+            (MERGE_PATCH, Value::Null) => return Err(Status::bad_request("Invalid JSON Patch")),
+            (JSON_PATCH, Value::Null) => Value::Array(Vec::new()),
+            (STRATEGIC_MERGE_PATCH, Value::Null) => Value::Object(serde_json::Map::new()),
+            (_, value) => value,
+        };
+        let (prefix, of_type, fits) = match media {
             JSON_PATCH if lenient => ("", "jsonpatch.Patch", value.is_array()),
             JSON_PATCH => ("error decoding patch: ", "[]handlers.jsonPatchOp", value.is_array()),
             MERGE_PATCH => ("error decoding patch: ", "map[string]interface {}", value.is_object()),
@@ -63,7 +67,10 @@ impl Patch {
             let why = format!("{prefix}json: cannot unmarshal {found} into Go value of type {of_type}");
             return Err(Status::bad_request(why));
         }
-        Ok(match media.as_str() {
+        if let (JSON_PATCH, false, Some(fault)) = (media, lenient, odd_operation(&value)) {
+            return Err(Status::bad_request(format!("error decoding patch: json: cannot unmarshal {fault}")));
+        }
+        Ok(match media {
             JSON_PATCH => Self::Json(value),
             MERGE_PATCH => Self::Merge(value),
             _ => Self::Strategic(value),
@@ -85,7 +92,11 @@ impl Patch {
                 Form::Custom(_) => return Err(Status::unsupported_media(&CUSTOM_ACCEPTED)),
             },
         };
-        decode::settle(call, patched.map_err(refused)?, object, expected)
+        let strategic = match self {
+            Self::Strategic(patch) => Some(patch),
+            _ => None,
+        };
+        decode::settle(call, patched.map_err(refused)?, object, expected, strategic)
     }
 
     /// Whether it reads or changes `metadata.managedFields`, by itself or as a part.
@@ -113,6 +124,22 @@ fn meets_managed(pointer: &str) -> bool {
     pointer.starts_with(MANAGED) || MANAGED.starts_with(pointer)
 }
 
+/// What of a JSON patch is no operation, in the words of Go's decoder.
+fn odd_operation(patch: &Value) -> Option<String> {
+    patch.as_array()?.iter().find_map(|operation| {
+        let Some(operation) = operation.as_object() else {
+            let found = decode::json_type(operation);
+            return (!operation.is_null())
+                .then(|| format!("{found} into Go value of type handlers.jsonPatchOp"));
+        };
+        ["op", "path", "from"].iter().find_map(|name| {
+            let value = operation.get(*name).filter(|value| !value.is_string() && !value.is_null())?;
+            let found = decode::json_type(value);
+            Some(format!("{found} into Go struct field jsonPatchOp.{name} of type string"))
+        })
+    })
+}
+
 pub(super) fn refused(error: PatchError) -> Status {
     match error {
         PatchError::BadRequest(text) => Status::bad_request(text),
@@ -123,7 +150,7 @@ pub(super) fn refused(error: PatchError) -> Status {
             status
         }
         PatchError::TooLarge(text) => Status::request_entity_too_large(text),
-        PatchError::Internal(text) => Status::internal(text),
+        PatchError::Internal(text) => Status::unknown(text),
         PatchError::Conflicts(_) => Status::failure(409, "Conflict", error.to_string()),
     }
 }
@@ -140,8 +167,8 @@ impl Api {
         }
         let api_version = target.resource.api_version();
         let expected = Expected::of(&target.resource, &api_version);
-        let patch = Patch::parse(call)?;
-        let update = Update { kind, dry_run: call.dry_run(None)? };
+        let patch = Patch::parse(call, &target.resource)?;
+        let update = Update { kind, dry_run: options::of_write(call)? };
         let written = self.update(call, target, update, &mut |old| patch.apply(call, expected, old)).await?;
         self.respond(call, target, 200, written.kv).await
     }

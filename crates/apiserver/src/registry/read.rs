@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use api_types::field::{FieldError, Path};
+use api_types::field::{FieldError, Path, quote};
 use api_types::status::Status;
 use api_types::{Value, meta};
 use bytes::Bytes;
@@ -17,16 +17,9 @@ use crate::body::{self, Body};
 use crate::call::{Call, status_response};
 use crate::info::Query;
 use crate::negotiate::Media;
+use crate::options::ListOptions;
 use crate::select::Selection;
 use crate::storage::{self, View};
-
-/// `resourceVersion`, `resourceVersionMatch`, `limit` and `continue` of a list.
-struct ListOptions {
-    revision: Option<i64>,
-    exact: bool,
-    limit: usize,
-    token: String,
-}
 
 /// A page of a list.
 struct Found {
@@ -38,67 +31,31 @@ struct Found {
 }
 
 /// A `resourceVersion` parameter; none when it is not given.
-pub(crate) fn revision(query: &Query) -> Result<Option<i64>, Status> {
-    match query.get("resourceVersion") {
+///
+/// # Errors
+/// What is no revision, as a field error.
+pub(crate) fn revision(text: &str) -> Result<Option<i64>, FieldError> {
+    match text {
         "" => Ok(None),
         text => text.parse().ok().filter(|&revision: &i64| revision >= 0).map(Some).ok_or_else(|| {
-            let error = FieldError::invalid(
-                &Path::new("resourceVersion"),
-                text,
-                format!("strconv.ParseUint: parsing {text:?}: invalid syntax"),
-            );
-            Status::invalid("", "ListOptions", "", &[error])
+            let why = format!("strconv.ParseUint: parsing {}: invalid syntax", quote(text));
+            FieldError::invalid(&Path::new("resourceVersion"), text, why)
         }),
     }
 }
 
-impl ListOptions {
-    fn parse(query: &Query) -> Result<Self, Status> {
-        let mut errors = Vec::new();
-        let (matching, token) = (query.get("resourceVersionMatch"), query.get("continue"));
-        let path = Path::new("resourceVersionMatch");
-        if !matching.is_empty() {
-            match (query.get("resourceVersion"), matching) {
-                ("", _) => errors.push(FieldError::forbidden(
-                    &path,
-                    "resourceVersionMatch is forbidden unless resourceVersion is provided",
-                )),
-                ("0", "Exact") => errors.push(FieldError::forbidden(
-                    &path,
-                    "resourceVersionMatch \"Exact\" is forbidden for resourceVersion \"0\"",
-                )),
-                (_, "Exact" | "NotOlderThan") => {}
-                (_, other) => {
-                    errors.push(FieldError::not_supported(&path, other, &["Exact", "NotOlderThan", ""]));
-                }
-            }
-            if !token.is_empty() {
-                let text = "resourceVersionMatch is forbidden when continue is provided";
-                errors.push(FieldError::forbidden(&path, text));
-            }
+/// The parameter `export`, which is gone.
+fn check_export(query: &Query) -> Result<(), Status> {
+    match query.get("export") {
+        "" | "0" | "f" | "F" | "false" | "False" | "FALSE" => Ok(()),
+        "1" | "t" | "T" | "true" | "True" | "TRUE" => {
+            let text = "the export parameter, deprecated since v1.14, is no longer supported";
+            Err(Status::bad_request(text))
         }
-        if query.has("sendInitialEvents") {
-            let text = "sendInitialEvents is forbidden for list";
-            errors.push(FieldError::forbidden(&Path::new("sendInitialEvents"), text));
-        }
-        if !errors.is_empty() {
-            return Err(Status::invalid("meta.k8s.io", "ListOptions", "", &errors));
-        }
-        let revision = revision(query)?;
-        if !token.is_empty() && revision.is_some_and(|revision| revision > 0) {
-            return Err(Status::bad_request(
-                "specifying resource version is not allowed when using continue",
-            ));
-        }
-        let limit = query.get("limit");
-        let limit = match limit {
-            "" => 0,
-            text => text.parse::<i64>().map_err(|_| {
-                Status::bad_request(format!("strconv.ParseInt: parsing {text:?}: invalid syntax"))
-            })?,
-        };
-        let limit = usize::try_from(limit).ok().filter(|&limit| limit > 0).unwrap_or(usize::MAX);
-        Ok(Self { revision, exact: matching == "Exact", limit, token: token.to_owned() })
+        text => Err(Status::bad_request(format!(
+            "the export parameter cannot be parsed: strconv.ParseBool: parsing {}: invalid syntax",
+            quote(text)
+        ))),
     }
 }
 
@@ -118,30 +75,33 @@ impl Api {
     }
 
     pub(crate) async fn get(&self, call: &Call, target: &Target) -> Result<Response<Body>, Status> {
-        let view = self.view_for(revision(&call.query)?).await?;
+        check_export(&call.query)?;
+        let revision = revision(call.query.get("resourceVersion"));
+        let view = self.view_for(revision.map_err(|error| Status::unknown(error.to_string()))?).await?;
         let kv = self.find(&view, target)?;
         self.respond(call, target, 200, kv).await
     }
 
     pub(crate) async fn list(&self, call: &Call, target: &Target) -> Result<Response<Body>, Status> {
         let writer = call.writer(&target.resource, self.now())?;
-        let selection = Selection::parse(&target.resource, &call.query)?;
-        let options = ListOptions::parse(&call.query)?;
+        let options = ListOptions::parse(&target.resource, &call.query, &call.info.name)?;
         let prefix = target.prefix();
-        let page = match options.token.as_str() {
-            "" => None,
-            token => Some(pages::decode(&prefix, token)?),
-        };
-        let wanted = page.as_ref().map(|page| page.revision.max(0)).or(options.revision);
+        let page = page_of(&prefix, &options)?;
+        let revision = options.revision()?;
+        if page.is_some() && revision.is_some_and(|revision| revision > 0) {
+            let text = "specifying resource version is not allowed when using continue";
+            return Err(Status::bad_request(text));
+        }
+        let wanted = page.as_ref().map(|page| page.revision.max(0)).or(revision);
         let view = match &page {
             Some(page) if page.revision == pages::INCONSISTENT => self.storage.fresh().await?,
             _ => self.view_for(wanted).await?,
         };
         let exact = match &page {
             Some(page) => Some(page.revision).filter(|&revision| revision > 0),
-            None => options.revision.filter(|_| options.exact),
+            None => revision.filter(|_| options.matching == "Exact"),
         };
-        let mut found = match find_page(&view, target, &selection, &options, page.as_ref(), exact) {
+        let mut found = match find_page(&view, target, &options, page.as_ref(), exact) {
             Ok(found) => found,
             Err(MvccError::Compacted { .. }) => return Ok(expired(call, &prefix, page.as_ref())),
             Err(error) => return Err(Status::internal(error)),
@@ -166,25 +126,31 @@ impl Api {
     }
 }
 
+/// The page that a list goes on with.
+pub(super) fn page_of(prefix: &str, options: &ListOptions) -> Result<Option<Page>, Status> {
+    let token = options.token.as_str();
+    (!token.is_empty()).then(|| pages::decode(prefix, token)).transpose()
+}
+
 fn find_page(
     view: &View,
     target: &Target,
-    selection: &Selection,
     options: &ListOptions,
     page: Option<&Page>,
     exact: Option<i64>,
 ) -> Result<Found, MvccError> {
-    let prefix = target.prefix();
+    let (prefix, selection, size) =
+        (target.prefix(), &options.selection, options.limit.unwrap_or(usize::MAX));
     let range = range(target, selection, &prefix, page);
     match exact {
         Some(revision) if revision != view.revision() => {
-            let limit = if selection.is_everything() { limit(options.limit) } else { 0 };
+            let limit = if selection.is_everything() { limit(size) } else { 0 };
             let request = RangeRequest { limit, revision, ..RangeRequest::new(range) };
             let answer = view.range(&request)?;
             let items = answer.kvs.into_iter().map(Ok);
-            collect(items, answer.count, selection, options.limit, revision)
+            collect(items, answer.count, selection, size, revision)
         }
-        _ => collect(view.iter(&range), view.count(&range), selection, options.limit, view.revision()),
+        _ => collect(view.iter(&range), view.count(&range), selection, size, view.revision()),
     }
 }
 

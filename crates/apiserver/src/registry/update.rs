@@ -8,13 +8,13 @@ use api_types::{Value, meta};
 use http::Response;
 use mvcc::KeyValue;
 
-use super::ownership::check_manager;
 use super::{Target, Written};
 use crate::admission::{Attributes, Charged, Operation};
 use crate::api::Api;
 use crate::body::Body;
 use crate::call::Call;
 use crate::decode::{self, Expected};
+use crate::options;
 use crate::registry::write::settle_namespace;
 use crate::storage::{Outcome, Write};
 use crate::subresources::scale;
@@ -174,8 +174,7 @@ impl Api {
     ) -> Result<Response<Body>, Status> {
         let api_version = target.resource.api_version();
         let expected = Expected::of(&target.resource, &api_version);
-        let dry_run = call.dry_run(None)?;
-        check_manager(call, "UpdateOptions")?;
+        let dry_run = options::of_write(call)?;
         let mut object = decode::body(call, expected)?;
         settle_namespace(&mut object, target)?;
         check_name(&object, target)?;
@@ -244,7 +243,11 @@ impl Api {
         let old = self.read(&target.resource, kv).await?;
         let mut new = change(&old)?;
         check_name(&new, target)?;
-        target.check_uid(meta::uid(&new), meta::uid(&old))?;
+        settle_namespace(&mut new, target)?;
+        // A patch may not change it; who replaces an object says which one.
+        if call.method == http::Method::PUT {
+            target.check_updated_uid(meta::uid(&new), meta::uid(&old))?;
+        }
         self.check_revision(target, &mut new, kv)?;
         self.fill_defaults(target, &mut new, Some(&old));
         self.keep_allocated(target, &mut new, &old);
@@ -293,6 +296,10 @@ impl Api {
             "" | "0" if target.resource.allows_unconditional_update() => {}
             "" | "0" => return Err(version_required(target)),
             version if version == current => return Ok(()),
+            version if version.parse::<u64>().is_err() => {
+                let version = api_types::field::quote(version);
+                return Err(Status::unknown(format!("strconv.ParseUint: parsing {version}: invalid syntax")));
+            }
             _ => return Err(target.modified()),
         }
         meta::set_resource_version(new, &current);
@@ -360,41 +367,24 @@ pub(crate) fn is_finished(target: &Target, object: &Value) -> bool {
     meta::is_being_deleted(object) && !held && !namespace_held && !graceful
 }
 
-fn check_name(object: &Value, target: &Target) -> Result<(), Status> {
-    let name = meta::name(object);
-    if name != target.name {
-        let text = match name {
-            "" => "name must be provided".to_owned(),
-            _ => {
-                format!(
-                    "the name of the object ({name}) does not match the name on the URL ({})",
-                    target.name
-                )
-            }
-        };
-        return Err(Status::bad_request(text));
-    }
-    let namespace = meta::namespace(object);
-    if target.resource.namespaced && namespace != target.namespace {
-        return Err(Status::bad_request(format!(
-            "the namespace of the object ({namespace}) does not match the namespace on the URL ({})",
-            target.namespace
-        )));
-    }
-    Ok(())
+/// An object is that of its URL.
+pub(crate) fn check_name(object: &Value, target: &Target) -> Result<(), Status> {
+    let (name, wanted) = (meta::name(object), &target.name);
+    let text = match name {
+        name if name == wanted => return Ok(()),
+        "" => format!(
+            "the name of the object ({wanted} based on URL) was undeterminable: name must be provided"
+        ),
+        _ => format!("the name of the object ({name}) does not match the name on the URL ({wanted})"),
+    };
+    Err(Status::bad_request(text))
 }
 
-/// 422 of an update without a revision for a kind that needs one; Go prints the zero in hexadecimal.
+/// 422 of an update without a revision for a kind that needs one; upstream names the resource, not the kind.
 fn version_required(target: &Target) -> Status {
     let path = api_types::field::Path::new("metadata").child("resourceVersion");
     let error = FieldError::invalid(&path, 0, "must be specified for an update");
-    let mut status = target.invalid(&[error]);
-    let in_hex = |text: &str| text.replace("Invalid value: 0:", "Invalid value: 0x0:");
-    status.message = in_hex(&status.message);
-    if let Some(details) = &mut status.details {
-        details.causes.iter_mut().for_each(|cause| cause.message = in_hex(&cause.message));
-    }
-    status
+    Status::invalid(&target.resource.group, &target.resource.resource, &target.name, &[error])
 }
 
 #[cfg(test)]
@@ -404,11 +394,11 @@ mod tests {
     use serde_json::json;
 
     #[test]
-    fn an_update_without_a_revision_is_refused_in_gos_words() {
+    fn an_update_without_a_revision_is_refused_in_upstreams_words() {
         let target = Target::new(table::find("", "v1", "namespaces").unwrap(), "", "a");
         assert_eq!(
             version_required(&target).message,
-            "Namespace \"a\" is invalid: metadata.resourceVersion: Invalid value: 0x0: must be specified for an update"
+            "namespaces \"a\" is invalid: metadata.resourceVersion: Invalid value: 0: must be specified for an update"
         );
     }
 

@@ -7,12 +7,12 @@ use http::Response;
 use mvcc::KeyValue;
 
 use super::Target;
-use super::ownership::check_manager;
 use crate::admission::{Attributes, Charged, Operation};
 use crate::api::Api;
 use crate::body::Body;
 use crate::call::Call;
 use crate::decode::{self, Expected};
+use crate::options;
 use crate::storage::{Outcome, Write};
 
 /// Names that `generateName` tries (upstream's RetryGenerateName).
@@ -38,8 +38,7 @@ impl Api {
     ) -> Result<Response<Body>, Status> {
         let api_version = target.resource.api_version();
         let expected = Expected::of(&target.resource, &api_version);
-        let dry_run = call.dry_run(None)?;
-        check_manager(call, "CreateOptions")?;
+        let dry_run = options::of_write(call)?;
         let mut object = decode::body(call, expected)?;
         settle_namespace(&mut object, target)?;
         refuse_while_terminating(target)?;
@@ -91,6 +90,7 @@ impl Api {
         note_requester(call, target, &mut object);
         meta::set_uid(&mut object, &uid);
         meta::set_creation_timestamp(&mut object, &created);
+        let version = meta::resource_version(&object).parse::<u64>().unwrap_or(0);
         meta::set_resource_version(&mut object, "");
         let errors = self.errors_of_new(target, &object).await?;
         if !errors.is_empty() {
@@ -98,6 +98,9 @@ impl Api {
         }
         target.resource.warnings(&object, None).into_iter().for_each(|text| call.warn(text));
         self.validate_admission(&attributes, &object).await?;
+        if version != 0 && !dry_run {
+            return Err(Status::unknown("resourceVersion should not be set on objects to be created"));
+        }
         self.store_new(call, target, object, dry_run).await
     }
 
@@ -186,7 +189,7 @@ fn refuse_while_terminating(target: &Target) -> Result<(), Status> {
 pub(crate) fn settle_namespace(object: &mut Value, target: &Target) -> Result<(), Status> {
     match meta::namespace(object) {
         "" => {}
-        _ if !target.resource.namespaced => {}
+        _ if !target.resource.namespaced => meta::set_namespace(object, ""),
         namespace if namespace == target.namespace => return Ok(()),
         _ => {
             let text =

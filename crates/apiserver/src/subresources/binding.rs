@@ -1,5 +1,6 @@
 //! Binding: the scheduler's word that a pod runs on a node.
 
+use api_types::field::aggregate;
 use api_types::status::{Details, Status};
 use api_types::{Subresource, Value, condition, meta};
 use http::Response;
@@ -9,6 +10,7 @@ use crate::api::Api;
 use crate::body::Body;
 use crate::call::Call;
 use crate::decode::{self, Expected};
+use crate::options;
 use crate::registry::{Target, Update, UpdateKind};
 
 impl Api {
@@ -20,6 +22,9 @@ impl Api {
     ) -> Result<Response<Body>, Status> {
         let api_version = sub.api_version();
         let mut binding = decode::body(call, Expected::sub(sub, &api_version))?;
+        if meta::name(&binding) != target.name {
+            return Err(Status::bad_request("name in URL does not match name in Binding object"));
+        }
         self.admit_created(call, target, sub.name, &mut binding).await?;
         self.bind_pod(call, target, &binding).await
     }
@@ -47,9 +52,9 @@ impl Api {
     ) -> Result<Response<Body>, Status> {
         let errors = api_rules::validate_binding(binding);
         if !errors.is_empty() {
-            return Err(Status::invalid("", "Binding", meta::name(binding), &errors));
+            return Err(Status::unknown(aggregate(&errors)));
         }
-        let update = Update { kind: UpdateKind::Binding, dry_run: call.dry_run(None)? };
+        let update = Update { kind: UpdateKind::Binding, dry_run: options::of_write(call)? };
         let now = self.now_text();
         self.update(call, target, update, &mut |pod| assign(target, pod, binding, &now)).await?;
         let status = Status { code: 201, ..Status::success(None::<Details>) };

@@ -13,7 +13,7 @@ use crate::call::Call;
 use crate::convert;
 use crate::decode::{self, Expected};
 use crate::info::Query;
-use crate::registry::delete::DeleteOptions;
+use crate::options::{self, DeleteOptions};
 use crate::registry::{Target, Update, UpdateKind};
 use crate::select::Selection;
 
@@ -42,6 +42,9 @@ impl Api {
     ) -> Result<Response<Body>, Status> {
         let api_version = sub.api_version();
         let mut eviction = decode::body(call, Expected::sub(sub, &api_version))?;
+        if meta::name(&eviction) != target.name {
+            return Err(Status::bad_request("name in URL does not match name in Eviction object"));
+        }
         self.admit_created(call, target, sub.name, &mut eviction).await?;
         let asked = &eviction["deleteOptions"];
         let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
@@ -49,7 +52,8 @@ impl Api {
             grace_seconds: asked["gracePeriodSeconds"].as_i64(),
             uid: text(&asked["preconditions"]["uid"]),
             resource_version: text(&asked["preconditions"]["resourceVersion"]),
-            dry_run: call.dry_run(Some(asked))?,
+            dry_run: options::of_write(call)?
+                || asked["dryRun"].as_array().is_some_and(|list| !list.is_empty()),
             admitted: true,
             ..DeleteOptions::default()
         };
@@ -128,7 +132,7 @@ impl Api {
     /// The one budget that selects a pod, if any.
     fn budget_of(&self, target: &Target, pod: &Value) -> Result<Option<Value>, Status> {
         let all = Target::new(budgets(), &target.namespace, "");
-        let everything = Selection::parse(&all.resource, &Query::default())?;
+        let everything = Selection::read(&all.resource, &Query::default())?;
         let found = self.select(&self.storage.view(), &all, &everything)?;
         let found = found.iter().filter_map(|kv| convert::decode(budgets(), kv).ok());
         let mut matching = found.filter(|budget| {

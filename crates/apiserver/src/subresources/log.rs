@@ -18,6 +18,9 @@ const MAX_ERROR_BYTES: usize = 64 << 10;
 
 impl Api {
     pub(super) async fn log(&self, call: &Call, target: &Target) -> Result<Response<Body>, Status> {
+        for name in ["sinceSeconds", "tailLines", "limitBytes"] {
+            call.query.number(name)?;
+        }
         check_options(call)?;
         let view = self.storage.fresh().await?;
         let pod = target.resource.decode(&self.find(&view, target)?)?;

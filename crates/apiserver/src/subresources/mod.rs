@@ -19,6 +19,7 @@ use crate::api::Api;
 use crate::body::Body;
 use crate::call::Call;
 use crate::registry::{Target, UpdateKind};
+use crate::{negotiate, options};
 
 impl Api {
     /// Admits what is created and not stored: reviews, and what is made below an object.
@@ -29,7 +30,7 @@ impl Api {
         subresource: &str,
         object: &mut Value,
     ) -> Result<(), Status> {
-        let dry_run = call.dry_run(None)?;
+        let dry_run = options::of_write(call)?;
         let attributes =
             Attributes { subresource, dry_run, ..Attributes::new(Operation::Create, target, call) };
         self.admit_whole(&attributes, object).await
@@ -73,6 +74,9 @@ impl Api {
         // Proxies take methods that no verb stands for.
         if !sub.has_verb(verb) && (sub.name != "proxy" || call.method != http::Method::OPTIONS) {
             return Err(Status::method_not_allowed());
+        }
+        if target.resource.custom().is_none() && sub.name != "log" && !call.info.is_connection() {
+            negotiate::check_object_accept(call.header(http::header::ACCEPT), false)?;
         }
         match (sub.name, verb) {
             ("scale", "get") => self.get_scale(call, target, sub).await,

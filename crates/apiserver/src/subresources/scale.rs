@@ -13,7 +13,8 @@ use crate::body::Body;
 use crate::call::Call;
 use crate::catalog::Kind;
 use crate::decode::{self, Expected};
-use crate::registry::{Change, Target, Update, UpdateKind};
+use crate::options;
+use crate::registry::{Change, Target, Update, UpdateKind, check_name};
 
 impl Api {
     pub(super) async fn get_scale(
@@ -35,13 +36,7 @@ impl Api {
     ) -> Result<Response<Body>, Status> {
         let api_version = sub.api_version();
         let scale = decode::body(call, Expected::sub(sub, &api_version))?;
-        if meta::name(&scale) != target.name {
-            return Err(Status::bad_request(format!(
-                "the name of the object ({}) does not match the name on the URL ({})",
-                meta::name(&scale),
-                target.name
-            )));
-        }
+        check_name(&scale, target)?;
         self.change_scale(call, target, sub, &mut |_| Ok(scale.clone())).await
     }
 
@@ -55,7 +50,7 @@ impl Api {
             let written = self.apply_scale(call, target, sub).await?;
             return self.show_scale(call, target, sub, &written.kv).await;
         }
-        let patch = crate::registry::Patch::parse(call)?;
+        let patch = crate::registry::Patch::parse(call, &target.resource)?;
         let api_version = sub.api_version();
         let expected = Expected::sub(sub, &api_version);
         self.change_scale(call, target, sub, &mut |scale| patch.apply(call, expected, scale)).await
@@ -68,7 +63,7 @@ impl Api {
         sub: &Subresource,
         change: &mut Change<'_>,
     ) -> Result<Response<Body>, Status> {
-        let update = Update { kind: UpdateKind::Scale, dry_run: call.dry_run(None)? };
+        let update = Update { kind: UpdateKind::Scale, dry_run: options::of_write(call)? };
         let written = self
             .update(call, target, update, &mut |old| {
                 let scale = change(&scale_of(&target.resource, old))?;

@@ -34,9 +34,9 @@ impl Api {
         let mut request = decode::body(call, Expected::sub(sub, &api_version))?;
         self.admit_created(call, target, sub.name, &mut request).await?;
         let seconds = request["spec"]["expirationSeconds"].as_i64().unwrap_or(DEFAULT_SECONDS);
-        check_seconds(seconds)?;
         let view = self.storage.fresh().await?;
         let account = target.resource.decode(&self.find(&view, target)?)?;
+        check_seconds(seconds)?;
         let mut bound = Bound {
             namespace: target.namespace.clone(),
             serviceaccount: Some(reference(&account)),

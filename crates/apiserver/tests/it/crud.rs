@@ -105,7 +105,7 @@ async fn the_propagation_policy_becomes_a_finalizer() {
     let wrong = json!({"preconditions": {"uid": "other"}});
     let refused = cluster.root(ask("DELETE", &path).json(&wrong)).await.expect(409);
     assert!(
-        refused["message"].as_str().is_some_and(|text| text.contains("Precondition failed: UID")),
+        refused["message"].as_str().is_some_and(|text| text.contains("the UID in the precondition (other)")),
         "{refused}"
     );
 }

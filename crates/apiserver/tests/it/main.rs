@@ -24,6 +24,7 @@ mod kms_plugin;
 mod kubectl;
 mod lists;
 mod logs;
+mod odd_requests;
 mod other_server;
 mod plugins;
 mod pod_security;
