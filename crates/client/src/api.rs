@@ -7,7 +7,7 @@ use http::Method;
 use serde_json::{Value, json};
 
 use crate::cache::Came;
-use crate::client::{Client, failure, objects_request};
+use crate::client::{Client, JSON, failure, objects_request};
 use crate::error::ClientError;
 use crate::watch::WatchStream;
 
@@ -116,8 +116,6 @@ impl DeleteParams {
     }
 }
 
-const JSON: &str = "application/json";
-
 /// A page of a list, as it came.
 pub(crate) struct Page {
     pub items: Vec<Came>,
@@ -189,8 +187,8 @@ impl Api {
             ("limit", &if params.limit > 0 { params.limit.to_string() } else { String::new() }),
         ];
         let path = with_query(self.path("", ""), &query);
-        let response =
-            self.client.send(objects_request(&self.resource, &path, params.metadata_only)?).await?;
+        let shape = params.metadata_only.then_some("PartialObjectMetadataList");
+        let response = self.client.send(objects_request(&self.resource, &path, shape)?).await?;
         let bytes = self.client.read(response).await?;
         let (metadata, items) = match codec::is_proto(&bytes) {
             true => {
@@ -259,8 +257,8 @@ impl Api {
             ("timeoutSeconds", &timeout_seconds.to_string()),
         ];
         let path = with_query(self.path("", ""), &query);
-        let response =
-            self.client.send(objects_request(&self.resource, &path, params.metadata_only)?).await?;
+        let shape = params.metadata_only.then_some("PartialObjectMetadata");
+        let response = self.client.send(objects_request(&self.resource, &path, shape)?).await?;
         if !response.status().is_success() {
             let code = response.status().as_u16();
             return match self.client.read(response).await {

@@ -27,9 +27,7 @@ pub type Service = BoxCloneSyncService<Request<Body>, Response<Body>, BoxError>;
 const MAX_ANSWER: usize = 512 << 20;
 /// Protobuf for the kinds that have it.
 pub(crate) const PROTOBUF: &str = "application/vnd.kubernetes.protobuf";
-const PROTOBUF_METADATA: &str =
-    "application/vnd.kubernetes.protobuf;as=PartialObjectMetadata;g=meta.k8s.io;v=v1";
-const JSON_METADATA: &str = "application/json;as=PartialObjectMetadata;g=meta.k8s.io;v=v1";
+pub(crate) const JSON: &str = "application/json";
 /// The header that carries the fence.
 const FENCE_HEADER: &str = "trierarch-fence";
 
@@ -140,20 +138,19 @@ pub(crate) fn read_whole(body: Body, max: usize) -> BoxFuture<'static, Result<By
     Box::pin(futures::FutureExt::map(whole, |whole| whole.map(|whole| whole.to_bytes())))
 }
 
-/// Asks for objects of a kind or for their metadata, in protobuf if it has one.
+/// Asks for objects of a kind, in protobuf if it has one; `shape` is the kind of the answer where that is metadata alone.
 pub(crate) fn objects_request(
     resource: &Resource,
     path: &str,
-    metadata_only: bool,
+    shape: Option<&'static str>,
 ) -> Result<Request<Bytes>, ClientError> {
     let mut request = json_request(Method::GET, path, None)?;
-    let accept = match (resource.message.is_some(), metadata_only) {
-        (true, false) => PROTOBUF,
-        (true, true) => PROTOBUF_METADATA,
-        (false, true) => JSON_METADATA,
-        (false, false) => return Ok(request),
-    };
-    request.headers_mut().insert(ACCEPT, HeaderValue::from_static(accept));
+    let mut accept = if resource.message.is_some() { PROTOBUF } else { JSON }.to_owned();
+    if let Some(shape) = shape {
+        accept.push_str(&format!(";as={shape};g=meta.k8s.io;v=v1"));
+    }
+    let accept = HeaderValue::try_from(accept).expect("invariant: made of plain words");
+    request.headers_mut().insert(ACCEPT, accept);
     Ok(request)
 }
 
@@ -163,7 +160,7 @@ pub(crate) fn json_request(
     path: &str,
     body: Option<(&'static str, &Value)>,
 ) -> Result<Request<Bytes>, ClientError> {
-    let builder = Request::builder().method(method).uri(path).header(ACCEPT, "application/json");
+    let builder = Request::builder().method(method).uri(path).header(ACCEPT, JSON);
     let request = match body {
         Some((content_type, value)) => {
             builder.header(CONTENT_TYPE, content_type).body(value.to_string().into())
