@@ -8,7 +8,7 @@ use api_types::status::Status;
 use api_types::{Text, codec, meta};
 use bytes::{BufMut, Bytes, BytesMut};
 use http::Response;
-use mvcc::{Event, EventKind, KeyRange, KeyValue};
+use mvcc::{Event, EventKind, KeyRange, KeyValue, MvccError, RangeRequest};
 use parking_lot::Mutex;
 use store::{WatchError, WatchRequest};
 use tokio::time::Instant;
@@ -16,12 +16,13 @@ use tokio::time::Instant;
 use crate::api::Api;
 use crate::body::{self, Body, BoxError};
 use crate::call::Call;
+use crate::catalog::Kind;
 use crate::encode::{self, Writer};
 use crate::negotiate::{Format, Media, Shape};
 use crate::options::ListOptions;
 use crate::registry::Target;
 use crate::select::Selection;
-use crate::storage::Watcher;
+use crate::storage::{self, View, Watcher};
 
 /// How long a watch lasts at least when the client does not say (upstream's `--min-request-timeout`); up to twice so
 /// long.
@@ -30,6 +31,8 @@ const MIN_TIMEOUT: Duration = Duration::from_secs(1800);
 const BOOKMARK_INTERVAL: Duration = Duration::from_secs(60);
 /// Bytes of initial events that are encoded at a time.
 const INITIAL_BYTES: usize = 256 << 10;
+/// Objects of them that are read at a time.
+const INITIAL_PAGE: i64 = 128;
 /// Encoded objects that are shared between watchers, at most.
 const SHARED_EVENTS: usize = 4096;
 /// Bytes of them, at most.
@@ -103,6 +106,45 @@ fn begin(options: &ListOptions) -> Result<Begin, Status> {
     })
 }
 
+/// What was there when a watch began. It is read as the client takes it, so that a thousand who begin at once do not hold
+/// a list each.
+#[derive(Default)]
+struct Initial {
+    page: std::vec::IntoIter<KeyValue>,
+    /// Where it goes on; none at the end.
+    rest: Option<(Arc<View>, KeyRange)>,
+}
+
+impl Initial {
+    fn of(view: &Arc<View>, range: &KeyRange) -> Self {
+        Self { page: Vec::new().into_iter(), rest: Some((view.clone(), range.clone())) }
+    }
+
+    fn is_over(&self) -> bool {
+        self.page.len() == 0 && self.rest.is_none()
+    }
+
+    /// Reads on until there is something to give, or nothing more.
+    async fn fill(&mut self, api: &Api, kind: &Kind, selection: &Selection) -> Result<(), Status> {
+        while self.page.len() == 0 {
+            let Some((view, range)) = self.rest.take() else { return Ok(()) };
+            let request = RangeRequest { limit: INITIAL_PAGE, ..RangeRequest::new(range) };
+            let answer = view.range(&request).map_err(|error| match error {
+                MvccError::Compacted { .. } => Status::expired("too old resource version"),
+                error => storage::unreadable(&error),
+            })?;
+            let mut page = answer.kvs;
+            if let (true, Some(last)) = (answer.more, page.last()) {
+                self.rest = Some((view, request.range.behind(&last.key)));
+            }
+            page.retain(|kv| selection.matches(kv));
+            api.bring_to(kind, &mut page).await?;
+            self.page = page.into_iter();
+        }
+        Ok(())
+    }
+}
+
 /// A running watch: pulled by the socket, so that nothing piles up for a client that does not read.
 struct Stream {
     api: Arc<Api>,
@@ -111,7 +153,7 @@ struct Stream {
     watcher: Watcher,
     /// Follows the definition of a custom kind: a watch ends when what it was begun with does not hold any more.
     definition: Option<Definition>,
-    initial: std::vec::IntoIter<KeyValue>,
+    initial: Initial,
     /// Revision of the bookmark that ends the initial events.
     initial_end: Option<i64>,
     bookmarks: bool,
@@ -171,19 +213,12 @@ impl Api {
             }
             _ => KeyRange::prefix(target.prefix()),
         };
-        let (initial, start) = match begin {
-            Begin::After(0) => (Vec::new(), view.revision() + 1),
-            Begin::After(revision) => (Vec::new(), revision + 1),
-            _ => {
-                let mut initial = match &range {
-                    KeyRange::Key(_) => self.find(&view, target).into_iter().collect(),
-                    _ => self.select(&view, target, &options.selection)?,
-                };
-                initial.retain(|kv| options.selection.matches(kv));
-                self.bring_to(&target.resource, &mut initial).await?;
-                (initial, view.revision() + 1)
-            }
+        let (mut initial, start) = match begin {
+            Begin::After(0) => (Initial::default(), view.revision() + 1),
+            Begin::After(revision) => (Initial::default(), revision + 1),
+            _ => (Initial::of(&view, &range), view.revision() + 1),
         };
+        initial.fill(self, &target.resource, &options.selection).await?;
         let clock = &self.storage.env.clock;
         Ok(Stream {
             api: self.clone(),
@@ -191,7 +226,7 @@ impl Api {
             selection: options.selection,
             watcher: self.storage.watch(WatchRequest { range, start_revision: start }),
             definition: self.follow_definition(target, view.revision() + 1),
-            initial: initial.into_iter(),
+            initial,
             initial_end: matches!(begin, Begin::Initial { .. })
                 .then(|| view.revision())
                 .filter(|_| options.bookmarks),
@@ -288,13 +323,17 @@ impl Stream {
     async fn next_initial(&mut self) -> Option<Bytes> {
         let mut out = BytesMut::new();
         while out.len() < INITIAL_BYTES {
-            let Some(kv) = self.initial.next() else { break };
+            let kind = &self.writer.resource;
+            if let Err(status) = self.initial.fill(&self.api, kind, &self.selection).await {
+                return Some(self.fail(&status, out));
+            }
+            let Some(kv) = self.initial.page.next() else { break };
             match self.encoded(&kv, false).await {
                 Ok(object) => self.frame("ADDED", &object, &mut out),
                 Err(status) => return Some(self.fail(&status, out)),
             }
         }
-        if self.initial.len() == 0
+        if self.initial.is_over()
             && let Some(revision) = self.initial_end.take()
         {
             out.extend_from_slice(&self.bookmark(revision, true));

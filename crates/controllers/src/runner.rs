@@ -30,8 +30,8 @@ use crate::{
 
 /// Objects of a kind that are kept as trees where only metadata matters.
 pub(crate) const METADATA_TREES: usize = 100;
-/// Pods that are kept as trees: those that something is happening to.
-const POD_TREES: usize = 1000;
+/// Objects of a kind that are kept as trees: those that something is happening to.
+const TREES: usize = 1000;
 /// Keys of one controller that are worked on at a time.
 const WORKERS: usize = 4;
 /// How long a key waits for the informers to show what was written for it.
@@ -146,12 +146,7 @@ impl Controllers {
                     indexes: indexes(),
                     metadata_only,
                     trim: (name == "secrets").then_some(trim_secret as fn(&mut Value)),
-                    trees: match name.as_str() {
-                        "pods" => POD_TREES,
-                        "secrets" => METADATA_TREES,
-                        _ if metadata_only => METADATA_TREES,
-                        _ => usize::MAX,
-                    },
+                    trees: if metadata_only { METADATA_TREES } else { TREES },
                     ..InformerConfig::all(watch.resource)
                 };
                 config.build(self.env.clone(), &self.client)

@@ -93,6 +93,37 @@ async fn initial_events_end_with_a_bookmark() {
 }
 
 #[tokio::test]
+async fn what_is_there_comes_in_pages_as_it_was_when_the_watch_began() {
+    const OBJECTS: usize = 301;
+    let cluster = Cluster::start().await;
+    let numbered = |number: usize| {
+        let mut object = config_map(&format!("w{number:03}"));
+        object["metadata"]["labels"] = json!({"a": if number.is_multiple_of(2) { "yes" } else { "no" }});
+        object["data"] = json!({"large": "x".repeat(4096)});
+        object
+    };
+    for number in 0..OBJECTS {
+        cluster.create(CONFIG_MAPS, &numbered(number)).await;
+    }
+    for selector in ["", "labelSelector=a%3Dyes&"] {
+        let query = format!(
+            "{selector}sendInitialEvents=true&resourceVersionMatch=NotOlderThan&allowWatchBookmarks=true"
+        );
+        let mut watch = Watch::open(&cluster, &query).await;
+        // Not before it is read, and yet behind what is read.
+        cluster.root(ask("DELETE", &format!("{CONFIG_MAPS}/w300"))).await.expect(200);
+        let wanted = (0..OBJECTS).filter(|number| selector.is_empty() || number.is_multiple_of(2));
+        for number in wanted {
+            assert_eq!(watch.brief().await, format!("ADDED w{number:03}"));
+        }
+        assert_eq!(watch.next().await.expect("a bookmark")["type"], "BOOKMARK");
+        assert_eq!(watch.brief().await, "DELETED w300");
+        cluster.create(CONFIG_MAPS, &numbered(300)).await;
+        assert_eq!(watch.brief().await, "ADDED w300");
+    }
+}
+
+#[tokio::test]
 async fn a_compacted_revision_is_gone() {
     let cluster = Cluster::start().await;
     let old = cluster.store.view().revision();
