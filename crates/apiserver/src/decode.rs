@@ -281,23 +281,21 @@ pub(crate) fn settle(
         None => wrong_kind(&value, expected).map_or(Ok(()), |why| Err(refuse(&value, &why)))?,
     }
     let kept = take_same(&mut value, before);
-    let with_kept = |mut value: Value| {
-        if let Some(fields) = value.as_object_mut() {
-            fields.extend(kept.clone());
-        }
-        value
-    };
+    let refuse = |value: &Value, why: &str| refuse(&put_back(value.clone(), kept.clone()), why);
     let report = schema::check(message, &value);
     let strict = report.unknown_fields.iter().map(|path| format!("unknown field {path:?}"));
     let report = DocumentReport { strict_errors: strict.collect(), type_errors: report.type_errors };
-    judge(call, report).map_err(|why| refuse(&with_kept(value.clone()), &why))?;
+    judge(call, report).map_err(|why| refuse(&value, &why))?;
     schema::prune_unknown(message, &mut value);
-    let mut settled = codec::normalize(message, &value)
-        .map_err(|error| refuse(&with_kept(value.clone()), &error.to_string()))?;
-    if let Some(fields) = settled.as_object_mut() {
+    let settled = codec::normalize(message, &value).map_err(|error| refuse(&value, &error.to_string()))?;
+    Ok(put_back(settled, kept))
+}
+
+fn put_back(mut value: Value, kept: Vec<(String, Value)>) -> Value {
+    if let Some(fields) = value.as_object_mut() {
         fields.extend(kept);
     }
-    Ok(settled)
+    value
 }
 
 /// Takes the structs at the top that are the same as before.
