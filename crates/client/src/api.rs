@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use api_types::{Resource, ResourceRef, codec, meta};
+use api_types::{Resource, ResourceRef, codec};
 use http::Method;
 use serde_json::{Value, json};
 
@@ -192,33 +192,24 @@ impl Api {
         let bytes = self.client.read(response).await?;
         let (metadata, items) = match codec::is_proto(&bytes) {
             true => {
-                let list = codec::list_to_bare(&bytes);
+                let list = codec::list_to_bare(&bytes, &self.resource.api_version(), &self.resource.kind);
                 let (metadata, items) = list.map_err(|error| ClientError::Decode(error.to_string()))?;
-                let items = items.into_iter().map(|item| Came::Packed(item.into()).of_kind(&self.resource));
-                (metadata, items.collect::<Result<_, _>>()?)
+                (metadata, items.into_iter().map(|item| Came::Packed(item.into())).collect())
             }
-            false => {
-                let (metadata, items) = self.json_list(&bytes)?;
-                (metadata, items.into_iter().map(Came::Tree).collect())
-            }
+            false => self.json_list(&bytes)?,
         };
         let text = |field: &str| metadata[field].as_str().unwrap_or_default().to_owned();
         Ok(Page { items, resource_version: text("resourceVersion"), continue_token: text("continue") })
     }
 
-    /// A list's metadata and its items, which come without their kind that all of them share.
-    fn json_list(&self, bytes: &[u8]) -> Result<(Value, Vec<Value>), ClientError> {
+    fn json_list(&self, bytes: &[u8]) -> Result<(Value, Vec<Came>), ClientError> {
         let mut list: Value =
             serde_json::from_slice(bytes).map_err(|error| ClientError::Decode(error.to_string()))?;
-        let mut items = match list["items"].take() {
+        let items = match list["items"].take() {
             Value::Array(items) => items,
             _ => Vec::new(),
         };
-        let api_version = self.resource.api_version();
-        for item in &mut items {
-            meta::set_kind(item, &api_version, &self.resource.kind);
-            meta::metadata_mut(item).remove("managedFields");
-        }
+        let items = items.into_iter().map(|item| Came::from_json(item, &self.resource)).collect();
         Ok((list["metadata"].take(), items))
     }
 

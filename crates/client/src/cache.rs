@@ -63,6 +63,13 @@ pub(crate) enum Came {
 }
 
 impl Came {
+    /// An object as JSON has it: one of a list does not say its kind, metadata alone says another.
+    pub(crate) fn from_json(mut object: Value, resource: &Resource) -> Self {
+        meta::set_kind(&mut object, &resource.api_version(), &resource.kind);
+        meta::metadata_mut(&mut object).remove("managedFields");
+        Self::Tree(object)
+    }
+
     /// The object.
     ///
     /// # Errors
@@ -74,30 +81,6 @@ impl Came {
                 codec::unpack(&packed).map_err(|error| ClientError::Decode(error.to_string()))
             }
         }
-    }
-
-    /// Says which kind it is of, which metadata alone does not say.
-    ///
-    /// # Errors
-    /// `Decode` for bytes that are no object.
-    pub(crate) fn of_kind(self, resource: &Resource) -> Result<Self, ClientError> {
-        Ok(match self {
-            Self::Tree(mut tree) => {
-                meta::set_kind(&mut tree, &resource.api_version(), &resource.kind);
-                Self::Tree(tree)
-            }
-            Self::Packed(packed) => {
-                let unknown = codec::unwrap_unknown(&packed);
-                let unknown = unknown.map_err(|error| ClientError::Decode(error.to_string()))?;
-                match unknown.kind == resource.kind.as_str() {
-                    true => Self::Packed(packed),
-                    false => {
-                        let own = codec::wrap_unknown(&resource.api_version(), &resource.kind, unknown.raw);
-                        Self::Packed(own.into())
-                    }
-                }
-            }
-        })
     }
 
     /// The object, and as it came if that was packed.

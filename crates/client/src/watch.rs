@@ -1,6 +1,6 @@
 //! A watch's answer: a frame of protobuf an event, or a JSON document a line.
 
-use api_types::{ResourceRef, codec};
+use api_types::{Resource, ResourceRef, codec};
 use bytes::BytesMut;
 use http::Response;
 use http::header::CONTENT_TYPE;
@@ -74,8 +74,7 @@ impl WatchStream {
     pub(crate) async fn next_as_it_came(&mut self) -> Result<Option<(EventKind, Came)>, ClientError> {
         loop {
             if let Some(event) = self.take_event() {
-                let (kind, came) = event?;
-                return Ok(Some((kind, came.of_kind(&self.resource)?)));
+                return event.map(Some);
             }
             if self.buffer.len() > MAX_EVENT {
                 return Err(ClientError::Decode("an event is too large".to_owned()));
@@ -107,7 +106,7 @@ impl WatchStream {
                 let end = self.buffer.iter().position(|&byte| byte == b'\n')?;
                 let line = self.buffer.split_to(end + 1);
                 if !line.iter().all(u8::is_ascii_whitespace) {
-                    return Some(parse_line(&line));
+                    return Some(parse_line(&line, &self.resource));
                 }
             },
             Framing::Frames => {
@@ -116,7 +115,7 @@ impl WatchStream {
                     return None;
                 }
                 let frame = self.buffer.split_to(LENGTH + length);
-                Some(parse_frame(&frame[LENGTH..]))
+                Some(parse_frame(&frame[LENGTH..], &self.resource))
             }
         }
     }
@@ -126,25 +125,22 @@ fn undecodable(error: impl ToString) -> ClientError {
     ClientError::Decode(error.to_string())
 }
 
-fn parse_line(line: &[u8]) -> Result<(EventKind, Came), ClientError> {
+fn parse_line(line: &[u8], resource: &Resource) -> Result<(EventKind, Came), ClientError> {
     let mut event: Value = serde_json::from_slice(line).map_err(undecodable)?;
-    let mut object = event["object"].take();
-    if let Some(metadata) = object.get_mut("metadata").and_then(Value::as_object_mut) {
-        metadata.remove("managedFields");
-    }
-    let came = Came::Tree(object);
+    let object = event["object"].take();
     match EventKind::of(event["type"].as_str().unwrap_or_default())? {
-        Some(kind) => Ok((kind, came)),
-        None => Err(reported(&came.tree()?)),
+        Some(kind) => Ok((kind, Came::from_json(object, resource))),
+        None => Err(reported(&object)),
     }
 }
 
-fn parse_frame(frame: &[u8]) -> Result<(EventKind, Came), ClientError> {
+fn parse_frame(frame: &[u8], resource: &Resource) -> Result<(EventKind, Came), ClientError> {
     let (kind, body) = codec::watch_event_from_proto(frame).map_err(undecodable)?;
-    match EventKind::of(kind)? {
-        Some(kind) => Ok((kind, Came::Packed(codec::to_bare(body).map_err(undecodable)?.into()))),
-        None => Err(reported(&codec::from_envelope(body).map_err(undecodable)?)),
-    }
+    let Some(kind) = EventKind::of(kind)? else {
+        return Err(reported(&codec::from_envelope(body).map_err(undecodable)?));
+    };
+    let bare = codec::to_bare(body, &resource.api_version(), &resource.kind).map_err(undecodable)?;
+    Ok((kind, Came::Packed(bare.into())))
 }
 
 /// What happened to an object.

@@ -118,22 +118,32 @@ pub fn from_envelope(bytes: &[u8]) -> Result<Value, CodecError> {
     Ok(sink.finish())
 }
 
-/// A protobuf body without `metadata.managedFields`, which are half of many an object; [`unpack`] reads it.
+/// A protobuf body without `metadata.managedFields`, which are half of many an object, as one of the given kind, which
+/// metadata alone does not say; [`unpack`] reads it.
 ///
 /// # Errors
 /// Bytes that are not an envelope of an object.
-pub fn to_bare(bytes: &[u8]) -> Result<Vec<u8>, CodecError> {
-    let unknown = unwrap_unknown(bytes)?;
-    Ok(wrap_unknown(unknown.api_version, unknown.kind, &without_managed_fields(unknown.raw)?))
+pub fn to_bare(bytes: &[u8], api_version: &str, kind: &str) -> Result<Vec<u8>, CodecError> {
+    bare(unwrap_unknown(bytes)?.raw, api_version, kind)
+}
+
+fn bare(raw: &[u8], api_version: &str, kind: &str) -> Result<Vec<u8>, CodecError> {
+    Ok(wrap_unknown(api_version, kind, &without_managed_fields(raw)?))
 }
 
 /// The body of a list in protobuf: its metadata, and its items as [`to_bare`] gives them.
 ///
 /// # Errors
 /// Bytes that are not an envelope of a list.
-pub fn list_to_bare(bytes: &[u8]) -> Result<(Value, Vec<Vec<u8>>), CodecError> {
+pub fn list_to_bare(
+    bytes: &[u8],
+    api_version: &str,
+    kind: &str,
+) -> Result<(Value, Vec<Vec<u8>>), CodecError> {
     let unknown = unwrap_unknown(bytes)?;
-    let kind = unknown.kind.strip_suffix("List").ok_or_else(|| unknown.not_known())?;
+    if !unknown.kind.ends_with("List") {
+        return Err(unknown.not_known());
+    }
     let list_meta = by_name("io.k8s.apimachinery.pkg.apis.meta.v1.ListMeta")
         .expect("invariant: the tables hold ListMeta");
     let (mut metadata, mut items) = (Value::Null, Vec::new());
@@ -141,9 +151,7 @@ pub fn list_to_bare(bytes: &[u8]) -> Result<(Value, Vec<Vec<u8>>), CodecError> {
     while let Some((number, wire)) = reader.field()? {
         match (number, wire) {
             (1, Wire::Bytes(raw)) => metadata = super::from_proto(list_meta, raw)?,
-            (2, Wire::Bytes(raw)) => {
-                items.push(wrap_unknown(unknown.api_version, kind, &without_managed_fields(raw)?));
-            }
+            (2, Wire::Bytes(raw)) => items.push(bare(raw, api_version, kind)?),
             _ => {}
         }
     }

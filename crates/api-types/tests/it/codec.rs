@@ -264,16 +264,16 @@ fn objects_and_lists_are_read_without_managed_fields() {
         let mut expected = codec::from_envelope(&body).unwrap();
         expected["metadata"].as_object_mut().unwrap().remove("managedFields");
         assert_eq!(expected["metadata"], bare["metadata"]);
-        let packed = codec::to_bare(&body).unwrap();
+        let packed = codec::to_bare(&body, "v1", "Pod").unwrap();
         assert_eq!(codec::unpack(&packed).unwrap(), expected);
         let list = codec::wrap_unknown("v1", "PodList", &items);
-        let (metadata, found) = codec::list_to_bare(&list).unwrap();
+        let (metadata, found) = codec::list_to_bare(&list, "v1", "Pod").unwrap();
         assert_eq!(metadata, json!({"resourceVersion": "7", "continue": "c"}));
         assert_eq!(found, [packed.clone(), packed]);
     }
     let no_list = codec::wrap_unknown("v1", "Pod", b"");
-    assert!(codec::list_to_bare(&no_list).is_err());
-    assert!(codec::to_bare(&codec::wrap_unknown("v1", "Pod", b"\x0a\x05\x8a")).is_err());
+    assert!(codec::list_to_bare(&no_list, "v1", "Pod").is_err());
+    assert!(codec::to_bare(&codec::wrap_unknown("v1", "Pod", b"\x0a\x05\x8a"), "v1", "Pod").is_err());
 }
 
 #[test]
