@@ -6,6 +6,7 @@
 pub(crate) mod costs;
 mod declared;
 mod estimate;
+mod formats;
 mod json_path;
 mod kind;
 pub(crate) mod rule_types;
@@ -396,25 +397,8 @@ fn text_checks(schema: &Value, text: &str, at: At<'_>, patterns: &Patterns, erro
         errors.invalid(at, text, format!("{at} in body should match '{pattern}'"));
     }
     let form = schema.text("format");
-    if !has_format(form, text) {
+    if !formats::has(form, text) {
         errors.invalid(at, text, format!("{at} in body must be of type {form}: {text:?}"));
-    }
-}
-
-/// Whether a text has a format; formats that are not known are not checked.
-fn has_format(form: &str, text: &str) -> bool {
-    match form {
-        "date-time" => api_types::time::parse(text).is_ok(),
-        "date" => text.parse::<jiff::civil::Date>().is_ok(),
-        "duration" => api_types::time::parse_duration(text).is_some(),
-        "ipv4" => text.parse::<std::net::Ipv4Addr>().is_ok(),
-        "ipv6" => text.parse::<std::net::Ipv6Addr>().is_ok(),
-        "cidr" => text.parse::<ipnet::IpNet>().is_ok(),
-        "byte" => base64::Engine::decode(&base64::engine::general_purpose::STANDARD, text).is_ok(),
-        "uuid" | "uuid3" | "uuid4" | "uuid5" => {
-            text.len() >= 32 && text.bytes().all(|b| b.is_ascii_hexdigit() || b == b'-')
-        }
-        _ => true,
     }
 }
 
