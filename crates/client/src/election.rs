@@ -14,6 +14,7 @@ use tokio::sync::watch;
 
 use crate::api::Api;
 use crate::client::{Client, Fence};
+use crate::counters;
 use crate::error::ClientError;
 
 /// The first part of a holder that is one of our replicas: they obey the store's leadership, so that one may take a
@@ -81,6 +82,7 @@ impl LeaderElector {
         let kind =
             table::find("coordination.k8s.io", "v1", "leases").expect("invariant: leases are in the table");
         let leases = client.namespaced(kind, &config.namespace);
+        counters::leads(&config.lease, false);
         Self { config, env, leases, preferred }
     }
 
@@ -162,6 +164,7 @@ impl LeaderElector {
             transitions: held["spec"]["leaseTransitions"].as_i64().unwrap_or_default(),
         };
         tracing::info!(lease = fence.lease, term = fence.transitions, "leading");
+        counters::leads(&fence.lease, true);
         let stop = shutdown.child();
         let leading = lead(fence.clone(), stop.clone());
         let mut preferred = self.preferred.clone();
@@ -181,6 +184,7 @@ impl LeaderElector {
                 leading.await;
             }
         }
+        counters::leads(&fence.lease, false);
     }
 
     /// Renews until that is not possible any more.

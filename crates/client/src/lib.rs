@@ -11,11 +11,12 @@
 //! - what a [`LeaderElector`] starts is stopped before another may start it, and all it wrote carries the fence.
 //!
 //! Read `client.rs`, `api.rs` (requests), `masters.rs` (connections), `informer.rs`, `cache.rs`, `queue.rs`,
-//! `events.rs`, `election.rs`.
+//! `events.rs`, `election.rs`, `counters.rs` (what is counted).
 
 mod api;
 mod cache;
 mod client;
+mod counters;
 mod election;
 mod error;
 mod events;
@@ -27,6 +28,7 @@ mod watch;
 pub use api::{Api, DeleteParams, List, ListParams, Patch, Propagation};
 pub use cache::{Change, Index, Lister};
 pub use client::{Body, BoxError, Client, Fence, Service};
+pub use counters::METRICS;
 pub use election::{ElectionConfig, LeaderElector};
 pub use error::ClientError;
 pub use events::{EventRecorder, EventType};

@@ -1,6 +1,6 @@
 //! Keys of objects that need work.
 
-use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
+use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::hash::Hash;
 use std::sync::Arc;
 use std::time::Duration;
@@ -9,6 +9,8 @@ use env::{Env, Shutdown};
 use parking_lot::Mutex;
 use tokio::sync::Notify;
 use tokio::time::Instant;
+
+use crate::counters::QueueCounts;
 
 /// First and longest pause after a failure (upstream's controllers': 5 ms doubling to 1,000 s; a shorter longest
 /// pause heals sooner after an outage).
@@ -30,33 +32,46 @@ impl<K> Clone for WorkQueue<K> {
 
 struct State<K> {
     ready: VecDeque<K>,
-    /// Keys in `ready`, and keys that came up again while they were worked on.
-    dirty: HashSet<K>,
-    working: HashSet<K>,
+    /// Keys in `ready`, and keys that came up again while they were worked on, with since when.
+    dirty: HashMap<K, Instant>,
+    /// Since when each is worked on.
+    working: HashMap<K, Instant>,
     later: BTreeMap<(Instant, u64), K>,
     due: HashMap<K, (Instant, u64)>,
     failures: HashMap<K, u32>,
     number: u64,
+    counts: QueueCounts,
 }
 
 impl<K: Clone + Eq + Hash> WorkQueue<K> {
     /// An empty queue.
     pub fn new(env: Env) -> Self {
+        Self::counted(env, QueueCounts::none())
+    }
+
+    /// An empty queue that is counted under a name.
+    pub fn named(env: Env, name: &'static str) -> Self {
+        Self::counted(env, QueueCounts::named(name))
+    }
+
+    fn counted(env: Env, counts: QueueCounts) -> Self {
         let state = State {
             ready: VecDeque::new(),
-            dirty: HashSet::new(),
-            working: HashSet::new(),
+            dirty: HashMap::new(),
+            working: HashMap::new(),
             later: BTreeMap::new(),
             due: HashMap::new(),
             failures: HashMap::new(),
             number: 0,
+            counts,
         };
         Self { env, state: Arc::new(Mutex::new(state)), changed: Arc::new(Notify::new()) }
     }
 
     /// Adds a key; one that waits already is not added again, one that is being worked on comes up again afterwards.
     pub fn add(&self, key: K) {
-        self.state.lock().add(key);
+        let now = self.env.clock.monotonic();
+        self.state.lock().add(key, now);
         self.changed.notify_one();
     }
 
@@ -73,7 +88,9 @@ impl<K: Clone + Eq + Hash> WorkQueue<K> {
             let mut state = self.state.lock();
             let failures = state.failures.entry(key.clone()).or_default();
             *failures += 1;
-            *failures
+            let failures = *failures;
+            state.counts.retried();
+            failures
         };
         let pause = FIRST_PAUSE.saturating_mul(1 << (failures - 1).min(20)).min(LONGEST_PAUSE);
         self.add_after(key, self.env.rng.jittered(pause, 0.1));
@@ -90,8 +107,9 @@ impl<K: Clone + Eq + Hash> WorkQueue<K> {
             let changed = self.changed.notified();
             let due = {
                 let mut state = self.state.lock();
-                state.promote(self.env.clock.monotonic());
-                if let Some(key) = state.take() {
+                let now = self.env.clock.monotonic();
+                state.promote(now);
+                if let Some(key) = state.take(now) {
                     if !state.ready.is_empty() {
                         self.changed.notify_one();
                     }
@@ -115,7 +133,8 @@ impl<K: Clone + Eq + Hash> WorkQueue<K> {
 
     /// A worker has finished with a key.
     pub fn done(&self, key: &K) {
-        let again = self.state.lock().done(key);
+        let now = self.env.clock.monotonic();
+        let again = self.state.lock().done(key, now);
         if again {
             self.changed.notify_one();
         }
@@ -133,9 +152,21 @@ impl<K: Clone + Eq + Hash> WorkQueue<K> {
 }
 
 impl<K: Clone + Eq + Hash> State<K> {
-    fn add(&mut self, key: K) {
-        if self.dirty.insert(key.clone()) && !self.working.contains(&key) {
+    /// Shows how long is worked on what is worked on. Few keys are at a time: one a worker.
+    fn show_work(&self, now: Instant) {
+        self.counts.working(self.working.values().map(|since| now.saturating_duration_since(*since)));
+    }
+
+    fn add(&mut self, key: K, now: Instant) {
+        self.show_work(now);
+        if self.dirty.contains_key(&key) {
+            return;
+        }
+        self.counts.added();
+        self.dirty.insert(key.clone(), now);
+        if !self.working.contains_key(&key) {
             self.ready.push_back(key);
+            self.counts.deep(self.ready.len());
         }
     }
 
@@ -157,22 +188,30 @@ impl<K: Clone + Eq + Hash> State<K> {
             }
             let key = entry.remove();
             self.due.remove(&key);
-            self.add(key);
+            self.add(key, now);
         }
     }
 
-    fn take(&mut self) -> Option<K> {
+    fn take(&mut self, now: Instant) -> Option<K> {
         let key = self.ready.pop_front()?;
-        self.dirty.remove(&key);
-        self.working.insert(key.clone());
+        self.counts.deep(self.ready.len());
+        if let Some(since) = self.dirty.remove(&key) {
+            self.counts.taken(now.saturating_duration_since(since));
+        }
+        self.working.insert(key.clone(), now);
+        self.show_work(now);
         Some(key)
     }
 
-    fn done(&mut self, key: &K) -> bool {
-        self.working.remove(key);
-        let again = self.dirty.contains(key);
+    fn done(&mut self, key: &K, now: Instant) -> bool {
+        if let Some(since) = self.working.remove(key) {
+            self.counts.done(now.saturating_duration_since(since));
+        }
+        self.show_work(now);
+        let again = self.dirty.contains_key(key);
         if again {
             self.ready.push_back(key.clone());
+            self.counts.deep(self.ready.len());
         }
         again
     }

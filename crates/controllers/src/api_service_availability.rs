@@ -165,6 +165,23 @@ pub(crate) fn told(api_service: &Value, finding: &Finding, now: Now) -> Option<V
     (changed["status"] != api_service["status"]).then_some(changed)
 }
 
+/// Counts an APIService that was available and is not any more (upstream: `kube-aggregator/pkg/controllers/status`).
+pub(crate) fn count(before: &Value, after: &Value) {
+    let condition = |service: &Value| {
+        let mut all = service["status"]["conditions"].as_array().into_iter().flatten();
+        all.find(|one| one["type"] == "Available").cloned().unwrap_or_default()
+    };
+    let now = condition(after);
+    if condition(before)["status"] == "True" && now["status"] != "True" {
+        let reason = now["reason"].as_str().unwrap_or("UnknownReason").to_owned();
+        metrics::counter!(
+            "aggregator_unavailable_apiservice_total",
+            "name" => meta::name(after).to_owned(), "reason" => reason
+        )
+        .increment(1);
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -37,6 +37,22 @@ mod template;
 #[cfg(test)]
 mod testing;
 
+use env::Metric;
+
+/// The metrics that this crate records besides those of its queues.
+pub const METRICS: &[Metric] = &[
+    Metric::counter(
+        "aggregator_unavailable_apiservice_total",
+        "[ALPHA] Counter of APIServices which are marked as unavailable broken down by APIService name and reason.",
+    )
+    .labelled(),
+    Metric::counter(
+        "trierarch_controller_errors_total",
+        "Plans of a controller that could not be carried out and are made again later.",
+    )
+    .labelled(),
+];
+
 pub use api_service_availability::{ApiProbe, PROBE_INTERVAL, Probe};
 pub use controller::{Controller, Key, Listers, Now, Watch};
 pub use node_ipam::Ipv4Range;

@@ -119,8 +119,10 @@ impl Controllers {
             let root_ca = config.root_ca.clone();
             controllers.push(Arc::new(ServiceAccountTokens { signer, root_ca }));
         }
-        let loops =
-            controllers.into_iter().map(|controller| Loop { controller, queue: WorkQueue::new(env.clone()) });
+        let loops = controllers.into_iter().map(|controller| {
+            let queue = WorkQueue::named(env.clone(), queue_name(controller.name()));
+            Loop { controller, queue }
+        });
         let loops = loops.collect();
         let (informers, definitions) = (HashMap::new(), Arc::new(Notify::new()));
         let mut all =
@@ -239,6 +241,30 @@ impl Controllers {
         }
         drop(recorder);
         tasks.join(STOP_DEADLINE).await
+    }
+}
+
+/// What upstream calls the queue of a controller, for dashboards that know it by that name.
+fn queue_name(controller: &'static str) -> &'static str {
+    match controller {
+        "apiservice-availability" => "RemoteAvailabilityController",
+        "clusterrole-aggregation-controller" => "ClusterRoleAggregator",
+        "crd-autoregister" => "autoregister",
+        "deployment-controller" => "deployment",
+        "disruption-controller" => "disruption",
+        "endpointslice-controller" => "endpoint_slice",
+        "endpoints-controller" => "endpoint",
+        garbage_collector::NAME => "garbage_collector_attempt_to_delete",
+        "namespace-controller" => "namespace",
+        "node-lifecycle-controller" => "node_lifecycle_controller",
+        "replicaset-controller" => "replicaset",
+        resource_quota::NAME => "resourcequota_primary",
+        "root-ca-certificate-publisher-controller" => "root_ca_cert_publisher",
+        "serviceaccount-controller" => "serviceaccount",
+        "serviceaccount-token-controller" => "serviceaccount_tokens_service",
+        "taint-eviction-controller" => "noexec_taint_pod",
+        "validatingadmissionpolicy-status-controller" => "validatingadmissionpolicy-status",
+        other => other,
     }
 }
 
@@ -369,11 +395,7 @@ impl Worker {
                 let written = client.namespaced(resource, meta::namespace(&object)).update(&object).await?;
                 Ok(version_of(resource, &written))
             }
-            Action::UpdateStatus(resource, object) => {
-                let written =
-                    client.namespaced(resource, meta::namespace(&object)).update_status(&object).await?;
-                Ok(version_of(resource, &written))
-            }
+            Action::UpdateStatus(resource, object) => self.update_status(resource, &object, client).await,
             Action::Patch(resource, object, patch) => {
                 let api = client.namespaced(&resource, meta::namespace(&object));
                 match api.patch(meta::name(&object), "", &patch).await {
@@ -426,6 +448,23 @@ impl Worker {
         Ok(version_of(resource_quota::resource(), &written))
     }
 
+    /// Writes a status. APIServices that are not available any more are counted.
+    async fn update_status(
+        &self,
+        resource: &'static Resource,
+        object: &Value,
+        client: &Client,
+    ) -> Result<Option<Unseen>, ClientError> {
+        let is_api_service = std::ptr::eq(resource, api_service_registration::api_services());
+        let key = || Key::of(api_service_registration::API_SERVICES, object);
+        let before = is_api_service.then(|| self.listers.object(&key())).flatten();
+        let written = client.namespaced(resource, meta::namespace(object)).update_status(object).await?;
+        if let Some(before) = before {
+            api_service_availability::count(&before, object);
+        }
+        Ok(version_of(resource, &written))
+    }
+
     /// Asks the server of an APIService, and writes what comes of it. One that does not answer is asked again soon.
     async fn probe_api_service(
         &self,
@@ -437,8 +476,7 @@ impl Worker {
         let finding = Finding::probed(&result);
         let written = match api_service_availability::told(&service, &finding, self.now()) {
             Some(changed) => {
-                let kind = api_service_registration::api_services();
-                version_of(kind, &client.all(kind).update_status(&changed).await?)
+                self.update_status(api_service_registration::api_services(), &changed, client).await?
             }
             None => None,
         };

@@ -25,27 +25,48 @@ pub enum MetricKind {
     Histogram(Buckets),
 }
 
-/// Bounds of a histogram, each `factor` times the one before.
+/// Bounds of a histogram, in the metric's unit.
 #[derive(Clone, Copy, Debug)]
-pub struct Buckets {
-    /// The smallest bound, in the metric's unit.
-    pub first: f64,
-    /// From bound to bound.
-    pub factor: f64,
-    /// How many there are.
-    pub count: u16,
+pub enum Buckets {
+    /// `count` bounds from `first` on, each `factor` times the one before.
+    Growing {
+        /// The smallest bound.
+        first: f64,
+        /// From bound to bound.
+        factor: f64,
+        /// How many there are.
+        count: u16,
+    },
+    /// `count` bounds from `first` on, each `step` above the one before.
+    Even {
+        /// The smallest bound.
+        first: f64,
+        /// From bound to bound.
+        step: f64,
+        /// How many there are.
+        count: u16,
+    },
+    /// These, in order.
+    Listed(&'static [f64]),
 }
 
 impl Buckets {
-    /// The bounds in order.
+    /// The bounds in order, with the rounding of Prometheus' own library: each is made of the one before.
     pub fn bounds(self) -> Vec<f64> {
-        let mut next = self.first;
-        let mut bounds = Vec::with_capacity(usize::from(self.count));
-        for _ in 0..self.count {
-            bounds.push(next);
-            next *= self.factor;
+        let series = |first: f64, count: u16, next: &dyn Fn(f64) -> f64| {
+            let mut bound = first;
+            let mut bounds = Vec::with_capacity(usize::from(count));
+            for _ in 0..count {
+                bounds.push(bound);
+                bound = next(bound);
+            }
+            bounds
+        };
+        match self {
+            Self::Growing { first, factor, count } => series(first, count, &|bound| bound * factor),
+            Self::Even { first, step, count } => series(first, count, &|bound| bound + step),
+            Self::Listed(bounds) => bounds.to_vec(),
         }
-        bounds
     }
 }
 
@@ -66,13 +87,29 @@ impl Metric {
         help: &'static str,
         (first, factor, count): (f64, f64, u16),
     ) -> Self {
-        let kind = MetricKind::Histogram(Buckets { first, factor, count });
-        Self { name, help, kind, labelled: false }
+        Self::histogram_of(name, help, Buckets::Growing { first, factor, count })
+    }
+
+    /// A histogram with these bounds.
+    pub const fn histogram_of(name: &'static str, help: &'static str, buckets: Buckets) -> Self {
+        Self { name, help, kind: MetricKind::Histogram(buckets), labelled: false }
     }
 
     /// The same with labels.
     pub const fn labelled(mut self) -> Self {
         self.labelled = true;
         self
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn bounds_are_made_as_by_prometheus_library() {
+        assert_eq!(Buckets::Growing { first: 1.0, factor: 2.0, count: 3 }.bounds(), [1.0, 2.0, 4.0]);
+        assert_eq!(Buckets::Even { first: 5.0, step: 10.0, count: 3 }.bounds(), [5.0, 15.0, 25.0]);
+        assert_eq!(Buckets::Listed(&[0.5, 7.0]).bounds(), [0.5, 7.0]);
     }
 }

@@ -10,10 +10,11 @@
 //! - what was assumed is taken back unless the API confirms the binding;
 //! - every write carries the leader's fence, so that a deposed scheduler binds nothing.
 //!
-//! Read `resources.rs`, `snapshot.rs`, `plugins/mod.rs` (one file a plugin), `decide.rs`, `queue.rs`, `cache.rs`, and
-//! last `run.rs`, the only file that knows the API.
+//! Read `resources.rs`, `snapshot.rs`, `plugins/mod.rs` (one file a plugin), `decide.rs`, `queue.rs`, `cache.rs`,
+//! `counters.rs` (what is counted), and last `run.rs`, the only file that knows the API.
 
 pub mod cache;
+mod counters;
 pub mod decide;
 pub mod plugins;
 pub mod queue;
@@ -21,4 +22,5 @@ pub mod resources;
 mod run;
 pub mod snapshot;
 
+pub use counters::METRICS;
 pub use run::{Config, Scheduler};

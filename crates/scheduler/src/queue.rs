@@ -73,6 +73,9 @@ pub struct Queue {
     pods: HashMap<Key, (Waiting, Place)>,
     active: BTreeSet<Order>,
     backoff: BTreeMap<(Instant, Key), ()>,
+    /// How many there are of those that are in no order.
+    unschedulable: usize,
+    gated: usize,
 }
 
 /// How many pods wait where, for metrics.
@@ -98,10 +101,10 @@ impl Queue {
         waiting.pod = pod;
         match place {
             Place::InFlight(events) => {
-                self.pods.insert(key, (waiting, Place::InFlight(events)));
+                self.put(key, waiting, Place::InFlight(events));
             }
             Place::Unschedulable { since, refused_by } if !changed => {
-                self.pods.insert(key, (waiting, Place::Unschedulable { since, refused_by }));
+                self.put(key, waiting, Place::Unschedulable { since, refused_by });
             }
             Place::Backoff(until) => self.wait_until(key, waiting, until),
             Place::Active(_) | Place::Gated | Place::Unschedulable { .. } => self.enqueue(key, waiting, now),
@@ -135,7 +138,7 @@ impl Queue {
         if wakes {
             return self.back_off(key.to_owned(), waiting, now);
         }
-        self.pods.insert(key.to_owned(), (waiting, Place::Unschedulable { since: now, refused_by }));
+        self.put(key.to_owned(), waiting, Place::Unschedulable { since: now, refused_by });
     }
 
     /// Something went wrong that has nothing to do with the nodes (the API refused the binding): try again later.
@@ -175,17 +178,21 @@ impl Queue {
 
     /// How many pods wait where.
     pub fn depth(&self) -> Depth {
-        let mut depth = Depth::default();
-        for (_, place) in self.pods.values() {
-            match place {
-                Place::Active(_) => depth.active += 1,
-                Place::Backoff(_) => depth.backoff += 1,
-                Place::Unschedulable { .. } => depth.unschedulable += 1,
-                Place::Gated => depth.gated += 1,
-                Place::InFlight(_) => {}
-            }
+        Depth {
+            active: self.active.len(),
+            backoff: self.backoff.len(),
+            unschedulable: self.unschedulable,
+            gated: self.gated,
         }
-        depth
+    }
+
+    fn put(&mut self, key: Key, waiting: Waiting, place: Place) {
+        match &place {
+            Place::Unschedulable { .. } => self.unschedulable += 1,
+            Place::Gated => self.gated += 1,
+            _ => {}
+        }
+        self.pods.insert(key, (waiting, place));
     }
 
     fn take(&mut self, key: &str) -> Option<(Waiting, Place)> {
@@ -193,14 +200,16 @@ impl Queue {
         match &place {
             Place::Active(order) => drop(self.active.remove(order)),
             Place::Backoff(until) => drop(self.backoff.remove(&(*until, key.to_owned()))),
-            _ => {}
+            Place::Unschedulable { .. } => self.unschedulable -= 1,
+            Place::Gated => self.gated -= 1,
+            Place::InFlight(_) => {}
         }
         Some((waiting, place))
     }
 
     fn enqueue(&mut self, key: Key, waiting: Waiting, now: Instant) {
         if !gated_by(&waiting.pod).is_empty() {
-            self.pods.insert(key, (waiting, Place::Gated));
+            self.put(key, waiting, Place::Gated);
         } else if waiting.attempts > 0 {
             self.back_off(key, waiting, now);
         } else {
@@ -212,7 +221,7 @@ impl Queue {
         let priority = waiting.pod.spec.as_ref().and_then(|spec| spec.priority).unwrap_or_default();
         let order = Order { priority, since: waiting.since, key: key.clone() };
         self.active.insert(order.clone());
-        self.pods.insert(key, (waiting, Place::Active(order)));
+        self.put(key, waiting, Place::Active(order));
     }
 
     fn back_off(&mut self, key: Key, waiting: Waiting, now: Instant) {
@@ -223,7 +232,7 @@ impl Queue {
 
     fn wait_until(&mut self, key: Key, waiting: Waiting, until: Instant) {
         self.backoff.insert((until, key.clone()), ());
-        self.pods.insert(key, (waiting, Place::Backoff(until)));
+        self.put(key, waiting, Place::Backoff(until));
     }
 
     /// Moves what has waited long enough to the active queue.

@@ -1,5 +1,6 @@
 //! The only part that knows the API: informers in, decisions, bindings out.
 
+use std::ops::{Deref, DerefMut};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -7,14 +8,16 @@ use api_types::{meta, table, time};
 use client::{Change, Client, EventRecorder, EventType, Fence, Informer, Lister, Patch};
 use env::{Env, Shutdown, TaskGroup};
 use k8s_openapi::api::core::v1::{Node, Pod};
-use parking_lot::Mutex;
+use parking_lot::{Mutex, MutexGuard};
 use serde_json::{Value, json};
 use tokio::sync::{Notify, Semaphore, watch};
+use tokio::time::Instant;
 
 use crate::cache::Cache;
+use crate::counters::Counts;
 use crate::decide::{Decision, Failure, decide};
 use crate::plugins::{Candidate, ClusterEvent, Plugin, default_plugins};
-use crate::queue::{Key, Queue};
+use crate::queue::{Key, Queue, Waiting};
 use crate::snapshot::PodCost;
 
 /// Bindings that are being written at a time.
@@ -43,6 +46,7 @@ struct Shared {
     plugins: Vec<Box<dyn Plugin>>,
     changed: Notify,
     env: Env,
+    counts: Counts,
 }
 
 /// The scheduler, not yet running. It decides once it follows pods and nodes.
@@ -63,6 +67,7 @@ impl Config {
             plugins: default_plugins(),
             changed: Notify::new(),
             env: env.clone(),
+            counts: Counts::new(),
         });
         Scheduler { env, client, config: self, listers: Vec::new(), shared }
     }
@@ -80,13 +85,43 @@ fn is_ours(pod: &Value) -> bool {
     pod["spec"]["schedulerName"].as_str().is_none_or(|name| name == DEFAULT_NAME)
 }
 
+/// The state while nobody else has it. How many pods wait is shown when it is given back.
+struct Locked<'a> {
+    state: MutexGuard<'a, State>,
+    counts: &'a Counts,
+}
+
+impl Deref for Locked<'_> {
+    type Target = State;
+
+    fn deref(&self) -> &State {
+        &self.state
+    }
+}
+
+impl DerefMut for Locked<'_> {
+    fn deref_mut(&mut self) -> &mut State {
+        &mut self.state
+    }
+}
+
+impl Drop for Locked<'_> {
+    fn drop(&mut self) {
+        self.counts.pending(self.state.queue.depth());
+    }
+}
+
 impl Shared {
+    fn state(&self) -> Locked<'_> {
+        Locked { state: self.state.lock(), counts: &self.counts }
+    }
+
     fn pod_changed(&self, change: &Change) {
         let now = self.env.clock.monotonic();
         let object = change.object();
         let key = meta::key(object);
         let gone = matches!(change, Change::Deleted(_));
-        let mut state = self.state.lock();
+        let mut state = self.state();
         if gone || is_over(object) {
             state.queue.remove(&key);
             if state.cache.remove_pod(&key) {
@@ -115,7 +150,7 @@ impl Shared {
 
     fn node_changed(&self, change: &Change) {
         let now = self.env.clock.monotonic();
-        let mut state = self.state.lock();
+        let mut state = self.state();
         let event = match change {
             Change::Deleted(node) => {
                 state.cache.remove_node(meta::name(node));
@@ -258,7 +293,7 @@ impl Cycle {
 
     /// Waits until a pod may be worth trying.
     async fn wait(&self) {
-        let next = self.shared.state.lock().queue.next_wake();
+        let next = self.shared.state().queue.next_wake();
         let idle = self.env.clock.monotonic() + IDLE;
         tokio::select! {
             () = self.shared.changed.notified() => {}
@@ -269,22 +304,24 @@ impl Cycle {
     /// Takes pods from the queue until one finds a node.
     async fn place_one(&self, turn: usize, client: &Client) -> Option<Placed> {
         loop {
-            let (decided, key, pod) = self.decide_next(turn)?;
+            let (decided, key, waiting, began) = self.decide_next(turn)?;
             match decided {
-                Decision::Place(node) => return Some(Placed { key, pod, node }),
+                Decision::Place(node) => return Some(Placed { key, waiting, node, began }),
                 Decision::Unschedulable(failure) => {
-                    self.tell_failure(&key, &pod, &failure, client).await;
+                    self.tell_failure(&key, &waiting.pod, &failure, client).await;
                     let now = self.env.clock.monotonic();
-                    let mut state = self.shared.state.lock();
+                    self.shared.counts.unschedulable(now - began);
+                    let mut state = self.shared.state();
                     state.queue.fail(&key, failure.refused_by, &self.shared.plugins, now);
                 }
             }
         }
     }
 
-    fn decide_next(&self, turn: usize) -> Option<(Decision, Key, Arc<Pod>)> {
+    /// What was decided of the next pod, and when that began.
+    fn decide_next(&self, turn: usize) -> Option<(Decision, Key, Waiting, Instant)> {
         let now = self.env.clock.monotonic();
-        let mut state = self.shared.state.lock();
+        let mut state = self.shared.state();
         let (key, waiting) = state.queue.pop(now)?;
         let cost = PodCost::of(&waiting.pod);
         let snapshot = state.cache.snapshot();
@@ -293,11 +330,13 @@ impl Cycle {
         if let Decision::Place(node) = &decided {
             state.cache.assume(&key, node, cost);
         }
-        Some((decided, key, waiting.pod))
+        self.shared.counts.decided(self.env.clock.monotonic() - now);
+        Some((decided, key, waiting, now))
     }
 
     async fn bind(&self, placed: Placed, client: &Client) {
-        let Placed { key, pod, node } = placed;
+        let Placed { key, waiting, node, began } = placed;
+        let Waiting { pod, attempts, since } = waiting;
         let (namespace, name) = key.split_once('/').unwrap_or(("", &key));
         let binding = json!({
             "apiVersion": "v1",
@@ -309,14 +348,17 @@ impl Cycle {
         let object = reference(&pod);
         match pods.post(name, "binding", &binding).await {
             Ok(_) => {
-                self.shared.state.lock().queue.remove(&key);
+                let now = self.env.clock.monotonic();
+                self.shared.counts.scheduled(now - began, now - since, attempts + 1);
+                self.shared.state().queue.remove(&key);
                 let text = format!("Successfully assigned {key} to {node}");
                 self.recorder.record(&object, EventType::Normal, "Scheduled", text);
             }
             Err(error) => {
                 tracing::debug!(pod = key, node, %error, "a binding was refused");
                 let now = self.env.clock.monotonic();
-                let mut state = self.shared.state.lock();
+                self.shared.counts.failed(now - began);
+                let mut state = self.shared.state();
                 state.cache.take_back(&key);
                 if error.is_not_found() { state.queue.remove(&key) } else { state.queue.retry(&key, now) }
             }
@@ -352,8 +394,9 @@ impl Cycle {
 
 struct Placed {
     key: Key,
-    pod: Arc<Pod>,
+    waiting: Waiting,
     node: String,
+    began: Instant,
 }
 
 fn pods_kind() -> &'static api_types::Resource {

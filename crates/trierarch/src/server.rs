@@ -111,7 +111,9 @@ pub(crate) fn duration(text: &str) -> Result<Duration, String> {
 pub async fn run(env: Env, options: Options) -> Result<()> {
     logging::start(&options.log);
     let tasks = TaskGroup::new("server", Shutdown::new());
-    let render = observe::install(&[store::METRICS, etcd_api::METRICS])?;
+    let tables =
+        [store::METRICS, etcd_api::METRICS, client::METRICS, controllers::METRICS, scheduler::METRICS];
+    let render = observe::install(&tables)?;
     signals::watch(&tasks)?;
     let member = store_config(&options)?.build(&env, render.clone()).await?;
     let api = match &options.pki_dir {
