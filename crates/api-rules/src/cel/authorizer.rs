@@ -18,6 +18,10 @@ pub struct Question {
     pub namespace: String,
     pub name: String,
     pub verb: String,
+    /// Which objects are meant, as the parameters `fieldSelector` and `labelSelector` of a list say it; what cannot be
+    /// read counts as all of them.
+    pub fields: String,
+    pub labels: String,
     /// `(namespace, name)` of the account that is asked about instead of the user.
     pub account: Option<(String, String)>,
 }
@@ -101,6 +105,12 @@ pub(super) fn register(context: &mut Context<'_>) {
     });
     context.add_function("name", |This(this): This<Cel>, text: Arc<String>| -> Answer {
         with(&this, &text, |q, t| q.name = t)
+    });
+    context.add_function("fieldSelector", |This(this): This<Cel>, text: Arc<String>| -> Answer {
+        with(&this, &text, |q, t| q.fields = t)
+    });
+    context.add_function("labelSelector", |This(this): This<Cel>, text: Arc<String>| -> Answer {
+        with(&this, &text, |q, t| q.labels = t)
     });
     context.add_function(
         "serviceAccount",

@@ -142,6 +142,29 @@ fn the_authorizer_is_asked() {
     assert!(!holds("authorizer.requestResource.check('get').allowed()"));
 }
 
+/// Allows pods of one node, and those with one label.
+struct Selecting;
+
+impl Authorize for Selecting {
+    fn allows(&self, question: &Question) -> bool {
+        (question.fields.as_str(), question.labels.as_str()) == ("spec.nodeName=n", "app=a,b")
+    }
+}
+
+#[test]
+fn the_authorizer_is_asked_about_some_objects() {
+    let inputs = Inputs { authorizer: Some(Arc::new(Selecting)), ..Inputs::default() };
+    let lists = |selected: &str| {
+        let source = format!("authorizer.group('').resource('pods'){selected}.check('list').allowed()");
+        let expression = Expression::compile(&source, &scope()).unwrap();
+        evaluate(&inputs, &Variables::default(), BUDGET, |evaluation| evaluation.holds(&expression)).unwrap()
+    };
+    let (fields, labels) = (".fieldSelector('spec.nodeName=n')", ".labelSelector('app=a,b')");
+    assert!(lists(&format!("{fields}{labels}")));
+    assert!(lists(&format!("{labels}.fieldSelector('x'){fields}")), "the last one counts");
+    assert!(!lists(fields) && !lists(labels) && !lists(""));
+}
+
 fn cost(rule: &str, own: &Value) -> u64 {
     let outcome = Rule::compile(rule).unwrap().run(&vec![("self", to_cel(own))]);
     assert!(outcome.result.is_ok(), "{rule}: {:?}", outcome.result.err());

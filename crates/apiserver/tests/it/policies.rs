@@ -161,6 +161,35 @@ async fn expressions_are_compiled_when_they_are_written() {
 }
 
 #[tokio::test]
+async fn expressions_ask_about_the_objects_that_are_selected() {
+    let cluster = Cluster::start().await;
+    // An agent lists the pods of its node alone.
+    let node = "authorizer.serviceAccount('default', 'any')";
+    let spec = json!({"validations": [
+        {"expression": "authorizer.group('').resource('pods').fieldSelector('spec.nodeName=n1').check('list').allowed()"},
+        {"expression": "!authorizer.group('').resource('pods').fieldSelector('spec.nodeName=n2').check('list').allowed()"},
+        {"expression": "!authorizer.group('').resource('pods').labelSelector('a=b').check('list').allowed()"},
+        {"expression": "!authorizer.group('').resource('pods').check('list').allowed()"},
+        {"expression": format!("!{node}.group('').resource('pods').fieldSelector('spec.nodeName=n1').check('list').allowed()")},
+    ]});
+    let binding = json!({"validationActions": ["Deny"]});
+    configure(&cluster, "validating", "agents", spec, binding).await;
+    let rbac = "rbac.authorization.k8s.io";
+    let role = json!({"metadata": {"name": "maps"}, "rules": [{"apiGroups": [""], "resources": ["configmaps"], "verbs": ["create"]}]});
+    cluster.create(&format!("/apis/{rbac}/v1/clusterroles"), &role).await;
+    let binding = json!({"metadata": {"name": "maps"}, "roleRef": {"apiGroup": rbac, "kind": "ClusterRole", "name": "maps"},
+        "subjects": [{"apiGroup": rbac, "kind": "Group", "name": "makers"}]});
+    cluster.create(&format!("/apis/{rbac}/v1/clusterrolebindings"), &binding).await;
+    let as_node = |name: &str, node: &str| {
+        let request = ask("POST", CONFIG_MAPS).json(&config_map(name)).header("impersonate-user", node);
+        let request = request.header("impersonate-group", "system:nodes");
+        cluster.root(request.header("impersonate-group", "makers"))
+    };
+    as_node("a", "system:node:n1").await.expect(201);
+    as_node("b", "system:node:n2").await.expect(422);
+}
+
+#[tokio::test]
 async fn a_mutating_policy_applies_and_patches() {
     let cluster = Cluster::start().await;
     let apply = json!({"reinvocationPolicy": "IfNeeded", "matchConditions": [{"name": "c", "expression": "request.operation == 'CREATE'"}],

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use api_rules::cel::{self, Authorize, Evaluation, Expression, Inputs, Kind, Question, Scope, Variables};
 use api_rules::look::Look;
-use api_types::selector::LabelSelector;
+use api_types::selector::{FieldSelector, LabelSelector};
 use api_types::status::Status;
 use api_types::{Value, meta};
 use mvcc::KeyRange;
@@ -399,12 +399,14 @@ impl Authorize for Asker {
         let ask = Ask {
             verb: &question.verb,
             group: &question.group,
+            version: if question.path.is_empty() { "*" } else { "" },
             resource: &question.resource,
             subresource: &question.subresource,
             namespace: &question.namespace,
             name: &question.name,
             path: (!question.path.is_empty()).then_some(question.path.as_str()),
-            ..Ask::default()
+            fields: FieldSelector::parse(&question.fields).unwrap_or_default(),
+            labels: LabelSelector::parse(&question.labels).unwrap_or_default(),
         };
         self.authorizer.allows(&self.storage.view(), account.as_ref().unwrap_or(&self.user), &ask)
     }
