@@ -15,6 +15,7 @@ use crate::config::{ApiServerConfig, MetricsText};
 use crate::discovery::Documents;
 use crate::flow::Flow;
 use crate::health::Health;
+use crate::impersonate::Modes;
 use crate::node_client::NodeClient;
 use crate::registry::EventLeases;
 use crate::services::Allocator;
@@ -30,6 +31,7 @@ pub(crate) struct Api {
     pub authenticator: Authenticator,
     pub authorizer: Arc<Authorizer>,
     pub admission: Settings,
+    pub impersonations: Modes,
     pub dynamic: Dynamic,
     pub aggregation: Aggregation,
     pub allocator: Allocator,
@@ -59,6 +61,7 @@ impl Api {
             name: config.name.clone(),
             authorizer: Arc::new(authorizer),
             dynamic: Dynamic::new(&storage),
+            impersonations: Modes::new(&storage.env.rng),
             aggregation,
             flow: Flow::new(&storage, storage.env.clock.clone()),
             storage,

@@ -142,12 +142,12 @@ impl Api {
         if !info.is_long_running() {
             asked_time(&query)?;
         }
-        let acting = crate::impersonate::user(&self, &parts.headers, user?).await?;
-        let mut call = Call::new(parts.method, info, query, parts.headers, acting, bytes::Bytes::new());
+        let acting = crate::impersonate::user(&self, &parts.headers, (&info, &query), user?).await?;
+        let mut call = Call::new(parts.method, info, query, parts.headers, acting.user, bytes::Bytes::new());
         call.audit_id.clone_from(&notes.id);
         call.trail = notes.trail.get().cloned();
         if let Some(trail) = &call.trail {
-            trail.acts_as(&call.headers, &call.user);
+            trail.acts_as(&call.headers, &call.user, acting.constraint);
         }
         if is_spaced {
             call.warn(SPACED_TOKEN);

@@ -37,6 +37,8 @@ pub(crate) struct Event {
     pub user: User,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub impersonated_user: Option<User>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub authentication_metadata: Option<Authentication>,
     #[serde(rename = "sourceIPs", skip_serializing_if = "Vec::is_empty")]
     pub source_ips: Vec<String>,
     #[serde(skip_serializing_if = "String::is_empty")]
@@ -68,6 +70,13 @@ impl Serialize for Micros {
         let (seconds, rest) = (self.0.div_euclid(1_000_000), self.0.rem_euclid(1_000_000));
         serializer.serialize_str(&time::micro(seconds, u32::try_from(rest * 1000).unwrap_or_default()))
     }
+}
+
+/// `audit.k8s.io/v1 AuthenticationMetadata`.
+#[derive(Clone, Debug, Default, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub(crate) struct Authentication {
+    pub impersonation_constraint: String,
 }
 
 /// `authentication.k8s.io/v1 UserInfo`.

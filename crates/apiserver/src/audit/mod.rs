@@ -39,7 +39,7 @@ use crate::body::{self, Body, Carrying};
 use crate::info::RequestInfo;
 use crate::negotiate;
 use crate::user::UserInfo;
-use event::{Answered, Event, Micros, ObjectRef, Outcome, Sent, User};
+use event::{Answered, Authentication, Event, Micros, ObjectRef, Outcome, Sent, User};
 use log::Log;
 use policy::{Policy, Stage, Verdict};
 use queue::{Batches, Job, Queue};
@@ -252,11 +252,20 @@ impl Trail {
         Err(Status::internal("failed to store audit event"))
     }
 
-    /// The request goes on in the name of another user, if its headers ask for that.
-    pub fn acts_as(&self, headers: &HeaderMap, user: &UserInfo) {
-        if headers.contains_key("impersonate-user") {
-            self.state.lock().event.impersonated_user = Some(User::from(user));
+    /// The request goes on in the name of another user, if its headers ask for that. `constraint`: the constrained verb
+    /// that allowed it, or nothing.
+    pub fn acts_as(&self, headers: &HeaderMap, user: &UserInfo, constraint: String) {
+        if !headers.contains_key("impersonate-user") {
+            return;
         }
+        let constrained = !constraint.is_empty();
+        {
+            let event = &mut self.state.lock().event;
+            event.impersonated_user = Some(User::from(user));
+            event.authentication_metadata =
+                constrained.then_some(Authentication { impersonation_constraint: constraint });
+        }
+        self.lap("impersonation");
     }
 
     /// A part of the way is behind it.

@@ -240,6 +240,54 @@ async fn who_is_impersonated_is_who_acts() {
 }
 
 #[tokio::test]
+async fn constrained_impersonation_is_of_some_for_some_requests() {
+    let cluster = Cluster::start().await;
+    let part = |verb: &str, resource: &str, name: &str| json!({"verbs": [verb], "apiGroups": ["authentication.k8s.io"], "resources": [resource], "resourceNames": [name]});
+    let request =
+        |verb: &str, resource: &str| json!({"verbs": [verb], "apiGroups": [""], "resources": [resource]});
+    let rules = json!([
+        part("impersonate:user-info", "users", "jane"),
+        part("impersonate:user-info", "groups", "devs"),
+        part("impersonate:user-info", "groups", "system:masters"),
+        part("impersonate:arbitrary-node", "nodes", "n1"),
+        request("impersonate-on:user-info:list", "configmaps"),
+        request("impersonate-on:user-info:list", "secrets"),
+        request("impersonate-on:arbitrary-node:get", "nodes"),
+    ]);
+    let proxy = user(&cluster, "proxy", rules).await;
+    let jane = json!([{"verbs": ["list", "create"], "apiGroups": [""], "resources": ["configmaps"]}]);
+    user(&cluster, "jane", jane).await;
+    cluster.create("/api/v1/nodes", &json!({"metadata": {"name": "n1"}})).await;
+    let as_user_of =
+        |asked: Ask, name: &str| as_user(&cluster, asked.header("impersonate-user", name), &proxy);
+    as_user_of(ask("GET", CONFIG_MAPS), "jane").await.expect(200);
+    as_user_of(ask("GET", CONFIG_MAPS).header("impersonate-group", "devs"), "jane").await.expect(200);
+    as_user_of(ask("GET", "/api/v1/nodes/n1"), "system:node:n1").await.expect(200);
+    let secrets = "/api/v1/namespaces/default/secrets";
+    // It may be asked in her name, and she may not.
+    let refused = as_user_of(ask("GET", secrets), "jane").await;
+    refused.expect(403);
+    let why = "User \"jane\" cannot list resource \"secrets\"";
+    assert!(message(&refused).contains(why), "{}", message(&refused));
+    // She may, and it may not be done in her name.
+    let asked = ask("POST", CONFIG_MAPS).json(&config_map("a"));
+    let refused = as_user_of(asked, "jane").await;
+    refused.expect(403);
+    let why = "User \"proxy\" cannot impersonate-on:user-info:create resource \"configmaps\"";
+    assert!(message(&refused).contains(why), "{}", message(&refused));
+    let refused = as_user_of(ask("GET", CONFIG_MAPS), "joe").await;
+    refused.expect(403);
+    let why = "users.authentication.k8s.io \"joe\" is forbidden: User \"proxy\" cannot impersonate:user-info resource \"users\" in API group \"authentication.k8s.io\" at the cluster scope";
+    assert_eq!(message(&refused), why);
+    let asked = ask("GET", CONFIG_MAPS).header("impersonate-group", "system:masters");
+    let refused = as_user_of(asked, "jane").await;
+    refused.expect(403);
+    let why = "impersonating the system:masters group is not allowed";
+    assert!(message(&refused).ends_with(why), "{}", message(&refused));
+    as_user_of(ask("GET", "/api/v1/nodes/n1"), "system:node:n2").await.expect(403);
+}
+
+#[tokio::test]
 async fn roles_give_no_more_than_their_writer_has() {
     let cluster = Cluster::start().await;
     let rbac = "rbac.authorization.k8s.io";

@@ -284,6 +284,7 @@ async fn both_users_of_an_impersonation_are_written() {
     assert_eq!(last["user"]["username"], "kubernetes-admin");
     let jane = json!({"username": "jane", "groups": ["devs", "system:authenticated"]});
     assert_eq!(last["impersonatedUser"], jane);
+    assert_eq!(last["authenticationMetadata"], json!({"impersonationConstraint": "impersonate:user-info"}));
 }
 
 #[tokio::test]
