@@ -40,7 +40,10 @@ mod warnings;
 
 pub use custom::{CREATION_TIMESTAMP, CustomRules, CustomSchema, JsonPath, ScalePaths};
 pub use kinds::flow::mandatory_flow_spec;
-pub use kinds::pod::{validate_binding, validate_ephemeral_containers_update, validate_resize};
+pub use kinds::pod::{
+    is_extended_resource, validate_binding, validate_ephemeral_containers_update, validate_resize,
+    validate_tolerations,
+};
 pub use kinds::pod_certificate as pod_certificates;
 pub use kinds::resource as devices;
 pub use rules::{Rules, custom_rules, rules, rules_of};

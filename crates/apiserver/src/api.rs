@@ -5,7 +5,7 @@ use std::sync::Arc;
 use api_types::time;
 use env::{Shutdown, TaskGroup};
 
-use crate::admission::{Dynamic, Settings, Turns};
+use crate::admission::{Dynamic, Enabled, Settings, Turns};
 use crate::aggregation::Aggregation;
 use crate::audit::Audit;
 use crate::authn::Authenticator;
@@ -31,6 +31,7 @@ pub(crate) struct Api {
     pub authenticator: Authenticator,
     pub authorizer: Arc<Authorizer>,
     pub admission: Settings,
+    pub plugins: Enabled,
     pub impersonations: Modes,
     pub dynamic: Dynamic,
     pub aggregation: Aggregation,
@@ -53,6 +54,7 @@ impl Api {
         storage: Storage,
         authenticator: Authenticator,
         authorizer: Authorizer,
+        plugins: Enabled,
         aggregation: Aggregation,
         nodes: Option<NodeClient>,
         tasks: TaskGroup,
@@ -72,6 +74,7 @@ impl Api {
                 not_ready_toleration_seconds: config.default_not_ready_toleration_seconds,
                 unreachable_toleration_seconds: config.default_unreachable_toleration_seconds,
             },
+            plugins,
             allocator: Allocator::new(config.service_cidr, config.node_ports.clone()),
             turns: Turns::default(),
             documents: Documents::new(),

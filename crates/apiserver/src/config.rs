@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use ipnet::IpNet;
 
+use crate::admission::AdmissionConfig;
 use crate::audit::AuditConfig;
 use crate::authn::{OidcConfig, RequestHeaderConfig, TokenWebhookConfig};
 use crate::authz::AuthorizationConfig;
@@ -120,6 +121,8 @@ pub struct ApiServerConfig {
     pub request_header: RequestHeaderConfig,
     /// Who decides what users may do.
     pub authorization: AuthorizationConfig,
+    /// Which plugins decide about writes.
+    pub admission: AdmissionConfig,
     /// Between two looks at files that are read again when they change.
     pub reload_interval: Duration,
     /// A file of kind `EncryptionConfiguration`: which kinds are stored encrypted, and with which keys (upstream's
@@ -170,6 +173,7 @@ impl ApiServerConfig {
             review_retry: Duration::from_millis(500),
             request_header: RequestHeaderConfig::default(),
             authorization: AuthorizationConfig::default(),
+            admission: AdmissionConfig::default(),
             reload_interval: Duration::from_secs(10),
             encryption_provider_config: None,
             encryption_reload: false,
@@ -206,6 +210,9 @@ pub enum BuildError {
     /// Who decides cannot be asked: flags, configuration or kubeconfigs.
     #[error("{0}")]
     Authorization(String),
+    /// The plugins of admission cannot be made: flags or configuration.
+    #[error("{0}")]
+    Admission(String),
     /// The authentication configuration cannot be used.
     #[error("cannot use the authentication configuration: {0}")]
     AuthenticationConfig(String),

@@ -17,14 +17,26 @@ const GROUP: &str = "apiserver.config.k8s.io";
 /// It cannot be read, or is of another kind.
 pub(crate) fn read(text: &[u8], wanted: &str, versions: &[&str]) -> Result<Value, String> {
     let document = codec::decode_yaml(text).map_err(|error| error.to_string())?.value;
-    let (version, kind) = (document.text("apiVersion"), document.text("kind"));
-    let known = versions.iter().any(|known| version == format!("{GROUP}/{known}"));
-    if !known || kind != wanted {
-        return Err(format!(
-            "no kind {kind:?} is registered for version {version:?}: {GROUP}/v1 {wanted} is wanted"
-        ));
-    }
+    check_kind(&document, GROUP, wanted, versions)?;
     Ok(document)
+}
+
+/// Whether a document is of a kind, in one of these versions of its group.
+///
+/// # Errors
+/// It is of another kind.
+pub(crate) fn check_kind(
+    document: &Value,
+    group: &str,
+    wanted: &str,
+    versions: &[&str],
+) -> Result<(), String> {
+    let (version, kind) = (document.text("apiVersion"), document.text("kind"));
+    if versions.iter().any(|known| version == format!("{group}/{known}")) && kind == wanted {
+        return Ok(());
+    }
+    let first = versions.first().copied().unwrap_or_default();
+    Err(format!("no kind {kind:?} is registered for version {version:?}: {group}/{first} {wanted} is wanted"))
 }
 
 /// What is wrong with a document, with the paths of fields, as upstream says it.

@@ -64,6 +64,7 @@ mod watch;
 mod webhook;
 mod wire;
 
+pub use admission::AdmissionConfig;
 pub use audit::{
     AuditBatchConfig, AuditConfig, AuditFormat, AuditLogConfig, AuditMode, AuditTruncateConfig,
     AuditWebhookConfig,

@@ -18,6 +18,7 @@ use store::Store;
 use tokio::net::TcpListener;
 use tokio::sync::Semaphore;
 
+use crate::admission::Enabled;
 use crate::aggregation::{self, Aggregation};
 use crate::api::Api;
 use crate::audit::Audit;
@@ -68,6 +69,7 @@ impl ApiServerConfig {
         let authenticator = Authenticator::new(&self, &env, &tasks)?;
         let nodes =
             self.kubelet_client.as_ref().map(|config| NodeClient::new(config, tasks.clone())).transpose()?;
+        let plugins = Enabled::new(&self.admission, &env.rng).map_err(BuildError::Admission)?;
         let audit = Audit::build(&self.audit, &env).map_err(BuildError::Audit)?;
         let address = self.listen;
         let listener =
@@ -77,8 +79,8 @@ impl ApiServerConfig {
         let authorizer = authorizer.map_err(BuildError::Authorization)?;
         let aggregation = Aggregation::new(&storage, self.proxy_client.clone(), self.aggregation);
         let aggregation = aggregation.map_err(BuildError::ProxyClient)?;
-        let api =
-            Api { audit, ..Api::new(&self, storage, authenticator, authorizer, aggregation, nodes, tasks) };
+        let api = Api::new(&self, storage, authenticator, authorizer, plugins, aggregation, nodes, tasks);
+        let api = Api { audit, ..api };
         Ok(ApiServer { api: Arc::new(api), listener, config: self })
     }
 }

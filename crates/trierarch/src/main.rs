@@ -3,6 +3,8 @@
 //! Holds no logic: it reads flags, builds the parts and wires them. Read `server.rs` for what a master is made of.
 
 #[cfg(feature = "kubernetes")]
+mod admission;
+#[cfg(feature = "kubernetes")]
 mod agent;
 #[cfg(feature = "kubernetes")]
 mod audit;

@@ -18,7 +18,7 @@ use store::{Store, Timing};
 use transport::{SocketOptions, Tls, TlsOptions};
 
 use crate::credentials::FRONT_PROXY;
-use crate::{audit, authentication, authorization, leaders, logging, member, observe, signals};
+use crate::{admission, audit, authentication, authorization, leaders, logging, member, observe, signals};
 
 /// How long a master may take to stop.
 const STOP_DEADLINE: Duration = Duration::from_secs(10);
@@ -89,6 +89,8 @@ pub struct Options {
     pub authentication: authentication::AuthenticationOptions,
     #[command(flatten)]
     pub authorization: authorization::AuthorizationOptions,
+    #[command(flatten)]
+    pub admission: admission::AdmissionOptions,
     #[command(flatten)]
     pub audit: audit::AuditOptions,
 }
@@ -251,6 +253,7 @@ async fn build_api(
         default_unreachable_toleration_seconds: options.default_unreachable_toleration_seconds,
         metrics: Some(metrics),
         authorization: options.authorization.config(),
+        admission: options.admission.config(),
         audit: options.audit.config(),
         ..ApiServerConfig::new(options.name.clone(), listen, tls, keys)
     };

@@ -13,7 +13,8 @@ pub(crate) type Name = (&'static str, &'static str, &'static str);
 pub(super) const NODES: Name = ("", "v1", "nodes");
 pub(crate) const NAMESPACES: Name = ("", "v1", "namespaces");
 
-fn resource((group, version, resource): Name) -> &'static Resource {
+/// The kind of the table.
+pub(super) fn resource((group, version, resource): Name) -> &'static Resource {
     table::find(group, version, resource).expect("invariant: plugins name kinds of the table")
 }
 
@@ -23,7 +24,12 @@ pub(super) fn get(view: &View, kind: Name, namespace: &str, name: &str) -> Resul
     Ok(kv.and_then(|kv| codec::from_stored(&kv.value, kv.mod_revision).ok()))
 }
 
-/// The same, and again behind the other masters' writes when this replica does not have it.
+/// Whether a view has an object.
+pub(super) fn is_there(view: &View, kind: Name, namespace: &str, name: &str) -> bool {
+    view.contains(resource(kind).key(namespace, name).as_bytes())
+}
+
+/// An object as this replica has it, and again behind the other masters' writes when this replica does not have it.
 pub(crate) async fn get_fresh(
     api: &Api,
     kind: Name,

@@ -2,16 +2,29 @@
 //! change the object, and later refuse it when it was checked. They see creations, updates and deletions of objects
 //! and of their subresources, and connections.
 
+mod always_admit;
+mod always_deny;
+mod always_pull_images;
+mod anti_affinity;
 mod certificate_subject;
 mod claim_resize;
+mod config;
 mod default_class;
 mod dynamic;
+mod enabled;
 mod escalation;
+mod event_rate_limit;
+mod extended_resources;
+mod external_ips;
 mod lifecycle;
 mod limit_ranger;
 pub(crate) mod lookup;
+mod namespace_exists;
+mod namespace_provision;
 mod node_restriction;
+mod node_selector;
 mod node_taint;
+mod owner_references;
 mod pod_resize;
 mod pod_security;
 mod priority;
@@ -20,6 +33,7 @@ mod runtime_class;
 mod service_account;
 mod signers;
 mod storage_protection;
+mod toleration_limits;
 mod tolerations;
 mod topology_labels;
 
@@ -32,6 +46,8 @@ use parking_lot::Mutex;
 
 pub(crate) use dynamic::Dynamic;
 use dynamic::Rounds;
+pub use enabled::AdmissionConfig;
+pub(crate) use enabled::Enabled;
 pub(crate) use quota::{Charged, Turns};
 pub(crate) use signers::may_use_signer;
 
@@ -105,39 +121,68 @@ enum Check {
     Waits(for<'a> fn(&'a Api, &'a Attributes<'a>, &'a Value) -> Option<Waiting<'a>>),
 }
 
-/// One of the chain. What it remembers is in [`Api`].
+/// What one of the chain does. What it remembers is in [`Api`].
 struct Plugin {
     admit: Admit,
     check: Check,
 }
 
-/// The plugins in upstream's order (`pkg/kubeapiserver/options/plugins.go`). Quotas are charged in the transaction that
-/// writes the object.
-static CHAIN: &[Plugin] = &[
-    lifecycle::PLUGIN,
-    limit_ranger::PLUGIN,
-    service_account::PLUGIN,
-    node_restriction::PLUGIN,
-    node_taint::PLUGIN,
-    pod_security::PLUGIN,
-    priority::PLUGIN,
-    tolerations::PLUGIN,
-    default_class::OF_CLAIMS,
-    storage_protection::PLUGIN,
-    claim_resize::PLUGIN,
-    runtime_class::PLUGIN,
-    signers::APPROVAL,
-    signers::SIGNING,
-    signers::ATTEST,
-    certificate_subject::PLUGIN,
-    default_class::OF_INGRESSES,
-    topology_labels::PLUGIN,
-    pod_resize::PLUGIN,
-    escalation::PLUGIN,
-    dynamic::mutating::PLUGIN,
-    dynamic::hooks::MUTATING,
-    dynamic::validating::PLUGIN,
-    dynamic::hooks::VALIDATING,
+/// A plugin in its place.
+struct Link {
+    /// By which flags name it; what has no name is always on.
+    name: &'static str,
+    /// Whether it is on if no flag says otherwise.
+    is_default: bool,
+    plugin: Plugin,
+}
+
+const fn on(name: &'static str, plugin: Plugin) -> Link {
+    Link { name, is_default: true, plugin }
+}
+
+const fn off(name: &'static str, plugin: Plugin) -> Link {
+    Link { name, is_default: false, plugin }
+}
+
+/// The plugins in upstream's order (`pkg/kubeapiserver/options/plugins.go`). NodeRestriction is on besides those that
+/// upstream has on. Quotas are charged in the transaction that writes the object.
+static CHAIN: &[Link] = &[
+    off("AlwaysAdmit", always_admit::PLUGIN),
+    off("NamespaceAutoProvision", namespace_provision::PLUGIN),
+    on("NamespaceLifecycle", lifecycle::PLUGIN),
+    off("NamespaceExists", namespace_exists::PLUGIN),
+    off("LimitPodHardAntiAffinityTopology", anti_affinity::PLUGIN),
+    on("LimitRanger", limit_ranger::PLUGIN),
+    on("ServiceAccount", service_account::PLUGIN),
+    on("NodeRestriction", node_restriction::PLUGIN),
+    on("TaintNodesByCondition", node_taint::PLUGIN),
+    off("AlwaysPullImages", always_pull_images::PLUGIN),
+    on("PodSecurity", pod_security::PLUGIN),
+    off("PodNodeSelector", node_selector::PLUGIN),
+    on("Priority", priority::PLUGIN),
+    on("DefaultTolerationSeconds", tolerations::PLUGIN),
+    off("PodTolerationRestriction", toleration_limits::PLUGIN),
+    off("EventRateLimit", event_rate_limit::PLUGIN),
+    off("ExtendedResourceToleration", extended_resources::PLUGIN),
+    on("DefaultStorageClass", default_class::OF_CLAIMS),
+    on("StorageObjectInUseProtection", storage_protection::PLUGIN),
+    off("OwnerReferencesPermissionEnforcement", owner_references::PLUGIN),
+    on("PersistentVolumeClaimResize", claim_resize::PLUGIN),
+    on("RuntimeClass", runtime_class::PLUGIN),
+    on("CertificateApproval", signers::APPROVAL),
+    on("CertificateSigning", signers::SIGNING),
+    on("ClusterTrustBundleAttest", signers::ATTEST),
+    on("CertificateSubjectRestriction", certificate_subject::PLUGIN),
+    on("DefaultIngressClass", default_class::OF_INGRESSES),
+    off("DenyServiceExternalIPs", external_ips::PLUGIN),
+    on("PodTopologyLabels", topology_labels::PLUGIN),
+    on("PodResizeValidator", pod_resize::PLUGIN),
+    on("", escalation::PLUGIN),
+    on("MutatingAdmissionPolicy", dynamic::mutating::PLUGIN),
+    on("MutatingAdmissionWebhook", dynamic::hooks::MUTATING),
+    on("ValidatingAdmissionPolicy", dynamic::validating::PLUGIN),
+    on("ValidatingAdmissionWebhook", dynamic::hooks::VALIDATING),
+    off("AlwaysDeny", always_deny::PLUGIN),
 ];
 
 impl<'a> Attributes<'a> {
@@ -181,8 +226,8 @@ impl Api {
     }
 
     async fn admit_once(&self, attributes: &Attributes<'_>, object: &mut Value) -> Result<(), Status> {
-        for plugin in CHAIN {
-            match &plugin.admit {
+        for link in &self.plugins.chain {
+            match &link.plugin.admit {
                 Admit::Never => {}
                 Admit::Now(admit) => admit(self, attributes, object)?,
                 Admit::Waits(admit) => {
@@ -201,8 +246,8 @@ impl Api {
         attributes: &Attributes<'_>,
         object: &Value,
     ) -> Result<(), Status> {
-        for plugin in CHAIN {
-            match &plugin.check {
+        for link in &self.plugins.chain {
+            match &link.plugin.check {
                 Check::Never => {}
                 Check::Now(check) => check(self, attributes, object)?,
                 Check::Waits(check) => {

@@ -68,7 +68,8 @@ impl Api {
         is_update: bool,
     ) -> Result<Option<MutexGuard<'_, ()>>, Status> {
         let resource = target.resource.qualified();
-        if !target.resource.namespaced || !quota::counts(&resource, subresource, is_update) {
+        let charges = self.plugins.charges_quotas && target.resource.namespaced;
+        if !charges || !quota::counts(&resource, subresource, is_update) {
             return Ok(None);
         }
         let tracks = |quota: &Value| {
@@ -92,9 +93,8 @@ impl Api {
             new: write.new,
             now: self.now(),
         };
-        if !write.target.resource.namespaced
-            || !quota::counts(&resource, write.subresource, write.old.is_some())
-        {
+        let charges = self.plugins.charges_quotas && write.target.resource.namespaced;
+        if !charges || !quota::counts(&resource, write.subresource, write.old.is_some()) {
             return Ok(Extra::new());
         }
         match charge_at(view, write.target, &charge)? {

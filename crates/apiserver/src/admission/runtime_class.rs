@@ -97,7 +97,7 @@ fn same_amounts(a: &Value, b: &Value) -> bool {
 }
 
 /// Tolerations without those that another one covers; of equal ones the first stays.
-fn merge(all: Vec<Value>) -> Vec<Value> {
+pub(super) fn merge(all: Vec<Value>) -> Vec<Value> {
     let mut merged: Vec<Value> = Vec::new();
     for (at, one) in all.iter().enumerate() {
         let later = all[at + 1..].iter().any(|other| other != one && covers(other, one));
@@ -109,7 +109,7 @@ fn merge(all: Vec<Value>) -> Vec<Value> {
 }
 
 /// Whether a toleration tolerates all that another one does.
-fn covers(wide: &Value, narrow: &Value) -> bool {
+pub(super) fn covers(wide: &Value, narrow: &Value) -> bool {
     let text = |of: &Value, field: &str| of[field].as_str().unwrap_or_default().to_owned();
     let (key, effect, operator) = (text(wide, "key"), text(wide, "effect"), text(wide, "operator"));
     if wide == narrow {

@@ -25,6 +25,7 @@ mod kubectl;
 mod lists;
 mod logs;
 mod odd_requests;
+mod optional_plugins;
 mod other_server;
 mod plugins;
 mod pod_security;

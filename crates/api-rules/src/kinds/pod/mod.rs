@@ -14,7 +14,9 @@ mod update;
 mod volumes;
 
 pub(super) use probes::port as port_number_or_name;
+pub use resources::is_extended_resource;
 pub(super) use resources::list as resource_list;
+pub use scheduling::validate_tolerations;
 pub(super) use scheduling::{node_selector, taints};
 pub(super) use spec::template;
 use spec::validate_spec;

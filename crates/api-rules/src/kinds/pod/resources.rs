@@ -52,7 +52,8 @@ fn is_huge_pages(name: &str) -> bool {
     name.starts_with("hugepages-")
 }
 
-fn is_extended(name: &str) -> bool {
+/// Whether the resource is of another domain, and has a good name (upstream: `helper.IsExtendedResourceName`).
+pub fn is_extended_resource(name: &str) -> bool {
     !is_native(name)
         && !name.starts_with(QUOTA_PREFIX)
         && format::qualified_name(&format!("{QUOTA_PREFIX}{name}")).is_empty()
@@ -76,7 +77,7 @@ fn container_resource_name(name: &str, at: At<'_>, errors: &mut Errors) {
         if !matches!(name, "cpu" | "memory" | "ephemeral-storage") && !is_huge_pages(name) {
             errors.invalid(at, name, "must be a standard resource for containers");
         }
-    } else if !is_native(name) && !is_extended(name) {
+    } else if !is_native(name) && !is_extended_resource(name) {
         errors.invalid(at, name, "doesn't follow extended resource name standard");
     }
 }
@@ -86,7 +87,7 @@ fn value(name: &str, amount: &Value, at: At<'_>, errors: &mut Errors) {
     if parsed.is_negative() {
         errors.invalid(at, parsed.to_string(), NON_NEGATIVE);
     }
-    let whole = INTEGERS.contains(&name) || is_extended(name);
+    let whole = INTEGERS.contains(&name) || is_extended_resource(name);
     if whole && parsed.milli_value() % 1000 != 0 {
         errors.invalid(at, parsed.to_string(), "must be an integer");
     }

@@ -5,6 +5,7 @@ use crate::errors::{At, Errors};
 use crate::format;
 use crate::look::Look;
 use crate::meta;
+use api_types::field::FieldError;
 use serde_json::Value;
 use std::collections::HashSet;
 
@@ -168,6 +169,13 @@ fn label_keys(term: &Value, at: At<'_>, errors: &mut Errors) {
             errors.invalid(list.index(i), key.clone(), "exists in both matchLabelKeys and mismatchLabelKeys");
         }
     }
+}
+
+/// Tolerations that stand in no pod, but at `path` of a document.
+pub fn validate_tolerations(all: &[Value], path: &'static str) -> Vec<FieldError> {
+    let mut errors = Errors::new();
+    tolerations(all, At::root(path), &mut errors);
+    errors.done()
 }
 
 fn tolerations(all: &[Value], list: At<'_>, errors: &mut Errors) {
