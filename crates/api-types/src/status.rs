@@ -212,6 +212,11 @@ impl Status {
         Self::failure(406, "NotAcceptable", message)
     }
 
+    /// 406 for a form that this answer does not have.
+    pub fn unfit(message: impl Into<String>) -> Self {
+        Self::failure(406, "NotAcceptable", message)
+    }
+
     /// 429; without a delay (0) there are no details.
     pub fn too_many(message: impl Into<String>, retry_after_seconds: i32) -> Self {
         let details = Details { retry_after_seconds, ..Details::default() };

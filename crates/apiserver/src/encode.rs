@@ -12,7 +12,7 @@ use serde_json::json;
 use crate::body::{self, Body};
 use crate::catalog::Kind;
 use crate::convert;
-use crate::negotiate::{Format, Media, Shape};
+use crate::negotiate::{Format, Media, PARTIAL, PARTIAL_LIST, Shape};
 
 /// What a table's rows carry of their objects (`includeObject`).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -49,10 +49,10 @@ const WHOLE_LIST_BYTES: usize = 1 << 20;
 const PIECE_BYTES: usize = 256 << 10;
 
 /// Version and kind of an object's metadata alone.
-const PARTIAL: (&str, &str) = ("meta.k8s.io/v1", "PartialObjectMetadata");
+const META: &str = "meta.k8s.io/v1";
 
 fn partial_message() -> MessageId {
-    schema::lookup("meta.k8s.io", "v1", "PartialObjectMetadata")
+    schema::lookup("meta.k8s.io", "v1", PARTIAL)
         .or_else(|| schema::by_name("io.k8s.apimachinery.pkg.apis.meta.v1.PartialObjectMetadata"))
         .expect("invariant: the tables hold PartialObjectMetadata")
 }
@@ -143,8 +143,36 @@ impl Writer {
         self.media.format.media_type()
     }
 
+    /// Whether what was asked for can be had of a list, or of one object.
+    ///
+    /// # Errors
+    /// 406 for metadata of the other one.
+    pub fn check_shape(&self, is_list: bool) -> Result<(), Status> {
+        if self.media.shape != Shape::Metadata || self.media.of_list == is_list {
+            return Ok(());
+        }
+        let (asked, is) = if is_list { (PARTIAL, "is a list") } else { (PARTIAL_LIST, "is not a list") };
+        let name = self.gos_name(is_list);
+        Err(Status::unfit(format!("you requested {asked}, but the requested object {is} ({name})")))
+    }
+
+    /// What upstream calls the type of an object, or of a list: package and kind.
+    fn gos_name(&self, is_list: bool) -> String {
+        if self.resource.custom().is_some() {
+            return format!("*unstructured.Unstructured{}", if is_list { "List" } else { "" });
+        }
+        let package = match self.resource.group.split('.').next().unwrap_or_default() {
+            "" | "events" => "core",
+            "internal" => "apiserverinternal",
+            first => first,
+        };
+        let kind: &str = if is_list { &self.resource.list_kind } else { &self.resource.kind };
+        format!("*{package}.{kind}")
+    }
+
     /// One object.
     pub fn object(&self, kv: &KeyValue) -> Result<Bytes, Status> {
+        self.check_shape(false)?;
         let mut out = Vec::with_capacity(kv.value.len() * 2);
         match (self.media.shape, self.media.format) {
             (Shape::Object, Format::Protobuf) => {
@@ -156,7 +184,7 @@ impl Writer {
             }
             (Shape::Metadata, Format::Protobuf) => {
                 self.partial_proto(kv, &mut out)?;
-                return Ok(codec::wrap_unknown(PARTIAL.0, PARTIAL.1, &out).into());
+                return Ok(codec::wrap_unknown(META, PARTIAL, &out).into());
             }
             (Shape::Object, _) => self.object_json(kv, true, &mut out)?,
             (Shape::Metadata, _) => self.partial_json(kv, &mut out)?,
@@ -212,8 +240,7 @@ impl Writer {
     fn partial_json(&self, kv: &KeyValue, out: &mut Vec<u8>) -> Result<(), Status> {
         if self.is_native(kv) {
             let raw = codec::unwrap_unknown(&kv.value).map_err(failed)?.raw;
-            let written =
-                codec::object_to_json(partial_message(), PARTIAL.0, PARTIAL.1, raw, kv.mod_revision, out);
+            let written = codec::object_to_json(partial_message(), META, PARTIAL, raw, kv.mod_revision, out);
             return written.map_err(failed);
         }
         let partial = convert::partial(&mut self.resource.decode(kv)?);
@@ -277,7 +304,7 @@ impl Writer {
         let mut out = Vec::new();
         let (kind, api_version) = match self.media.shape {
             Shape::Object => (String::from(&self.resource.list_kind), self.resource.api_version()),
-            Shape::Metadata => ("PartialObjectMetadataList".to_owned(), "meta.k8s.io/v1".to_owned()),
+            Shape::Metadata => (PARTIAL_LIST.to_owned(), META.to_owned()),
             Shape::Table => {
                 self.table_head(metadata, true, &mut out);
                 return out;
@@ -293,6 +320,7 @@ impl Writer {
 
     /// A list; `metadata` is its `ListMeta`.
     pub fn list(self, metadata: &Value, items: Vec<KeyValue>) -> Result<Body, Status> {
+        self.check_shape(true)?;
         let bytes: usize = items.iter().map(|kv| kv.value.len()).sum();
         if self.media.format == Format::Protobuf {
             return self.protobuf_list(metadata, items, bytes);
@@ -324,7 +352,7 @@ impl Writer {
         codec::to_proto(list, metadata, &mut head).map_err(failed)?;
         put_field(1, &head, &mut raw);
         let (api_version, kind) = match self.media.shape {
-            Shape::Metadata => (PARTIAL.0.to_owned(), "PartialObjectMetadataList"),
+            Shape::Metadata => (META.to_owned(), PARTIAL_LIST),
             _ => (self.resource.api_version(), &*self.resource.list_kind),
         };
         let stored = self.media.shape == Shape::Object && items.iter().all(|kv| self.is_native(kv));
@@ -380,9 +408,7 @@ impl Writer {
             Shape::Object => {
                 (self.resource.message, self.resource.kind.as_str(), self.resource.api_version())
             }
-            Shape::Metadata => {
-                (Some(partial_message()), "PartialObjectMetadata", "meta.k8s.io/v1".to_owned())
-            }
+            Shape::Metadata => (Some(partial_message()), PARTIAL, META.to_owned()),
             Shape::Table => {
                 let mut out = Vec::new();
                 self.table_head(&json!({"resourceVersion": revision.to_string()}), false, &mut out);
@@ -527,9 +553,10 @@ mod tests {
                 ..KeyValue::default()
             }));
             for shape in [Shape::Object, Shape::Metadata] {
-                let json = written(Media { shape, ..Media::JSON }, &items);
+                let media = Media { shape, of_list: true, ..Media::JSON };
+                let json = written(media, &items);
                 let json: Value = serde_json::from_slice(&json).unwrap();
-                let proto = written(Media { format: Format::Protobuf, shape, ..Media::JSON }, &items);
+                let proto = written(Media { format: Format::Protobuf, ..media }, &items);
                 let kind = if shape == Shape::Object { "ConfigMapList" } else { "PartialObjectMetadataList" };
                 assert_eq!(json["kind"], kind);
                 assert_eq!(json["metadata"]["resourceVersion"], "9");

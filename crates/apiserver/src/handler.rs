@@ -22,7 +22,7 @@ use crate::call::{Call, status_response};
 use crate::catalog::Kind;
 use crate::discovery;
 use crate::flow::{self, Classified, Permit};
-use crate::info::{Query, RequestInfo};
+use crate::info::{self, Query, RequestInfo};
 use crate::negotiate::{self, Media};
 use crate::registry::{Target, UpdateKind};
 use crate::storage::View;
@@ -72,6 +72,9 @@ struct Notes {
 impl Api {
     /// Answers a request; every failure is an answer too.
     pub(crate) async fn handle(self: Arc<Self>, request: Request<Body>, origin: Origin) -> Response<Body> {
+        if !info::is_escaped_well(request.uri().path()) {
+            return body::plain(400, "400 Bad Request");
+        }
         let started = self.storage.env.clock.monotonic();
         let query = Query::parse(request.uri().query().unwrap_or_default());
         let info = RequestInfo::parse(request.method(), request.uri().path(), &query);

@@ -160,6 +160,12 @@ impl RequestInfo {
     }
 }
 
+/// Whether each percent sign of a path begins the number of a byte (RFC 3986, 2.1).
+pub(crate) fn is_escaped_well(path: &str) -> bool {
+    let mut escapes = path.split('%').skip(1);
+    escapes.all(|rest| rest.len() >= 2 && rest.bytes().take(2).all(|byte| byte.is_ascii_hexdigit()))
+}
+
 /// A text whose bytes may be percent-encoded; one that is encoded wrongly stays as it is.
 pub(crate) fn unescape(text: &str) -> String {
     if !text.contains('%') {

@@ -9,6 +9,9 @@ pub(crate) const YAML: &str = "application/yaml";
 /// Protobuf in its envelope.
 pub(crate) const PROTOBUF: &str = "application/vnd.kubernetes.protobuf";
 const OFFERED: [&str; 3] = [JSON, YAML, PROTOBUF];
+/// What an object is without all but its metadata, and a list of such.
+pub(crate) const PARTIAL: &str = "PartialObjectMetadata";
+pub(crate) const PARTIAL_LIST: &str = "PartialObjectMetadataList";
 
 /// How an object is written.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -41,11 +44,13 @@ pub(crate) enum Shape {
 pub(crate) struct Media {
     pub format: Format,
     pub shape: Shape,
+    /// Whether metadata were asked for as those of a list.
+    pub of_list: bool,
     pub pretty: bool,
 }
 
 impl Media {
-    pub const JSON: Self = Self { format: Format::Json, shape: Shape::Object, pretty: false };
+    pub const JSON: Self = Self { format: Format::Json, shape: Shape::Object, of_list: false, pretty: false };
 }
 
 /// One clause of an `Accept` header.
@@ -96,15 +101,16 @@ fn choose(clause: &Clause<'_>, shapes: bool) -> Option<Media> {
         return None;
     }
     if parameter("as").or(parameter("g")).or(parameter("v")).is_none() {
-        return Some(Media { format, shape: Shape::Object, pretty });
+        return Some(Media { format, pretty, ..Media::JSON });
     }
     let meta = parameter("g") == Some("meta.k8s.io") && parameter("v") == Some("v1");
-    let shape = match parameter("as").unwrap_or_default() {
+    let kind = parameter("as").unwrap_or_default();
+    let shape = match kind {
         "Table" if format != Format::Protobuf => Shape::Table,
-        "PartialObjectMetadata" | "PartialObjectMetadataList" => Shape::Metadata,
+        PARTIAL | PARTIAL_LIST => Shape::Metadata,
         _ => return None,
     };
-    (meta && shapes).then_some(Media { format, shape, pretty })
+    (meta && shapes).then_some(Media { format, shape, of_list: kind == PARTIAL_LIST, pretty })
 }
 
 /// What a watch is written in, besides [`OFFERED`].

@@ -173,6 +173,7 @@ impl Api {
         if writer.media.format == Format::Yaml {
             return Err(crate::negotiate::not_a_stream());
         }
+        writer.check_shape(false)?;
         let options = ListOptions::parse(&target.resource, &call.query, &call.info.name)?;
         let begin = begin(&options)?;
         let format = writer.media.format;

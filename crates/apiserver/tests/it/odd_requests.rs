@@ -118,6 +118,11 @@ async fn kinds_are_where_they_are_and_nowhere_else() {
         ("GET", "/api/v1/namespaces/default", 200),
         ("GET", "/api/v1/namespaces", 200),
         ("GET", "/version/", 200),
+        // Its documents are there for every method.
+        ("POST", "/openapi/v2", 200),
+        ("PUT", "/openapi/v3", 200),
+        ("DELETE", "/openapi/v3/api/v1", 200),
+        ("POST", "/openapi", 404),
     ] {
         let answer = cluster.root(ask(method, path)).await;
         assert_eq!(answer.code, code, "{method} {path}: {}", answer.text());
@@ -125,6 +130,55 @@ async fn kinds_are_where_they_are_and_nowhere_else() {
             assert_eq!(answer.text(), "404 page not found\n", "{path}");
             assert_eq!(answer.headers["x-content-type-options"], "nosniff", "{path}");
         }
+    }
+}
+
+#[tokio::test]
+async fn a_path_that_is_escaped_wrongly_is_none() {
+    let cluster = Cluster::start().await;
+    for path in ["/api/v1/namespaces/%zz", "/api/v1/namespaces/a%", "/%2", "/healthz%2x", "/apis/%C3%/v1"] {
+        for method in ["GET", "POST"] {
+            let answer = cluster.root(ask(method, path)).await;
+            assert_eq!((answer.code, answer.text().as_str()), (400, "400 Bad Request"), "{method} {path}");
+        }
+    }
+    cluster.root(get("/api/v1/namespaces/%64efault")).await.expect(200);
+}
+
+#[tokio::test]
+async fn metadata_are_those_of_an_object_or_of_a_list() {
+    let cluster = Cluster::start().await;
+    cluster.create(CONFIG_MAPS, &config_map("a")).await;
+    let one = format!("{CONFIG_MAPS}/a");
+    let of = |kind: &str| format!("application/json;as={kind};v=v1;g=meta.k8s.io,application/json");
+    let (object, list) = (of("PartialObjectMetadata"), of("PartialObjectMetadataList"));
+    let refused = |asked: Ask, message| (asked, 406, "NotAcceptable", message);
+    let is_list =
+        "you requested PartialObjectMetadata, but the requested object is a list (*core.ConfigMapList)";
+    let is_none =
+        "you requested PartialObjectMetadataList, but the requested object is not a list (*core.ConfigMap)";
+    let none = format!("{CONFIG_MAPS}/none");
+    let dry = format!("{CONFIG_MAPS}?dryRun=All");
+    check(
+        &cluster,
+        vec![
+            refused(accept(CONFIG_MAPS, &object), is_list),
+            refused(
+                accept(DEPLOYMENTS, &object),
+                "you requested PartialObjectMetadata, but the requested object is a list (*apps.DeploymentList)",
+            ),
+            refused(ask("DELETE", &dry).header("accept", &object), is_list),
+            refused(accept(&one, &list), is_none),
+            refused(ask("POST", &dry).json(&config_map("b")).header("accept", &list), is_none),
+            (accept(&none, &list), 404, "NotFound", "configmaps \"none\" not found"),
+        ],
+    )
+    .await;
+    for (path, form, kind) in
+        [(CONFIG_MAPS, &list, "PartialObjectMetadataList"), (&one, &object, "PartialObjectMetadata")]
+    {
+        let found = cluster.root(accept(path, form)).await.expect(200);
+        assert_eq!(found["kind"], kind);
     }
 }
 
