@@ -104,23 +104,43 @@ impl Client {
         timeout: Duration,
         max_answer: usize,
     ) -> Result<Bytes, String> {
-        self.send(api, Some(review), timeout, max_answer).await
+        self.send(api, Some(review), None, timeout, max_answer).await
     }
 
     /// Gets a document, or says why there is none.
     pub async fn get(&self, api: &Api, timeout: Duration, max_answer: usize) -> Result<Bytes, String> {
-        self.send(api, None, timeout, max_answer).await
+        self.send(api, None, None, timeout, max_answer).await
+    }
+
+    /// The same in the name of whom a token stands for; an empty one is nobody's.
+    pub async fn get_as(
+        &self,
+        api: &Api,
+        token: &str,
+        timeout: Duration,
+        max_answer: usize,
+    ) -> Result<Bytes, String> {
+        let bearer = || {
+            let header = HeaderValue::from_str(&format!("Bearer {token}"));
+            let mut header = header.map_err(|_| "the access token fits in no header".to_owned())?;
+            header.set_sensitive(true);
+            Ok::<_, String>(header)
+        };
+        let authorization = (!token.is_empty()).then(bearer).transpose()?;
+        self.send(api, None, authorization, timeout, max_answer).await
     }
 
     async fn send(
         &self,
         api: &Api,
         body: Option<Bytes>,
+        authorization: Option<HeaderValue>,
         timeout: Duration,
         max_answer: usize,
     ) -> Result<Bytes, String> {
         let seconds = body.is_some().then_some(timeout.as_secs());
-        let call = self.prepare(&api.storage.view(), seconds)?;
+        let mut call = self.prepare(&api.storage.view(), seconds)?;
+        call.authorization = authorization;
         let answer = self.sender.exchange(&api.tasks, &call, body, timeout, max_answer).await;
         answer.map_err(|refusal| refusal.text)
     }

@@ -23,6 +23,7 @@ use crate::cluster::Authority;
 /// What is answered.
 pub enum Said {
     Json(Value),
+    Text(String),
     /// An error.
     Code(u16),
     /// Nothing, ever.
@@ -51,6 +52,7 @@ async fn serve(
     asked.lock().push((path.clone(), review.clone()));
     let (code, text) = match answer(&path, &review) {
         Said::Json(value) => (200, value.to_string()),
+        Said::Text(text) => (200, text),
         Said::Code(code) => (code, "no".to_owned()),
         Said::Nothing => std::future::pending().await,
     };

@@ -1,12 +1,14 @@
 //! Tokens that others vouch for: a server that is asked, and issuers of OpenID Connect.
 
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Duration;
 
 use apiserver::{ApiServerConfig, OidcConfig, TokenWebhookConfig};
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use jsonwebtoken::{Algorithm, EncodingKey, Header};
+use parking_lot::Mutex;
 use rcgen::{KeyPair, PublicKeyData};
 use serde_json::{Value, json};
 
@@ -155,6 +157,8 @@ async fn what_is_wrong_with_the_webhook_is_said() {
 struct Issuer {
     server: Reviewer,
     key: KeyPair,
+    /// What is answered at `/claims`.
+    told: Arc<Mutex<String>>,
 }
 
 impl Issuer {
@@ -167,6 +171,8 @@ impl Issuer {
             "x": coordinate(&point[..32]), "y": coordinate(&point[32..])});
         let address = std::sync::Arc::new(std::sync::OnceLock::<String>::new());
         let own = address.clone();
+        let told = Arc::new(Mutex::new(String::new()));
+        let tells = told.clone();
         let server = Reviewer::start(move |path, _| {
             let url = own.get().cloned().unwrap_or_default();
             match path {
@@ -174,12 +180,13 @@ impl Issuer {
                     Said::Json(json!({"issuer": url, "jwks_uri": format!("{url}/keys")}))
                 }
                 "/keys" => Said::Json(json!({"keys": [jwk]})),
+                "/claims" => Said::Text(tells.lock().clone()),
                 _ => Said::Code(404),
             }
         })
         .await;
         address.set(format!("https://{}", server.address)).expect("once");
-        Self { server, key }
+        Self { server, key, told }
     }
 
     fn url(&self) -> String {
@@ -232,6 +239,33 @@ async fn an_issuer_by_flags_vouches_for_its_tokens() {
         issuer.token(&issuer.key, |claims| claims["iss"] = json!("https://kubernetes.default.svc")),
     ];
     for token in bad {
+        with_token(&cluster, &token).await.expect(401);
+    }
+}
+
+#[tokio::test]
+async fn groups_may_be_told_elsewhere() {
+    let issuer = Issuer::start().await;
+    let flags = issuer.flags();
+    let cluster = Cluster::start_with(|config| config.oidc = Some(flags)).await;
+    let token = issuer.token(&issuer.key, |claims| {
+        claims.as_object_mut().expect("an object").remove("groups");
+        claims["_claim_names"] = json!({"groups": "there"});
+        let endpoint = format!("{}/claims", issuer.url());
+        claims["_claim_sources"] = json!({"there": {"endpoint": endpoint, "access_token": "t"}});
+    });
+    *issuer.told.lock() = issuer.token(&issuer.key, |claims| claims["groups"] = json!(["b"]));
+    let user = with_token(&cluster, &token).await.expect(201)["status"]["userInfo"].clone();
+    assert_eq!(user["groups"], json!(["oidc:b", "system:authenticated"]));
+    let bad = [
+        issuer.token(&KeyPair::generate().expect("key"), |_| ()),
+        issuer.token(&issuer.key, |claims| claims["aud"] = json!("another")),
+        issuer.token(&issuer.key, |claims| claims["exp"] = json!(1)),
+        issuer.token(&issuer.key, |claims| drop(claims.as_object_mut().expect("an object").remove("groups"))),
+        "no token".to_owned(),
+    ];
+    for told in bad {
+        *issuer.told.lock() = told;
         with_token(&cluster, &token).await.expect(401);
     }
 }

@@ -111,7 +111,7 @@ mod tests {
     }
 
     fn user(config: &OidcConfig, claims: &Value) -> Result<crate::user::UserInfo, String> {
-        config.read("").unwrap().0.issuers.pop().unwrap().user(claims, 0)
+        config.read("").unwrap().0.issuers.pop().unwrap().user(claims)
     }
 
     #[test]

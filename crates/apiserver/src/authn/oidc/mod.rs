@@ -4,6 +4,7 @@
 mod config;
 mod flags;
 
+use std::collections::HashMap;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
@@ -35,6 +36,8 @@ const TIMEOUT: Duration = Duration::from_secs(10);
 const FETCH_INTERVAL: Duration = Duration::from_secs(10);
 /// Bytes of a description of keys, at most.
 const MAX_ANSWER_BYTES: usize = 1 << 20;
+/// Issuers that vouch for claims which are told elsewhere, for each issuer of tokens, at most.
+const MAX_OTHERS: usize = 16;
 /// Milliseconds that clocks may differ.
 const LEEWAY: i64 = 10_000;
 /// Signatures that are believed (upstream: `AllValidSigningAlgorithms`).
@@ -71,6 +74,18 @@ struct Current {
 struct Issuer {
     config: IssuerConfig,
     keys: Mutex<Keys>,
+    /// Keys of those who vouch for claims that are told elsewhere.
+    others: parking_lot::Mutex<HashMap<String, Arc<Mutex<Keys>>>>,
+}
+
+/// Where the keys of an issuer come from.
+struct Source<'a> {
+    url: &'a str,
+    /// Where its keys are described, if not below the URL.
+    discovery_url: &'a str,
+    /// PEM; empty for the system's.
+    authority: &'a str,
+    keys: &'a Mutex<Keys>,
 }
 
 /// An issuer's keys, as they were fetched last.
@@ -83,7 +98,9 @@ struct Keys {
 impl Current {
     fn new(text: Vec<u8>, config: AuthenticationConfig) -> Self {
         let issuers = config.issuers.into_iter();
-        let issuers = issuers.map(|config| Issuer { config, keys: Mutex::default() }).collect();
+        let issuer =
+            |config| Issuer { config, keys: Mutex::default(), others: parking_lot::Mutex::default() };
+        let issuers = issuers.map(issuer).collect();
         Self { text, issuers, anonymous: config.anonymous }
     }
 }
@@ -164,19 +181,106 @@ impl Oidc {
 
 impl Issuer {
     async fn verify(&self, api: &Api, token: &str, algorithms: &[Algorithm]) -> Result<UserInfo, String> {
+        let mut claims = self.source().claims(api, token, algorithms).await?;
+        self.config.check(&claims, api.now())?;
+        if let Some(Mapping::Claim { claim, .. }) = &self.config.groups {
+            let expanded = self.expand(api, &mut claims, claim, algorithms).await;
+            expanded.map_err(|error| format!("oidc: could not expand distributed claims: {error}"))?;
+        }
+        self.config.user(&claims)
+    }
+
+    fn source(&self) -> Source<'_> {
+        let IssuerConfig { url, discovery_url, authority, .. } = &self.config;
+        Source { url, discovery_url, authority, keys: &self.keys }
+    }
+
+    /// Fetches a claim that the token says is told elsewhere (OpenID Connect Core 1.0, section 5.6.2), in a token of
+    /// whoever vouches for it there. Upstream does that for groups only.
+    async fn expand(
+        &self,
+        api: &Api,
+        claims: &mut Value,
+        claim: &str,
+        algorithms: &[Algorithm],
+    ) -> Result<(), String> {
+        let Some((endpoint, access_token)) = elsewhere(claims, claim)? else { return Ok(()) };
+        let client = client(&endpoint, &self.config.authority);
+        let answer = client.get_as(api, &access_token, TIMEOUT, MAX_ANSWER_BYTES).await;
+        let answer = answer.map_err(|error| format!("while getting distributed claim {claim:?}: {error}"))?;
+        let token = String::from_utf8_lossy(&answer);
+        let token = token.trim();
+        let issuer = unverified(token).map(|claims| claims.text("iss").to_owned()).ok_or_else(|| {
+            format!("getting untrusted issuer from endpoint {endpoint} failed for claim {claim:?}")
+        })?;
+        let found = if issuer == self.config.url {
+            self.source().claims(api, token, algorithms).await
+        } else {
+            let keys = self.keys_of(&issuer)?;
+            let (url, authority) = (issuer.as_str(), self.config.authority.as_str());
+            Source { url, discovery_url: "", authority, keys: &keys }.claims(api, token, algorithms).await
+        };
+        let checked = found.and_then(|found| self.config.check(&found, api.now()).map(|()| found));
+        let mut found = checked.map_err(|error| format!("verify distributed claim token: {error}"))?;
+        if found.get(claim).is_none() {
+            return Err(format!(
+                "jwt returned by distributed claim endpoint {endpoint:?} did not contain claim: {claim}"
+            ));
+        }
+        claims[claim] = found[claim].take();
+        Ok(())
+    }
+
+    /// The keys of another issuer.
+    fn keys_of(&self, issuer: &str) -> Result<Arc<Mutex<Keys>>, String> {
+        let mut others = self.others.lock();
+        if others.len() >= MAX_OTHERS && !others.contains_key(issuer) {
+            return Err(format!("verifier not initialized for issuer: {issuer:?}"));
+        }
+        Ok(others.entry(issuer.to_owned()).or_default().clone())
+    }
+}
+
+/// Where a claim is told that a token does not have, and the token with which it is asked for.
+///
+/// # Errors
+/// Upstream's text for what contradicts itself.
+fn elsewhere(claims: &Value, claim: &str) -> Result<Option<(String, String)>, String> {
+    let names = match (claims.get(claim), claims.get("_claim_names")) {
+        (None, Some(names)) => names.as_object().ok_or("oidc: error parsing distributed claim names")?,
+        _ => return Ok(None),
+    };
+    let sources = claims.get("_claim_sources").ok_or("oidc: no claim sources")?;
+    let sources = sources.as_object().ok_or("oidc: could not parse claim sources")?;
+    let Some(name) = names.get(claim).and_then(Value::as_str) else { return Ok(None) };
+    let source = sources.get(name).ok_or_else(|| {
+        format!("id token _claim_names contained a source {name} missing in _claims_sources")
+    })?;
+    let text = |field: &str| source[field].as_str().unwrap_or_default().to_owned();
+    let endpoint = text("endpoint");
+    Ok((!endpoint.is_empty()).then(|| (endpoint, text("access_token"))))
+}
+
+/// Asks at a URL. `authority`: PEM; empty for the system's.
+fn client(url: &str, authority: &str) -> Client {
+    Client::new(&json!({"url": url, "caBundle": STANDARD.encode(authority)}))
+}
+
+impl Source<'_> {
+    /// The claims of a token that the issuer has signed.
+    async fn claims(&self, api: &Api, token: &str, algorithms: &[Algorithm]) -> Result<Value, String> {
         let header = jsonwebtoken::decode_header(token).map_err(|error| error.to_string())?;
         if !algorithms.contains(&header.alg) {
             return Err(format!("signatures by {:?} are not believed", header.alg));
         }
         let key = self.key(api, header.kid.as_deref(), header.alg).await?;
         let mut validation = Validation::new(header.alg);
-        // Times and audiences are checked below, against the server's clock.
+        // Times and audiences are checked by the issuer's configuration, against the server's clock.
         validation.validate_exp = false;
         validation.validate_aud = false;
         validation.required_spec_claims.clear();
-        let claims =
-            jsonwebtoken::decode::<Value>(token, &key, &validation).map_err(|error| error.to_string())?;
-        self.config.user(&claims.claims, api.now())
+        let claims = jsonwebtoken::decode::<Value>(token, &key, &validation);
+        claims.map(|token| token.claims).map_err(|error| error.to_string())
     }
 
     /// The key that a token names; keys are fetched anew for a name that is not known.
@@ -194,21 +298,18 @@ impl Issuer {
     }
 
     async fn fetch(&self, api: &Api) -> Result<JwkSet, String> {
-        let config = &self.config;
-        let discovery = match config.discovery_url.as_str() {
-            "" => format!("{}/.well-known/openid-configuration", config.url.trim_end_matches('/')),
+        let discovery = match self.discovery_url {
+            "" => format!("{}/.well-known/openid-configuration", self.url.trim_end_matches('/')),
             url => url.to_owned(),
         };
         let get = async |url: &str| {
-            let bundle = STANDARD.encode(&config.authority);
-            let client = Client::new(&json!({"url": url, "caBundle": bundle}));
-            let answer = client.get(api, TIMEOUT, MAX_ANSWER_BYTES).await?;
+            let answer = client(url, self.authority).get(api, TIMEOUT, MAX_ANSWER_BYTES).await?;
             serde_json::from_slice::<Value>(&answer).map_err(|error| format!("{url}: {error}"))
         };
         let document = get(&discovery).await?;
-        if document.text("issuer") != config.url {
+        if document.text("issuer") != self.url {
             let found = document.text("issuer");
-            return Err(format!("issuer did not match: {} was wanted, {found} was found", config.url));
+            return Err(format!("issuer did not match: {} was wanted, {found} was found", self.url));
         }
         let set = get(document.text("jwks_uri")).await?;
         serde_json::from_value(set).map_err(|error| error.to_string())
@@ -231,8 +332,8 @@ impl Keys {
 }
 
 impl IssuerConfig {
-    /// What the claims of a token say of its user, `now` in milliseconds.
-    fn user(&self, claims: &Value, now: i64) -> Result<UserInfo, String> {
+    /// Whether a token is for here and now, `now` in milliseconds.
+    fn check(&self, claims: &Value, now: i64) -> Result<(), String> {
         let seconds = |name: &str| claims.key(name).as_f64().map(|seconds| (seconds * 1000.0) as i64);
         let expires = seconds("exp").ok_or("the token does not say when it expires")?;
         if now > expires {
@@ -244,6 +345,11 @@ impl IssuerConfig {
         if !texts(claims.key("aud")).iter().any(|audience| self.audiences.contains(audience)) {
             return Err(format!("expected audience in {:?} got {}", self.audiences, claims.key("aud")));
         }
+        Ok(())
+    }
+
+    /// What the claims of a token say of its user.
+    fn user(&self, claims: &Value) -> Result<UserInfo, String> {
         for rule in &self.claim_rules {
             rule.check(claims)?;
         }
@@ -339,14 +445,16 @@ mod tests {
         );
         let claims =
             json!({"exp": 100, "aud": "k", "sub": "ann", "roles": "x,y", "tenant": "t", "hd": "example.com"});
-        let user = config.user(&claims, 99_000).unwrap();
+        let user = |claims: &Value| config.check(claims, 99_000).and_then(|()| config.user(claims));
+        let fault = |claims: &Value| user(claims).unwrap_err();
+        let user = user(&claims).unwrap();
         assert_eq!((user.name.as_str(), user.uid.as_str()), ("a:ann", "ann"));
         assert_eq!(user.groups, ["x", "y", "system:authenticated"]);
         assert_eq!(user.extra["example.com/tenant"], ["t"]);
         let wrong = |field: &str, value: Value| {
             let mut claims = claims.clone();
             claims[field] = value;
-            config.user(&claims, 99_000).unwrap_err()
+            fault(&claims)
         };
         assert!(wrong("exp", json!(98)).contains("expired"));
         assert!(wrong("nbf", json!(200)).contains("not valid yet"));
@@ -361,7 +469,23 @@ mod tests {
         let config = config("  claimMappings:\n    username: {claim: email, prefix: ''}\n");
         let claims =
             |verified: bool| json!({"exp": 100, "aud": "k", "email": "a@b", "email_verified": verified});
-        assert_eq!(config.user(&claims(true), 0).unwrap().name, "a@b");
-        assert_eq!(config.user(&claims(false), 0).unwrap_err(), "oidc: email not verified");
+        assert_eq!(config.user(&claims(true)).unwrap().name, "a@b");
+        assert_eq!(config.user(&claims(false)).unwrap_err(), "oidc: email not verified");
+    }
+
+    #[test]
+    fn a_claim_may_be_told_elsewhere() {
+        let claims = json!({"_claim_names": {"groups": "there", "lost": "nowhere", "inside": "here"},
+            "_claim_sources": {"there": {"endpoint": "https://a/b", "access_token": "t"}, "here": {"JWT": "x"}}});
+        let place = Some(("https://a/b".to_owned(), "t".to_owned()));
+        assert_eq!(elsewhere(&claims, "groups"), Ok(place));
+        assert_eq!(elsewhere(&claims, "roles"), Ok(None), "nobody says where");
+        assert_eq!(elsewhere(&claims, "inside"), Ok(None), "an aggregated claim");
+        assert!(elsewhere(&claims, "lost").unwrap_err().contains("a source nowhere missing"));
+        let there = json!({"groups": [], "_claim_names": 1});
+        assert_eq!(elsewhere(&there, "groups"), Ok(None), "it is there already");
+        let odd = |claims: Value| elsewhere(&claims, "groups").unwrap_err();
+        assert_eq!(odd(json!({"_claim_names": {}})), "oidc: no claim sources");
+        assert_eq!(odd(json!({"_claim_names": 1})), "oidc: error parsing distributed claim names");
     }
 }
