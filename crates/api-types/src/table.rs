@@ -212,6 +212,16 @@ pub fn resources() -> &'static [Resource] {
     &RESOURCES
 }
 
+/// Where a row of the table stands in [`resources`].
+///
+/// # Panics
+/// For what is no row of the table.
+pub fn position(row: &'static Resource) -> usize {
+    let (rows, row) = (resources().as_ptr_range(), std::ptr::from_ref(row));
+    assert!(rows.contains(&row), "invariant: every resource that lives for ever is a row");
+    (row.addr() - rows.start.addr()) / size_of::<Resource>()
+}
+
 /// Resources by (group, version, name).
 type Rows = HashMap<(&'static str, &'static str, &'static str), &'static Resource>;
 

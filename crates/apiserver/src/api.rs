@@ -1,5 +1,6 @@
 //! The server's state, shared by all requests.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use api_types::time;
@@ -12,6 +13,7 @@ use crate::authn::Authenticator;
 use crate::authz::Authorizer;
 use crate::catalog::Catalog;
 use crate::config::{ApiServerConfig, MetricsText};
+use crate::counters::Counts;
 use crate::discovery::Documents;
 use crate::flow::Flow;
 use crate::health::Health;
@@ -44,6 +46,11 @@ pub(crate) struct Api {
     pub health: Health,
     pub nodes: Option<NodeClient>,
     pub metrics: Option<MetricsText>,
+    pub counts: Counts,
+    /// When the server was built, milliseconds since the epoch.
+    pub started: i64,
+    /// The flags that it was started with.
+    pub flags: BTreeMap<String, String>,
     pub flow: Flow,
     pub audit: Option<Arc<Audit>>,
 }
@@ -59,6 +66,7 @@ impl Api {
         nodes: Option<NodeClient>,
         tasks: TaskGroup,
     ) -> Self {
+        let started = storage.env.clock.now().millis();
         Self {
             name: config.name.clone(),
             authorizer: Arc::new(authorizer),
@@ -84,6 +92,9 @@ impl Api {
             health: Health::default(),
             nodes,
             metrics: config.metrics.clone(),
+            counts: Counts::default(),
+            started,
+            flags: config.flags.clone(),
             audit: None,
         }
     }

@@ -1,6 +1,8 @@
 //! One request on its way through the server.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
 
 use api_types::Value;
 use api_types::status::Status;
@@ -44,6 +46,8 @@ pub(crate) struct Call {
     /// The connection that it came by.
     pub wire: Wire,
     warnings: Mutex<Vec<String>>,
+    /// Nanoseconds that were spent waiting for webhooks.
+    waited: AtomicU64,
 }
 
 /// What happens to fields that a kind does not have (`fieldValidation`).
@@ -85,6 +89,7 @@ impl Call {
             trail: None,
             wire: Wire::default(),
             warnings: Mutex::default(),
+            waited: AtomicU64::new(0),
         }
     }
 
@@ -187,6 +192,17 @@ impl Call {
         if let Some(trail) = &self.trail {
             trail.lap(part);
         }
+    }
+
+    /// The request waited for a webhook.
+    pub fn wait(&self, waited: Duration) {
+        let nanoseconds = u64::try_from(waited.as_nanos()).unwrap_or(u64::MAX);
+        self.waited.fetch_add(nanoseconds, Ordering::Relaxed);
+    }
+
+    /// How long it waited for webhooks.
+    pub fn waited(&self) -> Duration {
+        Duration::from_nanos(self.waited.load(Ordering::Relaxed))
     }
 
     /// Puts the warnings into an answer.

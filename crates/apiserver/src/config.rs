@@ -1,5 +1,6 @@
 //! What a server is built from.
 
+use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
 use std::ops::RangeInclusive;
 use std::path::PathBuf;
@@ -142,6 +143,8 @@ pub struct ApiServerConfig {
     pub metrics: Option<MetricsText>,
     /// What is written of requests, and whereto.
     pub audit: AuditConfig,
+    /// Flags with their values, as `/flagz` shows them: nothing that is secret.
+    pub flags: BTreeMap<String, String>,
 }
 
 impl ApiServerConfig {
@@ -183,6 +186,7 @@ impl ApiServerConfig {
             idle_timeout: Duration::from_secs(90),
             metrics: None,
             audit: AuditConfig::default(),
+            flags: BTreeMap::new(),
         }
     }
 }

@@ -10,6 +10,7 @@ use api_types::status::Status;
 use api_types::{Value, meta};
 use bytes::Bytes;
 use http::Response;
+use metrics::{counter, histogram};
 use mvcc::KeyValue;
 use serde_json::json;
 
@@ -27,12 +28,21 @@ const MAX_ANSWER_BYTES: usize = 64 << 20;
 /// Stored bytes of the objects of one call, beyond which the others go with the next.
 const CALL_BYTES: usize = 4 << 20;
 
+/// What is wrong with an answer.
+struct Fault {
+    /// As upstream counts it.
+    kind: &'static str,
+    text: String,
+}
+
 /// The webhook of a definition.
 pub(crate) struct Converter {
     client: Client,
     /// Version of the reviews: `v1` or `v1beta1`; none if the webhook knows neither.
     version: Option<&'static str>,
     kind: String,
+    /// Name of the definition.
+    definition: String,
 }
 
 impl Converter {
@@ -52,6 +62,7 @@ impl Converter {
             client: Client::new(conversion.at("webhook.clientConfig")),
             version,
             kind: definition.text("spec.names.kind").to_owned(),
+            definition: meta::name(definition).to_owned(),
         })
     }
 
@@ -71,19 +82,58 @@ impl Converter {
             "request": {"uid": uid, "desiredAPIVersion": wanted, "objects": objects},
         });
         let body = Bytes::from(review.to_string());
+        let clock = &api.storage.env.clock;
+        let since = clock.monotonic();
         let answer = self.client.post(api, body, TIMEOUT, MAX_ANSWER_BYTES).await;
-        let answer = answer.map_err(|why| failed(format!("failed: {why}")))?;
-        let converted = read(&answer, version, &uid).map_err(|why| failed(format!("failed: {why}")))?;
+        let converted = self.judge(answer, version, &uid, &objects, wanted);
+        let took = clock.monotonic().saturating_duration_since(since);
+        self.count(&from, wanted, converted.as_ref().err().map(|fault| fault.kind), took);
+        converted.map_err(|fault| failed(fault.text))
+    }
+
+    /// What the webhook made of the objects.
+    fn judge(
+        &self,
+        answer: Result<Bytes, String>,
+        version: &str,
+        uid: &str,
+        objects: &[Value],
+        wanted: &str,
+    ) -> Result<Vec<Value>, Fault> {
+        let fault = |kind, text| Fault { kind, text };
+        let answer =
+            answer.map_err(|why| fault("conversion_webhook_call_failure", format!("failed: {why}")))?;
+        let converted = read(&answer, version, uid).map_err(|why| {
+            fault("conversion_webhook_malformed_response_failure", format!("failed: {why}"))
+        })?;
         if converted.len() != objects.len() {
             let (got, expected) = (converted.len(), objects.len());
-            return Err(failed(format!("returned {got} objects, expected {expected}")));
+            let text = format!("returned {got} objects, expected {expected}");
+            return Err(fault("conversion_webhook_partial_response_failure", text));
         }
         let pairs = objects.iter().zip(converted).enumerate();
         let settled = pairs.map(|(at, (before, after))| {
-            settle(before, after, wanted)
-                .map_err(|why| failed(format!("returned invalid converted object at index {at}: {why}")))
+            settle(before, after, wanted).map_err(|why| {
+                let text = format!("returned invalid converted object at index {at}: {why}");
+                fault("conversion_webhook_invalid_converted_object_failure", text)
+            })
         });
         settled.collect()
+    }
+
+    /// Counts a call (upstream: `apiextensions-apiserver/pkg/apiserver/conversion/metrics.go`).
+    fn count(&self, from: &str, wanted: &str, fault: Option<&'static str>, took: Duration) {
+        let (result, word) = if fault.is_none() { ("success", "true") } else { ("failure", "false") };
+        let labels = [("result", result), ("failure_type", fault.unwrap_or(""))];
+        counter!("apiserver_conversion_webhook_request_total", &labels).increment(1);
+        histogram!("apiserver_conversion_webhook_duration_seconds", &labels).record(took.as_secs_f64());
+        let version = |text: &str| text.rsplit('/').next().unwrap_or_default().to_owned();
+        histogram!(
+            "apiserver_crd_conversion_webhook_duration_seconds",
+            "crd_name" => self.definition.clone(), "from_version" => version(from),
+            "to_version" => version(wanted), "succeeded" => word
+        )
+        .record(took.as_secs_f64());
     }
 }
 

@@ -20,6 +20,7 @@ use crate::authz::{Ask, Decision};
 use crate::body::{self, Body};
 use crate::call::{Call, status_response};
 use crate::catalog::Kind;
+use crate::counters::{Asked, Counted, DryRun, Series, Way};
 use crate::discovery;
 use crate::flow::{self, Classified, Permit};
 use crate::info::{self, Query, RequestInfo};
@@ -28,6 +29,7 @@ use crate::registry::{Target, UpdateKind};
 use crate::storage::View;
 use crate::user::UserInfo;
 use crate::wire::{Door, Stranger};
+use crate::zpages::Page;
 
 /// How long a request may take that is not meant to last (upstream's `--request-timeout`); it may ask for less.
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(60);
@@ -67,6 +69,11 @@ struct Notes {
     trail: OnceLock<Arc<Trail>>,
     /// Set once it is known that it is not known who asks.
     stranger: OnceLock<()>,
+    /// The kind that it is about, as this replica knew it when the request came.
+    kind: Option<Kind>,
+    /// What is counted of requests like this one, and what of this one.
+    series: Arc<Series>,
+    way: Way,
 }
 
 impl Api {
@@ -85,19 +92,24 @@ impl Api {
         let compressible = crate::compress::is_wanted(request.headers())
             && matches!(info.verb, "get" | "list")
             && !info.is_long_running();
-        let labels = Labels::of(&info);
+        let kind = self.known_kind(&info);
+        let asked = Asked::of(request.method(), &info, is_apply(&request), kind.as_deref());
+        let series = self.counts.series(kind.as_ref(), asked);
+        let counted = Counted::new(series.clone(), &info, DryRun::of(&query), started);
         let id = self.audit_id(request.headers());
         let (classified, trail, stranger) = (OnceLock::new(), OnceLock::new(), OnceLock::new());
-        let notes = Notes { id, started, classified, trail, stranger };
+        let notes = Notes { id, started, classified, trail, stranger, kind, series, way: Way::default() };
         let answer = self.clone().answer(request, info, query, origin, &notes);
+        let mut timed_out = false;
         let answer = match limit {
             None => answer.await,
             Some(limit) => tokio::time::timeout(limit, answer).await.unwrap_or_else(|_| {
+                timed_out = true;
                 Err(Status::timeout("request did not complete within the allotted timeout", 0))
             }),
         };
         let mut response = answer.unwrap_or_else(|status| status_response(&status, media));
-        let Notes { id, classified, trail, stranger, .. } = notes;
+        let Notes { id, classified, trail, stranger, way, .. } = notes;
         if let Some(trail) = trail.into_inner() {
             response = Box::pin(trail.answered(response)).await;
         }
@@ -114,8 +126,13 @@ impl Api {
         if stranger.get().is_some() {
             response.extensions_mut().insert(Stranger);
         }
-        labels.count(response.status().as_u16(), started.elapsed());
-        response
+        counted.answered(response, &way, timed_out)
+    }
+
+    /// The kind that a request names, as far as this replica knows.
+    fn known_kind(&self, info: &RequestInfo) -> Option<Kind> {
+        let found = || self.catalog.find(&self.storage.view(), &info.group, &info.version, &info.resource);
+        info.is_resource.then(found)?.ok()?
     }
 
     /// What tells a request from all others: the caller's own, or a new one.
@@ -135,7 +152,7 @@ impl Api {
     ) -> Result<Response<Body>, Status> {
         let (mut parts, body) = request.into_parts();
         let is_spaced = crate::authn::has_spaced_token(&parts.headers);
-        let user = self.identify(&mut parts.headers, &info.path, &origin).await;
+        let user = self.identify(&mut parts.headers, &info.path, &origin, notes.started).await;
         if self.audit.is_some() {
             Box::pin(self.begin_trail(&parts, &info, &origin, user.as_ref().ok(), notes)).await?;
         }
@@ -171,9 +188,13 @@ impl Api {
         body: Body,
         notes: &Notes,
     ) -> Result<Response<Body>, Status> {
-        let _permit = self.admit_flow(call, &notes.classified).await?;
+        let permit = self.admit_flow(call, &notes.classified).await;
+        let permit = permit.inspect_err(|_| notes.way.drop_out())?;
+        let _executing = permit.is_some().then(|| self.counts.requests.executing(call.info.verb));
+        notes.way.wait(permit.as_ref().map_or(Duration::ZERO, Permit::waited));
+        let began = permit.as_ref().map_or_else(|| self.storage.env.clock.monotonic(), Permit::began);
         call.lap("apf-queue-wait");
-        if let Err(status) = self.authorize(call).await {
+        if let Err(status) = self.authorize(call, began).await {
             let mut response = call.status(&status);
             if status.code == 403 {
                 body::set_header(&mut response, header::X_CONTENT_TYPE_OPTIONS, "nosniff");
@@ -181,7 +202,7 @@ impl Api {
             return Ok(response);
         }
         call.wire.door = door;
-        let service = self.api_service(call).await?;
+        let service = self.api_service(&call.info, notes.kind.is_some()).await?;
         let remote = service.as_ref().and_then(|service| Some((service, service.remote.as_ref()?)));
         if remote.is_some() || call.info.is_connection() {
             call.wire.query = uri.query().unwrap_or_default().to_owned();
@@ -193,14 +214,18 @@ impl Api {
             }
         } else {
             call.body = body::read(body).await?;
+            notes.series.received(call.info.verb, call.body.len());
         }
         if let Some(trail) = &call.trail {
             trail.sent(&call.body, &call.headers, &call.info);
         }
-        match remote {
+        notes.way.arrive();
+        let answer = match remote {
             Some((service, remote)) => Box::pin(self.pass_on(call, service, remote)).await,
             None => self.dispatch(call).await,
-        }
+        };
+        notes.way.wait(call.waited());
+        answer
     }
 
     /// Begins to audit a request, if the policy says so.
@@ -229,11 +254,12 @@ impl Api {
         headers: &mut HeaderMap,
         path: &str,
         origin: &Origin,
+        since: Instant,
     ) -> Result<UserInfo, Status> {
         match origin {
             Origin::Process(user) => Ok(UserInfo::clone(user)),
             Origin::Network(shown, _) => {
-                self.authenticator.authenticate(self, shown.as_deref(), headers, path).await
+                self.authenticator.authenticate(self, shown.as_deref(), headers, path, since).await
             }
         }
     }
@@ -256,12 +282,15 @@ impl Api {
             drop(classified.set(found));
             way
         };
-        self.flow.enter(&way).await
+        self.flow.enter(way).await.map(Some)
     }
 
-    async fn authorize(&self, call: &Call) -> Result<(), Status> {
+    /// Whether a request may be answered; `since`: from when on it is asked.
+    async fn authorize(&self, call: &Call, since: Instant) -> Result<(), Status> {
         let ask = Ask::of(&call.info, &call.query);
         let decision = self.decide(call, &ask).await?;
+        let took = self.storage.env.clock.monotonic().saturating_duration_since(since);
+        self.counts.access.decided(decision.result(), took);
         if call.trail.is_some() {
             self.note_decision(call, &ask, &decision);
         }
@@ -298,25 +327,17 @@ impl Api {
         Ok(self.authorizer.decide(&self.storage.view(), &call.user, ask).await)
     }
 
-    /// The APIService that a request belongs to. What this replica does not know yet it may have missed: it looks again
-    /// behind the barrier before it says that there is none, or that its server is not available.
-    async fn api_service(&self, call: &Call) -> Result<Option<Arc<ApiService>>, Status> {
-        let (info, path) = (&call.info, call.info.path.as_str());
-        let find = |view: &View| self.aggregation.of_path(view, path);
-        let view = self.storage.view();
-        let found = find(&view);
+    /// The APIService that a request belongs to; `is_own`: this server serves the kind. What this replica does not know
+    /// yet it may have missed: it looks again behind the barrier before it says that there is none, or that its server
+    /// is not available.
+    async fn api_service(&self, info: &RequestInfo, is_own: bool) -> Result<Option<Arc<ApiService>>, Status> {
+        let find = |view: &View| self.aggregation.of_path(view, &info.path);
+        let found = find(&self.storage.view());
         let is_sure = match &found {
             Some(service) => service.remote.as_ref().is_none_or(|remote| remote.is_available),
-            None => !info.is_resource || self.is_own(&view, info)?,
+            None => !info.is_resource || is_own || discovery::has_version(&info.group, &info.version),
         };
         if is_sure { Ok(found) } else { Ok(find(&*self.storage.fresh().await?)) }
-    }
-
-    /// Whether this server serves a resource itself.
-    fn is_own(&self, view: &View, info: &RequestInfo) -> Result<bool, Status> {
-        let (group, version) = (&info.group, &info.version);
-        let is_built_in = discovery::has_version(group, version);
-        Ok(is_built_in || self.catalog.find(view, group, version, &info.resource)?.is_some())
     }
 
     /// Boxed, so that the tasks of connections stay small.
@@ -333,8 +354,12 @@ impl Api {
         match path {
             "/" => return Ok(self.root()),
             "/metrics" if call.method != Method::DELETE => return Ok(self.metrics_text()),
+            "/metrics/slis" => return Ok(self.health_metrics()),
             path if crate::health::is_check(path) => return self.health(call).await,
             _ => {}
+        }
+        if let Some(page) = Page::of(path) {
+            return self.zpage(call, page);
         }
         let (accept, is_route) = (call.header(header::ACCEPT), discovery::is_route(path));
         if is_route && call.method != Method::GET {
@@ -529,43 +554,11 @@ fn cached(mut response: Response<Body>, how: &str) -> Response<Body> {
     response
 }
 
-/// Labels of a request's metrics; unknown resources share one, so that clients cannot make new ones.
-struct Labels {
-    verb: &'static str,
-    group: &'static str,
-    version: &'static str,
-    resource: &'static str,
-    subresource: &'static str,
-}
-
-impl Labels {
-    fn of(info: &RequestInfo) -> Self {
-        let found = discovery::find(&info.group, &info.version, &info.resource);
-        let sub = found.and_then(|resource| resource.subresource(&info.subresource));
-        Self {
-            verb: info.verb,
-            group: found.map_or("", |resource| resource.group.as_str()),
-            version: found.map_or("", |resource| resource.version.as_str()),
-            resource: found.map_or("", |resource| resource.resource.as_str()),
-            subresource: sub.map_or("", |sub| sub.name),
-        }
-    }
-
-    fn count(&self, code: u16, elapsed: Duration) {
-        let labels = [
-            ("verb", self.verb.to_ascii_uppercase()),
-            ("group", self.group.to_owned()),
-            ("version", self.version.to_owned()),
-            ("resource", self.resource.to_owned()),
-            ("subresource", self.subresource.to_owned()),
-        ];
-        metrics::counter!("apiserver_request_total", &labels).increment(1);
-        metrics::counter!("apiserver_response_codes_total", "code" => code.to_string()).increment(1);
-        if self.verb != "watch" {
-            metrics::histogram!("apiserver_request_duration_seconds", "verb" => labels[0].1.clone())
-                .record(elapsed.as_secs_f64());
-        }
-    }
+/// Whether a request applies a configuration.
+fn is_apply(request: &Request<Body>) -> bool {
+    let content = || request.headers().get(header::CONTENT_TYPE)?.to_str().ok();
+    request.method() == Method::PATCH
+        && content().is_some_and(|text| negotiate::media_type(text) == crate::registry::APPLY_PATCH)
 }
 
 #[cfg(test)]

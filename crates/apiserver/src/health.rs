@@ -1,10 +1,12 @@
-//! `/livez`, `/readyz`, `/healthz`, `/version`, `/metrics`.
+//! `/livez`, `/readyz`, `/healthz`, `/version`, `/metrics`, `/metrics/slis`.
 
+use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use api_types::status::Status;
 use http::Response;
+use parking_lot::Mutex;
 use serde_json::json;
 
 use crate::api::Api;
@@ -13,6 +15,8 @@ use crate::call::Call;
 use crate::encode::indent;
 use crate::encryption;
 
+/// The type of a text of metrics.
+const METRICS_TYPE: &str = "text/plain; version=0.0.4; charset=utf-8";
 /// How long the store may take to answer a health check.
 const STORE_TIMEOUT: Duration = Duration::from_secs(2);
 
@@ -21,7 +25,39 @@ const STORE_TIMEOUT: Duration = Duration::from_secs(2);
 pub(crate) struct Health {
     /// Whether the objects that every cluster has are there.
     pub bootstrapped: AtomicBool,
+    /// How the checks ended so far, by endpoint and name.
+    results: Mutex<BTreeMap<(&'static str, &'static str), Results>>,
 }
+
+/// How a check ended so far.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Results {
+    /// The last time.
+    pub is_good: bool,
+    pub good: u64,
+    pub bad: u64,
+}
+
+impl Health {
+    /// Checks of an endpoint were made.
+    fn note(&self, endpoint: &str, checks: &[Check]) {
+        let Some(endpoint) = ENDPOINTS.into_iter().find(|own| *own == endpoint) else { return };
+        let mut results = self.results.lock();
+        for check in checks {
+            let known = results.entry((endpoint, check.name)).or_default();
+            known.is_good = check.failure.is_none();
+            *(if known.is_good { &mut known.good } else { &mut known.bad }) += 1;
+        }
+    }
+
+    /// How the checks ended so far, by endpoint and name.
+    pub fn results(&self) -> BTreeMap<(&'static str, &'static str), Results> {
+        self.results.lock().clone()
+    }
+}
+
+/// What can be asked.
+const ENDPOINTS: [&str; 3] = ["healthz", "livez", "readyz"];
 
 /// A named check and how it went.
 struct Check {
@@ -36,6 +72,24 @@ fn check(name: &'static str, good: bool, failure: &'static str) -> Check {
 /// `0.1` of `0.1.0`.
 fn short_version() -> &'static str {
     concat!(env!("CARGO_PKG_VERSION_MAJOR"), ".", env!("CARGO_PKG_VERSION_MINOR"))
+}
+
+/// The version of Kubernetes whose behaviour this is.
+pub(crate) const EMULATED: &str = "1.37";
+
+/// The release of Kubernetes whose API this is.
+pub(crate) fn kubernetes_version() -> &'static str {
+    api_types::RELEASE.trim_start_matches('v')
+}
+
+/// This server's version among those of Kubernetes.
+pub(crate) fn git_version() -> String {
+    format!("{}+trierarch{}", api_types::RELEASE, short_version())
+}
+
+/// What it runs on.
+pub(crate) fn platform() -> String {
+    format!("linux/{}", architecture())
 }
 
 /// The processor's name as Go spells it.
@@ -86,7 +140,9 @@ impl Api {
         let (endpoint, one) = path.split_once('/').unwrap_or((path, ""));
         let excluded: Vec<&str> = call.query.all("exclude").collect();
         let mut checks = self.checks(endpoint).await;
-        if !one.is_empty() {
+        if one.is_empty() {
+            self.health.note(endpoint, &checks);
+        } else {
             checks.retain(|check| check.name == one);
             if checks.is_empty() {
                 return Ok(body::plain(404, "404 page not found\n"));
@@ -120,13 +176,13 @@ impl Api {
         let version = json!({
             "major": "1",
             "minor": "37",
-            "gitVersion": format!("{}+trierarch{}", api_types::RELEASE, short_version()),
+            "gitVersion": git_version(),
             "gitCommit": "",
             "gitTreeState": "clean",
             "buildDate": "1970-01-01T00:00:00Z",
             "goVersion": "",
             "compiler": "rustc",
-            "platform": format!("linux/{}", architecture()),
+            "platform": platform(),
             "emulationMajor": "1",
             "emulationMinor": "37",
             "minCompatibilityMajor": "1",
@@ -136,7 +192,13 @@ impl Api {
     }
 
     pub(crate) fn metrics_text(&self) -> Response<Body> {
-        let text = self.metrics.as_ref().map(|render| render()).unwrap_or_default();
-        body::response(200, "text/plain; version=0.0.4; charset=utf-8", text)
+        let mut text = self.metrics.as_ref().map(|render| render()).unwrap_or_default();
+        self.readings(&mut text);
+        body::response(200, METRICS_TYPE, text)
+    }
+
+    /// How the health checks ended (`/metrics/slis`).
+    pub(crate) fn health_metrics(&self) -> Response<Body> {
+        body::response(200, METRICS_TYPE, crate::counters::of_health(&self.health.results()))
     }
 }

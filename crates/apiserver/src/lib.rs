@@ -14,7 +14,8 @@
 //!
 //! Reading order: [`ApiServerConfig`], `server.rs` (connections), `handler.rs` (the way of a request), `info.rs`,
 //! `negotiate.rs`, `call.rs`, `authn/`, `audit/` (what is written of it), `flow/` (whose turn it is), `authz/`, `remote.rs` (servers that know tokens or decide), `admission/`, `registry/` (the writes and reads), `storage.rs` (the
-//! store in the API's terms), `encode.rs`, `watch.rs`, `subresources/` (streams and proxies go out through `dial.rs`), `aggregation/` (servers of other groups), `discovery/`, `bootstrap/`.
+//! store in the API's terms), `encode.rs`, `watch.rs`, `subresources/` (streams and proxies go out through `dial.rs`), `aggregation/` (servers of other groups), `discovery/`, `bootstrap/`,
+//! `counters/` (what is counted), `zpages.rs`.
 
 mod admission;
 mod aggregation;
@@ -34,6 +35,7 @@ mod config_file;
 mod connection;
 mod conversion;
 mod convert;
+mod counters;
 mod decode;
 mod derived;
 mod dial;
@@ -63,6 +65,7 @@ mod user;
 mod watch;
 mod webhook;
 mod wire;
+mod zpages;
 
 pub use admission::AdmissionConfig;
 pub use audit::{
@@ -77,5 +80,6 @@ pub use config::{
     AggregationConfig, ApiServerConfig, BuildError, KubeletClient, MetricsText, ProxyClient, RunError,
     ServerTls, ServiceAccountKeys,
 };
+pub use counters::METRICS;
 pub use server::{ApiServer, ApiService};
 pub use user::UserInfo;

@@ -156,6 +156,15 @@ pub(crate) fn aggregated_discovery(header: &str) -> Option<Format> {
     }
 }
 
+/// Names and values of what follows a media type.
+pub(crate) type Parameters<'a> = Vec<(&'a str, &'a str)>;
+
+/// The media types of an `Accept` header with their parameters, those that the client likes best first.
+pub(crate) fn wanted(header: &str) -> Vec<(&str, Parameters<'_>)> {
+    let wanted = clauses(header).into_iter().filter(|clause| clause.quality > 0.0);
+    wanted.map(|clause| (clause.media, clause.parameters)).collect()
+}
+
 /// The media types of an `Accept` header, those that the client likes best first.
 pub(crate) fn accepted(header: &str) -> Vec<&str> {
     let wanted = clauses(header).into_iter().filter(|clause| clause.quality > 0.0);

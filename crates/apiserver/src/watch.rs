@@ -17,6 +17,7 @@ use crate::api::Api;
 use crate::body::{self, Body, BoxError};
 use crate::call::Call;
 use crate::catalog::Kind;
+use crate::counters::Watched;
 use crate::encode::{self, Writer};
 use crate::negotiate::{Format, Media, Shape};
 use crate::options::ListOptions;
@@ -161,6 +162,7 @@ struct Stream {
     deadline: Instant,
     headed: bool,
     ended: bool,
+    counts: Watched,
 }
 
 impl Api {
@@ -236,6 +238,7 @@ impl Api {
             deadline: clock.monotonic() + self.watch_timeout(options.timeout_seconds),
             headed: true,
             ended: false,
+            counts: self.counts.of(&target.resource).watched(&target.resource),
         })
     }
 
@@ -322,7 +325,7 @@ impl Stream {
     }
 
     async fn next_initial(&mut self) -> Option<Bytes> {
-        let mut out = BytesMut::new();
+        let (mut out, mut objects) = (BytesMut::new(), 0);
         while out.len() < INITIAL_BYTES {
             let kind = &self.writer.resource;
             if let Err(status) = self.initial.fill(&self.api, kind, &self.selection).await {
@@ -333,7 +336,9 @@ impl Stream {
                 Ok(object) => self.frame("ADDED", &object, &mut out),
                 Err(status) => return Some(self.fail(&status, out)),
             }
+            objects += 1;
         }
+        self.counts.began_with(objects);
         if self.initial.is_over()
             && let Some(revision) = self.initial_end.take()
         {
@@ -440,6 +445,7 @@ impl Stream {
     }
 
     fn frame(&self, kind: &str, object: &[u8], out: &mut BytesMut) {
+        self.counts.sent(object.len());
         match self.writer.media.format {
             Format::Protobuf => proto_frame(kind, object, out),
             _ => json_frame(kind, object, out),

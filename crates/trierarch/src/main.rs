@@ -132,6 +132,26 @@ fn run(command: Command) -> Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
+/// The flags of a subcommand with their values, those that were not given with their defaults.
+#[cfg(feature = "kubernetes")]
+fn flags_of(
+    name: &str,
+    arguments: impl IntoIterator<Item = std::ffi::OsString>,
+) -> std::collections::BTreeMap<String, String> {
+    use clap::CommandFactory as _;
+    let command = Cli::command();
+    let Ok(matches) = command.clone().try_get_matches_from(arguments) else { return Default::default() };
+    let (Some(known), Some(given)) = (command.find_subcommand(name), matches.subcommand_matches(name)) else {
+        return Default::default();
+    };
+    let value = |id: &str| {
+        let values = given.try_get_raw(id).ok().flatten().into_iter().flatten();
+        values.map(|value| value.to_string_lossy().into_owned()).collect::<Vec<_>>().join(",")
+    };
+    let named = known.get_arguments().filter_map(|argument| Some((argument.get_long()?, argument.get_id())));
+    named.map(|(long, id)| (long.to_owned(), value(id.as_str()))).collect()
+}
+
 fn many_threads() -> Result<tokio::runtime::Runtime> {
     Ok(tokio::runtime::Builder::new_multi_thread().enable_all().build()?)
 }
@@ -143,5 +163,17 @@ mod tests {
     #[test]
     fn the_command_line_is_sound() {
         super::Cli::command().debug_assert();
+    }
+
+    #[cfg(feature = "kubernetes")]
+    #[test]
+    fn flags_are_shown_with_their_values() {
+        let line = "trierarch server --name a --data-dir /d --initial-cluster a=http://x:1 \
+            --listen-peer-url http://x:1 --listen-client-url http://x:2";
+        let shown = super::flags_of("server", line.split_whitespace().map(Into::into));
+        assert_eq!(shown["name"], "a");
+        assert_eq!(shown["cluster-cidr"], "10.244.0.0/16", "a default");
+        assert_eq!(shown["advertise-address"], "", "not given");
+        assert_eq!(shown["encryption-provider-config-automatic-reload"], "false");
     }
 }

@@ -113,8 +113,14 @@ pub(crate) fn duration(text: &str) -> Result<Duration, String> {
 pub async fn run(env: Env, options: Options) -> Result<()> {
     logging::start(&options.log);
     let tasks = TaskGroup::new("server", Shutdown::new());
-    let tables =
-        [store::METRICS, etcd_api::METRICS, client::METRICS, controllers::METRICS, scheduler::METRICS];
+    let tables = [
+        store::METRICS,
+        etcd_api::METRICS,
+        apiserver::METRICS,
+        client::METRICS,
+        controllers::METRICS,
+        scheduler::METRICS,
+    ];
     let render = observe::install(&tables)?;
     signals::watch(&tasks)?;
     let member = store_config(&options)?.build(&env, render.clone()).await?;
@@ -252,6 +258,7 @@ async fn build_api(
         default_not_ready_toleration_seconds: options.default_not_ready_toleration_seconds,
         default_unreachable_toleration_seconds: options.default_unreachable_toleration_seconds,
         metrics: Some(metrics),
+        flags: crate::flags_of("server", std::env::args_os()),
         authorization: options.authorization.config(),
         admission: options.admission.config(),
         audit: options.audit.config(),

@@ -118,6 +118,13 @@ impl Aggregation {
         (found.remote.is_some() && self.openapi.has_v3(&found.name)).then_some(found)
     }
 
+    /// The names of all APIServices, and whether each is available.
+    pub fn availability(&self, view: &View) -> Vec<(String, bool)> {
+        let all = self.services.at(view);
+        let is_available = |service: &ApiService| service.remote.as_ref().is_none_or(|one| one.is_available);
+        all.list.iter().map(|service| (service.name.clone(), is_available(service))).collect()
+    }
+
     /// The APIServices that others serve.
     fn remotes(&self, view: &View) -> Vec<Arc<ApiService>> {
         self.services.at(view).list.iter().filter(|service| service.remote.is_some()).cloned().collect()

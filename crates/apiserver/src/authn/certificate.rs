@@ -4,10 +4,11 @@
 
 use std::fmt::Write as _;
 use std::path::PathBuf;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
+use metrics::{Histogram, histogram};
 use parking_lot::Mutex;
 use rustls::pki_types::{CertificateDer, UnixTime};
 use rustls::server::danger::ClientCertVerifier;
@@ -117,6 +118,7 @@ pub(crate) struct Shown {
     /// Seconds since the epoch at which it ends.
     ends: i64,
     judged: Mutex<Option<Judged>>,
+    validity: OnceLock<Histogram>,
 }
 
 /// What was found of it, and how long that holds.
@@ -141,6 +143,7 @@ impl Shown {
             common_name,
             ends: parsed.validity().not_after.timestamp(),
             judged: Mutex::default(),
+            validity: OnceLock::new(),
         })
     }
 
@@ -148,6 +151,13 @@ impl Shown {
     pub fn user(&self, trust: &Arc<Trust>, now: i64) -> Result<Option<UserInfo>, String> {
         self.judge(trust, now).as_user?;
         self.user.clone()
+    }
+
+    /// Counts how long the certificate of a request is still valid; `now` in milliseconds.
+    pub fn count_validity(&self, now: i64) {
+        let left =
+            self.validity.get_or_init(|| histogram!("apiserver_client_certificate_expiration_seconds"));
+        left.record((self.ends - now.div_euclid(1000)) as f64);
     }
 
     /// Whether it is a proxy's; none when no proxy is believed.

@@ -17,6 +17,7 @@ mod webhook;
 use api_types::status::Status;
 use env::{Env, TaskGroup};
 use http::{HeaderMap, header};
+use tokio::time::Instant;
 
 pub(crate) use certificate::{Certificates, Shown};
 pub use headers::RequestHeaderConfig;
@@ -72,7 +73,7 @@ impl Authenticator {
         })
     }
 
-    /// The user of a request from the network, whose headers lose what said so.
+    /// The user of a request from the network, whose headers lose what said so; `since`: when it came.
     ///
     /// # Errors
     /// 401 for credentials that are not good, and for nobody if nobody may ask.
@@ -82,18 +83,24 @@ impl Authenticator {
         shown: Option<&Shown>,
         headers: &mut HeaderMap,
         path: &str,
+        since: Instant,
     ) -> Result<UserInfo, Status> {
         let mut faults = Vec::new();
         let found = self.known(api, shown, headers, &mut faults).await;
+        let took = api.storage.env.clock.monotonic().saturating_duration_since(since);
         headers.remove(header::AUTHORIZATION);
         self.proxies.clear(headers);
         if let Some(user) = found {
+            api.counts.access.authenticated(&user.name, took);
             return Ok(with_group(user));
         }
         let anonymous = || self.oidc.lets_in_anonymous(path).unwrap_or(self.anonymous);
         if faults.is_empty() && anonymous() {
-            return Ok(UserInfo::anonymous());
+            let user = UserInfo::anonymous();
+            api.counts.access.authenticated(&user.name, took);
+            return Ok(user);
         }
+        api.counts.access.not_authenticated(!faults.is_empty(), took);
         tracing::debug!(faults = faults.join(", "), path, "unable to authenticate a request");
         Err(Status::unauthorized("Unauthorized"))
     }
@@ -117,7 +124,11 @@ impl Authenticator {
             let proxied = shown.as_proxy(&trust, now).map_or(Ok(None), |believed| {
                 believed.and_then(|()| self.proxies.user(headers, &shown.common_name))
             });
-            if let Some(user) = take(proxied).or_else(|| take(shown.user(&trust, now))) {
+            if let Some(user) = take(proxied) {
+                return Some(user);
+            }
+            if let Some(user) = take(shown.user(&trust, now)) {
+                shown.count_validity(now);
                 return Some(user);
             }
         }

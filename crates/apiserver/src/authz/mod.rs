@@ -19,6 +19,7 @@ use api_types::status::Status;
 use arc_swap::ArcSwap;
 use bytes::Bytes;
 use env::TaskGroup;
+use metrics::{Counter, counter};
 use mvcc::{EventKind, KeyRange};
 use store::SharedEvent;
 use tokio::runtime::{Handle, RuntimeFlavor};
@@ -133,6 +134,16 @@ impl Decision {
         self.verdict == Verdict::Allow
     }
 
+    /// How upstream counts it.
+    pub fn result(&self) -> &'static str {
+        match (self.verdict, &self.error) {
+            (Verdict::Allow, _) => "allowed",
+            (_, Some(_)) => "error",
+            (Verdict::Deny, None) => "denied",
+            (Verdict::NoOpinion, None) => "no-opinion",
+        }
+    }
+
     /// # Errors
     /// 403 in upstream's words, whatever kept somebody from saying yes.
     pub fn check(&self, ask: &Ask<'_>, user: &UserInfo) -> Result<(), Status> {
@@ -158,7 +169,33 @@ pub(crate) struct Authorizer {
 struct Chain {
     /// The file's.
     text: Vec<u8>,
-    links: Vec<(String, Link)>,
+    links: Vec<(String, Link, Decisions)>,
+}
+
+/// How often one decided (upstream: `apiserver/pkg/authorization/metrics`).
+struct Decisions {
+    allowed: Counter,
+    denied: Counter,
+}
+
+impl Decisions {
+    fn of(kind: &str, name: &str) -> Self {
+        let count = |decision: &'static str| {
+            counter!(
+                "apiserver_authorization_decisions_total",
+                "type" => kind.to_owned(), "name" => name.to_owned(), "decision" => decision
+            )
+        };
+        Self { allowed: count("allowed"), denied: count("denied") }
+    }
+
+    fn note(&self, verdict: Verdict) {
+        match verdict {
+            Verdict::Allow => self.allowed.increment(1),
+            Verdict::Deny => self.denied.increment(1),
+            Verdict::NoOpinion => {}
+        }
+    }
 }
 
 enum Link {
@@ -266,6 +303,7 @@ impl Authorizer {
     fn build(&self, named: Vec<config::Named>, text: Vec<u8>) -> Result<Chain, String> {
         let env = &self.storage.env;
         let link = |one: config::Named| {
+            let decisions = Decisions::of(one.kind.text(), &one.name);
             let link = match one.kind {
                 config::Kind::Node => Link::Node,
                 config::Kind::Rbac => Link::Rbac,
@@ -277,7 +315,7 @@ impl Authorizer {
                     Link::Webhook(Box::new(webhook))
                 }
             };
-            Ok((one.name, link))
+            Ok((one.name, link, decisions))
         };
         Ok(Chain { text, links: named.into_iter().map(link).collect::<Result<_, String>>()? })
     }
@@ -314,11 +352,12 @@ impl Authorizer {
             return Decision::allow();
         }
         let (chain, mut said) = (self.chain.load_full(), Said::default());
-        for (name, link) in &chain.links {
+        for (name, link, decisions) in &chain.links {
             let decision = match link {
                 Link::Webhook(webhook) => webhook.decide(user, ask).await,
                 local => self.by_itself(local, view, user, ask),
             };
+            decisions.note(decision.verdict);
             if let Some(decided) = said.take(name, decision) {
                 return decided;
             }
@@ -332,11 +371,12 @@ impl Authorizer {
             return Some(Decision::allow());
         }
         let (chain, mut said) = (self.chain.load_full(), Said::default());
-        for (name, link) in &chain.links {
+        for (name, link, decisions) in &chain.links {
             let decision = match link {
                 Link::Webhook(webhook) => webhook.decide_now(user, ask)?,
                 local => self.by_itself(local, view, user, ask),
             };
+            decisions.note(decision.verdict);
             if let Some(decided) = said.take(name, decision) {
                 return Some(decided);
             }
@@ -395,7 +435,7 @@ impl Authorizer {
         if user.is_in(MASTERS) {
             return (vec![Rule::everything()], silent);
         }
-        for (_, link) in &chain.links {
+        for (_, link, _) in &chain.links {
             match link {
                 Link::Rbac => {
                     rules.extend(self.policy(view).rules_for(user, namespace).into_iter().cloned());

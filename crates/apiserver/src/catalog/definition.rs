@@ -13,6 +13,7 @@ use super::CustomKind;
 use super::kind::Published;
 use crate::conversion::Converter;
 use crate::convert;
+use crate::counters::KindCounts;
 
 /// Bytes of the hash that stands for a kind's storage version.
 const HASH_BYTES: usize = 8;
@@ -73,6 +74,7 @@ fn kind(
         resource,
         revision,
         generation: meta::generation(definition),
+        counts: KindCounts::default(),
     }
 }
 

@@ -14,6 +14,7 @@ use mvcc::KeyValue;
 
 use crate::conversion::Converter;
 use crate::convert;
+use crate::counters::KindCounts;
 
 /// A kind of the API.
 #[derive(Clone)]
@@ -38,6 +39,8 @@ pub(crate) struct CustomKind {
     pub revision: i64,
     /// Its generation: it rises when the specification changes.
     pub generation: i64,
+    /// What is counted of it.
+    pub counts: KindCounts,
 }
 
 /// What OpenAPI shows of a definition's version.

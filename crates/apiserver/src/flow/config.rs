@@ -77,6 +77,11 @@ impl Level {
         self.exempt
     }
 
+    /// Whether requests may wait for seats.
+    pub fn has_queues(&self) -> bool {
+        self.queuing.is_some()
+    }
+
     /// The level's own seats, of `all`.
     fn nominal(&self, all: u32) -> u32 {
         let seats = (u64::from(all) * self.shares).div_ceil(self.all_shares.max(1));

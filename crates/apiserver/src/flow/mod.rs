@@ -3,11 +3,13 @@
 //! full too, or a request waited too long, it is refused with 429.
 //!
 //! Pure: `rules.rs` (whose request is whose), `config.rs` (objects into rules and seats), `seats.rs` (who may run, in
-//! virtual time), `defaults.rs` (what every cluster has). This file is the driver; `keep.rs` keeps the objects in shape.
+//! virtual time), `defaults.rs` (what every cluster has). This file is the driver; `keep.rs` keeps the objects in shape,
+//! `class.rs` is what is counted.
 //!
 //! Unlike upstream, which moves lent seats between levels every ten seconds, a level lends what it does not need at
 //! once, and has it back as soon as who borrowed it is done.
 
+mod class;
 mod config;
 mod defaults;
 mod keep;
@@ -35,6 +37,7 @@ pub(crate) use keep::keep;
 use crate::body::{self, Body};
 use crate::info::RequestInfo;
 use crate::user::UserInfo;
+use class::Class;
 use config::{Config, Level};
 use seats::{Arrival, Seats, Ticket};
 
@@ -100,21 +103,55 @@ impl State {
     }
 }
 
-/// Seats, until it is dropped; or a place in a queue.
+/// A place in a queue, and then leave to be carried out, until it is dropped.
 pub(crate) struct Permit {
+    way: Way,
+    clock: Clock,
+    /// None for who is exempt.
+    place: Option<Place>,
+    arrived: Instant,
+    /// Since when the request is carried out; none while it waits.
+    began: Option<Instant>,
+}
+
+/// Seats, or a place in a queue.
+struct Place {
     state: Arc<Mutex<State>>,
     ticket: Ticket,
-    clock: Clock,
+    /// When the flow's time began.
     started: Instant,
+}
+
+impl Permit {
+    fn begin(&mut self, now: Instant) {
+        self.way.class.begins(self.way.seats);
+        self.began = Some(now);
+    }
+
+    /// Since when the request is carried out.
+    pub fn began(&self) -> Instant {
+        self.began.unwrap_or(self.arrived)
+    }
+
+    /// How long it had to wait before.
+    pub fn waited(&self) -> Duration {
+        self.began().saturating_duration_since(self.arrived)
+    }
 }
 
 impl Drop for Permit {
     fn drop(&mut self) {
-        let now = self.clock.monotonic().duration_since(self.started);
-        let mut state = self.state.lock();
-        state.waiting.remove(&self.ticket);
-        let next = state.seats.leave(self.ticket, now);
-        state.wake(next);
+        let (now, Way { class, seats, is_watch, .. }) = (self.clock.monotonic(), &self.way);
+        match self.began {
+            Some(began) => class.ends(*seats, *is_watch, now.saturating_duration_since(began)),
+            None => class.unqueued(*seats),
+        }
+        if let Some(Place { state, ticket, started }) = &self.place {
+            let mut state = state.lock();
+            state.waiting.remove(ticket);
+            let next = state.seats.leave(*ticket, now.duration_since(*started));
+            state.wake(next);
+        }
     }
 }
 
@@ -130,7 +167,9 @@ impl Flow {
     pub fn new(storage: &Storage, clock: Clock) -> Self {
         let config = Config::of(&[], &[]);
         let mut seats = Seats::default();
-        seats.configure(&config.shares(SEATS), Duration::ZERO);
+        let shares = config.shares(SEATS);
+        class::tell_shares(&shares);
+        seats.configure(&shares, Duration::ZERO);
         Self {
             storage: storage.clone(),
             started: clock.monotonic(),
@@ -153,6 +192,9 @@ impl Flow {
             flow: schema.flow(request.info, request.user),
             seats: seats_of(level, request.objects),
             is_exempt: level.is_exempt(),
+            is_watch: request.info.verb == "watch",
+            has_queues: level.has_queues(),
+            class: schema.class().clone(),
         };
         (found, way)
     }
@@ -161,35 +203,53 @@ impl Flow {
     ///
     /// # Errors
     /// 429 when there are too many others.
-    pub async fn enter(&self, way: &Way) -> Result<Option<Permit>, Status> {
-        if way.is_exempt {
-            return Ok(None);
-        }
-        let now = self.clock.monotonic().duration_since(self.started);
-        let (permit, waiting) = {
-            let mut state = self.state.lock();
-            let permit = |ticket| Permit {
-                state: self.state.clone(),
-                ticket,
-                clock: self.clock.clone(),
-                started: self.started,
-            };
-            let arrival = state.seats.arrive(&way.level, way.flow, way.seats, now);
-            let others = state.seats.take_others();
-            state.wake(others);
-            match arrival {
-                Arrival::Runs(ticket) => return Ok(Some(permit(ticket))),
-                Arrival::Refused => return Err(refused(&way.level, "queue-full")),
-                Arrival::Waits(ticket) => {
-                    let (waiter, woken) = oneshot::channel();
-                    state.waiting.insert(ticket, waiter);
-                    (permit(ticket), woken)
-                }
-            }
+    pub async fn enter(&self, way: Way) -> Result<Permit, Status> {
+        let arrived = self.clock.monotonic();
+        way.class.arrived(way.seats);
+        let (place, woken) = if way.is_exempt { (None, None) } else { self.arrive(&way, arrived)? };
+        let mut permit = Permit { way, clock: self.clock.clone(), place, arrived, began: None };
+        let Some(woken) = woken else {
+            permit.begin(arrived);
+            return Ok(permit);
         };
-        match tokio::time::timeout(PATIENCE, waiting).await {
-            Ok(Ok(())) => Ok(Some(permit)),
-            Ok(Err(_)) | Err(_) => Err(refused(&way.level, "time-out")),
+        let class = permit.way.class.clone();
+        class.queued(permit.way.seats);
+        let is_turn = matches!(tokio::time::timeout(PATIENCE, woken).await, Ok(Ok(())));
+        let now = self.clock.monotonic();
+        class.waited(true, now.saturating_duration_since(arrived));
+        if !is_turn {
+            return Err(refused(&class, "time-out"));
+        }
+        class.unqueued(permit.way.seats);
+        permit.begin(now);
+        Ok(permit)
+    }
+
+    /// Takes seats, or a place in a queue with what tells that it is the request's turn.
+    fn arrive(
+        &self,
+        way: &Way,
+        now: Instant,
+    ) -> Result<(Option<Place>, Option<oneshot::Receiver<()>>), Status> {
+        let mut state = self.state.lock();
+        let arrival = state.seats.arrive(&way.level, way.flow, way.seats, now.duration_since(self.started));
+        let others = state.seats.take_others();
+        state.wake(others);
+        let place = |ticket| Some(Place { state: self.state.clone(), ticket, started: self.started });
+        match arrival {
+            Arrival::Runs(ticket) => {
+                way.class.waited(true, Duration::ZERO);
+                Ok((place(ticket), None))
+            }
+            Arrival::Refused => {
+                way.class.waited(false, Duration::ZERO);
+                Err(refused(&way.class, if way.has_queues { "queue-full" } else { "concurrency-limit" }))
+            }
+            Arrival::Waits(ticket) => {
+                let (waiter, woken) = oneshot::channel();
+                state.waiting.insert(ticket, waiter);
+                Ok((place(ticket), Some(woken)))
+            }
         }
     }
 
@@ -212,8 +272,10 @@ impl Flow {
             // The rules stay as they were until these can be read.
             let Ok((config, revision)) = self.load() else { return };
             let now = self.clock.monotonic().duration_since(self.started);
+            let shares = config.shares(SEATS);
+            class::tell_shares(&shares);
             let mut state = self.state.lock();
-            let next = state.seats.configure(&config.shares(SEATS), now);
+            let next = state.seats.configure(&shares, now);
             state.wake(next);
             self.config.store(Arc::new(config));
             reached = revision;
@@ -237,6 +299,10 @@ pub(crate) struct Way {
     flow: u64,
     seats: u32,
     is_exempt: bool,
+    is_watch: bool,
+    /// Whether the level's requests may wait.
+    has_queues: bool,
+    class: Arc<Class>,
 }
 
 /// Seats that a request takes: more for a list of many objects, but never so many that few lists fill a level.
@@ -245,11 +311,7 @@ fn seats_of(level: &Level, objects: i64) -> u32 {
     u32::try_from(wanted).unwrap_or(u32::MAX).clamp(1, level.max_seats(SEATS))
 }
 
-fn refused(level: &str, reason: &'static str) -> Status {
-    metrics::counter!(
-        "apiserver_flowcontrol_rejected_requests_total",
-        "priority_level" => level.to_owned(), "reason" => reason
-    )
-    .increment(1);
+fn refused(class: &Class, reason: &'static str) -> Status {
+    class.refused(reason);
     Status::too_many("Too many requests, please try again later.", RETRY_AFTER)
 }

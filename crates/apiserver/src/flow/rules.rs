@@ -1,10 +1,11 @@
 //! Whose request is whose: what a FlowSchema matches, and what tells flows of one schema apart. Pure.
 
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use api_types::{Value, meta};
 use sha2::{Digest, Sha256};
 
+use super::class::Class;
 use crate::info::RequestInfo;
 use crate::user::{SERVICE_ACCOUNT_PREFIX, UserInfo};
 
@@ -27,6 +28,7 @@ pub(super) struct Schema {
     pub precedence: i64,
     distinguisher: Distinguisher,
     rules: Vec<Rule>,
+    class: OnceLock<Arc<Class>>,
 }
 
 #[derive(Clone, Debug)]
@@ -90,7 +92,13 @@ impl Schema {
             precedence: spec["matchingPrecedence"].as_i64().unwrap_or(0),
             distinguisher,
             rules: items(spec, "rules").map(Rule::of).collect(),
+            class: OnceLock::new(),
         }
+    }
+
+    /// What is counted of its requests.
+    pub fn class(&self) -> &Arc<Class> {
+        self.class.get_or_init(|| Arc::new(Class::new(&self.level, &self.name)))
     }
 
     pub fn matches(&self, info: &RequestInfo, user: &UserInfo) -> bool {

@@ -226,7 +226,7 @@ impl Api {
             fence: call.fence()?,
             extra: if gone { self.after_delete(target, &old) } else { Vec::new() },
         };
-        match self.storage.commit(write).await? {
+        match self.commit(&target.resource, write).await? {
             Outcome::Done(revision) => {
                 after.mod_revision = revision;
                 Ok(Step::Done(Box::new(Deleted { kv: after, gone })))

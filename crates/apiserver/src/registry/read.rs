@@ -24,6 +24,8 @@ use crate::storage::{self, View};
 /// A page of a list.
 struct Found {
     items: Vec<KeyValue>,
+    /// How many objects were looked at.
+    seen: usize,
     revision: i64,
     /// The last key, when there is more behind it.
     last: Option<Bytes>,
@@ -106,6 +108,8 @@ impl Api {
             Err(MvccError::Compacted { .. }) => return Ok(expired(call, &prefix, page.as_ref())),
             Err(error) => return Err(Status::internal(error)),
         };
+        let kind = &target.resource;
+        self.counts.of(kind).listed(kind, found.seen, found.items.len());
         self.bring_to(&target.resource, &mut found.items).await?;
         let metadata = list_metadata(&found, &prefix);
         let mut response = body::response(200, writer.content_type(), Bytes::new());
@@ -198,7 +202,7 @@ fn collect(
     }
     let rest = usize::try_from(count).unwrap_or(0).saturating_sub(seen);
     let remaining = (rest > 0 && selection.is_everything()).then(|| i64::try_from(rest).unwrap_or(i64::MAX));
-    Ok(Found { items, revision, last: (rest > 0).then_some(last), remaining })
+    Ok(Found { items, seen, revision, last: (rest > 0).then_some(last), remaining })
 }
 
 fn list_metadata(found: &Found, prefix: &str) -> Value {

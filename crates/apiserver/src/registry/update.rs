@@ -342,7 +342,7 @@ impl Api {
             fence: call.fence()?,
             extra,
         };
-        match self.storage.commit(write).await? {
+        match self.commit(&target.resource, write).await? {
             Outcome::Done(revision) => {
                 after.mod_revision = revision;
                 Ok(Try::Done(Box::new(Written { kv: after, created: false })))

@@ -11,6 +11,8 @@ use crate::admission::{Attributes, Charged, Operation};
 use crate::api::Api;
 use crate::body::Body;
 use crate::call::Call;
+use crate::catalog::Kind;
+use crate::counters;
 use crate::decode::{self, Expected};
 use crate::options;
 use crate::storage::{Outcome, Write};
@@ -142,7 +144,7 @@ impl Api {
                 fence: call.fence()?,
                 extra,
             };
-            match self.storage.commit(write).await? {
+            match self.commit(&target.resource, write).await? {
                 Outcome::Done(revision) => {
                     let kv = KeyValue { key, value, mod_revision: revision, ..KeyValue::default() };
                     return Ok(Written { kv, created: true });
@@ -157,6 +159,16 @@ impl Api {
             &target.name,
             "what it needs was taken again and again; please try again",
         ))
+    }
+
+    /// Makes a change of an object of a kind; see [`crate::storage::Storage::commit`].
+    pub(super) async fn commit(&self, kind: &Kind, write: Write) -> Result<Outcome, Status> {
+        let clock = &self.storage.env.clock;
+        let (operation, since) = (counters::operation(&write), clock.monotonic());
+        let outcome = self.storage.commit(write).await;
+        let took = clock.monotonic().saturating_duration_since(since);
+        self.counts.of(kind).written(kind, operation, outcome.is_err(), took);
+        outcome
     }
 }
 

@@ -9,6 +9,7 @@ mod bad_connections;
 mod bad_input;
 mod cluster;
 mod conversion;
+mod counted;
 mod crud;
 mod custom;
 mod deciders;

@@ -418,6 +418,16 @@ fn looks(user: &User<'_>) {
     user.fails("top nodes", "Metrics API not available");
     user.fails("top pods", "Metrics API not available");
     user.does("get --raw /apis", "APIGroupList");
+    let metrics = user.does("get --raw /metrics", "apiserver_request_total{");
+    for series in [
+        "apiserver_request_duration_seconds_bucket{",
+        "apiserver_flowcontrol_nominal_limit_seats{priority_level=\"system\"}",
+        "workqueue_adds_total{name=\"deployment\"}",
+        "leader_election_master_status{name=\"kube-scheduler\"}",
+        "scheduler_pending_pods{queue=\"active\"}",
+    ] {
+        assert!(metrics.contains(series), "{series}");
+    }
     user.fails("get --raw /apis/metrics.k8s.io/v1beta1", "NotFound");
     let folder = user.cluster.file("dump");
     user.does(

@@ -20,6 +20,7 @@ use super::{Configured, is_exempt, name_of, text, texts};
 use crate::admission::{Admit, Attributes, Check, Plugin};
 use crate::api::Api;
 use crate::audit::Level;
+use crate::counters::admission::{self, Called};
 use crate::webhook::Client;
 
 /// MutatingAdmissionWebhook.
@@ -265,6 +266,14 @@ impl Hook {
         }
     }
 
+    /// How a call that did not allow the request is counted.
+    fn ended(&self, refusal: &Refusal) -> Called {
+        match refusal {
+            Refusal::Failed(_) => Called::Failed { refuses: self.fail },
+            Refusal::Refused(status) => Called::Refused(status.code),
+        }
+    }
+
     /// What becomes of the request when this webhook does not allow it; nothing when the failure does not count. `turn`:
     /// what the audit log calls this call.
     fn refuse(&self, refusal: Refusal, attributes: &Attributes<'_>, turn: &str) -> Result<(), Status> {
@@ -324,19 +333,29 @@ async fn mutate(
             continue;
         }
         let turn = format!("round_{}_index_{at}", u8::from(second));
-        let changed = match hook.ask(api, attributes, &shown, true).await {
+        let (clock, operation) = (&api.storage.env.clock, attributes.operation.name());
+        let since = clock.monotonic();
+        let answer = hook.ask(api, attributes, &shown, true).await;
+        let took = clock.monotonic().saturating_duration_since(since);
+        attributes.call.wait(took);
+        let count = |how| admission::called(&hook.name, "admit", operation, how, took);
+        let changed = match answer {
             Ok(Answer { patch: None }) => {
+                count(Called::Allowed);
                 hook.note(attributes, &turn, false, None);
                 false
             }
             Ok(Answer { patch: Some(patch) }) => {
                 let before = object.clone();
-                *object = patched(api, &hook.name, attributes, &shown.object, &patch).await?;
+                let made = patched(api, &hook.name, attributes, &shown.object, &patch).await;
+                count(if made.is_ok() { Called::Allowed } else { Called::Unusable });
+                *object = made?;
                 let changed = before != *object;
                 hook.note(attributes, &turn, changed, Some(&patch));
                 changed
             }
             Err(refusal) => {
+                count(hook.ended(&refusal));
                 hook.note(attributes, &turn, false, None);
                 hook.refuse(refusal, attributes, &format!("mutation.webhook.admission.k8s.io/{turn}"))?;
                 false
@@ -398,17 +417,23 @@ async fn validate(
     attributes: &Attributes<'_>,
     object: &Value,
 ) -> Result<(), Status> {
-    let mut asked = Vec::new();
+    let (mut asked, clock) = (Vec::new(), &api.storage.env.clock);
+    let since = clock.monotonic();
     for (at, hook) in configured.validating_hooks.iter().enumerate() {
         if let Some(shown) = hook.applies(api, attributes, object).await? {
             asked.push(async move {
+                let began = clock.monotonic();
                 let answer = hook.ask(api, attributes, &shown, false).await;
+                let took = clock.monotonic().saturating_duration_since(began);
+                let how = answer.as_ref().map_or_else(|refusal| hook.ended(refusal), |_| Called::Allowed);
+                admission::called(&hook.name, "validating", attributes.operation.name(), how, took);
                 let turn = format!("validating.webhook.admission.k8s.io/round_0_index_{at}");
                 answer.map(|_| ()).or_else(|refusal| hook.refuse(refusal, attributes, &turn))
             });
         }
     }
     let answers = futures::future::join_all(asked).await;
+    attributes.call.wait(clock.monotonic().saturating_duration_since(since));
     answers.into_iter().collect()
 }
 

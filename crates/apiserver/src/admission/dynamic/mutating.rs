@@ -8,12 +8,14 @@ use api_rules::patch::apply::{self, Type};
 use api_rules::patch::{self, PatchError};
 use api_types::status::Status;
 use api_types::{Value, meta, schema};
+use tokio::time::Instant;
 
 use super::policy::{self, Binding, Mutation, Policy, Shown};
 use super::{Configured, hooks, is_exempt_from_policies};
 use crate::admission::{Admit, Attributes, Check, Plugin};
 use crate::api::Api;
 use crate::catalog::Kind;
+use crate::counters::admission;
 
 pub(in crate::admission) const PLUGIN: Plugin = Plugin {
     admit: Admit::Waits(|api, attributes, object| {
@@ -87,7 +89,9 @@ async fn admit(
                     if object.is_null() {
                         break;
                     }
+                    let since = api.storage.env.clock.monotonic();
                     let done = mutate(api, attributes, policy, &matched, params, mutation, object).await;
+                    count(api, policy, binding, done.as_ref().err(), since);
                     if let Err(error) = done {
                         failed(Some(binding), &error);
                     }
@@ -109,6 +113,12 @@ async fn admit(
     status.message.clone_from(first);
     "Invalid".clone_into(&mut status.reason);
     Err(errors.iter().fold(status, |status, error| status.with_cause("", error, "")))
+}
+
+/// Counts a change that was to be made since then.
+fn count(api: &Api, policy: &Policy, binding: &Binding, failure: Option<&String>, since: Instant) {
+    let took = api.storage.env.clock.monotonic().saturating_duration_since(since);
+    admission::mutated(&policy.name, &binding.name, failure.map(String::as_str), took);
 }
 
 /// Makes one change.

@@ -3,6 +3,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::time::Duration;
 
 use api_rules::cel::{BUDGET, Evaluation, MATCH_CONDITIONS, OUT_OF_BUDGET};
 use api_types::Value;
@@ -13,6 +14,7 @@ use super::policy::{self, Binding, Policy, Shown, Validation};
 use super::{Configured, is_exempt_from_policies};
 use crate::admission::{Admit, Attributes, Check, Plugin};
 use crate::api::Api;
+use crate::counters::admission;
 
 pub(in crate::admission) const PLUGIN: Plugin = Plugin {
     admit: Admit::Never,
@@ -34,6 +36,8 @@ const MAX_ANNOTATION_BYTES: usize = 10 * 1024;
 struct Denial {
     message: String,
     reason: String,
+    /// The validation could not be made.
+    is_failure: bool,
 }
 
 /// What a policy says of one parameter.
@@ -52,7 +56,7 @@ async fn check(
     attributes: &Attributes<'_>,
     object: &Value,
 ) -> Result<(), Status> {
-    let mut denied: Option<(String, String)> = None;
+    let (mut denied, clock): (Option<(String, String)>, _) = (None, &api.storage.env.clock);
     let mut deny = |policy: &Policy, binding: Option<&Binding>, denial: Denial| {
         let binding = binding.map_or_else(String::new, |binding| format!(" with binding '{}'", binding.name));
         let text = format!(
@@ -89,11 +93,14 @@ async fn check(
                     shown = Some(Shown::new(api, attributes, &matched, object).await?);
                 }
                 let Some(shown) = &shown else { continue };
+                let since = clock.monotonic();
                 let outcome =
                     shown.evaluate(&policy.variables, params.as_ref(), MATCH_CONDITIONS, |evaluation| {
                         judge(policy, evaluation)
                     });
+                let took = clock.monotonic().saturating_duration_since(since);
                 for (at, denial) in outcome.denials {
+                    count(policy, binding, &denial, took);
                     act(attributes, policy, binding, at, denial, &mut deny);
                 }
                 for (key, value) in outcome.annotations {
@@ -103,6 +110,7 @@ async fn check(
                     }
                 }
                 for message in outcome.broken {
+                    admission::validated(&policy.name, &binding.name, Some(&message), "deny", took);
                     deny(policy, Some(binding), Denial::plain(message));
                 }
             }
@@ -120,7 +128,21 @@ async fn check(
 impl Denial {
     /// Without a reason of its own.
     fn plain(message: String) -> Self {
-        Self { message, reason: String::new() }
+        Self { message, reason: String::new(), is_failure: true }
+    }
+}
+
+/// Counts a failed validation by what its binding does about it.
+fn count(policy: &Policy, binding: &Binding, denial: &Denial, took: Duration) {
+    let failure = denial.is_failure.then_some(denial.message.as_str());
+    for action in &binding.actions {
+        let action = match action.as_str() {
+            "Deny" => "deny",
+            "Audit" => "audit",
+            "Warn" => "warn",
+            _ => continue,
+        };
+        admission::validated(&policy.name, &binding.name, failure, action, took);
     }
 }
 
@@ -207,7 +229,7 @@ fn denial(
     if evaluation.is_spent() {
         return failure(policy, at, format!("failed messageExpression: {OUT_OF_BUDGET}"));
     }
-    vec![(at, Denial { message, reason: validation.reason.clone() })]
+    vec![(at, Denial { message, reason: validation.reason.clone(), is_failure: false })]
 }
 
 /// What is written into the audit log.

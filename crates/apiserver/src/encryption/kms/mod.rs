@@ -137,8 +137,8 @@ impl Kms {
         let KmsConfig { name, socket, timeout } = config;
         let failed = |error| format!("could not configure KMSv2-Plugin's probe {name:?}, error: {error}");
         let lane = Lane::start("kms").map_err(failed)?;
-        let its_clock = clock.clone();
-        let plugin = lane.run(async move { Plugin::new(socket, timeout, its_clock) }).await;
+        let (its_name, its_clock) = (name.clone(), clock.clone());
+        let plugin = lane.run(async move { Plugin::new(&its_name, socket, timeout, its_clock) }).await;
         let kms = Arc::new(Self {
             prefix: format!("k8s:enc:kms:v2:{name}:"),
             name,
@@ -295,13 +295,33 @@ impl Kms {
             errors.push(format!("expected KMSv2 API version v2, got {version}"));
         }
         match envelope::check_key_id(key_id) {
-            Ok(()) => errors.extend(self.rotate(key_id).await.err()),
+            Ok(()) => {
+                self.count_key(key_id);
+                errors.extend(self.rotate(key_id).await.err());
+            }
             Err(error) => {
+                let fault = if key_id.is_empty() { "empty" } else { "too_long" };
+                metrics::counter!(
+                    "apiserver_envelope_encryption_invalid_key_id_from_status_total",
+                    "provider_name" => self.name.clone(), "error" => fault
+                )
+                .increment(1);
                 let hash = envelope::key_id_hash(key_id);
                 errors.push(format!("got invalid KMSv2 KeyID hash {hash:?}: {error}"));
             }
         }
         all_of(errors).map_err(|error| format!("kmsv2 Provider {} is not healthy, error: {error}", self.name))
+    }
+
+    /// Counts that the plugin named its key.
+    fn count_key(&self, key_id: &str) {
+        let seconds = self.clock.now().millis() as f64 / 1000.0;
+        metrics::gauge!(
+            "apiserver_envelope_encryption_key_id_hash_status_last_timestamp_seconds",
+            "provider_name" => self.name.clone(), "key_id_hash" => envelope::key_id_hash(key_id),
+            "apiserver_id_hash" => ""
+        )
+        .set(seconds);
     }
 
     /// Goes on with the seed if the plugin's key is still the one, otherwise with another. On failure with the old one,

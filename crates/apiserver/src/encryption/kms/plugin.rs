@@ -3,6 +3,7 @@
 use std::error::Error as _;
 use std::future::Future;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::Duration;
 
 use env::Clock;
@@ -13,7 +14,7 @@ use protos::kms::{
 };
 use tokio::net::UnixStream;
 use tonic::transport::{Channel, Endpoint, Uri};
-use tonic::{Request, Response, Status};
+use tonic::{Code, Request, Response, Status};
 
 /// Between two looks whether somebody listens at the socket.
 const CONNECT_PAUSE: Duration = Duration::from_millis(100);
@@ -23,19 +24,23 @@ type Client = KeyManagementServiceClient<Channel>;
 /// A plugin behind a socket. A call waits for somebody to listen there, as long as a call may take.
 #[derive(Clone)]
 pub(super) struct Plugin {
+    /// The provider's name.
+    name: Arc<str>,
     client: Client,
     timeout: Duration,
+    clock: Clock,
 }
 
 impl Plugin {
     /// The connection is made with the first call, and again when it broke; it lives on the runtime of the caller.
-    pub fn new(socket: PathBuf, timeout: Duration, clock: Clock) -> Self {
+    pub fn new(name: &str, socket: PathBuf, timeout: Duration, clock: Clock) -> Self {
+        let own_clock = clock.clone();
         let connector = tower::service_fn(move |_: Uri| {
             let (socket, clock) = (socket.clone(), clock.clone());
             async move { Ok::<_, std::io::Error>(TokioIo::new(connect(&socket, &clock).await)) }
         });
         let channel = Endpoint::from_static("http://localhost").connect_with_connector_lazy(connector);
-        Self { client: Client::new(channel), timeout }
+        Self { name: name.into(), client: Client::new(channel), timeout, clock: own_clock }
     }
 
     /// How the plugin is.
@@ -43,7 +48,12 @@ impl Plugin {
     /// # Errors
     /// The plugin's, or that of the way to it.
     pub async fn status(&self) -> Result<StatusResponse, String> {
-        self.call(StatusRequest {}, |mut client, request| async move { client.status(request).await }).await
+        self.call(
+            "Status",
+            StatusRequest {},
+            |mut client, request| async move { client.status(request).await },
+        )
+        .await
     }
 
     /// Seals a seed.
@@ -52,7 +62,8 @@ impl Plugin {
     /// See [`Plugin::status`].
     pub async fn encrypt(&self, uid: &str, plain: Vec<u8>) -> Result<EncryptResponse, String> {
         let request = EncryptRequest { plaintext: plain.into(), uid: uid.to_owned() };
-        self.call(request, |mut client, request| async move { client.encrypt(request).await }).await
+        self.call("Encrypt", request, |mut client, request| async move { client.encrypt(request).await })
+            .await
     }
 
     /// Opens the source of a value's key.
@@ -67,14 +78,15 @@ impl Plugin {
             annotations: object.annotations,
         };
         let answer =
-            self.call(request, |mut client, request| async move { client.decrypt(request).await }).await?;
-        Ok(answer.plaintext)
+            self.call("Decrypt", request, |mut client, request| async move { client.decrypt(request).await });
+        Ok(answer.await?.plaintext)
     }
 
     /// A call under its deadline. One that was lost with its connection is made once more: a plugin that was started
     /// again took the connection with it.
     async fn call<Q: Clone, A, F>(
         &self,
+        method: &'static str,
         message: Q,
         call: impl Fn(Client, Request<Q>) -> F,
     ) -> Result<A, String>
@@ -88,13 +100,39 @@ impl Plugin {
                 done => done,
             }
         };
-        match tokio::time::timeout(self.timeout, tries).await {
-            Ok(Ok(answer)) => Ok(answer.into_inner()),
+        let since = self.clock.monotonic();
+        let done = tokio::time::timeout(self.timeout, tries).await;
+        let took = self.clock.monotonic().saturating_duration_since(since);
+        match done {
+            Ok(Ok(answer)) => {
+                self.count(method, "OK".to_owned(), took);
+                Ok(answer.into_inner())
+            }
             Ok(Err(status)) => {
+                let code = match status.code() {
+                    // In Go's spelling.
+                    Code::Cancelled => "Canceled".to_owned(),
+                    code => format!("{code:?}"),
+                };
+                self.count(method, code, took);
                 Err(format!("rpc error: code = {:?} desc = {}", status.code(), status.message()))
             }
-            Err(_) => Err("rpc error: code = DeadlineExceeded desc = context deadline exceeded".to_owned()),
+            Err(_) => {
+                self.count(method, "DeadlineExceeded".to_owned(), took);
+                Err("rpc error: code = DeadlineExceeded desc = context deadline exceeded".to_owned())
+            }
         }
+    }
+
+    /// Counts a call (upstream: `storage/value/encrypt/envelope/metrics`).
+    fn count(&self, method: &'static str, code: String, took: Duration) {
+        metrics::histogram!(
+            "apiserver_envelope_encryption_kms_operations_latency_seconds",
+            "provider_name" => self.name.to_string(),
+            "method_name" => format!("/v2.KeyManagementService/{method}"),
+            "grpc_status_code" => code
+        )
+        .record(took.as_secs_f64());
     }
 }
 

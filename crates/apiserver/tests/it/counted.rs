@@ -1,0 +1,203 @@
+//! What is counted of requests, under upstream's names. The recorder is the process': the kinds here are no other test's.
+
+use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, OnceLock};
+
+use metrics::{Counter, Gauge, Histogram, HistogramFn, Key, KeyName, Metadata, SharedString, Unit};
+use serde_json::{Value, json};
+
+use crate::cluster::{Cluster, ask};
+use crate::custom::establish;
+
+const THINGS: &str = "/apis/counted.example.org/v1/namespaces/default/things";
+
+/// Everything that was recorded: counters, how often histograms were told something, and bits of gauges.
+#[derive(Clone, Default)]
+struct Recorded(Arc<Mutex<BTreeMap<String, Arc<AtomicU64>>>>);
+
+struct Tally(Arc<AtomicU64>);
+
+impl HistogramFn for Tally {
+    fn record(&self, _: f64) {
+        self.0.fetch_add(1, Ordering::Relaxed);
+    }
+}
+
+impl Recorded {
+    fn cell(&self, key: &Key) -> Arc<AtomicU64> {
+        let mut labels: Vec<String> =
+            key.labels().map(|label| format!("{}={}", label.key(), label.value())).collect();
+        labels.sort();
+        let name = format!("{}{{{}}}", key.name(), labels.join(","));
+        self.0.lock().expect("no panic").entry(name).or_default().clone()
+    }
+
+    /// What was recorded under a name with these labels.
+    fn of(&self, series: &str) -> u64 {
+        let all = self.0.lock().expect("no panic");
+        all.get(series).map_or(0, |cell| cell.load(Ordering::Relaxed))
+    }
+}
+
+impl metrics::Recorder for Recorded {
+    fn describe_counter(&self, _: KeyName, _: Option<Unit>, _: SharedString) {}
+    fn describe_gauge(&self, _: KeyName, _: Option<Unit>, _: SharedString) {}
+    fn describe_histogram(&self, _: KeyName, _: Option<Unit>, _: SharedString) {}
+
+    fn register_counter(&self, key: &Key, _: &Metadata<'_>) -> Counter {
+        Counter::from_arc(self.cell(key))
+    }
+
+    fn register_gauge(&self, key: &Key, _: &Metadata<'_>) -> Gauge {
+        Gauge::from_arc(self.cell(key))
+    }
+
+    fn register_histogram(&self, key: &Key, _: &Metadata<'_>) -> Histogram {
+        Histogram::from_arc(Arc::new(Tally(self.cell(key))))
+    }
+}
+
+/// The recorder of this process, set before the server is built that is looked at.
+fn recorded() -> &'static Recorded {
+    static RECORDED: OnceLock<Recorded> = OnceLock::new();
+    RECORDED.get_or_init(|| {
+        let recorded = Recorded::default();
+        assert!(metrics::set_global_recorder(recorded.clone()).is_ok(), "there is one already");
+        recorded
+    })
+}
+
+fn definition() -> Value {
+    let schema = json!({"type": "object", "x-kubernetes-preserve-unknown-fields": true});
+    json!({
+        "apiVersion": "apiextensions.k8s.io/v1",
+        "kind": "CustomResourceDefinition",
+        "metadata": {"name": "things.counted.example.org"},
+        "spec": {
+            "group": "counted.example.org",
+            "scope": "Namespaced",
+            "names": {"plural": "things", "singular": "thing", "kind": "Thing"},
+            "versions": [
+                {"name": "v1", "served": true, "storage": true, "schema": {"openAPIV3Schema": schema}},
+            ],
+        },
+    })
+}
+
+fn thing(name: &str) -> Value {
+    json!({"apiVersion": "counted.example.org/v1", "kind": "Thing", "metadata": {"name": name}})
+}
+
+/// A series of requests about things.
+fn series(name: &str, verb: &str, scope: &str, more: &str) -> String {
+    let mut labels = vec![
+        "component=apiserver".to_owned(),
+        "group=counted.example.org".to_owned(),
+        "resource=things".to_owned(),
+        "subresource=".to_owned(),
+        "version=v1".to_owned(),
+        format!("scope={scope}"),
+        format!("verb={verb}"),
+    ];
+    labels.extend(more.split(',').filter(|label| !label.is_empty()).map(str::to_owned));
+    labels.sort();
+    format!("{name}{{{}}}", labels.join(","))
+}
+
+#[tokio::test]
+async fn requests_are_counted_under_upstreams_names() {
+    let recorded = recorded();
+    let cluster = Cluster::start().await;
+    establish(&cluster, &definition()).await;
+    cluster.root(ask("POST", THINGS).json(&thing("a"))).await.expect(201);
+    cluster.root(ask("POST", THINGS).json(&thing("a"))).await.expect(409);
+    cluster.root(ask("POST", &format!("{THINGS}?dryRun=All")).json(&thing("b"))).await.expect(201);
+    cluster.root(ask("GET", &format!("{THINGS}/none"))).await.expect(404);
+    cluster.root(ask("GET", THINGS)).await.expect(200);
+    cluster.root(ask("GET", "/apis/counted.example.org/v1/namespaces/default/others")).await;
+    let total = |verb, scope, more| recorded.of(&series("apiserver_request_total", verb, scope, more));
+    assert_eq!(total("POST", "resource", "code=201,dry_run="), 1);
+    assert_eq!(total("POST", "resource", "code=409,dry_run="), 1);
+    assert_eq!(total("POST", "resource", "code=201,dry_run=All"), 1);
+    assert_eq!(total("GET", "resource", "code=404,dry_run="), 1);
+    assert_eq!(total("LIST", "namespace", "code=200,dry_run="), 1);
+    let took = |name, verb, scope, more| recorded.of(&series(name, verb, scope, more));
+    assert_eq!(took("apiserver_request_duration_seconds", "POST", "resource", "dry_run="), 2);
+    assert_eq!(took("apiserver_request_duration_seconds", "POST", "resource", "dry_run=All"), 1);
+    assert_eq!(took("apiserver_request_sli_duration_seconds", "POST", "resource", ""), 2, "no dry runs");
+    assert_eq!(took("apiserver_response_sizes", "LIST", "namespace", ""), 1);
+    assert_eq!(took("apiserver_response_sizes", "POST", "resource", ""), 0, "only of reads");
+    let bodies = "apiserver_request_body_size_bytes{group=counted.example.org,resource=things,verb=create}";
+    assert_eq!(recorded.of(bodies), 3);
+    let writes = "etcd_requests_total{group=counted.example.org,operation=create,resource=things}";
+    assert!(recorded.of(writes) >= 1);
+    let lists = "{group=counted.example.org,index=,resource=things,storage=etcd}";
+    assert_eq!(recorded.of(&format!("apiserver_storage_list_total{lists}")), 1);
+    assert_eq!(recorded.of(&format!("apiserver_storage_list_fetched_objects_total{lists}")), 1);
+    let dispatched = "{flow_schema=exempt,priority_level=exempt}";
+    assert!(recorded.of(&format!("apiserver_flowcontrol_dispatched_requests_total{dispatched}")) > 0);
+    let text = cluster.root(ask("GET", "/metrics")).await.text();
+    for line in [
+        "apiserver_storage_objects{resource=\"things.counted.example.org\"} 1\n",
+        "apiserver_resource_objects{group=\"counted.example.org\",resource=\"things\"} 1\n",
+        "apiserver_current_inflight_requests{request_kind=\"readOnly\"} ",
+        "kubernetes_build_info{build_date=",
+    ] {
+        assert!(text.contains(line), "{line} in {text}");
+    }
+    let health = cluster.root(ask("GET", "/metrics/slis")).await.text();
+    let ready = "kubernetes_healthcheck{name=\"etcd\",type=\"readyz\"} 1\n";
+    assert!(health.contains(ready), "{health}");
+}
+
+#[tokio::test]
+async fn watches_are_counted_by_their_events() {
+    let recorded = recorded();
+    let cluster = Cluster::start().await;
+    let mut definition = definition();
+    definition["metadata"]["name"] = json!("seen.counted.example.org");
+    definition["spec"]["names"] = json!({"plural": "seen", "singular": "seen", "kind": "Seen"});
+    establish(&cluster, &definition).await;
+    let seen = THINGS.replace("things", "seen");
+    let object = json!({"apiVersion": "counted.example.org/v1", "kind": "Seen", "metadata": {"name": "a"}});
+    cluster.root(ask("POST", &seen).json(&object)).await.expect(201);
+    let watched = cluster.root(ask("GET", &format!("{seen}?watch=1&timeoutSeconds=1"))).await;
+    assert!(watched.text().contains("\"ADDED\""), "{}", watched.text());
+    let kind = "group=counted.example.org,resource=seen";
+    assert_eq!(recorded.of(&format!("apiserver_watch_events_total{{{kind},version=v1}}")), 1);
+    assert_eq!(recorded.of(&format!("apiserver_watch_events_sizes{{{kind},version=v1}}")), 1);
+    assert_eq!(recorded.of(&format!("apiserver_init_events_total{{{kind}}}")), 1);
+    let series =
+        |name: &str, more: &str| series(name, "WATCH", "namespace", more).replace("=things", "=seen");
+    assert_eq!(recorded.of(&series("apiserver_request_total", "code=200,dry_run=")), 1, "at its end");
+    let lasting = f64::from_bits(recorded.of(&series("apiserver_longrunning_requests", "")));
+    assert!(lasting.abs() < f64::EPSILON, "{lasting}");
+}
+
+#[tokio::test]
+async fn the_server_tells_since_when_it_runs_and_with_which_flags() {
+    let cluster = Cluster::start_with(|config| {
+        config.flags.insert("a-flag".to_owned(), "its value".to_owned());
+    })
+    .await;
+    let cluster = &cluster;
+    let text = |path: &'static str| async move { cluster.root(ask("GET", path)).await.text() };
+    let status = text("/statusz").await;
+    assert!(status.starts_with("\napiserver statusz\nWarning: "), "{status}");
+    assert!(status.contains("\nBinary version: 1.37"), "{status}");
+    assert!(text("/flagz").await.contains("\na-flag=its value\n"));
+    let accept =
+        |kind: &str, version: &str| format!("application/json;as={kind};v={version};g=config.k8s.io");
+    let object = |path: &'static str, accept: String| async move {
+        cluster.root(ask("GET", path).header("accept", &accept)).await
+    };
+    let status = object("/statusz", accept("Statusz", "v1beta1")).await.expect(200);
+    assert_eq!((&status["kind"], &status["emulationVersion"]), (&json!("Statusz"), &json!("1.37")));
+    assert!(status["uptimeSeconds"].as_i64().is_some_and(|seconds| seconds >= 0), "{status}");
+    let flags = object("/flagz", accept("Flagz", "v1alpha1")).await;
+    let warning = flags.headers["warning"].to_str().expect("a text").to_owned();
+    assert!(warning.contains("This version of the flagz endpoint is deprecated"), "{warning}");
+    assert_eq!(flags.expect(200)["flags"], json!({"a-flag": "its value"}));
+    object("/flagz", "application/json".to_owned()).await.expect(406);
+}
