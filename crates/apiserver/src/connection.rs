@@ -47,16 +47,14 @@ const FAREWELL: Duration = Duration::from_secs(1);
 pub(crate) async fn serve(api: Arc<Api>, stream: TcpStream, door: Door, idle: Duration) {
     env::tune(&stream);
     let acceptor = TlsAcceptor::from(api.authenticator.certificates.current().server.clone());
-    let stream = match tokio::time::timeout(HANDSHAKE_TIMEOUT, acceptor.accept(stream)).await {
+    let accepted = tokio::time::timeout(HANDSHAKE_TIMEOUT, acceptor.accept(stream)).await;
+    if !matches!(accepted, Ok(Ok(_))) {
+        api.counts.handshake_errors.increment(1);
+    }
+    let stream = match accepted {
         Ok(Ok(stream)) => stream,
-        Ok(Err(error)) => {
-            api.counts.handshake_errors.increment(1);
-            return tracing::debug!(%error, "TLS handshake failed");
-        }
-        Err(_) => {
-            api.counts.handshake_errors.increment(1);
-            return tracing::debug!("TLS handshake took too long");
-        }
+        Ok(Err(error)) => return tracing::debug!(%error, "TLS handshake failed"),
+        Err(_) => return tracing::debug!("TLS handshake took too long"),
     };
     let (session, clock) = (stream.get_ref().1, api.storage.env.clock.clone());
     let shown = session.peer_certificates().and_then(Shown::new).map(Arc::new);

@@ -20,7 +20,7 @@ use crate::authz::{Ask, Decision};
 use crate::body::{self, Body};
 use crate::call::{Call, status_response};
 use crate::catalog::Kind;
-use crate::counters::{Asked, Counted, DryRun, Series, Way};
+use crate::counters::{Asked, Counted, DryRun, Way};
 use crate::discovery;
 use crate::flow::{self, Classified, Permit};
 use crate::info::{self, Query, RequestInfo};
@@ -69,10 +69,10 @@ struct Notes {
     trail: OnceLock<Arc<Trail>>,
     /// Set once it is known that it is not known who asks.
     stranger: OnceLock<()>,
-    /// The kind that it is about, as this replica knew it when the request came.
-    kind: Option<Kind>,
-    /// What is counted of requests like this one, and what of this one.
-    series: Arc<Series>,
+    /// It is about a kind that this replica knew when it came.
+    is_known: bool,
+    /// What is counted of it, and what that depends on.
+    counted: Counted,
     way: Way,
 }
 
@@ -92,13 +92,7 @@ impl Api {
         let compressible = crate::compress::is_wanted(request.headers())
             && matches!(info.verb, "get" | "list")
             && !info.is_long_running();
-        let kind = self.known_kind(&info);
-        let asked = Asked::of(request.method(), &info, is_apply(&request), kind.as_deref());
-        let series = self.counts.series(kind.as_ref(), asked);
-        let counted = Counted::new(series.clone(), &info, DryRun::of(&query), started);
-        let id = self.audit_id(request.headers());
-        let (classified, trail, stranger) = (OnceLock::new(), OnceLock::new(), OnceLock::new());
-        let notes = Notes { id, started, classified, trail, stranger, kind, series, way: Way::default() };
+        let notes = self.notes(&request, &info, &query, started);
         let answer = self.clone().answer(request, info, query, origin, &notes);
         let mut timed_out = false;
         let answer = match limit {
@@ -109,7 +103,7 @@ impl Api {
             }),
         };
         let mut response = answer.unwrap_or_else(|status| status_response(&status, media));
-        let Notes { id, classified, trail, stranger, way, .. } = notes;
+        let Notes { id, classified, trail, stranger, counted, way, .. } = notes;
         if let Some(trail) = trail.into_inner() {
             response = Box::pin(trail.answered(response)).await;
         }
@@ -129,10 +123,32 @@ impl Api {
         counted.answered(response, &way, timed_out)
     }
 
+    fn notes(&self, request: &Request<Body>, info: &RequestInfo, query: &Query, started: Instant) -> Notes {
+        let kind = self.known_kind(info);
+        let asked = Asked::of(request.method(), info, is_apply(request), kind.as_deref());
+        let series = self.counts.series(kind.as_ref(), asked);
+        Notes {
+            id: self.audit_id(request.headers()),
+            started,
+            classified: OnceLock::new(),
+            trail: OnceLock::new(),
+            stranger: OnceLock::new(),
+            is_known: kind.is_some(),
+            counted: Counted::new(series, info, DryRun::of(query), started),
+            way: Way::default(),
+        }
+    }
+
     /// The kind that a request names, as far as this replica knows.
     fn known_kind(&self, info: &RequestInfo) -> Option<Kind> {
-        let found = || self.catalog.find(&self.storage.view(), &info.group, &info.version, &info.resource);
-        info.is_resource.then(found)?.ok()?
+        let (group, version, resource) = (&info.group, &info.version, &info.resource);
+        if !info.is_resource {
+            return None;
+        }
+        if let Some(row) = discovery::find(group, version, resource) {
+            return Some(Kind::BuiltIn(row));
+        }
+        self.catalog.find(&self.storage.view(), group, version, resource).ok()?
     }
 
     /// What tells a request from all others: the caller's own, or a new one.
@@ -202,7 +218,7 @@ impl Api {
             return Ok(response);
         }
         call.wire.door = door;
-        let service = self.api_service(&call.info, notes.kind.is_some()).await?;
+        let service = self.api_service(&call.info, notes.is_known).await?;
         let remote = service.as_ref().and_then(|service| Some((service, service.remote.as_ref()?)));
         if remote.is_some() || call.info.is_connection() {
             call.wire.query = uri.query().unwrap_or_default().to_owned();
@@ -214,7 +230,7 @@ impl Api {
             }
         } else {
             call.body = body::read(body).await?;
-            notes.series.received(call.info.verb, call.body.len());
+            notes.counted.received(call.info.verb, call.body.len());
         }
         if let Some(trail) = &call.trail {
             trail.sent(&call.body, &call.headers, &call.info);

@@ -13,6 +13,7 @@ use super::event_rate_limit::Limits;
 use super::node_selector::Selectors;
 use super::toleration_limits::Cluster;
 use super::{CHAIN, Link};
+use crate::counters::admission::Durations;
 
 /// Charged in the transaction that writes an object, and not by the chain.
 const QUOTA: &str = "ResourceQuota";
@@ -46,7 +47,8 @@ pub struct AdmissionConfig {
 
 /// The plugins that are on, and what they are configured with.
 pub(crate) struct Enabled {
-    pub(super) chain: Vec<&'static Link>,
+    /// Each with what is counted of it, if it has a name.
+    pub(super) chain: Vec<(&'static Link, Option<Durations>)>,
     pub(super) charges_quotas: bool,
     pub(super) event_limits: Limits,
     pub(super) node_selectors: Selectors,
@@ -124,9 +126,13 @@ impl Enabled {
             event_limits: configured(&found, "EventRateLimit", is_linked, |document| {
                 Limits::read(document, rng)
             })?,
-            chain: links,
+            chain: links.into_iter().map(counted).collect(),
         })
     }
+}
+
+fn counted(link: &'static Link) -> (&'static Link, Option<Durations>) {
+    (link, (!link.name.is_empty()).then(|| Durations::of_plugin(link.name)))
 }
 
 /// What a plugin is configured with, if it is on.

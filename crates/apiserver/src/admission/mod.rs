@@ -33,6 +33,7 @@ mod runtime_class;
 mod service_account;
 mod signers;
 mod storage_protection;
+mod timer;
 mod toleration_limits;
 mod tolerations;
 mod topology_labels;
@@ -53,8 +54,10 @@ pub(crate) use signers::may_use_signer;
 
 use crate::api::Api;
 use crate::call::Call;
+use crate::counters::admission::Phase;
 use crate::registry::Target;
 use crate::user::UserInfo;
+use timer::Timer;
 
 /// What is done to the object.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -66,8 +69,8 @@ pub(crate) enum Operation {
 }
 
 impl Operation {
-    /// Its name in rules and reviews.
-    fn name(self) -> &'static str {
+    /// Its name in rules, reviews and metrics.
+    pub fn name(self) -> &'static str {
         match self {
             Self::Create => "CREATE",
             Self::Update => "UPDATE",
@@ -213,7 +216,19 @@ impl<'a> Attributes<'a> {
 impl Api {
     /// Lets the plugins change an object before it is checked.
     pub(crate) async fn admit(&self, attributes: &Attributes<'_>, object: &mut Value) -> Result<(), Status> {
-        self.admit_once(attributes, object).await?;
+        let mut timer = Timer::start(self, attributes, Phase::Admit);
+        let admitted = self.admit_rounds(attributes, object, &mut timer).await;
+        timer.end(&admitted);
+        admitted
+    }
+
+    async fn admit_rounds(
+        &self,
+        attributes: &Attributes<'_>,
+        object: &mut Value,
+        timer: &mut Timer<'_>,
+    ) -> Result<(), Status> {
+        self.admit_once(attributes, object, timer).await?;
         {
             let mut rounds = attributes.rounds.lock();
             if !std::mem::take(&mut rounds.again) {
@@ -222,20 +237,26 @@ impl Api {
             rounds.second = true;
         }
         // What webhooks and policies changed, the others see once more.
-        self.admit_once(attributes, object).await
+        self.admit_once(attributes, object, timer).await
     }
 
-    async fn admit_once(&self, attributes: &Attributes<'_>, object: &mut Value) -> Result<(), Status> {
-        for link in &self.plugins.chain {
-            match &link.plugin.admit {
-                Admit::Never => {}
-                Admit::Now(admit) => admit(self, attributes, object)?,
-                Admit::Waits(admit) => {
-                    if let Some(step) = admit(self, attributes, object) {
-                        step.await?;
-                    }
-                }
-            }
+    async fn admit_once(
+        &self,
+        attributes: &Attributes<'_>,
+        object: &mut Value,
+        timer: &mut Timer<'_>,
+    ) -> Result<(), Status> {
+        for (link, durations) in &self.plugins.chain {
+            let admitted = match &link.plugin.admit {
+                Admit::Never => continue,
+                Admit::Now(admit) => admit(self, attributes, object),
+                Admit::Waits(admit) => match admit(self, attributes, object) {
+                    Some(step) => step.await,
+                    None => Ok(()),
+                },
+            };
+            timer.lap(durations.as_ref(), &admitted);
+            admitted?;
         }
         Ok(())
     }
@@ -246,16 +267,29 @@ impl Api {
         attributes: &Attributes<'_>,
         object: &Value,
     ) -> Result<(), Status> {
-        for link in &self.plugins.chain {
-            match &link.plugin.check {
-                Check::Never => {}
-                Check::Now(check) => check(self, attributes, object)?,
-                Check::Waits(check) => {
-                    if let Some(step) = check(self, attributes, object) {
-                        step.await?;
-                    }
-                }
-            }
+        let mut timer = Timer::start(self, attributes, Phase::Validate);
+        let checked = self.check_all(attributes, object, &mut timer).await;
+        timer.end(&checked);
+        checked
+    }
+
+    async fn check_all(
+        &self,
+        attributes: &Attributes<'_>,
+        object: &Value,
+        timer: &mut Timer<'_>,
+    ) -> Result<(), Status> {
+        for (link, durations) in &self.plugins.chain {
+            let checked = match &link.plugin.check {
+                Check::Never => continue,
+                Check::Now(check) => check(self, attributes, object),
+                Check::Waits(check) => match check(self, attributes, object) {
+                    Some(step) => step.await,
+                    None => Ok(()),
+                },
+            };
+            timer.lap(durations.as_ref(), &checked);
+            checked?;
         }
         Ok(())
     }

@@ -2,7 +2,66 @@
 
 use std::time::Duration;
 
-use metrics::{counter, histogram};
+use metrics::{Histogram, counter, histogram};
+
+use super::few::Few;
+use crate::admission::Operation;
+
+/// A half of admission.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Phase {
+    Admit,
+    Validate,
+}
+
+impl Phase {
+    /// What upstream calls it.
+    fn name(self) -> &'static str {
+        match self {
+            Self::Admit => "admit",
+            Self::Validate => "validate",
+        }
+    }
+}
+
+/// What a step of admission was about, and how it ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Case {
+    pub phase: Phase,
+    pub operation: Operation,
+    pub is_refused: bool,
+}
+
+/// How long a plugin takes, or all together.
+#[derive(Default)]
+pub(crate) struct Durations {
+    plugin: Option<&'static str>,
+    cells: Few<Case, Histogram>,
+}
+
+impl Durations {
+    pub fn of_plugin(name: &'static str) -> Self {
+        Self { plugin: Some(name), cells: Few::default() }
+    }
+
+    pub fn note(&self, case: Case, took: Duration) {
+        self.cells.get(case, || self.histogram(case)).record(took.as_secs_f64());
+    }
+
+    fn histogram(&self, Case { phase, operation, is_refused }: Case) -> Histogram {
+        let (phase, operation, rejected) = (phase.name(), operation.name(), truth(is_refused));
+        match self.plugin {
+            Some(name) => histogram!(
+                "apiserver_admission_controller_admission_duration_seconds",
+                "name" => name, "type" => phase, "operation" => operation, "rejected" => rejected
+            ),
+            None => histogram!(
+                "apiserver_admission_step_admission_duration_seconds",
+                "type" => phase, "operation" => operation, "rejected" => rejected
+            ),
+        }
+    }
+}
 
 /// Codes above are counted as this one.
 const MAX_CODE: u16 = 600;

@@ -31,6 +31,8 @@ use requests::Requests;
 pub(crate) struct Counts {
     pub requests: Requests,
     pub access: Access,
+    /// Of the phases of admission.
+    pub admission: admission::Durations,
     kinds: AllKinds,
     /// Connections that ended before anybody had said who it is.
     pub handshake_errors: Counter,
@@ -41,6 +43,7 @@ impl Default for Counts {
         Self {
             requests: Requests::default(),
             access: Access::default(),
+            admission: admission::Durations::default(),
             kinds: AllKinds::default(),
             handshake_errors: counter!("apiserver_tls_handshake_errors_total"),
         }

@@ -203,8 +203,7 @@ impl Series {
         sizes.record(bytes as f64);
     }
 
-    /// A body of so many bytes came with a request. `verb`: what the request does.
-    pub fn received(&self, verb: &'static str, bytes: usize) {
+    fn received(&self, verb: &'static str, bytes: usize) {
         let verb = match verb {
             "create" | "update" | "patch" => verb,
             "delete" | "deletecollection" if bytes == 0 => return,
@@ -345,6 +344,11 @@ impl Counted {
         };
         let is_lasting = info.is_long_running();
         Self { series, dry_run, started, is_read, is_lasting, is_over: false }
+    }
+
+    /// Its body of so many bytes came. `verb`: what it does.
+    pub fn received(&self, verb: &'static str, bytes: usize) {
+        self.series.received(verb, bytes);
     }
 
     /// The request is answered. `timed_out`: because it took too long.

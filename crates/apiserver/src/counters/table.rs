@@ -20,7 +20,7 @@ const TURNS: Buckets =
 const ADMISSION: Buckets = Buckets::Listed(&[0.005, 0.025, 0.1, 0.5, 1.0, 2.5]);
 const WEBHOOKS: Buckets = Buckets::Listed(&[0.005, 0.025, 0.1, 0.5, 1.0, 2.5, 10.0, 25.0]);
 const POLICIES: Buckets = Buckets::Listed(&[0.000_000_5, 0.001, 0.01, 0.1, 1.0]);
-/// Of authentication, authorization and conversion.
+/// Of authentication, authorization, impersonation and conversion.
 const DOUBLING: Buckets = Buckets::Growing { first: 0.001, factor: 2.0, count: 15 };
 const CONVERSION: Buckets =
     Buckets::Listed(&[0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0, 20.0, 30.0, 45.0, 60.0]);
@@ -179,6 +179,28 @@ pub const METRICS: &[Metric] = &[
     Metric::counter(
         "apiserver_authorization_decisions_total",
         "[ALPHA] Total number of terminal decisions made by an authorizer split by authorizer type, name, and decision.",
+    )
+    .labelled(),
+    Metric::counter(
+        "apiserver_impersonation_attempts_total",
+        "[ALPHA] Total number of impersonation attempts split by mode and decision.",
+    )
+    .labelled(),
+    Metric::histogram_of(
+        "apiserver_impersonation_attempts_duration_seconds",
+        "[ALPHA] Latency of impersonation attempts in seconds split by mode and decision.",
+        DOUBLING,
+    )
+    .labelled(),
+    Metric::counter(
+        "apiserver_impersonation_authorization_attempts_total",
+        "[ALPHA] Total number of authorization checks made by the impersonation handler split by mode and decision.",
+    )
+    .labelled(),
+    Metric::histogram_of(
+        "apiserver_impersonation_authorization_attempts_duration_seconds",
+        "[ALPHA] Latency of authorization checks made by the impersonation handler in seconds split by mode and decision.",
+        DOUBLING,
     )
     .labelled(),
     // --- admission

@@ -135,6 +135,19 @@ async fn requests_are_counted_under_upstreams_names() {
     let lists = "{group=counted.example.org,index=,resource=things,storage=etcd}";
     assert_eq!(recorded.of(&format!("apiserver_storage_list_total{lists}")), 1);
     assert_eq!(recorded.of(&format!("apiserver_storage_list_fetched_objects_total{lists}")), 1);
+    let admitted = |name: &str, kind: &str| {
+        let labels = format!("{name}operation=CREATE,rejected=false,type={kind}");
+        let metric = if name.is_empty() { "step" } else { "controller" };
+        recorded.of(&format!("apiserver_admission_{metric}_admission_duration_seconds{{{labels}}}"))
+    };
+    for (name, kind) in [
+        ("", "admit"),
+        ("", "validate"),
+        ("name=NamespaceLifecycle,", "admit"),
+        ("name=ValidatingAdmissionWebhook,", "validate"),
+    ] {
+        assert!(admitted(name, kind) >= 2, "{name}{kind}");
+    }
     let dispatched = "{flow_schema=exempt,priority_level=exempt}";
     assert!(recorded.of(&format!("apiserver_flowcontrol_dispatched_requests_total{dispatched}")) > 0);
     let text = cluster.root(ask("GET", "/metrics")).await.text();
@@ -173,6 +186,23 @@ async fn watches_are_counted_by_their_events() {
     assert_eq!(recorded.of(&series("apiserver_request_total", "code=200,dry_run=")), 1, "at its end");
     let lasting = f64::from_bits(recorded.of(&series("apiserver_longrunning_requests", "")));
     assert!(lasting.abs() < f64::EPSILON, "{lasting}");
+}
+
+#[tokio::test]
+async fn work_queues_are_counted_by_name() {
+    let recorded = recorded();
+    let of = |metric: &str| recorded.of(&format!("workqueue_{metric}{{name=counted}}"));
+    let depth = || f64::from_bits(of("depth")).round() as u64;
+    let (queue, shutdown) = (client::WorkQueue::named(env::Env::seeded(1), "counted"), env::Shutdown::new());
+    ["a", "a", "b"].into_iter().for_each(|key| queue.add(key));
+    assert_eq!((of("adds_total"), depth(), of("queue_duration_seconds")), (2, 2, 0));
+    let key = queue.next(&shutdown).await.expect("a key");
+    assert_eq!((depth(), of("queue_duration_seconds"), of("work_duration_seconds")), (1, 1, 0));
+    queue.add_failed(key);
+    queue.done(&key);
+    assert_eq!((of("work_duration_seconds"), of("retries_total")), (1, 1));
+    let nothing = f64::from_bits(of("longest_running_processor_seconds"));
+    assert!(nothing.abs() < f64::EPSILON, "{nothing}");
 }
 
 #[tokio::test]
