@@ -53,7 +53,7 @@ fn wrong(value: &Value, expected: &'static str) -> CodecError {
 }
 
 /// The name of a JSON type in Go's messages.
-pub(crate) fn json_type(value: &Value) -> &'static str {
+pub fn json_type(value: &Value) -> &'static str {
     match value {
         Value::Null => "null",
         Value::Bool(_) => "bool",

@@ -31,8 +31,8 @@ mod yaml;
 
 pub use decode::{DecodeError, Decoded, decode_json, decode_yaml};
 pub(crate) use decode::{Digest, MAX_STRICT_BYTES, paths_in_order};
-pub use encode::to_proto;
-pub(crate) use encode::{canonical_quantity, decode_base64, json_type};
+pub(crate) use encode::{canonical_quantity, decode_base64};
+pub use encode::{json_type, to_proto};
 pub use envelope::{
     END_OF_ENVELOPE, MAGIC, Unknown, begin_envelope, from_envelope, from_stored, is_proto, json_to_stored,
     list_to_bare, object_to_json, pack, proto_item_len, stored_metadata_to_proto, stored_to_json,

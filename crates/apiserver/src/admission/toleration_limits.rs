@@ -4,7 +4,7 @@
 use api_rules::look::Look;
 use api_rules::{qos, validate_tolerations};
 use api_types::status::Status;
-use api_types::{Value, field, meta};
+use api_types::{Value, codec, meta, schema};
 use serde_json::json;
 
 use super::lookup::{self, NAMESPACES};
@@ -19,9 +19,6 @@ const DEFAULTS: &str = "scheduler.alpha.kubernetes.io/defaultTolerations";
 /// On a namespace: what its pods may tolerate.
 const ALLOWED: &str = "scheduler.alpha.kubernetes.io/tolerationsWhitelist";
 const MEMORY_PRESSURE: &str = "node.kubernetes.io/memory-pressure";
-/// The fields of a toleration that are texts, and the one that is a number.
-const TEXTS: [&str; 4] = ["effect", "key", "operator", "value"];
-const SECONDS: &str = "tolerationSeconds";
 
 pub(super) const PLUGIN: Plugin = Plugin {
     admit: Admit::Waits(|api, attributes, pod| match is_meant(attributes) {
@@ -49,9 +46,7 @@ impl Cluster {
     pub fn read(document: Option<&Value>) -> Result<Self, String> {
         let Some(document) = document else { return Ok(Self::default()) };
         config_file::check_kind(document, GROUP, "Configuration", &["v1alpha1"])?;
-        let list = |name: &str| {
-            tolerations(document.at(name)).ok_or_else(|| format!("{name} is no list of tolerations"))
-        };
+        let list = |name: &str| tolerations(document.at(name));
         let cluster = Self { defaults: list("default")?, allowed: list("whitelist")? };
         let mut faults = validate_tolerations(&cluster.defaults, "podtolerationrestriction.default");
         faults.extend(validate_tolerations(&cluster.allowed, "podtolerationrestriction.whitelist"));
@@ -80,30 +75,29 @@ fn annotated(namespace: &Value, key: &str) -> Result<Option<Vec<Value>>, Status>
         Some("") => return Ok(Some(Vec::new())),
         Some(text) => text,
     };
-    let wrong = |why: &dyn std::fmt::Display| Status::unknown(format!("annotation {key}: {why}"));
-    let value = serde_json::from_str(text).map_err(|error| wrong(&error))?;
-    let strange = || wrong(&format_args!("{} is no list of tolerations", field::quote(text)));
-    tolerations(&value).map(Some).ok_or_else(strange)
+    let list = codec::decode_json(text.as_bytes()).map_err(|error| Status::unknown(error.to_string()))?.value;
+    tolerations(&list).map(Some).map_err(Status::unknown)
 }
 
-/// Tolerations that are part of no object yet, whose fields nobody has looked at; none when they are something else.
-fn tolerations(list: &Value) -> Option<Vec<Value>> {
-    match list {
-        Value::Null => Some(Vec::new()),
-        Value::Array(list) => list.iter().map(toleration).collect(),
-        _ => None,
-    }
-}
-
-/// Unknown fields are left out.
-fn toleration(value: &Value) -> Option<Value> {
-    let mut fields = value.as_object()?.clone();
-    fields.retain(|name, value| (name == SECONDS || TEXTS.contains(&name.as_str())) && !value.is_null());
-    let is_good = |(name, value): (&String, &Value)| match name.as_str() {
-        SECONDS => value.is_i64(),
-        _ => value.is_string(),
+/// Tolerations that are part of no object yet, as Go reads them.
+///
+/// # Errors
+/// They are something else, in upstream's words.
+fn tolerations(list: &Value) -> Result<Vec<Value>, String> {
+    let message =
+        schema::by_name("io.k8s.api.core.v1.Toleration").expect("invariant: the tables hold Toleration");
+    let one = |value: &Value| match schema::check(message, value).type_errors.into_iter().next() {
+        None => codec::normalize(message, value).map_err(|error| error.to_string()),
+        Some(fault) => Err(fault),
     };
-    fields.iter().all(is_good).then(|| fields.into())
+    match list {
+        Value::Null => Ok(Vec::new()),
+        Value::Array(list) => list.iter().map(one).collect(),
+        other => {
+            let kind = codec::json_type(other);
+            Err(format!("json: cannot unmarshal {kind} into Go value of type []v1.Toleration"))
+        }
+    }
 }
 
 async fn admit(api: &Api, attributes: &Attributes<'_>, pod: &mut Value) -> Result<(), Status> {
@@ -173,8 +167,17 @@ mod tests {
         assert_eq!(found.map(Value::from), Some(one));
         let found = annotated(&namespace(DEFAULTS, r#"[{"key": "a", "value": null, "color": 1}]"#), DEFAULTS);
         assert_eq!(found.unwrap(), Some(vec![json!({"key": "a"})]));
-        for text in ["x", "{}", "[1]", r#"[{"key": 1}]"#, r#"[{"tolerationSeconds": "5"}]"#] {
-            assert_eq!(annotated(&namespace(DEFAULTS, text), DEFAULTS).unwrap_err().code, 500, "{text}");
+        let fault = |text: &str| annotated(&namespace(DEFAULTS, text), DEFAULTS).unwrap_err();
+        for (text, why) in [
+            ("x", "invalid character 'x' looking for beginning of value"),
+            ("{}", "json: cannot unmarshal object into Go value of type []v1.Toleration"),
+            ("[1]", "json: cannot unmarshal number into Go value of type v1.Toleration"),
+            (
+                r#"[{"key": 1}]"#,
+                "json: cannot unmarshal number into Go struct field Toleration.key of type string",
+            ),
+        ] {
+            assert_eq!((fault(text).code, fault(text).message.as_str()), (500, why));
         }
     }
 

@@ -287,6 +287,56 @@ async fn constrained_impersonation_is_of_some_for_some_requests() {
     as_user_of(ask("GET", "/api/v1/nodes/n1"), "system:node:n2").await.expect(403);
 }
 
+/// What a kube-apiserver 1.37.2 says.
+#[tokio::test]
+async fn impersonation_is_refused_in_upstreams_words() {
+    let cluster = Cluster::start().await;
+    let any = user(&cluster, "ann", json!([])).await;
+    let parts = json!({"verbs": ["impersonate:user-info"], "apiGroups": ["authentication.k8s.io"], "resources": ["*"]});
+    let lists =
+        json!({"verbs": ["impersonate-on:user-info:list"], "apiGroups": [""], "resources": ["configmaps"]});
+    let some = user(&cluster, "ben", json!([parts, lists])).await;
+    let maps = "resource \"configmaps\" in API group \"\" in the namespace \"default\"";
+    let part = |resource: &str, why: &str| {
+        format!("{resource} in API group \"authentication.k8s.io\" at the cluster scope: impersonating {why}")
+    };
+    let group = "impersonate-group";
+    let group_part = "User \"ben\" cannot impersonate:user-info resource \"groups\"";
+    let extra_part = "User \"ben\" cannot impersonate:user-info resource \"userextras\"";
+    let invalid =
+        |key: &str| format!("an invalid key in extra is not allowed: extra.key: Invalid value: {key}");
+    for (who, name, more, path, why) in [
+        (&any, "joe", None, CONFIG_MAPS, format!("configmaps is forbidden: User \"ann\" cannot impersonate-on:user-info:list {maps}")),
+        (&any, "system:node:n1", None, CONFIG_MAPS, format!("configmaps is forbidden: User \"ann\" cannot impersonate-on:arbitrary-node:list {maps}")),
+        (&any, "system:serviceaccount:a:b", None, CONFIG_MAPS, format!("configmaps is forbidden: User \"ann\" cannot impersonate-on:serviceaccount:list {maps}")),
+        (&any, "system:serviceaccount:a:b", Some((group, "g")), CONFIG_MAPS, "serviceaccounts \"b\" is forbidden: User \"ann\" cannot impersonate resource \"serviceaccounts\" in API group \"\" in the namespace \"a\"".to_owned()),
+        (&any, "joe", None, "/version", "forbidden: User \"ann\" cannot impersonate-on:user-info:get path \"/version\"".to_owned()),
+        (&some, "joe", None, CONFIG_MAPS, format!("configmaps is forbidden: User \"joe\" cannot list {maps}")),
+        (&some, "joe", Some((group, "system:masters")), CONFIG_MAPS, format!("groups.authentication.k8s.io \"system:masters\" is forbidden: {}", part(group_part, "the system:masters group is not allowed"))),
+        (&some, "joe", Some((group, "")), CONFIG_MAPS, format!("groups.authentication.k8s.io is forbidden: {}", part(group_part, "the empty string group is not allowed"))),
+        (&some, "joe", Some(("impersonate-extra-scopes", "a")), CONFIG_MAPS, format!("userextras.authentication.k8s.io is forbidden: {}", part(extra_part, &invalid("\"scopes\": must be a domain-prefixed path (such as \"acme.io/foo\")")))),
+        (&some, "joe", Some(("impersonate-extra-a.b%2fc%20d", "a")), CONFIG_MAPS, format!("userextras.authentication.k8s.io is forbidden: {}", part(extra_part, &invalid("\"c d\": Invalid path (regex used for validation is '[A-Za-z0-9/\\-._~%!$&'()*+,;=:]+')")))),
+    ] {
+        let mut asked = ask("GET", path).header("impersonate-user", name);
+        if let Some((header, value)) = more {
+            asked = asked.header(header, value);
+        }
+        let refused = as_user(&cluster, asked, who).await;
+        refused.expect(403);
+        assert_eq!(message(&refused), why, "{name} {more:?}");
+    }
+    for (name, groups) in [
+        ("system:node:n1", json!(["system:nodes", "system:authenticated"])),
+        (
+            "system:serviceaccount:a:b",
+            json!(["system:serviceaccounts", "system:serviceaccounts:a", "system:authenticated"]),
+        ),
+    ] {
+        let asked = ask("POST", WHO).json(&json!({})).header("impersonate-user", name);
+        assert_eq!(cluster.root(asked).await.expect(201)["status"]["userInfo"]["groups"], groups, "{name}");
+    }
+}
+
 #[tokio::test]
 async fn roles_give_no_more_than_their_writer_has() {
     let cluster = Cluster::start().await;

@@ -102,6 +102,9 @@ async fn namespaces_are_made_or_asked_for() {
     cluster.create(&maps("new"), &config_map("a")).await;
     let made = cluster.root(ask("GET", "/api/v1/namespaces/new")).await.expect(200);
     assert_eq!(made["spec"]["finalizers"], json!(["kubernetes"]));
+    let refused = cluster.root(ask("POST", &maps("New_")).json(&config_map("a"))).await;
+    let why = "configmaps \"a\" is forbidden: Namespace \"New_\" is invalid: [metadata.name: Invalid value: \"New_\": a lowercase RFC 1123 label must";
+    assert!(message(&refused, 403).starts_with(why), "{}", refused.text());
     let cluster = with(&["NamespaceExists"], &["NamespaceLifecycle"], None).await;
     let refused = cluster.root(ask("POST", &maps("new")).json(&config_map("a"))).await;
     assert_eq!(message(&refused, 404), "namespaces \"new\" not found");
