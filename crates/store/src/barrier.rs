@@ -2,7 +2,6 @@
 
 use std::sync::Arc;
 
-use openraft::ReadPolicy;
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::Instant;
 
@@ -10,6 +9,7 @@ use crate::error::StoreError;
 use crate::inner::Inner;
 use crate::peers::Lane;
 use crate::server::error_from_status;
+use crate::witness::{self, Witness};
 
 /// Readers that wait for one round, at most.
 pub(crate) const QUEUE: usize = 8192;
@@ -61,16 +61,12 @@ async fn round(inner: &Arc<Inner>) -> Result<(), StoreError> {
 async fn ask(inner: &Arc<Inner>, deadline: Instant) -> Result<u64, StoreError> {
     let leader = inner.leader().ok_or(StoreError::NoLeader)?;
     if leader == inner.me {
-        let asked =
-            tokio::time::timeout_at(deadline, inner.raft.get_read_linearizer(ReadPolicy::ReadIndex)).await;
-        let linearizer = asked.map_err(|_| StoreError::Timeout)?.map_err(|error| match error {
-            openraft::errors::RaftError::Fatal(_) => StoreError::Stopped,
-            openraft::errors::RaftError::APIError(_) => StoreError::NotLeader,
-        })?;
-        return Ok(linearizer.read_log_id().index());
+        let index = tokio::time::timeout_at(deadline, witness::read_index(inner, None)).await;
+        return index.map_err(|_| StoreError::Timeout)?;
     }
+    let witness = Some(Witness::here(inner).await?.to_wire());
     let mut client = inner.peer(leader, Lane::Forward)?;
-    let asked = client.read_index(protos::peer::ReadIndexRequest {});
+    let asked = client.read_index(protos::peer::ReadIndexRequest { witness });
     let asked = tokio::time::timeout(inner.timing.election_max, asked);
     let answer = inner.while_led_by(leader, asked).await?.map_err(|_| StoreError::Timeout)?;
     answer.map(|answer| answer.into_inner().index).map_err(|status| error_from_status(&status))

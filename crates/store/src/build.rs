@@ -25,7 +25,7 @@ use crate::integrity::repair::{self, Repair};
 use crate::integrity::{self, checks};
 use crate::join;
 use crate::leadership::Leadership;
-use crate::log::Log;
+use crate::log::{Log, Owner};
 use crate::peers::Peers;
 use crate::proposals::{self};
 use crate::pulse::Pulse;
@@ -84,7 +84,9 @@ impl StoreConfig {
         let Opened { env, storage, engine, identity, doors, peers, state, repaired } = opened;
         let (shared, core) = (state.shared(), state.core());
         let disk = Arc::new(Disk::new(env.clock.clone()));
-        let log = Log::open(engine.clone(), env.clock.clone(), disk.clone()).map_err(BuildError::Storage)?;
+        let owner = Owner { me: identity.me, shared: shared.clone() };
+        let log = Log::open(engine.clone(), env.clock.clone(), disk.clone(), owner);
+        let log = log.map_err(BuildError::Storage)?;
         let raft = Raft::build(identity.me, self.raft_config()?, peers.clone(), log, state)
             .await
             .map_err(|error| BuildError::Consensus(error.to_string()))?;

@@ -30,6 +30,7 @@ use crate::renewals::Asked;
 use crate::sessions::Told;
 use crate::state::{Core, Shared};
 use crate::storage::Storage;
+use crate::witness::{self, Witness};
 
 /// Entries that are committed and not yet applied, at most, before new ones are refused (etcd's
 /// `maxGapBetweenApplyAndCommitIndex`).
@@ -211,6 +212,15 @@ impl Inner {
         let (done, passed) = oneshot::channel();
         self.barrier.send(done).await.map_err(|_| StoreError::Stopped)?;
         passed.await.map_err(|_| StoreError::Stopped)??;
+        self.check_sound()
+    }
+
+    /// As the leader, that everything acknowledged before another member asked is applied here, and that nobody else led
+    /// then.
+    pub async fn confirmed_by(&self, witness: Witness) -> Result<(), StoreError> {
+        let deadline = self.env.clock.monotonic() + self.timing.request_timeout();
+        let index = witness::read_index(self, Some(witness)).await?;
+        self.wait_applied(index, deadline).await?;
         self.check_sound()
     }
 }

@@ -55,6 +55,7 @@ mod state;
 pub mod storage;
 mod upkeep;
 mod watch;
+mod witness;
 
 pub use config::{Checks, StoreConfig, Timing};
 pub use copy::StateCopy;

@@ -1,14 +1,17 @@
 //! openraft's log over a [`LogEngine`]: a tail in memory that replication and apply read from, and one thread that
-//! makes appended entries durable, a group at a time.
+//! makes appended entries durable, a group at a time. A single entry on a quick disk is made durable where it is appended,
+//! unless there are other members to send it to meanwhile: two changes of threads take longer than its sync.
 
 use std::collections::VecDeque;
 use std::fmt::Debug;
 use std::io;
 use std::ops::{Bound, Range, RangeBounds};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
 
 use env::Clock;
-use metrics::{Gauge, Histogram};
+use metrics::{Counter, Gauge, Histogram};
 use openraft::storage::{IOFlushed, LogState, RaftLogReader, RaftLogStorage};
 use parking_lot::RwLock;
 use tokio::sync::{mpsc, oneshot};
@@ -16,6 +19,7 @@ use tokio::sync::{mpsc, oneshot};
 use crate::consensus::{self, Entry, LogId, TypeConfig, Vote};
 use crate::disk::Disk;
 use crate::failpoints::hit;
+use crate::state::Shared;
 use crate::storage::{LogBatch, LogEngine, LogMeta};
 
 /// Bytes of entries kept in memory behind the newest.
@@ -24,6 +28,12 @@ const TAIL_BYTES: usize = 8 << 20;
 const READ_BYTES: usize = 1 << 20;
 /// Appends that wait to be made durable.
 const FLUSH_QUEUE: usize = 4096;
+/// A sync that takes less is not worth another thread.
+const VERY_QUICK: Duration = Duration::from_micros(30);
+/// A sync that takes less is not worth another thread when nothing could be done meanwhile.
+const QUICK: Duration = Duration::from_millis(1);
+/// So many entries came alone: more say that others are about to come.
+const FEW_ENTRIES: usize = 1;
 
 /// The newest entries, without a gap.
 #[derive(Default)]
@@ -87,7 +97,28 @@ enum Flush {
     Vote(oneshot::Sender<io::Result<()>>),
 }
 
+/// Whose log it is.
+pub(crate) struct Owner {
+    pub me: u64,
+    pub shared: Arc<Shared>,
+}
+
+impl Owner {
+    /// Whether entries are to be sent to others while they are synced, by the vote that is in force.
+    fn replicates(&self, vote: Option<Vote>) -> bool {
+        vote.is_none_or(|vote| vote.leader_id.voted_for == self.me) && !self.is_alone()
+    }
+
+    fn is_alone(&self) -> bool {
+        let membership = self.shared.membership.load();
+        let mut nodes = membership.membership().nodes();
+        nodes.next().is_some_and(|(id, _)| *id == self.me) && nodes.next().is_none()
+    }
+}
+
 struct Inner {
+    owner: Owner,
+    syncer: Arc<Syncer>,
     clock: Clock,
     disk: Arc<Disk>,
     writes: Histogram,
@@ -106,21 +137,22 @@ pub(crate) struct Log {
 
 impl Log {
     /// Takes the log up where it was left, and starts the thread that syncs it; the thread ends with the last clone.
-    pub fn open(engine: Arc<dyn LogEngine>, clock: Clock, disk: Arc<Disk>) -> io::Result<Self> {
+    pub fn open(engine: Arc<dyn LogEngine>, clock: Clock, disk: Arc<Disk>, owner: Owner) -> io::Result<Self> {
         let vote = engine.meta(LogMeta::Vote)?.map(consensus::decode_vote).transpose()?;
+        let syncer = Arc::new(Syncer::new(engine.clone(), disk.clone()));
         let inner = Inner {
-            clock: clock.clone(),
-            disk: disk.clone(),
+            owner,
+            syncer: syncer.clone(),
+            clock,
+            disk,
             writes: metrics::histogram!("etcd_disk_wal_write_duration_seconds"),
             written: metrics::gauge!("etcd_disk_wal_write_bytes_total"),
-            engine: engine.clone(),
+            engine,
             tail: RwLock::default(),
             vote: RwLock::new(vote),
         };
         let (flushes, requests) = mpsc::channel(FLUSH_QUEUE);
-        std::thread::Builder::new()
-            .name("raft-log-sync".into())
-            .spawn(move || sync_loop(&*engine, &disk, requests))?;
+        std::thread::Builder::new().name("raft-log-sync".into()).spawn(move || syncer.run(requests))?;
         Ok(Self { inner: Arc::new(inner), flushes })
     }
 
@@ -147,6 +179,7 @@ impl Log {
     }
 
     async fn flush(&self, flush: Flush) -> io::Result<()> {
+        self.inner.syncer.waiting.fetch_add(1, Ordering::Relaxed);
         self.flushes.send(flush).await.map_err(|_| io::Error::other("the log's sync thread has ended"))
     }
 }
@@ -156,24 +189,35 @@ pub(crate) fn before_save() {
     hit("raftBeforeSave");
 }
 
-/// Syncs once for everything that arrived during the sync before.
-fn sync_loop(engine: &dyn LogEngine, disk: &Disk, mut requests: mpsc::Receiver<Flush>) {
-    let (syncs, appends) = (
-        metrics::counter!("trierarch_log_syncs_total"),
-        metrics::counter!("trierarch_log_synced_appends_total"),
-    );
-    let mut group = Vec::new();
-    while requests.blocking_recv_many(&mut group, FLUSH_QUEUE) > 0 {
+/// Makes durable what was appended.
+struct Syncer {
+    engine: Arc<dyn LogEngine>,
+    disk: Arc<Disk>,
+    syncs: Counter,
+    appends: Counter,
+    /// Flushes that the thread has not done yet.
+    waiting: AtomicUsize,
+}
+
+impl Syncer {
+    fn new(engine: Arc<dyn LogEngine>, disk: Arc<Disk>) -> Self {
+        let syncs = metrics::counter!("trierarch_log_syncs_total");
+        let appends = metrics::counter!("trierarch_log_synced_appends_total");
+        Self { engine, disk, syncs, appends, waiting: AtomicUsize::new(0) }
+    }
+
+    /// Syncs once for all of `group`.
+    fn sync(&self, group: impl ExactSizeIterator<Item = Flush>) {
         hit("logBeforeSync");
-        let result = disk.time(|| match hit("logDuringSync") {
+        let result = self.disk.time(|| match hit("logDuringSync") {
             // A disk that fails, in tests; or that is slow, when the point waits.
             Some(text) => Err(io::Error::other(text)),
-            None => engine.sync(),
+            None => self.engine.sync(),
         });
         hit("raftAfterSave");
-        syncs.increment(1);
-        appends.increment(group.len() as u64);
-        for flush in group.drain(..) {
+        self.syncs.increment(1);
+        self.appends.increment(group.len() as u64);
+        for flush in group {
             let result = result
                 .as_ref()
                 .map(|&()| ())
@@ -183,6 +227,23 @@ fn sync_loop(engine: &dyn LogEngine, disk: &Disk, mut requests: mpsc::Receiver<F
                 Flush::Vote(done) => drop(done.send(result)),
             }
         }
+    }
+
+    /// Syncs on this thread whatever arrived during the sync before, until there is nobody left who could send.
+    fn run(&self, mut requests: mpsc::Receiver<Flush>) {
+        let mut group = Vec::new();
+        while requests.blocking_recv_many(&mut group, FLUSH_QUEUE) > 0 {
+            let count = group.len();
+            self.sync(group.drain(..));
+            self.waiting.fetch_sub(count, Ordering::Release);
+        }
+    }
+
+    /// Whether a sync is better done where the entries were appended than by the thread: nothing is to be synced before
+    /// it, and it is over before a thread could be woken twice, or there is nothing that could be done meanwhile.
+    fn is_better_here(&self, is_only_work: bool) -> bool {
+        let took = self.disk.most();
+        self.waiting.load(Ordering::Acquire) == 0 && (took < VERY_QUICK || took < QUICK && is_only_work)
     }
 }
 
@@ -266,6 +327,7 @@ impl RaftLogStorage<TypeConfig> for Log {
         I::IntoIter: Send,
     {
         let entries: Vec<Entry> = entries.into_iter().collect();
+        let count = entries.len();
         let encoded: Vec<_> =
             entries.iter().map(|entry| (entry.log_id.index, consensus::encode_entry(entry))).collect();
         let bytes: usize = encoded.iter().map(|(_, entry)| entry.len()).sum();
@@ -281,7 +343,13 @@ impl RaftLogStorage<TypeConfig> for Log {
             let mut tail = self.inner.tail.write();
             entries.into_iter().for_each(|entry| tail.push(entry));
         }
-        self.flush(Flush::Appended(callback)).await
+        let (syncer, flush) = (&self.inner.syncer, Flush::Appended(callback));
+        let is_only_work = count <= FEW_ENTRIES && !self.inner.owner.replicates(*self.inner.vote.read());
+        if syncer.is_better_here(is_only_work) {
+            syncer.sync(std::iter::once(flush));
+            return Ok(());
+        }
+        self.flush(flush).await
     }
 
     async fn truncate_after(&mut self, last_log_id: Option<LogId>) -> io::Result<()> {

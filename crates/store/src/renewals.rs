@@ -12,6 +12,7 @@ use crate::failpoints::hit;
 use crate::handle::{Again, Store};
 use crate::inner::Inner;
 use crate::leases::Renewal;
+use crate::witness::Witness;
 
 /// Renewals that wait to be asked for.
 pub(crate) const QUEUE: usize = 8192;
@@ -54,19 +55,28 @@ async fn ask(store: &Store, inner: &Arc<Inner>, ids: &[LeaseId]) -> Result<Vec<i
     store
         .ask_leader(
             Again::Always,
-            || here(inner, ids),
+            || here(inner, ids, None),
             |mut client| async move {
-                let request = peer::LeaseKeepAliveRequest { ids: ids.to_vec() };
+                let witness = Witness::here(inner).await.ok().map(Witness::to_wire);
+                let request = peer::LeaseKeepAliveRequest { ids: ids.to_vec(), witness };
                 Ok(client.lease_keep_alive(request).await?.into_inner().ttls)
             },
         )
         .await
 }
 
-/// Renews leases as the leader. A leader that was replaced must not renew: a quorum is asked first.
-pub(crate) async fn here(inner: &Inner, ids: &[LeaseId]) -> Result<Vec<i64>, StoreError> {
+/// Renews leases as the leader. A leader that was replaced must not renew: a quorum is asked first, unless a witness
+/// confirms it.
+pub(crate) async fn here(
+    inner: &Inner,
+    ids: &[LeaseId],
+    witness: Option<Witness>,
+) -> Result<Vec<i64>, StoreError> {
     inner.must_lead()?;
-    inner.read_barrier().await?;
+    match witness {
+        Some(witness) => inner.confirmed_by(witness).await?,
+        None => inner.read_barrier().await?,
+    }
     let mut ttls = vec![UNKNOWN; ids.len()];
     let mut waiting: Vec<usize> = (0..ids.len()).collect();
     while !waiting.is_empty() {
@@ -84,7 +94,7 @@ pub(crate) async fn here(inner: &Inner, ids: &[LeaseId]) -> Result<Vec<i64>, Sto
 pub(crate) async fn alone(inner: &Inner, id: LeaseId) -> Result<Option<i64>, StoreError> {
     let (mut ttls, mut waiting) = ([UNKNOWN], vec![0]);
     renew(inner, &[id], &mut waiting, &mut ttls);
-    let ttl = if waiting.is_empty() { ttls[0] } else { here(inner, &[id]).await?[0] };
+    let ttl = if waiting.is_empty() { ttls[0] } else { here(inner, &[id], None).await?[0] };
     Ok((ttl != UNKNOWN).then_some(ttl))
 }
 

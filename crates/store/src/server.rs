@@ -5,7 +5,6 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use futures::stream::{BoxStream, StreamExt as _};
-use openraft::ReadPolicy;
 use openraft::async_runtime::WatchReceiver as _;
 use openraft::raft::{
     AppendEntriesRequest, StreamAppendError, StreamAppendResult, TransferLeaderRequest, VoteRequest,
@@ -25,6 +24,7 @@ use crate::inner::Inner;
 use crate::integrity::{Wrong, checks, keys};
 use crate::members::hex;
 use crate::peers::{self, CLUSTER_HEADER, TO_HEADER};
+use crate::witness::{self, Witness};
 use crate::{proposals, renewals, snapshot};
 
 /// Failed proposals that wait to be told to another member.
@@ -235,17 +235,19 @@ impl Peer for PeerService {
         Ok(Response::new(ReceiverStream::new(answers)))
     }
 
-    async fn read_index(&self, _: Request<peer::ReadIndexRequest>) -> Answer<peer::ReadIndexResponse> {
-        let linearizer = self.inner.raft.get_read_linearizer(ReadPolicy::ReadIndex).await;
-        let linearizer = linearizer.map_err(|_| status_from_error(&StoreError::NotLeader))?;
-        Ok(Response::new(peer::ReadIndexResponse { index: linearizer.read_log_id().index() }))
+    async fn read_index(&self, request: Request<peer::ReadIndexRequest>) -> Answer<peer::ReadIndexResponse> {
+        let witness = Witness::from_wire(request.into_inner().witness);
+        let index = witness::read_index(&self.inner, witness).await;
+        let index = index.map_err(|error| status_from_error(&error))?;
+        Ok(Response::new(peer::ReadIndexResponse { index }))
     }
 
     async fn lease_keep_alive(
         &self,
         request: Request<peer::LeaseKeepAliveRequest>,
     ) -> Answer<peer::LeaseKeepAliveResponse> {
-        let ttls = renewals::here(&self.inner, &request.into_inner().ids).await;
+        let peer::LeaseKeepAliveRequest { ids, witness } = request.into_inner();
+        let ttls = renewals::here(&self.inner, &ids, Witness::from_wire(witness)).await;
         let ttls = ttls.map_err(|error| status_from_error(&error))?;
         Ok(Response::new(peer::LeaseKeepAliveResponse { ttls }))
     }
