@@ -5,11 +5,12 @@ use std::sync::Arc;
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::Instant;
 
+use crate::confirm;
 use crate::error::StoreError;
 use crate::inner::Inner;
 use crate::peers::Lane;
 use crate::server::error_from_status;
-use crate::witness::{self, Witness};
+use crate::witness::Witness;
 
 /// Readers that wait for one round, at most.
 pub(crate) const QUEUE: usize = 8192;
@@ -61,7 +62,7 @@ async fn round(inner: &Arc<Inner>) -> Result<(), StoreError> {
 async fn ask(inner: &Arc<Inner>, deadline: Instant) -> Result<u64, StoreError> {
     let leader = inner.leader().ok_or(StoreError::NoLeader)?;
     if leader == inner.me {
-        let index = tokio::time::timeout_at(deadline, witness::read_index(inner, None)).await;
+        let index = tokio::time::timeout_at(deadline, confirm::read_index(inner, None)).await;
         return index.map_err(|_| StoreError::Timeout)?;
     }
     let witness = Some(Witness::here(inner).await?.to_wire());

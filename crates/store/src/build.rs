@@ -13,6 +13,7 @@ use transport::Dialer;
 
 use crate::barrier::{self};
 use crate::config::{Identity, StoreConfig};
+use crate::confirm::Witnesses;
 use crate::consensus::{self, Raft};
 use crate::contacts::Contacts;
 use crate::disk::Disk;
@@ -117,6 +118,7 @@ impl StoreConfig {
             barrier,
             renewals,
             proposals,
+            witnesses: Witnesses::default(),
             leadership: leadership_seen,
         });
         let server = StoreServer {

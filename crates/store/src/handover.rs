@@ -5,8 +5,10 @@ use std::time::Duration;
 
 use env::Clock;
 use openraft::async_runtime::WatchReceiver as _;
+use openraft::type_config::TypeConfigExt as _;
 use tokio::time::Instant;
 
+use crate::consensus::{Metrics, TypeConfig};
 use crate::error::StoreError;
 use crate::inner::Inner;
 use crate::members::hex;
@@ -37,11 +39,15 @@ pub(crate) async fn soon(inner: &Inner, member: u64) -> Result<(), StoreError> {
     to(inner, member, inner.env.clock.monotonic() + PATIENCE).await
 }
 
-/// Asks a member to take the leadership over, until this one does not lead any more, whoever does.
+/// Asks a member to take the leadership over, until this one does not lead any more, whoever does. It is not asked before it
+/// has answered this leader: one that has just been started refuses, while those who are asked with it would stand instead.
 ///
 /// # Errors
 /// `Timeout` when this member still leads at the deadline, `Stopped`.
 pub(crate) async fn to(inner: &Inner, member: u64, deadline: Instant) -> Result<(), StoreError> {
+    if tokio::time::timeout_at(deadline, heard_by(inner, member)).await.is_err() {
+        return Err(StoreError::Timeout);
+    }
     let ask =
         || async move { inner.raft.trigger().transfer_leader(member).await.map_err(|_| StoreError::Stopped) };
     let resigned = async {
@@ -50,6 +56,22 @@ pub(crate) async fn to(inner: &Inner, member: u64, deadline: Instant) -> Result<
         while inner.leader() == Some(inner.me) && metrics.changed().await.is_ok() {}
     };
     ask_until(&inner.env.clock, resigned, ask, (ASK_AGAIN, deadline)).await
+}
+
+/// Waits until a member has answered a heartbeat that was sent since, or this one does not lead.
+async fn heard_by(inner: &Inner, member: u64) {
+    let (since, mut metrics) = (TypeConfig::now(), inner.raft.metrics());
+    let heard = |metrics: &Metrics| match &metrics.heartbeat {
+        Some(answers) => answers.get(&member).copied().flatten().is_some_and(|sent| *sent >= since),
+        None => true,
+    };
+    while inner.raft.trigger().heartbeat().await.is_ok() {
+        let heard = async { while !heard(&metrics.borrow_watched()) && metrics.changed().await.is_ok() {} };
+        // One that is lost is not waited for.
+        if tokio::time::timeout(inner.timing.heartbeat, heard).await.is_ok() {
+            return;
+        }
+    }
 }
 
 /// Asks until it is `done`, again and again, since who is asked once may not hear it.

@@ -15,6 +15,7 @@ use tokio::time::Instant;
 
 use crate::barrier::Waiter;
 use crate::config::Timing;
+use crate::confirm::{self, Witnesses};
 use crate::consensus::{Node, Proposal, Raft, StoredMembership};
 use crate::contacts::Contacts;
 use crate::counters::Kind;
@@ -30,7 +31,7 @@ use crate::renewals::Asked;
 use crate::sessions::Told;
 use crate::state::{Core, Shared};
 use crate::storage::Storage;
-use crate::witness::{self, Witness};
+use crate::witness::Witness;
 
 /// Entries that are committed and not yet applied, at most, before new ones are refused (etcd's
 /// `maxGapBetweenApplyAndCommitIndex`).
@@ -62,6 +63,7 @@ pub(crate) struct Inner {
     pub barrier: mpsc::Sender<Waiter>,
     pub renewals: mpsc::Sender<Asked>,
     pub proposals: mpsc::Sender<Submission>,
+    pub witnesses: Witnesses,
     pub tasks: TaskGroup,
     pub leadership: watch::Receiver<Leadership>,
     /// What was committed when a leader was first heard of since the start, as an index; 0 before.
@@ -217,9 +219,9 @@ impl Inner {
 
     /// As the leader, that everything acknowledged before another member asked is applied here, and that nobody else led
     /// then.
-    pub async fn confirmed_by(&self, witness: Witness) -> Result<(), StoreError> {
+    pub async fn confirmed_by(self: &Arc<Self>, witness: Witness) -> Result<(), StoreError> {
         let deadline = self.env.clock.monotonic() + self.timing.request_timeout();
-        let index = witness::read_index(self, Some(witness)).await?;
+        let index = confirm::read_index(self, Some(witness)).await?;
         self.wait_applied(index, deadline).await?;
         self.check_sound()
     }

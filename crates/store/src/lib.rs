@@ -20,6 +20,7 @@ mod behind;
 mod build;
 mod changes;
 mod config;
+mod confirm;
 mod consensus;
 mod contacts;
 mod copy;

@@ -68,7 +68,7 @@ async fn ask(store: &Store, inner: &Arc<Inner>, ids: &[LeaseId]) -> Result<Vec<i
 /// Renews leases as the leader. A leader that was replaced must not renew: a quorum is asked first, unless a witness
 /// confirms it.
 pub(crate) async fn here(
-    inner: &Inner,
+    inner: &Arc<Inner>,
     ids: &[LeaseId],
     witness: Option<Witness>,
 ) -> Result<Vec<i64>, StoreError> {
@@ -91,7 +91,7 @@ pub(crate) async fn here(
 }
 
 /// Renews one lease on a member that leads alone: nobody has to be asked, unless its time was remembered.
-pub(crate) async fn alone(inner: &Inner, id: LeaseId) -> Result<Option<i64>, StoreError> {
+pub(crate) async fn alone(inner: &Arc<Inner>, id: LeaseId) -> Result<Option<i64>, StoreError> {
     let (mut ttls, mut waiting) = ([UNKNOWN], vec![0]);
     renew(inner, &[id], &mut waiting, &mut ttls);
     let ttl = if waiting.is_empty() { ttls[0] } else { here(inner, &[id], None).await?[0] };

@@ -16,6 +16,7 @@ use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status, Streaming};
 
+use crate::confirm;
 use crate::consensus::{self, TypeConfig};
 use crate::counters::{Traffic, Transfer};
 use crate::error::{REMOVED, StoreError};
@@ -24,7 +25,7 @@ use crate::inner::Inner;
 use crate::integrity::{Wrong, checks, keys};
 use crate::members::hex;
 use crate::peers::{self, CLUSTER_HEADER, TO_HEADER};
-use crate::witness::{self, Witness};
+use crate::witness::Witness;
 use crate::{proposals, renewals, snapshot};
 
 /// Failed proposals that wait to be told to another member.
@@ -136,6 +137,7 @@ impl Peer for PeerService {
     type AppendStream = BoxStream<'static, Result<peer::AppendResponse, Status>>;
     type ProposeStream = ReceiverStream<Result<peer::ProposeResponse, Status>>;
     type FetchStateStream = BoxStream<'static, Result<peer::SnapshotChunk, Status>>;
+    type WitnessStream = BoxStream<'static, Result<peer::Witness, Status>>;
     type AliveStream = BoxStream<'static, Result<peer::AliveResponse, Status>>;
 
     async fn append(&self, request: Request<Streaming<peer::AppendRequest>>) -> Answer<Self::AppendStream> {
@@ -237,9 +239,26 @@ impl Peer for PeerService {
 
     async fn read_index(&self, request: Request<peer::ReadIndexRequest>) -> Answer<peer::ReadIndexResponse> {
         let witness = Witness::from_wire(request.into_inner().witness);
-        let index = witness::read_index(&self.inner, witness).await;
+        let index = confirm::read_index(&self.inner, witness).await;
         let index = index.map_err(|error| status_from_error(&error))?;
         Ok(Response::new(peer::ReadIndexResponse { index }))
+    }
+
+    async fn witness(
+        &self,
+        request: Request<Streaming<peer::WitnessRequest>>,
+    ) -> Answer<Self::WitnessStream> {
+        let (inner, shutdown) = (self.inner.clone(), self.inner.shutdown.clone());
+        let questions = request.into_inner().take_until(Box::pin(async move { shutdown.wait().await }));
+        let answers = questions.then(move |question| {
+            let inner = inner.clone();
+            async move {
+                question?;
+                let witness = Witness::here(&inner).await.map_err(stopped)?;
+                Ok(witness.to_wire())
+            }
+        });
+        Ok(Response::new(answers.boxed()))
     }
 
     async fn lease_keep_alive(

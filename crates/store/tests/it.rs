@@ -367,6 +367,21 @@ async fn a_watch_that_begins_before_the_compaction_is_refused_even_if_the_events
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_member_that_has_just_been_started_can_be_made_the_leader() {
+    let mut cluster = Cluster::start(3).await;
+    for _ in 0..3 {
+        let leader = cluster.leader().await;
+        cluster.write(leader, 1).await;
+        let next = (leader + 1) % 3;
+        cluster.stop_member(next).await;
+        cluster.start_member(next).await;
+        let id = cluster.store(next).member_id();
+        cluster.store(leader).transfer_leadership(id).await.expect("handed over");
+        assert_eq!(cluster.leader().await, next);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_leader_that_stops_hands_over_and_comes_back_with_everything() {
     let mut cluster = Cluster::start(3).await;
     let first = cluster.leader().await;
