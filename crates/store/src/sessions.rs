@@ -10,6 +10,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use mvcc::Applied;
 use parking_lot::Mutex;
 use protos::peer;
+use tokio::runtime::Handle;
 use tokio::sync::oneshot;
 use tokio::time::Instant;
 
@@ -99,7 +100,37 @@ struct Waiting {
 struct Waiter {
     /// None when there is nothing to tell any more.
     tell: Option<oneshot::Sender<Told>>,
+    /// Where it waits.
+    runtime: Option<Handle>,
     deadline: Instant,
+}
+
+/// What is to be told to those who wait on one runtime.
+struct Letters {
+    runtime: Option<Handle>,
+    answers: Vec<(oneshot::Sender<Told>, Applied)>,
+}
+
+impl Letters {
+    fn are_for(&self, runtime: Option<&Handle>) -> bool {
+        self.runtime.as_ref().map(Handle::id) == runtime.map(Handle::id)
+    }
+
+    /// Tells them, by one task of their own when they are many: each that is woken from elsewhere costs a call of the
+    /// system, and would write his answer to his client before the next one has his.
+    fn deliver(self) {
+        let tell = |answers: Vec<(oneshot::Sender<Told>, Applied)>| {
+            for (tell, applied) in answers {
+                drop(tell.send(Told::Applied(applied)));
+            }
+        };
+        match self.runtime {
+            Some(runtime) if self.answers.len() > 1 => {
+                runtime.spawn(async move { tell(self.answers) });
+            }
+            _ => tell(self.answers),
+        }
+    }
 }
 
 /// What becomes of a proposal.
@@ -126,11 +157,12 @@ impl Outstanding {
 
     pub fn register(&self, deadline: Instant) -> Ticket<'_> {
         let (tell, told) = oneshot::channel();
+        let runtime = Handle::try_current().ok();
         let mut state = self.state.lock();
         let number = state.next;
         state.next += 1;
         let tell = (!state.stopped).then_some(tell);
-        state.waiters.insert(number, Waiter { tell, deadline });
+        state.waiters.insert(number, Waiter { tell, runtime, deadline });
         let settled = *state.waiters.keys().next().expect("invariant: just inserted");
         Ticket {
             outstanding: self,
@@ -147,18 +179,21 @@ impl Outstanding {
     /// Tells those who wait that their proposals were applied here; those of others are nobody's business.
     pub fn complete(&self, applied: impl IntoIterator<Item = (Origin, Applied)>) {
         let own = applied.into_iter().filter(|(by, _)| by.member == self.member && by.boot == self.boot);
-        let mut told = Vec::new();
+        let mut letters: Vec<Letters> = Vec::new();
         {
             let mut state = self.state.lock();
             for (origin, applied) in own {
-                let waiter = state.waiters.get_mut(&origin.number);
-                told.extend(waiter.and_then(|waiter| waiter.tell.take()).map(|tell| (tell, applied)));
+                let Some(waiter) = state.waiters.get_mut(&origin.number) else { continue };
+                let Some(tell) = waiter.tell.take() else { continue };
+                let runtime = waiter.runtime.take();
+                match letters.iter_mut().find(|letters| letters.are_for(runtime.as_ref())) {
+                    Some(letters) => letters.answers.push((tell, applied)),
+                    None => letters.push(Letters { runtime, answers: vec![(tell, applied)] }),
+                }
             }
         }
         // Whoever is told drops his ticket at once, which needs the lock.
-        for (tell, applied) in told {
-            drop(tell.send(Told::Applied(applied)));
-        }
+        letters.into_iter().for_each(Letters::deliver);
     }
 
     /// Tells those who have waited for too long.
