@@ -27,6 +27,8 @@ const RUN: usize = 4;
 const LONG_READ: usize = 256;
 /// Bytes that are read ahead of a long read.
 const READ_AHEAD: usize = 256 << 10;
+/// Files that one which is only looked into has open at a time.
+const READ_ONLY_FILES: i32 = 64;
 /// So many changes are soon played again from the log: a stop leaves them to it, and creates no file.
 const SOON_PLAYED: u64 = 2_000;
 
@@ -55,6 +57,9 @@ impl RocksState {
         let families = Table::ALL.map(|table| ColumnFamilyDescriptor::new(table.name(), options::state()));
         let mut options = options::state();
         options.create_if_missing(false);
+        // Little is read of one that is looked into, and not all of its files need be opened for that, by many threads.
+        options.set_max_open_files(READ_ONLY_FILES);
+        options.set_max_file_opening_threads(1);
         let db = DB::open_cf_descriptors_read_only(&options, path, families, false).map_err(failed)?;
         Ok(Self { db, path: path.to_owned(), read_only: true })
     }

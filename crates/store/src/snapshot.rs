@@ -40,6 +40,11 @@ struct Inner {
 }
 
 impl Folder {
+    /// One that stays when it is not used any more.
+    fn kept(path: PathBuf) -> Self {
+        Self(Arc::new(Inner { path, temporary: AtomicBool::new(false) }))
+    }
+
     /// A new, empty folder to receive a snapshot in.
     pub fn receive(storage: &dyn Storage, from: u64, index: u64) -> io::Result<Self> {
         let path = storage.snapshots().join(format!("{RECEIVING}{from:x}-{index}"));
@@ -153,7 +158,8 @@ impl Shelf {
         metrics::histogram!("etcd_debugging_snap_save_marshalling_duration_seconds")
             .record(self.clock.monotonic() - start);
         hit("snapshotAfterCheckpoint");
-        let index = read_meta(&*self.storage, &building)?.last_log_id.map_or(0, |id| id.index);
+        let meta = read_meta(&*self.storage, &building)?;
+        let index = meta.last_log_id.map_or(0, |id| id.index);
         // One of the same entry may still be read.
         let name = |number: u32| folder.join(format!("{COMPLETE}{index:020}-{number:04}"));
         let complete = (0..).map(name).find(|path| !path.exists()).unwrap_or_else(|| name(0));
@@ -164,7 +170,7 @@ impl Shelf {
         let done = self.clock.monotonic();
         metrics::histogram!("etcd_snap_fsync_duration_seconds").record(done - renamed);
         metrics::histogram!("etcd_debugging_snap_save_total_duration_seconds").record(done - start);
-        let built = read(&*self.storage, complete)?;
+        let built = Snapshot { meta, snapshot: Folder::kept(complete) };
         let shared = handle(&built);
         self.replace(Some(built));
         Ok(shared)
@@ -200,8 +206,7 @@ fn is_named(path: &Path, prefix: &str) -> bool {
 
 fn read(storage: &dyn Storage, path: PathBuf) -> io::Result<Snap> {
     let meta = read_meta(storage, &path)?;
-    let folder = Folder(Arc::new(Inner { path, temporary: AtomicBool::new(false) }));
-    Ok(Snapshot { meta, snapshot: folder })
+    Ok(Snapshot { meta, snapshot: Folder::kept(path) })
 }
 
 /// What a checkpoint covers, from the checkpoint itself: the state may have moved on since it was asked for.

@@ -23,6 +23,8 @@ use crate::segment::{self, Folder, Segment};
 const SEGMENT: usize = 16 << 20;
 /// Bytes kept free in a segment for the record that ends it.
 const END: usize = 64;
+/// What the page cache holds at a time.
+const PAGE: usize = 4096;
 /// Bytes of memory that are kept for appends between two syncs.
 const KEPT_BUFFER: usize = 1 << 20;
 
@@ -57,6 +59,15 @@ struct Chunk {
     file: Arc<File>,
     at: usize,
     bytes: Vec<u8>,
+    /// Bytes that the segment can hold.
+    capacity: usize,
+}
+
+/// Zeros to the end of the page, which are there already: the rest of a page that is not in the cache would be read from
+/// the disk before the page could be written.
+fn fill_page(bytes: &mut Vec<u8>, at: usize, capacity: usize) {
+    let end = (at + bytes.len()).next_multiple_of(PAGE).min(capacity);
+    bytes.resize(end.saturating_sub(at).max(bytes.len()), 0);
 }
 
 #[derive(Default)]
@@ -125,10 +136,12 @@ impl Wal {
                 // The segment's name.
                 self.folder.sync()?;
             }
-            chunk.file.write_all_at(&chunk.bytes, chunk.at as u64)?;
-            writing.dirty = Some(chunk.file);
-            if chunk.bytes.capacity() <= KEPT_BUFFER {
-                writing.buffer = chunk.bytes;
+            let Chunk { file, at, mut bytes, capacity } = chunk;
+            fill_page(&mut bytes, at, capacity);
+            file.write_all_at(&bytes, at as u64)?;
+            writing.dirty = Some(file);
+            if bytes.capacity() <= KEPT_BUFFER {
+                writing.buffer = bytes;
             }
         }
         Ok(())
@@ -146,8 +159,8 @@ impl Wal {
         if state.chunks.is_empty() {
             let mut buffer = mem::take(&mut writing.buffer);
             buffer.clear();
-            let (file, at) = (state.current.file.clone(), state.end);
-            state.chunks.push(Chunk { file, at, bytes: buffer });
+            let (file, at, capacity) = (state.current.file.clone(), state.end, state.current.capacity);
+            state.chunks.push(Chunk { file, at, bytes: buffer, capacity });
         }
         drop(state);
         unused.iter().try_for_each(|segment| fs::remove_file(&segment.path))
@@ -233,7 +246,8 @@ impl State {
         }
         let header = segment::header(self.current.number).to_vec();
         self.end = header.len();
-        self.chunks.push(Chunk { file: self.current.file.clone(), at: 0, bytes: header });
+        let (file, capacity) = (self.current.file.clone(), self.current.capacity);
+        self.chunks.push(Chunk { file, at: 0, bytes: header, capacity });
         let metas: Vec<_> = self.index.meta().clone().into_iter().collect();
         for (key, bytes) in metas {
             self.put(&Record::Meta { key, bytes });
@@ -256,8 +270,8 @@ impl State {
         let chunk = match self.chunks.last_mut() {
             Some(chunk) if Arc::ptr_eq(&chunk.file, &self.current.file) => chunk,
             _ => {
-                let (file, at) = (self.current.file.clone(), self.end);
-                self.chunks.push(Chunk { file, at, bytes: Vec::new() });
+                let (file, at, capacity) = (self.current.file.clone(), self.end, self.current.capacity);
+                self.chunks.push(Chunk { file, at, bytes: Vec::new(), capacity });
                 self.chunks.last_mut().expect("invariant: just pushed")
             }
         };
@@ -347,5 +361,29 @@ impl Drop for Preparer {
         if let Some(thread) = self.thread.take() {
             drop(thread.join());
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_write_ends_with_its_page_and_never_beyond_the_segment() {
+        let filled = |at: usize, length: usize, capacity: usize| {
+            let mut bytes = vec![7; length];
+            fill_page(&mut bytes, at, capacity);
+            assert!(
+                bytes[..length].iter().all(|&byte| byte == 7)
+                    && bytes[length..].iter().all(|&byte| byte == 0)
+            );
+            at + bytes.len()
+        };
+        assert_eq!(filled(0, 32, SEGMENT), PAGE);
+        assert_eq!(filled(4000, 96, SEGMENT), PAGE, "it ends there already");
+        assert_eq!(filled(4000, 97, SEGMENT), 2 * PAGE);
+        assert_eq!(filled(8192, 0, SEGMENT), 2 * PAGE);
+        assert_eq!(filled(9000, 500, 9600), 9600, "a segment for one large record");
+        assert_eq!(filled(9000, 600, 9600), 9600);
     }
 }
