@@ -1,7 +1,9 @@
-//! KV's door for plain ranges: they leave as they are stored, a page at a time while the client reads, with the length
-//! in front that the index knows. An answer of any size takes the memory of a page.
+//! KV's door for the calls that clients make most. Nothing of them is streamed: a message is read and written in one piece,
+//! without what tonic needs for streams. Plain ranges leave as they are stored, a page at a time while the client reads,
+//! with the length in front that the index knows: an answer of any size takes the memory of a page.
 
 use std::convert::Infallible;
+use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Poll, ready};
 
@@ -12,8 +14,9 @@ use http::{HeaderMap, HeaderValue, header};
 use http_body::Frame;
 use http_body_util::{BodyExt as _, Full, Limited, StreamBody};
 use mvcc::{EncodedRange, View};
-use prost::Message as _;
+use prost::Message;
 use protos::etcd::etcdserverpb as pb;
+use protos::etcd::etcdserverpb::kv_server::Kv as _;
 use tonic::body::Body;
 use tonic::metadata::MetadataMap;
 use tonic::server::NamedService;
@@ -24,8 +27,8 @@ use crate::budget::{Reserved, Share};
 use crate::context::Context;
 use crate::convert;
 use crate::error::{auth_status, mvcc_status};
+use crate::kv::KvService;
 
-const RANGE: &str = "/etcdserverpb.KV/Range";
 /// Bytes in front of a gRPC message: whether it is compressed, and its length.
 const PREFIX: usize = 5;
 /// Bytes of an answer that are read at a time.
@@ -69,9 +72,10 @@ where
     }
 
     fn call(&mut self, request: http::Request<Body>) -> Self::Future {
-        if request.uri().path() != RANGE || request.headers().contains_key("grpc-encoding") {
+        let method = Method::of(request.uri().path());
+        let Some(method) = method.filter(|_| !request.headers().contains_key("grpc-encoding")) else {
             return Box::pin(self.inner.call(request));
-        }
+        };
         let (context, max, mut inner) = (self.context.clone(), self.max_message, self.inner.clone());
         Box::pin(async move {
             let (parts, body) = request.into_parts();
@@ -79,19 +83,129 @@ where
                 Ok(read) => read.to_bytes(),
                 Err(error) => return Ok(unread(error, max).into_http()),
             };
-            let answer = match plain(&bytes) {
-                Some(range) => counted(&context, answer(&context, &parts, range)).await,
-                None => Ok(None),
-            };
-            match answer {
-                Ok(Some(response)) => Ok(response),
-                Ok(None) => {
-                    let body = Body::new(Full::new(bytes));
-                    inner.call(http::Request::from_parts(parts, body)).await
-                }
-                Err(status) => Ok(status.into_http()),
+            match Asked::read(method, &bytes) {
+                Some(asked) => Ok(asked.answer(context, parts).await.unwrap_or_else(Status::into_http)),
+                // Whatever is wrong with it is for tonic to tell.
+                None => inner.call(http::Request::from_parts(parts, Body::new(Full::new(bytes)))).await,
             }
         })
+    }
+}
+
+/// The calls that are answered here.
+#[derive(Clone, Copy)]
+enum Method {
+    Range,
+    Put,
+    DeleteRange,
+    Txn,
+}
+
+impl Method {
+    fn of(path: &str) -> Option<Self> {
+        match path.strip_prefix("/etcdserverpb.KV/")? {
+            "Range" => Some(Self::Range),
+            "Put" => Some(Self::Put),
+            "DeleteRange" => Some(Self::DeleteRange),
+            "Txn" => Some(Self::Txn),
+            _ => None,
+        }
+    }
+}
+
+/// What a call asks.
+enum Asked {
+    Range(pb::RangeRequest),
+    Put(pb::PutRequest),
+    DeleteRange(pb::DeleteRangeRequest),
+    Txn(pb::TxnRequest),
+}
+
+impl Asked {
+    /// Out of exactly one message that is not compressed; `None` of anything else.
+    fn read(method: Method, bytes: &Bytes) -> Option<Self> {
+        let message = message(bytes)?;
+        match method {
+            Method::Range => pb::RangeRequest::decode(message).map(Self::Range),
+            Method::Put => pb::PutRequest::decode(message).map(Self::Put),
+            Method::DeleteRange => pb::DeleteRangeRequest::decode(message).map(Self::DeleteRange),
+            Method::Txn => pb::TxnRequest::decode(message).map(Self::Txn),
+        }
+        .ok()
+    }
+
+    async fn answer(self, context: Context, parts: http::request::Parts) -> Result<Response, Status> {
+        match self {
+            Self::Range(range) => {
+                if is_plain(&range)
+                    && let Some(response) = counted(&context, answer(&context, &parts, range.clone())).await?
+                {
+                    return Ok(response);
+                }
+                Ok(whole(KvService(context).range(request(parts, range)).await?))
+            }
+            Self::Put(put) => Ok(whole(KvService(context).put(request(parts, put)).await?)),
+            Self::DeleteRange(range) => {
+                Ok(whole(KvService(context).delete_range(request(parts, range)).await?))
+            }
+            Self::Txn(txn) => Ok(whole(KvService(context).txn(request(parts, txn)).await?)),
+        }
+    }
+}
+
+fn request<T>(parts: http::request::Parts, message: T) -> Request<T> {
+    Request::from_parts(MetadataMap::from_headers(parts.headers), parts.extensions, message)
+}
+
+/// The one message of a body, when it is there as a whole and not compressed.
+fn message(bytes: &Bytes) -> Option<Bytes> {
+    let (prefix, message) = bytes.split_at_checked(PREFIX)?;
+    let len = u32::from_be_bytes([prefix[1], prefix[2], prefix[3], prefix[4]]);
+    (prefix[0] == 0 && len as usize == message.len()).then(|| bytes.slice(PREFIX..))
+}
+
+/// A response of one message.
+fn whole<T: Message>(response: tonic::Response<T>) -> Response {
+    let (metadata, message, extensions) = response.into_parts();
+    let len = message.encoded_len();
+    let Ok(sent) = u32::try_from(len) else {
+        return Status::resource_exhausted("the answer is too large: ask for pages").into_http();
+    };
+    let mut bytes = BytesMut::with_capacity(PREFIX + len);
+    bytes.put_u8(0);
+    bytes.put_u32(sent);
+    message.encode(&mut bytes).expect("invariant: there is room for it");
+    let mut response = http::Response::new(Body::new(Whole { bytes: bytes.freeze(), ended: false }));
+    *response.headers_mut() = metadata.into_headers();
+    response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static("application/grpc"));
+    *response.extensions_mut() = extensions;
+    response
+}
+
+/// A message, and that the call succeeded.
+struct Whole {
+    bytes: Bytes,
+    ended: bool,
+}
+
+impl http_body::Body for Whole {
+    type Data = Bytes;
+    type Error = Infallible;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        _: &mut std::task::Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
+        let bytes = std::mem::take(&mut self.bytes);
+        if !bytes.is_empty() {
+            return Poll::Ready(Some(Ok(Frame::data(bytes))));
+        }
+        let ended = std::mem::replace(&mut self.ended, true);
+        Poll::Ready((!ended).then(|| Ok(Frame::trailers(done()))))
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.ended
     }
 }
 
@@ -103,14 +217,8 @@ fn unread(error: Box<dyn std::error::Error + Send + Sync>, max: usize) -> Status
     error.downcast::<Status>().map_or_else(too_large, |status| *status)
 }
 
-/// A request for current keys of a range, in key order, with values, unfiltered.
-fn plain(bytes: &[u8]) -> Option<pb::RangeRequest> {
-    let (prefix, message) = bytes.split_at_checked(PREFIX)?;
-    let len = u32::from_be_bytes([prefix[1], prefix[2], prefix[3], prefix[4]]);
-    if prefix[0] != 0 || len as usize != message.len() {
-        return None;
-    }
-    let range = pb::RangeRequest::decode(message).ok()?;
+/// Whether a request is for current keys of a range, in key order, with values, unfiltered.
+fn is_plain(range: &pb::RangeRequest) -> bool {
     let filters = range.min_mod_revision
         | range.max_mod_revision
         | range.min_create_revision
@@ -122,7 +230,7 @@ fn plain(bytes: &[u8]) -> Option<pb::RangeRequest> {
         || range.sort_order != 0
         || range.sort_target != 0
         || filters != 0;
-    (!special).then_some(range)
+    !special
 }
 
 /// Answers, and counts what was answered here.
