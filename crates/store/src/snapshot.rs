@@ -16,6 +16,7 @@ use openraft::type_config::alias as of;
 use parking_lot::Mutex;
 use protos::peer::{self, snapshot_chunk::Part};
 use tokio::io::AsyncWriteExt as _;
+use tokio::time::Instant;
 use tonic::{Status, Streaming};
 
 use crate::consensus::{self, TypeConfig};
@@ -97,6 +98,16 @@ impl Drop for Inner {
     }
 }
 
+/// How long there is no other snapshot after one that took so long: under load there would be several in a second, each of
+/// which has the engine write what it holds in memory.
+fn pause(took: Duration) -> Duration {
+    /// Snapshots may take this part of the time.
+    const SHARE: u32 = 20;
+    /// The log grows meanwhile.
+    const LONGEST: Duration = Duration::from_secs(2);
+    (took * SHARE).min(LONGEST)
+}
+
 const RECEIVING: &str = "receiving-";
 const RECEIVED: &str = "received-";
 const BUILDING: &str = "building-";
@@ -108,6 +119,8 @@ const COPY: &str = "copy-";
 pub(crate) struct Shelf {
     storage: Arc<dyn Storage>,
     current: Arc<Mutex<Option<Snap>>>,
+    /// When the next one may be begun.
+    rested: Arc<Mutex<Option<Instant>>>,
     clock: Clock,
 }
 
@@ -136,12 +149,20 @@ impl Shelf {
             Some(Ok(found)) => Some(found),
             None => None,
         };
-        Ok(Self { storage, current: Arc::new(Mutex::new(found)), clock })
+        Ok(Self { storage, current: Arc::new(Mutex::new(found)), rested: Arc::default(), clock })
     }
 
     /// The last complete snapshot, if there is one.
     pub fn current(&self) -> Option<Snap> {
         self.current.lock().as_ref().map(handle)
+    }
+
+    /// Waits until the next one may be made. Whatever is applied meanwhile is in it.
+    async fn rest(&self) {
+        let rested = *self.rested.lock();
+        if let Some(rested) = rested {
+            self.clock.sleep_until(rested).await;
+        }
     }
 
     /// Makes a snapshot of what the engine holds, in place of the one before.
@@ -170,6 +191,7 @@ impl Shelf {
         let done = self.clock.monotonic();
         metrics::histogram!("etcd_snap_fsync_duration_seconds").record(done - renamed);
         metrics::histogram!("etcd_debugging_snap_save_total_duration_seconds").record(done - start);
+        *self.rested.lock() = Some(done + pause(done - start));
         let built = Snapshot { meta, snapshot: Folder::kept(complete) };
         let shared = handle(&built);
         self.replace(Some(built));
@@ -229,6 +251,7 @@ impl RaftSnapshotBuilder<TypeConfig> for Builder {
 
     async fn build_snapshot(&mut self) -> io::Result<Snap> {
         let (shelf, engine) = (self.shelf.clone(), self.engine.clone());
+        shelf.rest().await;
         let built = tokio::task::spawn_blocking(move || shelf.build(&*engine)).await;
         built.map_err(io::Error::other)?
     }
@@ -341,6 +364,27 @@ pub(crate) fn copy_folder(storage: &dyn Storage, number: u64) -> io::Result<Path
 mod tests {
     use super::*;
     use crate::memory::MemoryStorage;
+
+    #[test]
+    fn snapshots_take_a_small_part_of_the_time_and_come_nevertheless() {
+        assert_eq!(pause(Duration::ZERO), Duration::ZERO);
+        assert_eq!(pause(Duration::from_millis(10)), Duration::from_millis(200));
+        assert_eq!(pause(Duration::from_secs(60)), Duration::from_secs(2));
+    }
+
+    #[tokio::test]
+    async fn the_next_snapshot_waits_for_its_turn() {
+        let folder = tempfile::tempdir().expect("folder");
+        let storage: Arc<dyn Storage> = Arc::new(MemoryStorage::new(folder.path()));
+        let engine = storage.open_state().expect("state");
+        let clock = Clock::default();
+        let shelf = Shelf::open(storage, clock.clone()).expect("open");
+        shelf.rest().await;
+        shelf.build(&*engine).expect("build");
+        let turn = shelf.rested.lock().expect("a turn");
+        shelf.rest().await;
+        assert!(clock.monotonic() >= turn);
+    }
 
     #[test]
     fn a_snapshot_stays_whole_while_somebody_reads_it() {
