@@ -85,6 +85,14 @@ impl Disk {
         last.into_iter().max().unwrap_or_default().max(pending)
     }
 
+    /// One whose last syncs took so long.
+    #[cfg(test)]
+    pub fn that_took(each: Duration) -> Self {
+        let disk = Self::new(Clock::default());
+        disk.syncs.lock().last = [each; COUNT];
+        disk
+    }
+
     fn now(&self) -> (Duration, [Duration; COUNT]) {
         let syncs = self.syncs.lock();
         let pending = syncs.since.map_or(Duration::ZERO, |since| self.clock.monotonic() - since);

@@ -370,3 +370,42 @@ impl RaftLogStorage<TypeConfig> for Log {
         Ok(())
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::memory::MemoryStorage;
+    use crate::storage::Storage as _;
+
+    fn syncer(took: Duration) -> Syncer {
+        let folder = tempfile::tempdir().expect("folder");
+        let engine = MemoryStorage::new(folder.path()).open_log().expect("a log");
+        Syncer::new(engine, Arc::new(Disk::that_took(took)))
+    }
+
+    #[test]
+    fn a_quick_sync_is_done_where_the_entries_are_appended() {
+        let (very_quick, quick) = (syncer(Duration::from_micros(5)), syncer(Duration::from_micros(200)));
+        assert!(very_quick.is_better_here(false) && very_quick.is_better_here(true));
+        assert!(quick.is_better_here(true));
+        assert!(!quick.is_better_here(false), "others can be sent the entries meanwhile");
+        assert!(
+            !syncer(Duration::from_millis(2)).is_better_here(true),
+            "a slow disk must not hold up the consensus"
+        );
+    }
+
+    #[test]
+    fn a_sync_does_not_overtake_one_that_waits() {
+        let syncer = syncer(Duration::from_micros(5));
+        let (ask, asked) = mpsc::channel(FLUSH_QUEUE);
+        let (done, mut synced) = oneshot::channel();
+        syncer.waiting.fetch_add(1, Ordering::Relaxed);
+        ask.try_send(Flush::Vote(done)).expect("room");
+        assert!(!syncer.is_better_here(true));
+        drop(ask);
+        syncer.run(asked);
+        assert!(synced.try_recv().expect("an answer").is_ok());
+        assert!(syncer.is_better_here(true));
+    }
+}
