@@ -64,8 +64,11 @@ struct Chunk {
 }
 
 /// Zeros to the end of the page, which are there already: the rest of a page that is not in the cache would be read from
-/// the disk before the page could be written.
+/// the disk before the page could be written. Where nothing is to be written, nothing is.
 fn fill_page(bytes: &mut Vec<u8>, at: usize, capacity: usize) {
+    if bytes.is_empty() {
+        return;
+    }
     let end = (at + bytes.len()).next_multiple_of(PAGE).min(capacity);
     bytes.resize(end.saturating_sub(at).max(bytes.len()), 0);
 }
@@ -159,8 +162,7 @@ impl Wal {
         if state.chunks.is_empty() {
             let mut buffer = mem::take(&mut writing.buffer);
             buffer.clear();
-            let (file, at, capacity) = (state.current.file.clone(), state.end, state.current.capacity);
-            state.chunks.push(Chunk { file, at, bytes: buffer, capacity });
+            state.begin_chunk(buffer);
         }
         drop(state);
         unused.iter().try_for_each(|segment| fs::remove_file(&segment.path))
@@ -244,14 +246,19 @@ impl State {
         if before.number != self.current.number {
             self.segments.insert(before.number, before);
         }
-        let header = segment::header(self.current.number).to_vec();
-        self.end = header.len();
-        let (file, capacity) = (self.current.file.clone(), self.current.capacity);
-        self.chunks.push(Chunk { file, at: 0, bytes: header, capacity });
+        self.end = 0;
+        self.begin_chunk(segment::header(self.current.number).to_vec());
+        self.end = segment::HEADER;
         let metas: Vec<_> = self.index.meta().clone().into_iter().collect();
         for (key, bytes) in metas {
             self.put(&Record::Meta { key, bytes });
         }
+    }
+
+    /// Begins a chunk of the current segment, where it ends.
+    fn begin_chunk(&mut self, bytes: Vec<u8>) {
+        let (file, capacity) = (self.current.file.clone(), self.current.capacity);
+        self.chunks.push(Chunk { file, at: self.end, bytes, capacity });
     }
 
     /// Takes out the segments that nothing durable needs any more.
@@ -270,8 +277,7 @@ impl State {
         let chunk = match self.chunks.last_mut() {
             Some(chunk) if Arc::ptr_eq(&chunk.file, &self.current.file) => chunk,
             _ => {
-                let (file, at, capacity) = (self.current.file.clone(), self.end, self.current.capacity);
-                self.chunks.push(Chunk { file, at, bytes: Vec::new(), capacity });
+                self.begin_chunk(Vec::new());
                 self.chunks.last_mut().expect("invariant: just pushed")
             }
         };
@@ -383,6 +389,7 @@ mod tests {
         assert_eq!(filled(4000, 96, SEGMENT), PAGE, "it ends there already");
         assert_eq!(filled(4000, 97, SEGMENT), 2 * PAGE);
         assert_eq!(filled(8192, 0, SEGMENT), 2 * PAGE);
+        assert_eq!(filled(9000, 0, SEGMENT), 9000, "nothing is to be written");
         assert_eq!(filled(9000, 500, 9600), 9600, "a segment for one large record");
         assert_eq!(filled(9000, 600, 9600), 9600);
     }
