@@ -65,6 +65,12 @@ pub(crate) type Membership = openraft::Membership<u64, Node>;
 pub(crate) type Metrics = openraft::RaftMetrics<TypeConfig>;
 pub(crate) type Raft = openraft::Raft<TypeConfig, crate::state::StateMachine>;
 
+/// Whether nobody else is in a membership, not even without a vote.
+pub(crate) fn is_only_member(membership: &StoredMembership, me: u64) -> bool {
+    let mut nodes = membership.membership().nodes();
+    nodes.next().is_some_and(|(id, _)| *id == me) && nodes.next().is_none()
+}
+
 pub(crate) fn log_id(term: u64, index: u64) -> LogId {
     LogId::new_term_index(term, index)
 }

@@ -16,7 +16,7 @@ use tokio::time::Instant;
 use crate::barrier::Waiter;
 use crate::config::Timing;
 use crate::confirm::{self, Witnesses};
-use crate::consensus::{Node, Proposal, Raft, StoredMembership};
+use crate::consensus::{self, Node, Proposal, Raft, StoredMembership};
 use crate::contacts::Contacts;
 use crate::counters::Kind;
 use crate::disk::Disk;
@@ -194,10 +194,7 @@ impl Inner {
         let metrics = self.raft.server_metrics();
         let metrics = metrics.borrow_watched();
         let applied = self.shared.membership.load();
-        let only_me = |membership: &StoredMembership| {
-            let mut nodes = membership.membership().nodes();
-            nodes.next().is_some_and(|(id, _)| *id == self.me) && nodes.next().is_none()
-        };
+        let only_me = |membership: &StoredMembership| consensus::is_only_member(membership, self.me);
         let view = self.shared.view.load();
         metrics.state == ServerState::Leader
             && view.applied().1 == metrics.vote.leader_id.term

@@ -106,13 +106,8 @@ pub(crate) struct Owner {
 impl Owner {
     /// Whether entries are to be sent to others while they are synced, by the vote that is in force.
     fn replicates(&self, vote: Option<Vote>) -> bool {
-        vote.is_none_or(|vote| vote.leader_id.voted_for == self.me) && !self.is_alone()
-    }
-
-    fn is_alone(&self) -> bool {
-        let membership = self.shared.membership.load();
-        let mut nodes = membership.membership().nodes();
-        nodes.next().is_some_and(|(id, _)| *id == self.me) && nodes.next().is_none()
+        vote.is_none_or(|vote| vote.leader_id.voted_for == self.me)
+            && !consensus::is_only_member(&self.shared.membership.load(), self.me)
     }
 }
 
