@@ -3,18 +3,17 @@
 //! with the length in front that the index knows: an answer of any size takes the memory of a page.
 
 use std::convert::Infallible;
-use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Poll, ready};
 
 use bytes::{BufMut as _, Bytes, BytesMut};
 use futures::future::BoxFuture;
 use futures::stream;
-use http::{HeaderMap, HeaderValue, header};
+use http::HeaderMap;
 use http_body::Frame;
 use http_body_util::{BodyExt as _, Full, Limited, StreamBody};
 use mvcc::{EncodedRange, View};
-use prost::Message;
+use prost::{DecodeError, Message};
 use protos::etcd::etcdserverpb as pb;
 use protos::etcd::etcdserverpb::kv_server::Kv as _;
 use tonic::body::Body;
@@ -27,10 +26,9 @@ use crate::budget::{Reserved, Share};
 use crate::context::Context;
 use crate::convert;
 use crate::error::{auth_status, mvcc_status};
+use crate::framing::{self, PREFIX};
 use crate::kv::KvService;
 
-/// Bytes in front of a gRPC message: whether it is compressed, and its length.
-const PREFIX: usize = 5;
 /// Bytes of an answer that are read at a time.
 const PAGE_BYTES: usize = 1 << 20;
 /// Answers of fewer bytes are read at once, on the thread that serves the connection: handing them to another takes as
@@ -72,8 +70,8 @@ where
     }
 
     fn call(&mut self, request: http::Request<Body>) -> Self::Future {
-        let method = Method::of(request.uri().path());
-        let Some(method) = method.filter(|_| !request.headers().contains_key("grpc-encoding")) else {
+        let read = Asked::reader(request.uri().path());
+        let Some(read) = read.filter(|_| !request.headers().contains_key("grpc-encoding")) else {
             return Box::pin(self.inner.call(request));
         };
         let (context, max, mut inner) = (self.context.clone(), self.max_message, self.inner.clone());
@@ -83,7 +81,7 @@ where
                 Ok(read) => read.to_bytes(),
                 Err(error) => return Ok(unread(error, max).into_http()),
             };
-            match Asked::read(method, &bytes) {
+            match message(&bytes).and_then(|message| read(message).ok()) {
                 Some(asked) => Ok(asked.answer(context, parts).await.unwrap_or_else(Status::into_http)),
                 // Whatever is wrong with it is for tonic to tell.
                 None => inner.call(http::Request::from_parts(parts, Body::new(Full::new(bytes)))).await,
@@ -92,28 +90,7 @@ where
     }
 }
 
-/// The calls that are answered here.
-#[derive(Clone, Copy)]
-enum Method {
-    Range,
-    Put,
-    DeleteRange,
-    Txn,
-}
-
-impl Method {
-    fn of(path: &str) -> Option<Self> {
-        match path.strip_prefix("/etcdserverpb.KV/")? {
-            "Range" => Some(Self::Range),
-            "Put" => Some(Self::Put),
-            "DeleteRange" => Some(Self::DeleteRange),
-            "Txn" => Some(Self::Txn),
-            _ => None,
-        }
-    }
-}
-
-/// What a call asks.
+/// What a call asks that is answered here.
 enum Asked {
     Range(pb::RangeRequest),
     Put(pb::PutRequest),
@@ -122,16 +99,15 @@ enum Asked {
 }
 
 impl Asked {
-    /// Out of exactly one message that is not compressed; `None` of anything else.
-    fn read(method: Method, bytes: &Bytes) -> Option<Self> {
-        let message = message(bytes)?;
-        match method {
-            Method::Range => pb::RangeRequest::decode(message).map(Self::Range),
-            Method::Put => pb::PutRequest::decode(message).map(Self::Put),
-            Method::DeleteRange => pb::DeleteRangeRequest::decode(message).map(Self::DeleteRange),
-            Method::Txn => pb::TxnRequest::decode(message).map(Self::Txn),
-        }
-        .ok()
+    /// What reads the message of a call.
+    fn reader(path: &str) -> Option<fn(Bytes) -> Result<Self, DecodeError>> {
+        Some(match path.strip_prefix("/etcdserverpb.KV/")? {
+            "Range" => |message| pb::RangeRequest::decode(message).map(Self::Range),
+            "Put" => |message| pb::PutRequest::decode(message).map(Self::Put),
+            "DeleteRange" => |message| pb::DeleteRangeRequest::decode(message).map(Self::DeleteRange),
+            "Txn" => |message| pb::TxnRequest::decode(message).map(Self::Txn),
+            _ => return None,
+        })
     }
 
     async fn answer(self, context: Context, parts: http::request::Parts) -> Result<Response, Status> {
@@ -142,13 +118,11 @@ impl Asked {
                 {
                     return Ok(response);
                 }
-                Ok(whole(KvService(context).range(request(parts, range)).await?))
+                whole(KvService(context).range(request(parts, range)).await?)
             }
-            Self::Put(put) => Ok(whole(KvService(context).put(request(parts, put)).await?)),
-            Self::DeleteRange(range) => {
-                Ok(whole(KvService(context).delete_range(request(parts, range)).await?))
-            }
-            Self::Txn(txn) => Ok(whole(KvService(context).txn(request(parts, txn)).await?)),
+            Self::Put(put) => whole(KvService(context).put(request(parts, put)).await?),
+            Self::DeleteRange(range) => whole(KvService(context).delete_range(request(parts, range)).await?),
+            Self::Txn(txn) => whole(KvService(context).txn(request(parts, txn)).await?),
         }
     }
 }
@@ -159,54 +133,21 @@ fn request<T>(parts: http::request::Parts, message: T) -> Request<T> {
 
 /// The one message of a body, when it is there as a whole and not compressed.
 fn message(bytes: &Bytes) -> Option<Bytes> {
-    let (prefix, message) = bytes.split_at_checked(PREFIX)?;
-    let len = u32::from_be_bytes([prefix[1], prefix[2], prefix[3], prefix[4]]);
-    (prefix[0] == 0 && len as usize == message.len()).then(|| bytes.slice(PREFIX..))
+    let is_whole = framing::length(bytes)? == bytes.len() - PREFIX;
+    (bytes[0] == 0 && is_whole).then(|| bytes.slice(PREFIX..))
+}
+
+fn too_large() -> Status {
+    Status::resource_exhausted("the answer is too large: ask for pages")
 }
 
 /// A response of one message.
-fn whole<T: Message>(response: tonic::Response<T>) -> Response {
+fn whole<T: Message>(response: tonic::Response<T>) -> Result<Response, Status> {
     let (metadata, message, extensions) = response.into_parts();
-    let len = message.encoded_len();
-    let Ok(sent) = u32::try_from(len) else {
-        return Status::resource_exhausted("the answer is too large: ask for pages").into_http();
-    };
-    let mut bytes = BytesMut::with_capacity(PREFIX + len);
-    bytes.put_u8(0);
-    bytes.put_u32(sent);
-    message.encode(&mut bytes).expect("invariant: there is room for it");
-    let mut response = http::Response::new(Body::new(Whole { bytes: bytes.freeze(), ended: false }));
-    *response.headers_mut() = metadata.into_headers();
-    response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static("application/grpc"));
+    let mut response = framing::frame(&message).map(framing::response).ok_or_else(too_large)?;
+    response.headers_mut().extend(metadata.into_headers());
     *response.extensions_mut() = extensions;
-    response
-}
-
-/// A message, and that the call succeeded.
-struct Whole {
-    bytes: Bytes,
-    ended: bool,
-}
-
-impl http_body::Body for Whole {
-    type Data = Bytes;
-    type Error = Infallible;
-
-    fn poll_frame(
-        mut self: Pin<&mut Self>,
-        _: &mut std::task::Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
-        let bytes = std::mem::take(&mut self.bytes);
-        if !bytes.is_empty() {
-            return Poll::Ready(Some(Ok(Frame::data(bytes))));
-        }
-        let ended = std::mem::replace(&mut self.ended, true);
-        Poll::Ready((!ended).then(|| Ok(Frame::trailers(done()))))
-    }
-
-    fn is_end_stream(&self) -> bool {
-        self.ended
-    }
+    Ok(response)
 }
 
 /// Why a request could not be read.
@@ -268,11 +209,8 @@ async fn answer(
     let Some(encoded) = encode(view, request).await? else { return Ok(None) };
     let tail = pb::RangeResponse { more: encoded.more, count: encoded.count, ..Default::default() };
     let (head, tail) = (head.encode_to_vec(), tail.encode_to_vec());
-    let len = u32::try_from(head.len() as u64 + encoded.bytes() + tail.len() as u64)
-        .map_err(|_| Status::resource_exhausted("the answer is too large: ask for pages"))?;
-    let mut first = BytesMut::with_capacity(PREFIX + head.len());
-    first.put_u8(0);
-    first.put_u32(len);
+    let length = head.len() as u64 + encoded.bytes() + tail.len() as u64;
+    let mut first = framing::begin(length, head.len()).ok_or_else(too_large)?;
     first.put_slice(&head);
     let memory = (share, context.env.clock.clone());
     Ok(Some(respond(Pieces { first: Some(first), encoded: Some(encoded), tail: Some(tail), memory })))
@@ -297,23 +235,15 @@ fn respond(pieces: Pieces) -> Response {
         let mut pieces = pieces?;
         match pieces.next().await {
             Ok(Some(bytes)) => Some((Ok::<_, Infallible>(Frame::data(bytes)), Some(pieces))),
-            Ok(None) => Some((Ok(Frame::trailers(done())), None)),
+            Ok(None) => Some((Ok(Frame::trailers(framing::succeeded())), None)),
             // The message stays incomplete, and the client is told why.
             Err(status) => Some((Ok(Frame::trailers(failed(&status))), None)),
         }
     });
-    let mut response = http::Response::new(Body::new(StreamBody::new(frames)));
-    let grpc = HeaderValue::from_static("application/grpc");
-    response.headers_mut().insert(header::CONTENT_TYPE, grpc);
+    let mut response = framing::with_body(Body::new(StreamBody::new(frames)));
     // Pages are counted when they are read.
     response.extensions_mut().insert(Reserved::default());
     response
-}
-
-fn done() -> HeaderMap {
-    let mut trailers = HeaderMap::new();
-    trailers.insert("grpc-status", HeaderValue::from_static("0"));
-    trailers
 }
 
 /// The message stays incomplete, and the client is told why.

@@ -13,10 +13,9 @@ use axum::extract::{Request, State};
 use axum::http::{HeaderValue, Method, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use axum::routing::any;
-use bytes::{Buf as _, BufMut as _, BytesMut};
+use bytes::{Buf as _, BytesMut};
 use futures::{Stream, StreamExt as _};
 use http_body_util::BodyExt as _;
-use prost::Message as _;
 use prost_reflect::{DescriptorPool, DynamicMessage, MessageDescriptor, MethodDescriptor, SerializeOptions};
 use serde_json::{Value, json};
 use tokio::sync::Semaphore;
@@ -27,13 +26,12 @@ use transport::Peer;
 
 use crate::budget::{Budget, CALL, Permit, Share};
 use crate::calls::Counted;
+use crate::framing::{self, PREFIX};
 
 /// Bytes of JSON for a byte of protobuf, at most about: text is written in base64, with names around it.
 const JSON_OVERHEAD: usize = 2;
 /// Bytes that an answer takes for each of its own: as it came, as a message, and as JSON.
 const ANSWER_OVERHEAD: u64 = 4;
-/// Bytes before a message of gRPC: whether it is compressed, and its length.
-const FRAME_HEADER: usize = 5;
 
 /// A path below `/v3/`, the service behind it, and the service's methods by what follows the path.
 type Group = (&'static str, &'static str, &'static [(&'static str, &'static str)]);
@@ -339,14 +337,13 @@ impl Answers {
     async fn next(&mut self, share: &Share) -> Option<Result<Counting<DynamicMessage>, Status>> {
         let mut permit = None;
         loop {
-            let length = self.buffer.get(1..FRAME_HEADER).and_then(|length| length.try_into().ok());
-            if let Some(length) = length.map(u32::from_be_bytes) {
-                if let Err(refused) = count(&mut permit, u64::from(length) * ANSWER_OVERHEAD, share) {
+            if let Some(length) = framing::length(&self.buffer) {
+                if let Err(refused) = count(&mut permit, length as u64 * ANSWER_OVERHEAD, share) {
                     return Some(Err(refused));
                 }
-                let end = FRAME_HEADER + length as usize;
+                let end = PREFIX + length;
                 if self.buffer.len() >= end {
-                    let message = self.buffer.split_to(end).freeze().slice(FRAME_HEADER..);
+                    let message = self.buffer.split_to(end).freeze().slice(PREFIX..);
                     let message = DynamicMessage::decode(self.output.clone(), message);
                     let failed = |error: prost::DecodeError| Status::internal(error.to_string());
                     return Some(message.map(|message| Counting(message, permit)).map_err(failed));
@@ -437,13 +434,9 @@ fn to_json(message: DynamicMessage) -> Result<String, Status> {
     String::from_utf8(out).map_err(|error| failed(&error))
 }
 
+/// A request as it is sent; requests have a limit far below what a frame can hold.
 fn frame(message: &DynamicMessage) -> Bytes {
-    let length = message.encoded_len();
-    let mut out = BytesMut::with_capacity(FRAME_HEADER + length);
-    out.put_u8(0);
-    out.put_u32(u32::try_from(length).unwrap_or(u32::MAX));
-    out.extend_from_slice(&message.encode_to_vec());
-    out.freeze()
+    framing::frame(message).unwrap_or_default()
 }
 
 fn line(name: &str, value: &str) -> String {
@@ -484,6 +477,7 @@ fn status_code(status: &Status) -> StatusCode {
 /// Reads a request of some call, or writes its answer as JSON. For the fuzz targets.
 #[cfg(any(test, feature = "fuzzing"))]
 pub(crate) fn any_message(data: &[u8]) {
+    use prost::Message as _;
     let [call, side, data @ ..] = data else { return };
     static METHODS: std::sync::LazyLock<Vec<MethodDescriptor>> = std::sync::LazyLock::new(|| {
         let pool = DescriptorPool::decode(protos::ETCD_DESCRIPTORS).expect("descriptors");
@@ -493,7 +487,7 @@ pub(crate) fn any_message(data: &[u8]) {
     if side % 2 == 0 {
         let mut buffer = BytesMut::from(data);
         while let Some(Ok(message)) = next_value(&mut buffer, &method.input()) {
-            let again = DynamicMessage::decode(method.input(), &frame(&message)[FRAME_HEADER..]);
+            let again = DynamicMessage::decode(method.input(), &frame(&message)[PREFIX..]);
             // Whether what is empty was said is lost.
             assert_eq!(again.expect("a message").encode_to_vec(), message.encode_to_vec());
         }

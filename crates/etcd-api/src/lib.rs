@@ -27,6 +27,7 @@ mod doors;
 mod election;
 mod error;
 pub mod files;
+mod framing;
 mod front;
 #[cfg(any(test, feature = "fuzzing"))]
 pub mod fuzz;

@@ -12,14 +12,12 @@ use tonic::body::Body;
 
 use super::{Open, trailing_code};
 use crate::budget::{CALL, Permit, Reserved};
-
-/// Bytes before a message of gRPC: whether it is compressed, and its length.
-const HEADER: usize = 5;
+use crate::framing::PREFIX;
 
 /// Finds the messages in the bytes of a body.
 #[derive(Default)]
 struct Frames {
-    header: [u8; HEADER],
+    header: [u8; PREFIX],
     have: usize,
     /// Bytes of the present message, and those that are still to come.
     length: usize,
@@ -38,11 +36,11 @@ impl Frames {
                 data = rest;
                 continue;
             }
-            let (part, rest) = data.split_at((HEADER - self.have).min(data.len()));
+            let (part, rest) = data.split_at((PREFIX - self.have).min(data.len()));
             self.header[self.have..self.have + part.len()].copy_from_slice(part);
             self.have += part.len();
             data = rest;
-            if self.have == HEADER {
+            if self.have == PREFIX {
                 let [_, length @ ..] = self.header;
                 self.length = u32::from_be_bytes(length) as usize;
                 self.left = self.length;

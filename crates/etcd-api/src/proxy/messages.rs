@@ -1,46 +1,30 @@
 //! Bodies of gRPC, whose messages are looked at one by one.
 
-use std::convert::Infallible;
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 
 use bytes::{Buf as _, BufMut as _, Bytes, BytesMut};
-use futures::stream;
-use http::{HeaderMap, HeaderValue, header};
 use http_body::Frame;
-use http_body_util::StreamBody;
 use prost::Message;
 use tonic::Status;
 use tonic::body::Body;
 
-/// Bytes before a message: whether it is compressed, and its length.
-pub(super) const PREFIX: usize = 5;
+use crate::framing::{self, PREFIX, length};
+
+fn too_large() -> Status {
+    Status::internal("a message is too large")
+}
 
 /// A message as it is sent.
 pub(super) fn frame(message: &[u8]) -> Result<Bytes, Status> {
-    let length = u32::try_from(message.len()).map_err(|_| Status::internal("a message is too large"))?;
-    let mut framed = BytesMut::with_capacity(PREFIX + message.len());
-    framed.put_u8(0);
-    framed.put_u32(length);
+    let mut framed = framing::begin(message.len() as u64, message.len()).ok_or_else(too_large)?;
     framed.put_slice(message);
     Ok(framed.freeze())
 }
 
 /// The answer of one message.
 pub(super) fn answer(message: &impl Message) -> Result<http::Response<Body>, Status> {
-    let frame = frame(&message.encode_to_vec())?;
-    let mut trailers = HeaderMap::new();
-    trailers.insert("grpc-status", HeaderValue::from_static("0"));
-    let frames = [Frame::data(frame), Frame::trailers(trailers)].map(Ok::<_, Infallible>);
-    let mut response = http::Response::new(Body::new(StreamBody::new(stream::iter(frames))));
-    response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static("application/grpc"));
-    Ok(response)
-}
-
-/// The length of the message that a buffer begins with.
-fn length(buffer: &[u8]) -> Option<usize> {
-    let length = buffer.get(1..PREFIX)?.try_into().ok()?;
-    Some(u32::from_be_bytes(length) as usize)
+    framing::frame(message).map(framing::response).ok_or_else(too_large)
 }
 
 /// The message that a buffer begins with, if it is all there.

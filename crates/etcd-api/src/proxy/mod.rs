@@ -43,6 +43,7 @@ use transport::{
 
 use self::messages::Replaced;
 use self::namespace::{Call, Namespace};
+use crate::framing;
 use crate::http::Metrics;
 use crate::server::{HELLO_TIMEOUT, RunError};
 
@@ -287,7 +288,7 @@ async fn enter(
     }
     let too_large =
         || Status::resource_exhausted(format!("trying to send message larger than max (max {max})"));
-    let read = Limited::new(body, max.saturating_add(messages::PREFIX)).collect().await;
+    let read = Limited::new(body, max.saturating_add(framing::PREFIX)).collect().await;
     let mut bytes = BytesMut::from(read.map_err(|_| too_large())?.to_bytes());
     let message = messages::take(&mut bytes)?.ok_or_else(|| Status::internal("grpc: no message came"))?;
     let framed = messages::frame(&namespace.request(call, message)?)?;
