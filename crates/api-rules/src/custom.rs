@@ -312,7 +312,7 @@ fn object_checks(
     patterns: &Patterns,
     errors: &mut Errors,
 ) {
-    for name in schema.items("required").iter().filter_map(Value::as_str) {
+    for name in schema.texts("required") {
         if !map.contains_key(name) {
             errors.required(at.at(name), "");
         }
@@ -365,8 +365,7 @@ fn list_checks(schema: &Value, items: &[Value], at: At<'_>, patterns: &Patterns,
 
 /// Elements of sets, and keys of maps, are there once.
 fn unique(schema: &Value, items: &[Value], at: At<'_>, errors: &mut Errors) {
-    let keys: Vec<&str> =
-        schema.items("x-kubernetes-list-map-keys").iter().filter_map(Value::as_str).collect();
+    let keys: Vec<&str> = schema.texts("x-kubernetes-list-map-keys").collect();
     let same = |a: &Value, b: &Value| match schema.text("x-kubernetes-list-type") {
         "set" => a == b,
         "map" => keys.iter().all(|key| a.get(*key) == b.get(*key)),

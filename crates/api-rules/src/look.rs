@@ -24,6 +24,10 @@ pub trait Look {
     fn flag(&self, path: &str) -> bool;
     /// The elements of the list at the path.
     fn items(&self, path: &str) -> &[Value];
+    /// The strings of the list at the path.
+    fn texts(&self, path: &str) -> impl Iterator<Item = &str> {
+        self.items(path).iter().filter_map(Value::as_str)
+    }
     /// The entries of the object at the path.
     fn entries(&self, path: &str) -> Entries<'_>;
     /// Whether something other than null stands at the path.
@@ -185,6 +189,7 @@ mod tests {
         assert!(!v.flag("spec.paused") && !v.has("spec.paused"));
         assert_eq!(v.text("spec.a.b.c"), "");
         assert!(v.items("spec.replicas").is_empty());
+        assert_eq!(v.texts("spec.replicas").count(), 0);
     }
 
     #[test]

@@ -157,7 +157,7 @@ fn validate_owner(owner: &Value, at: At<'_>, errors: &mut Errors) {
 
 fn validate_finalizers(meta: &Value, errors: &mut Errors) {
     let at = META.at("finalizers");
-    let all: Vec<&str> = meta.items("finalizers").iter().filter_map(Value::as_str).collect();
+    let all: Vec<&str> = meta.texts("finalizers").collect();
     for name in &all {
         errors.format(at, name, format::qualified_name(name));
     }

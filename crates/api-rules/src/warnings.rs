@@ -119,7 +119,7 @@ pub(crate) fn of(new: &Value, old: Option<&Value>) -> Vec<String> {
 /// A pod name that is no host name, and finalizers without a path.
 fn finalizers(object: &Value) -> Vec<String> {
     let standard = ["orphan", "foregroundDeletion", "kubernetes"];
-    let names = object.items("metadata.finalizers").iter().filter_map(Value::as_str);
+    let names = object.texts("metadata.finalizers");
     names
         .filter(|n| !n.contains('/') && !standard.contains(n))
         .map(|n| {

@@ -1,6 +1,7 @@
 //! The options of requests: what the query says, or the body of a deletion, read as upstream reads it and checked all at
 //! once (`apimachinery/pkg/apis/meta/v1/validation` and `…/meta/internalversion/validation`).
 
+use api_rules::look::Look;
 use api_rules::meta as meta_rules;
 use api_types::Value;
 use api_types::field::{FieldError, Path};
@@ -77,7 +78,7 @@ pub(crate) struct DeleteOptions {
 impl DeleteOptions {
     pub fn parse(call: &Call) -> Result<Self, Status> {
         let value = decode::delete_options(call)?;
-        let dry_run: Vec<&str> = texts(&value["dryRun"]).collect();
+        let dry_run: Vec<&str> = value.texts("dryRun").collect();
         checked("DeleteOptions", &check_deletion(&value, &dry_run))?;
         let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
         Ok(Self {
@@ -96,10 +97,6 @@ impl DeleteOptions {
             admitted: false,
         })
     }
-}
-
-fn texts(list: &Value) -> impl Iterator<Item = &str> {
-    list.as_array().into_iter().flatten().filter_map(Value::as_str)
 }
 
 fn check_deletion(options: &Value, dry_run: &[&str]) -> Vec<FieldError> {

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 
+use api_rules::look::Look;
 use serde_json::{Map, Value, json};
 
 /// The group of everyone who is known.
@@ -97,16 +98,13 @@ impl UserInfo {
 
     /// Reads `spec` of a SubjectAccessReview.
     pub(crate) fn from_review(spec: &Value) -> Self {
-        let texts = |value: &Value| -> Vec<String> {
-            let list = value.as_array().map(Vec::as_slice).unwrap_or_default();
-            list.iter().filter_map(|text| text.as_str().map(str::to_owned)).collect()
-        };
+        let texts = |value: &Value, field: &str| value.texts(field).map(str::to_owned).collect();
         let extra = spec["extra"].as_object().into_iter().flatten();
         Self {
             name: spec["user"].as_str().unwrap_or_default().to_owned(),
             uid: spec["uid"].as_str().unwrap_or_default().to_owned(),
-            groups: texts(&spec["groups"]),
-            extra: extra.map(|(key, list)| (key.clone(), texts(list))).collect(),
+            groups: texts(spec, "groups"),
+            extra: extra.map(|(key, list)| (key.clone(), texts(list, ""))).collect(),
         }
     }
 }

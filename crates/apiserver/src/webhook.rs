@@ -419,7 +419,7 @@ pub(crate) fn endpoints(
         let Some(number) = of_port.and_then(|own| own["port"].as_u64()) else { continue };
         let ready = |endpoint: &&Value| endpoint["conditions"]["ready"] != false;
         for endpoint in slice.items("endpoints").iter().filter(ready) {
-            let addresses = endpoint.items("addresses").iter().filter_map(Value::as_str);
+            let addresses = endpoint.texts("addresses");
             found.extend(addresses.filter_map(|ip| Some((ip.to_owned(), u16::try_from(number).ok()?))));
         }
     }

@@ -66,7 +66,7 @@ fn kinds(spec: &Value) -> Vec<&'static Resource> {
     let mut found: Vec<&'static Resource> = Vec::new();
     for rule in spec.items("matchConstraints.resourceRules") {
         let texts = |field: &str| -> Vec<&str> {
-            let all: Vec<&str> = rule.items(field).iter().filter_map(Value::as_str).collect();
+            let all: Vec<&str> = rule.texts(field).collect();
             if all.iter().any(|text| text.contains('*')) { Vec::new() } else { all }
         };
         for group in texts("apiGroups") {

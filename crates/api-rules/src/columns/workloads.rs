@@ -276,7 +276,7 @@ fn load_balancer(object: &Value) -> Vec<String> {
 }
 
 fn external_ip(service: &Value, _: i64) -> Value {
-    let external = || service.items("spec.externalIPs").iter().filter_map(Value::as_str).map(str::to_owned);
+    let external = || service.texts("spec.externalIPs").map(str::to_owned);
     let (all, none): (Vec<String>, &str) = match service.text("spec.type") {
         "ClusterIP" | "NodePort" => (external().collect(), "<none>"),
         "LoadBalancer" => (load_balancer(service).into_iter().chain(external()).collect(), "<pending>"),

@@ -91,7 +91,7 @@ impl Declared {
             let most = limit(schema, "maxProperties").unwrap_or((REQUEST - 2) / (values.least_bytes + 6));
             return Some(simple(Shape::Map(Box::new(values)), most, 2));
         }
-        let required: Vec<&str> = schema.items("required").iter().filter_map(Value::as_str).collect();
+        let required: Vec<&str> = schema.texts("required").collect();
         let (mut fields, mut least_bytes) = (BTreeMap::new(), 2);
         for (name, property) in schema.entries("properties") {
             let Some(field) = Self::part(property) else { continue };
@@ -116,7 +116,7 @@ impl Declared {
             "date" => simple(Shape::Timestamp, 12, 12),
             "date-time" => simple(Shape::Timestamp, 32, 21),
             _ => {
-                let values = schema.items("enum").iter().filter_map(Value::as_str);
+                let values = schema.texts("enum");
                 let longest = match schema.items("enum") {
                     [] => REQUEST - 2,
                     _ => values.map(|text| text.len() as u64).max().unwrap_or(0),

@@ -301,7 +301,7 @@ struct Keyed<'a> {
 impl<'a> Keyed<'a> {
     fn of(schema: &'a Value, old: Option<&'a Value>) -> Self {
         let map = schema.text("x-kubernetes-list-type") == "map";
-        let keys = schema.items("x-kubernetes-list-map-keys").iter().filter_map(Value::as_str).collect();
+        let keys = schema.texts("x-kubernetes-list-map-keys").collect();
         Self { keys, items: old.filter(|_| map).map_or(&[], |old| old.items("")) }
     }
 

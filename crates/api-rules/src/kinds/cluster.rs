@@ -139,7 +139,7 @@ fn quota(object: &Value, errors: &mut Errors) {
         }
     }
     let at = SPEC.at("scopes");
-    let scopes: Vec<&str> = object.items("spec.scopes").iter().filter_map(Value::as_str).collect();
+    let scopes: Vec<&str> = object.texts("spec.scopes").collect();
     let all = || json!(scopes);
     if scopes.iter().any(|s| !SCOPES.contains(s)) {
         errors.invalid(at, all(), "unsupported scope");

@@ -276,7 +276,7 @@ fn family(ip: &str) -> &'static str {
 /// `clusterIP`, `clusterIPs`, `ipFamilies` and `ipFamilyPolicy` must agree.
 fn related_ips(spec: &Value, errors: &mut Errors) {
     let at = SPEC.at("clusterIPs");
-    let ips: Vec<&str> = spec.items("clusterIPs").iter().filter_map(Value::as_str).collect();
+    let ips: Vec<&str> = spec.texts("clusterIPs").collect();
     let one = spec.text("clusterIP");
     let all = || spec.at("clusterIPs").clone();
     match (one.is_empty(), ips.first()) {
@@ -287,7 +287,7 @@ fn related_ips(spec: &Value, errors: &mut Errors) {
         }
         _ => {}
     }
-    let families: Vec<&str> = spec.items("ipFamilies").iter().filter_map(Value::as_str).collect();
+    let families: Vec<&str> = spec.texts("ipFamilies").collect();
     let list = SPEC.at("ipFamilies");
     for (i, name) in families.iter().enumerate() {
         if !matches!(*name, "IPv4" | "IPv6") {

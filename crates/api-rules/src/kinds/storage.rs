@@ -117,7 +117,7 @@ pub(super) fn claim_spec(spec: &Value, at: At<'_>, errors: &mut Errors) {
 
 fn access_modes(spec: &Value, at: At<'_>, errors: &mut Errors) {
     let list = at.at("accessModes");
-    let modes: Vec<&str> = spec.items("accessModes").iter().filter_map(Value::as_str).collect();
+    let modes: Vec<&str> = spec.texts("accessModes").collect();
     if modes.is_empty() {
         errors.required(list, "at least 1 access mode is required");
     }
@@ -415,7 +415,7 @@ fn topologies(terms: &[Value], errors: &mut Errors) {
 /// What a term selects, in whatever order it says it.
 fn selected(term: &Value) -> BTreeMap<&str, BTreeSet<&str>> {
     fn values(expression: &Value) -> BTreeSet<&str> {
-        expression.items("values").iter().filter_map(Value::as_str).collect()
+        expression.texts("values").collect()
     }
     let expressions = term.items("matchLabelExpressions").iter();
     expressions.map(|expression| (expression.text("key"), values(expression))).collect()

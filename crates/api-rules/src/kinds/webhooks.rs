@@ -149,7 +149,7 @@ fn rule(rule: &Value, at: At<'_>, errors: &mut Errors) {
 }
 
 fn resources(rule: &Value, list: At<'_>, errors: &mut Errors) {
-    let all: Vec<&str> = rule.items("resources").iter().filter_map(Value::as_str).collect();
+    let all: Vec<&str> = rule.texts("resources").collect();
     if all.is_empty() {
         errors.required(list, "");
     }

@@ -197,7 +197,7 @@ const DEFAULT_CAPABILITIES: [&str; 13] = [
 fn added<'a>(pod: &'a Value, allowed: &[&str]) -> (Vec<&'a str>, BTreeSet<&'a str>) {
     let mut others = BTreeSet::new();
     let list = bad(pod, |container| {
-        let added = container.items("securityContext.capabilities.add").iter().filter_map(Value::as_str);
+        let added = container.texts("securityContext.capabilities.add");
         let before: Vec<&str> = added.filter(|capability| !allowed.contains(capability)).collect();
         others.extend(before.iter().copied());
         !before.is_empty()

@@ -122,12 +122,12 @@ impl Scope<'_> {
 }
 
 fn scopes(quota: &Value) -> Vec<Scope<'_>> {
-    let names = quota.items("spec.scopes").iter().filter_map(Value::as_str);
+    let names = quota.texts("spec.scopes");
     let plain = names.map(|name| Scope { name, operator: "Exists", values: Vec::new() });
     let selectors = quota.items("spec.scopeSelector.matchExpressions").iter().map(|term| Scope {
         name: term.text("scopeName"),
         operator: term.text("operator"),
-        values: term.items("values").iter().filter_map(Value::as_str).collect(),
+        values: term.texts("values").collect(),
     });
     plain.chain(selectors).collect()
 }

@@ -6,6 +6,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
+use api_rules::look::Look;
 use env::{Env, TaskGroup};
 use futures::FutureExt;
 use futures::future::{BoxFuture, Shared};
@@ -149,7 +150,8 @@ impl Inner {
     }
 
     fn read(&self, status: &Value, wanted: &[String]) -> Found {
-        let named = texts(&status["audiences"]);
+        let texts = |value: &Value, field: &str| value.texts(field).map(str::to_owned).collect::<Vec<_>>();
+        let named = texts(status, "audiences");
         let got = if named.is_empty() { self.own_audiences.clone() } else { named };
         let audiences: Vec<String> = wanted.iter().filter(|wanted| got.contains(wanted)).cloned().collect();
         if audiences.is_empty() {
@@ -167,14 +169,9 @@ impl Inner {
         let user = UserInfo {
             name: text("username"),
             uid: text("uid"),
-            groups: texts(&user["groups"]),
-            extra: extra.map(|(key, values)| (key.clone(), texts(values))).collect(),
+            groups: texts(user, "groups"),
+            extra: extra.map(|(key, values)| (key.clone(), texts(values, ""))).collect(),
         };
         Ok(Some(Verified { user: super::with_group(user), audiences }))
     }
-}
-
-fn texts(list: &Value) -> Vec<String> {
-    let list = list.as_array().into_iter().flatten();
-    list.filter_map(|text| text.as_str().map(str::to_owned)).collect()
 }

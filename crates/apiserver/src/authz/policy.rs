@@ -3,6 +3,7 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
+use api_rules::look::Look;
 use api_types::field::quote;
 use api_types::selector::LabelSelector;
 use api_types::{Value, codec, meta};
@@ -20,11 +21,6 @@ pub(crate) struct Rule {
     pub urls: Vec<String>,
 }
 
-fn texts(value: &Value) -> Vec<String> {
-    let list = value.as_array().map(Vec::as_slice).unwrap_or_default();
-    list.iter().filter_map(|text| text.as_str().map(str::to_owned)).collect()
-}
-
 fn has(list: &[String], wanted: &str) -> bool {
     list.iter().any(|own| own == "*" || own == wanted)
 }
@@ -37,12 +33,13 @@ impl Rule {
     }
 
     pub fn from_value(value: &Value) -> Self {
+        let texts = |field: &str| value.texts(field).map(str::to_owned).collect();
         Self {
-            verbs: texts(&value["verbs"]),
-            groups: texts(&value["apiGroups"]),
-            resources: texts(&value["resources"]),
-            names: texts(&value["resourceNames"]),
-            urls: texts(&value["nonResourceURLs"]),
+            verbs: texts("verbs"),
+            groups: texts("apiGroups"),
+            resources: texts("resources"),
+            names: texts("resourceNames"),
+            urls: texts("nonResourceURLs"),
         }
     }
 

@@ -112,7 +112,7 @@ fn split(name: &str) -> (&str, &str) {
 }
 
 fn names(value: &Value, at: At<'_>, errors: &mut Errors) -> Vec<String> {
-    let names: Vec<&str> = value.items("resources").iter().filter_map(Value::as_str).collect();
+    let names: Vec<&str> = value.texts("resources").collect();
     if names.is_empty() {
         errors.required(at, format!("at least one {at} is required"));
     }

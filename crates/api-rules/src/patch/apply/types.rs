@@ -128,7 +128,7 @@ impl<'a> Type<'a> {
             }
             Type::Schema(schema) => {
                 let properties = schema.at("items.properties");
-                let keys = schema.items("x-kubernetes-list-map-keys").iter().filter_map(Value::as_str);
+                let keys = schema.texts("x-kubernetes-list-map-keys");
                 keys.map(|key| (key, properties.key(key).get("default").cloned())).collect()
             }
             _ => Vec::new(),

@@ -162,7 +162,7 @@ fn text(value: &Value, field: &str) -> String {
 }
 
 fn texts(value: &Value, field: &str) -> Vec<String> {
-    value.items(field).iter().filter_map(Value::as_str).map(str::to_owned).collect()
+    value.texts(field).map(str::to_owned).collect()
 }
 
 /// The name of an object.

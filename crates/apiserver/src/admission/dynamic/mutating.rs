@@ -11,7 +11,7 @@ use api_types::{Value, meta, schema};
 use tokio::time::Instant;
 
 use super::policy::{self, Binding, Mutation, Policy, Shown};
-use super::{Configured, hooks, is_exempt_from_policies};
+use super::{Configured, Round, hooks, is_exempt_from_policies};
 use crate::admission::{Admit, Attributes, Check, Plugin};
 use crate::api::Api;
 use crate::catalog::Kind;
@@ -34,85 +34,114 @@ async fn admit(
     attributes: &Attributes<'_>,
     object: &mut Value,
 ) -> Result<(), Status> {
-    let (second, mut round) = {
+    let mut walk = Walk::begin(api, attributes, object);
+    for policy in configured.mutating_policies.iter().filter(|policy| !policy.bindings.is_empty()) {
+        walk.policy(policy, object).await?;
+    }
+    walk.end(object)
+}
+
+/// The policies' turn, one after another.
+struct Walk<'a> {
+    api: &'a Api,
+    attributes: &'a Attributes<'a>,
+    second: bool,
+    round: Round,
+    errors: Vec<String>,
+}
+
+impl<'a> Walk<'a> {
+    fn begin(api: &'a Api, attributes: &'a Attributes<'a>, object: &Value) -> Self {
         let mut rounds = attributes.rounds.lock();
         let second = rounds.second;
         rounds.policies.begin(second, object);
-        (second, std::mem::take(&mut rounds.policies))
-    };
-    let mut errors: Vec<String> = Vec::new();
-    for policy in configured.mutating_policies.iter().filter(|policy| !policy.bindings.is_empty()) {
-        let mut failed = |binding: Option<&Binding>, error: &str| {
-            if policy.fail {
-                errors.push(match binding {
-                    Some(binding) => format!(
-                        "policy '{}' with binding '{}' denied request: {error}",
-                        policy.name, binding.name
-                    ),
-                    None => format!("policy '{}' denied request: {error}", policy.name),
-                });
-            }
-        };
-        let matched = match policy.find(api, attributes, object) {
-            Ok(None) => continue,
+        let round = std::mem::take(&mut rounds.policies);
+        Self { api, attributes, second, round, errors: Vec::new() }
+    }
+
+    fn end(mut self, object: &Value) -> Result<(), Status> {
+        self.round.left = Some(object.clone());
+        self.attributes.rounds.lock().policies = self.round;
+        let Some(first) = self.errors.first() else { return Ok(()) };
+        let mut status = self.attributes.target.forbidden(first);
+        status.message.clone_from(first);
+        "Invalid".clone_into(&mut status.reason);
+        Err(self.errors.iter().fold(status, |status, error| status.with_cause("", error, "")))
+    }
+
+    fn failed(&mut self, policy: &Policy, binding: Option<&Binding>, error: &str) {
+        if policy.fail {
+            let binding =
+                binding.map_or_else(String::new, |binding| format!(" with binding '{}'", binding.name));
+            self.errors.push(format!("policy '{}'{binding} denied request: {error}", policy.name));
+        }
+    }
+
+    async fn policy(&mut self, policy: &Policy, object: &mut Value) -> Result<(), Status> {
+        let matched = match policy.find(self.api, self.attributes, object) {
             Ok(Some(matched)) => matched,
+            Ok(None) => return Ok(()),
             Err(error) => {
-                failed(None, &error);
-                continue;
+                self.failed(policy, None, &error);
+                return Ok(());
             }
         };
         for binding in &policy.bindings {
-            let params = match policy.bound(api, binding, attributes, object) {
-                Ok(params) => params,
-                Err(error) => {
-                    failed(Some(binding), &error);
-                    continue;
-                }
-            };
-            for params in params {
-                let params = params.as_ref();
-                let id = format!("{}/{}/{}", policy.name, binding.name, policy::param_id(params));
-                let shown = Shown::new(api, attributes, &matched, object).await?;
-                let hold = shown.evaluate(&policy.variables, params, MATCH_CONDITIONS, |evaluation| {
-                    policy::hold(&policy.conditions, evaluation)
-                });
-                match hold {
-                    Ok(true) if !round.skips(second, &id) => {}
-                    Ok(_) => continue,
-                    Err(error) => {
-                        failed(Some(binding), &error);
-                        continue;
+            match policy.bound(self.api, binding, self.attributes, object) {
+                Ok(all) => {
+                    for params in all {
+                        self.bound(policy, binding, &matched, params.as_ref(), object).await?;
                     }
                 }
-                let before = object.clone();
-                for mutation in &policy.mutations {
-                    if object.is_null() {
-                        break;
-                    }
-                    let since = api.storage.env.clock.monotonic();
-                    let done = mutate(api, attributes, policy, &matched, params, mutation, object).await;
-                    count(api, policy, binding, done.as_ref().err(), since);
-                    if let Err(error) = done {
-                        failed(Some(binding), &error);
-                    }
-                }
-                if before != *object {
-                    round.changed();
-                    attributes.rounds.lock().again = true;
-                }
-                if policy.again {
-                    round.called.push(id);
-                }
+                Err(error) => self.failed(policy, Some(binding), &error),
             }
         }
+        Ok(())
     }
-    round.left = Some(object.clone());
-    attributes.rounds.lock().policies = round;
-    let Some(first) = errors.first() else { return Ok(()) };
-    let mut status = attributes.target.forbidden(first);
-    status.message.clone_from(first);
-    "Invalid".clone_into(&mut status.reason);
-    Err(errors.iter().fold(status, |status, error| status.with_cause("", error, "")))
+
+    /// Makes the changes of a policy with one of its binding's parameters.
+    async fn bound(
+        &mut self,
+        policy: &Policy,
+        binding: &Binding,
+        matched: &Kind,
+        params: Option<&Value>,
+        object: &mut Value,
+    ) -> Result<(), Status> {
+        let id = format!("{}/{}/{}", policy.name, binding.name, policy::param_id(params));
+        let shown = Shown::new(self.api, self.attributes, matched, object).await?;
+        let hold = shown.evaluate(&policy.variables, params, MATCH_CONDITIONS, |evaluation| {
+            policy::hold(&policy.conditions, evaluation)
+        });
+        match hold {
+            Ok(true) if !self.round.skips(self.second, &id) => {}
+            Ok(_) => return Ok(()),
+            Err(error) => {
+                self.failed(policy, Some(binding), &error);
+                return Ok(());
+            }
+        }
+        let before = object.clone();
+        for mutation in &policy.mutations {
+            if object.is_null() {
+                break;
+            }
+            let since = self.api.storage.env.clock.monotonic();
+            let done = mutate(self.api, self.attributes, policy, matched, params, mutation, object).await;
+            count(self.api, policy, binding, done.as_ref().err(), since);
+            if let Err(error) = done {
+                self.failed(policy, Some(binding), &error);
+            }
+        }
+        if before != *object {
+            self.round.changed();
+            self.attributes.rounds.lock().again = true;
+        }
+        if policy.again {
+            self.round.called.push(id);
+        }
+        Ok(())
+    }
 }
 
 /// Counts a change that was to be made since then.

@@ -56,72 +56,105 @@ async fn check(
     attributes: &Attributes<'_>,
     object: &Value,
 ) -> Result<(), Status> {
-    let (mut denied, clock): (Option<(String, String)>, _) = (None, &api.storage.env.clock);
-    let mut deny = |policy: &Policy, binding: Option<&Binding>, denial: Denial| {
-        let binding = binding.map_or_else(String::new, |binding| format!(" with binding '{}'", binding.name));
-        let text = format!(
-            "ValidatingAdmissionPolicy '{}'{binding} denied request: {}",
-            policy.name, denial.message
-        );
-        denied.get_or_insert((text, denial.reason));
-    };
+    let mut denied = Denied::default();
     for policy in configured.validating_policies.iter().filter(|policy| !policy.bindings.is_empty()) {
-        let matched = match policy.find(api, attributes, object) {
-            Ok(Some(matched)) => matched,
-            Ok(None) => continue,
+        check_policy(policy, api, attributes, object, &mut denied).await?;
+    }
+    match denied.0 {
+        None => Ok(()),
+        Some((message, reason)) => Err(refusal(attributes, &message, &reason)),
+    }
+}
+
+/// What the request is refused with, and its reason: what was said first.
+#[derive(Default)]
+struct Denied(Option<(String, String)>);
+
+impl Denied {
+    fn add(&mut self, policy: &Policy, binding: Option<&Binding>, denial: Denial) {
+        let binding = binding.map_or_else(String::new, |binding| format!(" with binding '{}'", binding.name));
+        let name = &policy.name;
+        let text = format!("ValidatingAdmissionPolicy '{name}'{binding} denied request: {}", denial.message);
+        self.0.get_or_insert((text, denial.reason));
+    }
+
+    /// Notes that it could not be asked, where that counts.
+    fn failed(&mut self, policy: &Policy, binding: Option<&Binding>, error: String) {
+        if policy.fail {
+            self.add(policy, binding, Denial::plain(error));
+        }
+    }
+}
+
+/// Values of audit annotations by their keys, each once.
+type Annotations = BTreeMap<String, Vec<String>>;
+
+async fn check_policy(
+    policy: &Policy,
+    api: &Api,
+    attributes: &Attributes<'_>,
+    object: &Value,
+    denied: &mut Denied,
+) -> Result<(), Status> {
+    let matched = match policy.find(api, attributes, object) {
+        Ok(Some(matched)) => matched,
+        Ok(None) => return Ok(()),
+        Err(error) => {
+            denied.failed(policy, None, error);
+            return Ok(());
+        }
+    };
+    let (mut shown, mut annotations, clock) = (None, Annotations::new(), &api.storage.env.clock);
+    for binding in &policy.bindings {
+        let all = match policy.bound(api, binding, attributes, object) {
+            Ok(all) => all,
             Err(error) => {
-                if policy.fail {
-                    deny(policy, None, Denial::plain(error));
-                }
+                denied.failed(policy, Some(binding), error);
                 continue;
             }
         };
-        let mut shown = None;
-        let mut annotations: BTreeMap<String, Vec<String>> = BTreeMap::new();
-        for binding in &policy.bindings {
-            let params = match policy.bound(api, binding, attributes, object) {
-                Ok(params) => params,
-                Err(error) => {
-                    if policy.fail {
-                        deny(policy, Some(binding), Denial::plain(error));
-                    }
-                    continue;
-                }
-            };
-            for params in params {
-                if shown.is_none() {
-                    shown = Some(Shown::new(api, attributes, &matched, object).await?);
-                }
-                let Some(shown) = &shown else { continue };
-                let since = clock.monotonic();
-                let outcome =
-                    shown.evaluate(&policy.variables, params.as_ref(), MATCH_CONDITIONS, |evaluation| {
-                        judge(policy, evaluation)
-                    });
-                let took = clock.monotonic().saturating_duration_since(since);
-                for (at, denial) in outcome.denials {
-                    count(policy, binding, &denial, took);
-                    act(attributes, policy, binding, at, denial, &mut deny);
-                }
-                for (key, value) in outcome.annotations {
-                    let values = annotations.entry(key).or_default();
-                    if !values.contains(&value) {
-                        values.push(value);
-                    }
-                }
-                for message in outcome.broken {
-                    admission::validated(&policy.name, &binding.name, Some(&message), "deny", took);
-                    deny(policy, Some(binding), Denial::plain(message));
-                }
+        for params in all {
+            if shown.is_none() {
+                shown = Some(Shown::new(api, attributes, &matched, object).await?);
             }
-        }
-        for (key, values) in annotations {
-            attributes.call.annotate(format!("{}/{key}", policy.name), values.join(", "));
+            let Some(shown) = &shown else { continue };
+            let since = clock.monotonic();
+            let outcome =
+                shown.evaluate(&policy.variables, params.as_ref(), MATCH_CONDITIONS, |evaluation| {
+                    judge(policy, evaluation)
+                });
+            let took = clock.monotonic().saturating_duration_since(since);
+            conclude(attributes, policy, binding, outcome, took, (&mut annotations, denied));
         }
     }
-    match denied {
-        None => Ok(()),
-        Some((message, reason)) => Err(refusal(attributes, &message, &reason)),
+    for (key, values) in annotations {
+        attributes.call.annotate(format!("{}/{key}", policy.name), values.join(", "));
+    }
+    Ok(())
+}
+
+/// Does what is to be done about what a policy said of one parameter.
+fn conclude(
+    attributes: &Attributes<'_>,
+    policy: &Policy,
+    binding: &Binding,
+    outcome: Outcome,
+    took: Duration,
+    (annotations, denied): (&mut Annotations, &mut Denied),
+) {
+    for (at, denial) in outcome.denials {
+        count(policy, binding, &denial, took);
+        act(attributes, policy, binding, at, denial, denied);
+    }
+    for (key, value) in outcome.annotations {
+        let values = annotations.entry(key).or_default();
+        if !values.contains(&value) {
+            values.push(value);
+        }
+    }
+    for message in outcome.broken {
+        admission::validated(&policy.name, &binding.name, Some(&message), "deny", took);
+        denied.add(policy, Some(binding), Denial::plain(message));
     }
 }
 
@@ -153,7 +186,7 @@ fn act(
     binding: &Binding,
     at: usize,
     denial: Denial,
-    deny: &mut impl FnMut(&Policy, Option<&Binding>, Denial),
+    denied: &mut Denied,
 ) {
     let has = |action: &str| binding.actions.iter().any(|own| own == action);
     if has("Audit") {
@@ -169,7 +202,7 @@ fn act(
         ));
     }
     if has("Deny") {
-        deny(policy, Some(binding), denial);
+        denied.add(policy, Some(binding), denial);
     }
 }
 

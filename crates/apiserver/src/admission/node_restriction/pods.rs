@@ -193,7 +193,7 @@ impl Agent<'_> {
     }
 
     fn audience(&self, request: &Value, pod: &Value) -> Result<(), Status> {
-        let audiences: Vec<&str> = request.items("spec.audiences").iter().filter_map(Value::as_str).collect();
+        let audiences: Vec<&str> = request.texts("spec.audiences").collect();
         let audience = match audiences.as_slice() {
             [] => "",
             [one] => one,
