@@ -76,9 +76,9 @@ pub fn http_date(millis: i64) -> String {
     const MONTHS: [&str; 12] =
         ["Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec"];
     let seconds = millis.div_euclid(1000);
-    let (days, rest) = (seconds.div_euclid(SECONDS_PER_DAY), seconds.rem_euclid(SECONDS_PER_DAY));
+    let days = seconds.div_euclid(SECONDS_PER_DAY);
     let (year, month, day) = civil(days);
-    let (hour, minute, second) = (rest / 3600, rest / 60 % 60, rest % 60);
+    let (hour, minute, second) = clock(seconds);
     let (weekday, month) = (DAYS[days.rem_euclid(7) as usize], MONTHS[(month - 1) as usize]);
     format!("{weekday}, {day:02} {month} {year:04} {hour:02}:{minute:02}:{second:02} GMT")
 }
@@ -107,29 +107,38 @@ pub fn to_millis(text: &str) -> Option<i64> {
     parse(text).ok().map(Moment::millis)
 }
 
+/// Everything before the fraction.
 fn write_moment(out: &mut String, seconds: i64) {
+    if let Some(text) = ascii(seconds) {
+        return out.extend(text[..text.len() - 1].iter().copied().map(char::from));
+    }
     let (year, month, day) = civil(seconds.div_euclid(SECONDS_PER_DAY));
-    let second = seconds.rem_euclid(SECONDS_PER_DAY);
-    let (hour, minute, second) = (second / 3600, second / 60 % 60, second % 60);
+    let (hour, minute, second) = clock(seconds);
+    write!(out, "{year:04}-{month:02}-{day:02}T{hour:02}:{minute:02}:{second:02}")
+        .expect("writing to a string");
+}
+
+/// [`from_seconds`] where the year has four digits.
+pub(crate) fn ascii(seconds: i64) -> Option<[u8; 20]> {
+    let (year, month, day) = civil(seconds.div_euclid(SECONDS_PER_DAY));
+    let (hour, minute, second) = clock(seconds);
     if !(0..=9999).contains(&year) {
-        write!(out, "{year:04}-{month:02}-{day:02}T{hour:02}:{minute:02}:{second:02}")
-            .expect("writing to a string");
-        return;
+        return None;
     }
-    let parts = [
-        (year / 100, ""),
-        (year % 100, "-"),
-        (month, "-"),
-        (day, "T"),
-        (hour, ":"),
-        (minute, ":"),
-        (second, ""),
-    ];
-    for (number, after) in parts {
-        out.push((b'0' + (number / 10) as u8) as char);
-        out.push((b'0' + (number % 10) as u8) as char);
-        out.push_str(after);
+    let mut text = *b"0000-00-00T00:00:00Z";
+    let pairs =
+        [(0, year / 100), (2, year % 100), (5, month), (8, day), (11, hour), (14, minute), (17, second)];
+    for (at, number) in pairs {
+        text[at] += (number / 10) as u8;
+        text[at + 1] += (number % 10) as u8;
     }
+    Some(text)
+}
+
+/// Hour, minute and second of the day.
+fn clock(seconds: i64) -> (i64, i64, i64) {
+    let second = seconds.rem_euclid(SECONDS_PER_DAY);
+    (second / 3600, second / 60 % 60, second % 60)
 }
 
 /// Year, month, day of a day number since 1970 (proleptic Gregorian; eras of 400 years that start in March).

@@ -36,6 +36,66 @@ impl Unknown<'_> {
     fn types(&self) -> TypeMeta<'_> {
         TypeMeta { kind: self.kind, api_version: self.api_version }
     }
+
+    /// Appends the JSON of a stored object with resourceVersion (left out when not above 0), no line end. `typed`: with
+    /// `kind` and `apiVersion`, which upstream leaves out of items of lists.
+    ///
+    /// # Errors
+    /// A kind that is not in the tables, or bytes that are no object of it; `out` then holds a part of the text.
+    pub fn to_json(&self, out: &mut Vec<u8>, resource_version: i64, typed: bool) -> Result<(), CodecError> {
+        let (message, types) = (self.message()?, typed.then(|| self.types()));
+        let mut buffer = itoa::Buffer::new();
+        let fill = fill(version_text(resource_version, &mut buffer));
+        JsonSink::append(out, |sink| object(sink, message, self.raw, types, fill))
+    }
+
+    /// Appends a stored object as a protobuf body with resourceVersion.
+    ///
+    /// # Errors
+    /// A message that does not begin with its metadata.
+    pub fn to_proto(&self, out: &mut Vec<u8>, resource_version: i64) -> Result<(), CodecError> {
+        let mut buffer = itoa::Buffer::new();
+        let parts = Parts::of(self.raw, version_text(resource_version, &mut buffer))?;
+        begin_envelope(out, self.api_version, self.kind, parts.len());
+        parts.write(out);
+        out.extend_from_slice(&END_OF_ENVELOPE);
+        Ok(())
+    }
+
+    /// Appends field `items` (number 2) of a protobuf list with a stored object in it: a list is the concatenation of
+    /// these behind its ListMeta.
+    ///
+    /// # Errors
+    /// As [`Self::to_proto`].
+    pub fn to_proto_item(&self, out: &mut Vec<u8>, resource_version: i64) -> Result<(), CodecError> {
+        let mut buffer = itoa::Buffer::new();
+        let parts = Parts::of(self.raw, version_text(resource_version, &mut buffer))?;
+        put_varint(out, 2 << 3 | 2);
+        put_varint(out, parts.len() as u64);
+        parts.write(out);
+        Ok(())
+    }
+
+    /// How many bytes [`Self::to_proto_item`] appends.
+    ///
+    /// # Errors
+    /// As [`Self::to_proto`].
+    pub fn proto_item_len(&self, resource_version: i64) -> Result<usize, CodecError> {
+        let mut buffer = itoa::Buffer::new();
+        let len = Parts::of(self.raw, version_text(resource_version, &mut buffer))?.len();
+        Ok(1 + super::wire::varint_len(len as u64) + len)
+    }
+
+    /// Appends a message that has nothing but the metadata (field 1) of a stored object, with resourceVersion.
+    ///
+    /// # Errors
+    /// As [`Self::to_proto`].
+    pub fn metadata_to_proto(&self, out: &mut Vec<u8>, resource_version: i64) -> Result<(), CodecError> {
+        let mut buffer = itoa::Buffer::new();
+        let parts = Parts::of(self.raw, version_text(resource_version, &mut buffer))?;
+        Parts { rest: &[], ..parts }.write(out);
+        Ok(())
+    }
 }
 
 /// Whether bytes start as a protobuf envelope does.
@@ -235,15 +295,16 @@ pub fn json_to_stored(value: &Value) -> Vec<u8> {
 /// # Errors
 /// Bytes that are not a stored object.
 pub fn from_stored(stored: &[u8], resource_version: i64) -> Result<Value, CodecError> {
-    let version = version_text(resource_version);
+    let mut buffer = itoa::Buffer::new();
+    let version = version_text(resource_version, &mut buffer);
     if !is_proto(stored) {
         let mut value = serde_json::from_slice(stored).map_err(|e| CodecError::Raw(e.to_string()))?;
-        crate::meta::set_resource_version(&mut value, &version);
+        crate::meta::set_resource_version(&mut value, version);
         return Ok(value);
     }
     let unknown = unwrap_unknown(stored)?;
     let mut sink = TreeSink::default();
-    object(&mut sink, unknown.message()?, unknown.raw, Some(unknown.types()), fill(&version))?;
+    object(&mut sink, unknown.message()?, unknown.raw, Some(unknown.types()), fill(version))?;
     Ok(sink.finish())
 }
 
@@ -252,29 +313,25 @@ pub fn from_stored(stored: &[u8], resource_version: i64) -> Result<Value, CodecE
 /// # Errors
 /// Bytes that are not a stored object; `out` then holds a part of the text.
 pub fn stored_to_json(stored: &[u8], out: &mut Vec<u8>, resource_version: i64) -> Result<(), CodecError> {
-    json(stored, out, resource_version, true)
+    match is_proto(stored) {
+        true => unwrap_unknown(stored)?.to_json(out, resource_version, true),
+        false => {
+            let mut buffer = itoa::Buffer::new();
+            stored_json::write(stored, version_text(resource_version, &mut buffer), out)
+        }
+    }
 }
 
-/// [`stored_to_json`] for an item of a list: upstream leaves out `kind` and `apiVersion` of built-in kinds there.
+/// [`Unknown::to_json`] of a stored object, as an item of a list.
 ///
 /// # Errors
-/// As [`stored_to_json`].
+/// Bytes that are not a stored protobuf object; `out` then holds a part of the text.
 pub fn stored_to_json_item(
     stored: &[u8],
     out: &mut Vec<u8>,
     resource_version: i64,
 ) -> Result<(), CodecError> {
-    json(stored, out, resource_version, false)
-}
-
-fn json(stored: &[u8], out: &mut Vec<u8>, resource_version: i64, typed: bool) -> Result<(), CodecError> {
-    let version = version_text(resource_version);
-    if !is_proto(stored) {
-        return stored_json::write(stored, &version, out);
-    }
-    let unknown = unwrap_unknown(stored)?;
-    let types = typed.then(|| unknown.types());
-    object(&mut JsonSink::new(out), unknown.message()?, unknown.raw, types, fill(&version))
+    unwrap_unknown(stored)?.to_json(out, resource_version, false)
 }
 
 /// Appends the JSON of a message with the given `apiVersion` and `kind` (empty: left out) and resourceVersion
@@ -292,16 +349,19 @@ pub fn object_to_json(
     resource_version: i64,
     out: &mut Vec<u8>,
 ) -> Result<(), CodecError> {
-    let version = version_text(resource_version);
-    object(&mut JsonSink::new(out), message, raw, Some(TypeMeta { kind, api_version }), fill(&version))
+    let mut buffer = itoa::Buffer::new();
+    let fill = fill(version_text(resource_version, &mut buffer));
+    let types = Some(TypeMeta { kind, api_version });
+    JsonSink::append(out, |sink| object(sink, message, raw, types, fill))
 }
 
 fn fill(version: &str) -> Fill<'_> {
     if version.is_empty() { Fill::Nowhere } else { Fill::InMetadata(version) }
 }
 
-fn version_text(resource_version: i64) -> String {
-    if resource_version > 0 { resource_version.to_string() } else { String::new() }
+/// Empty when not above 0.
+fn version_text(resource_version: i64, buffer: &mut itoa::Buffer) -> &str {
+    if resource_version > 0 { buffer.format(resource_version) } else { "" }
 }
 
 /// Appends a stored built-in object as a protobuf body with resourceVersion.
@@ -309,16 +369,10 @@ fn version_text(resource_version: i64) -> String {
 /// # Errors
 /// Bytes that are not a stored protobuf object.
 pub fn stored_to_proto(stored: &[u8], out: &mut Vec<u8>, resource_version: i64) -> Result<(), CodecError> {
-    let unknown = unwrap_unknown(stored)?;
-    let parts = Parts::of(unknown.raw, resource_version)?;
-    begin_envelope(out, unknown.api_version, unknown.kind, parts.len());
-    parts.write(out);
-    out.extend_from_slice(&END_OF_ENVELOPE);
-    Ok(())
+    unwrap_unknown(stored)?.to_proto(out, resource_version)
 }
 
-/// Appends field `items` (number 2) of a protobuf list with a stored built-in object in it: a list is the
-/// concatenation of these behind its ListMeta.
+/// [`Unknown::to_proto_item`] of a stored object.
 ///
 /// # Errors
 /// Bytes that are not a stored protobuf object.
@@ -327,23 +381,18 @@ pub fn stored_to_proto_item(
     out: &mut Vec<u8>,
     resource_version: i64,
 ) -> Result<(), CodecError> {
-    let parts = Parts::of(unwrap_unknown(stored)?.raw, resource_version)?;
-    put_varint(out, 2 << 3 | 2);
-    put_varint(out, parts.len() as u64);
-    parts.write(out);
-    Ok(())
+    unwrap_unknown(stored)?.to_proto_item(out, resource_version)
 }
 
-/// How many bytes [`stored_to_proto_item`] appends.
+/// [`Unknown::proto_item_len`] of a stored object.
 ///
 /// # Errors
-/// As [`stored_to_proto_item`].
+/// Bytes that are not a stored protobuf object.
 pub fn proto_item_len(stored: &[u8], resource_version: i64) -> Result<usize, CodecError> {
-    let len = Parts::of(unwrap_unknown(stored)?.raw, resource_version)?.len();
-    Ok(1 + super::wire::varint_len(len as u64) + len)
+    unwrap_unknown(stored)?.proto_item_len(resource_version)
 }
 
-/// Appends a message that has nothing but the metadata (field 1) of a stored built-in object, with resourceVersion.
+/// [`Unknown::metadata_to_proto`] of a stored object.
 ///
 /// # Errors
 /// Bytes that are not a stored protobuf object.
@@ -352,9 +401,7 @@ pub fn stored_metadata_to_proto(
     out: &mut Vec<u8>,
     resource_version: i64,
 ) -> Result<(), CodecError> {
-    let parts = Parts::of(unwrap_unknown(stored)?.raw, resource_version)?;
-    Parts { rest: &[], ..parts }.write(out);
-    Ok(())
+    unwrap_unknown(stored)?.metadata_to_proto(out, resource_version)
 }
 
 /// Appends a `meta/v1 WatchEvent` (`ADDED`, …) around an object's protobuf body: one frame of a protobuf watch, without
@@ -384,7 +431,7 @@ pub fn watch_event_from_proto(frame: &[u8]) -> Result<(&str, &[u8]), CodecError>
 struct Parts<'a> {
     /// Metadata up to its resourceVersion.
     head: &'a [u8],
-    version: Vec<u8>,
+    version: &'a str,
     /// Metadata behind its resourceVersion.
     tail: &'a [u8],
     /// The message behind its metadata.
@@ -397,14 +444,12 @@ const MANAGED_FIELDS: u32 = 17;
 const RESOURCE_VERSION: u32 = 6;
 
 impl<'a> Parts<'a> {
-    fn of(raw: &'a [u8], resource_version: i64) -> Result<Self, CodecError> {
+    fn of(raw: &'a [u8], version: &'a str) -> Result<Self, CodecError> {
         let mut reader = Reader::new(raw);
         let (metadata, rest) = match reader.field()? {
             Some((1, Wire::Bytes(metadata))) => (metadata, &raw[reader.at..]),
             _ => return Err(CodecError::Wire("a stored object does not start with its metadata")),
         };
-        let mut version = Vec::with_capacity(24);
-        put_bytes(&mut version, RESOURCE_VERSION, version_text(resource_version).as_bytes());
         let mut reader = Reader::new(metadata);
         loop {
             let at = reader.at;
@@ -419,7 +464,8 @@ impl<'a> Parts<'a> {
     }
 
     fn metadata_len(&self) -> usize {
-        self.head.len() + self.version.len() + self.tail.len()
+        // The field's number and length are a byte each.
+        self.head.len() + 2 + self.version.len() + self.tail.len()
     }
 
     fn len(&self) -> usize {
@@ -432,7 +478,7 @@ impl<'a> Parts<'a> {
         put_varint(out, 1 << 3 | 2);
         put_varint(out, self.metadata_len() as u64);
         out.extend_from_slice(self.head);
-        out.extend_from_slice(&self.version);
+        put_bytes(out, RESOURCE_VERSION, self.version.as_bytes());
         out.extend_from_slice(self.tail);
         out.extend_from_slice(self.rest);
     }

@@ -10,6 +10,7 @@
 //! | protobuf message | JSON, no tree between | [`proto_to_json`] |
 //! | tree | stored bytes | [`to_stored`] (built-in kinds), [`json_to_stored`] (custom kinds) |
 //! | stored bytes | tree, JSON, protobuf with resourceVersion | [`from_stored`], [`stored_to_json`], [`stored_to_proto`] |
+//! | the same, taken apart ([`unwrap_unknown`]) | JSON, protobuf, also as items of lists | [`Unknown`] |
 //! | stored bytes | one field, cheaply | [`peek`] |
 //! | tree | few bytes, and back | [`pack`], [`unpack`] |
 //! | protobuf body | the same without managed fields, for [`unpack`] | [`to_bare`], [`list_to_bare`] |
@@ -17,12 +18,14 @@
 //! Trees leave out what is null or absent, but hold the structs that Go always writes (`"status": {}`), so that a
 //! tree read from the store and one read from JSON text agree.
 //!
-//! Reading order: `wire`, `sink`, `walk` (protobuf → JSON or tree), `encode` (tree → protobuf), `envelope`, `peek`.
+//! Reading order: `wire`, `scan`, `sink`, `walk` (protobuf → JSON or tree), `encode` (tree → protobuf), `envelope`,
+//! `peek`.
 
 mod decode;
 mod encode;
 mod envelope;
 pub mod peek;
+mod scan;
 mod sink;
 mod stored_json;
 mod walk;
@@ -119,7 +122,7 @@ pub fn from_proto(message: MessageId, bytes: &[u8]) -> Result<Value, CodecError>
 /// # Errors
 /// Bytes that are not such a message; `out` then holds a part of the text.
 pub fn proto_to_json(message: MessageId, bytes: &[u8], out: &mut Vec<u8>) -> Result<(), CodecError> {
-    walk::value_of(&mut JsonSink::new(out), message, bytes, Fill::Nowhere)
+    JsonSink::append(out, |sink| walk::value_of(sink, message, bytes, Fill::Nowhere))
 }
 
 /// Appends the JSON of a tree as Go writes it: order of fields, omissions, canonical quantities. Unknown fields are
@@ -134,7 +137,7 @@ pub fn encode_json(message: MessageId, value: &Value, out: &mut Vec<u8>) -> Resu
     let types = TypeMeta { kind: text("kind"), api_version: text("apiVersion") };
     let types = message.typed.then_some(types);
     match message.special {
-        None => walk::object(&mut JsonSink::new(out), message, &proto, types, Fill::Nowhere),
+        None => JsonSink::append(out, |sink| walk::object(sink, message, &proto, types, Fill::Nowhere)),
         Some(_) => proto_to_json(message, &proto, out),
     }
 }

@@ -1,6 +1,7 @@
 //! Where a decoded message goes: JSON text as Go writes it, or a tree.
 
-use super::CodecError;
+use super::{CodecError, scan};
+use crate::schema::FieldInfo;
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use serde_json::{Map, Number, Value};
@@ -12,14 +13,13 @@ pub(crate) trait Sink {
     /// How many objects and arrays are open.
     fn depth(&self) -> usize;
     fn key(&mut self, key: &str);
-    /// The key of a field: nothing in it is ever escaped.
-    fn name(&mut self, name: &str) {
-        self.key(name);
-    }
+    /// The key of a field.
+    fn name(&mut self, field: &FieldInfo);
     fn end_object(&mut self);
     fn begin_array(&mut self);
     fn end_array(&mut self);
-    fn string(&mut self, text: &str);
+    /// A text; of bytes that are not UTF-8 U+FFFD stands for what is not.
+    fn string(&mut self, text: &[u8]);
     fn int(&mut self, value: i64);
     fn float(&mut self, value: f64);
     fn bool(&mut self, value: bool);
@@ -29,35 +29,35 @@ pub(crate) trait Sink {
     fn base64(&mut self, bytes: &[u8]);
 }
 
-/// Compact JSON with Go's escapes.
+/// Compact JSON with Go's escapes. A comma stands behind every value until its object or array ends.
 pub(crate) struct JsonSink<'a> {
     out: &'a mut Vec<u8>,
-    comma: bool,
     depth: usize,
 }
 
 impl<'a> JsonSink<'a> {
-    pub(crate) fn new(out: &'a mut Vec<u8>) -> Self {
-        Self { out, comma: false, depth: 0 }
-    }
-
-    fn value(&mut self) {
-        if self.comma {
-            self.out.push(b',');
-        }
-        self.comma = true;
+    /// Appends the one value that `write` writes.
+    pub(crate) fn append<E>(
+        out: &'a mut Vec<u8>,
+        write: impl FnOnce(&mut Self) -> Result<(), E>,
+    ) -> Result<(), E> {
+        let mut sink = Self { out, depth: 0 };
+        write(&mut sink)?;
+        sink.out.pop();
+        Ok(())
     }
 
     fn open(&mut self, bracket: u8) {
-        self.value();
         self.out.push(bracket);
-        self.comma = false;
         self.depth += 1;
     }
 
     fn close(&mut self, bracket: u8) {
-        self.out.push(bracket);
-        self.comma = true;
+        match self.out.last_mut() {
+            Some(comma) if *comma == b',' => *comma = bracket,
+            _ => self.out.push(bracket),
+        }
+        self.out.push(b',');
         self.depth -= 1;
     }
 }
@@ -72,19 +72,13 @@ impl Sink for JsonSink<'_> {
     }
 
     fn key(&mut self, key: &str) {
-        self.value();
-        write_string(self.out, key);
-        self.out.push(b':');
-        self.comma = false;
+        write_text(self.out, key.as_bytes(), b"\":");
     }
 
-    fn name(&mut self, name: &str) {
-        self.out.reserve(name.len() + 4);
-        self.value();
-        self.out.push(b'"');
-        self.out.extend_from_slice(name.as_bytes());
-        self.out.extend_from_slice(b"\":");
-        self.comma = false;
+    fn name(&mut self, field: &FieldInfo) {
+        if !field.key.append_to(self.out) {
+            self.key(field.name);
+        }
     }
 
     fn end_object(&mut self) {
@@ -99,59 +93,58 @@ impl Sink for JsonSink<'_> {
         self.close(b']');
     }
 
-    fn string(&mut self, text: &str) {
-        self.value();
-        write_string(self.out, text);
+    fn string(&mut self, text: &[u8]) {
+        write_text(self.out, text, b"\",");
     }
 
     fn int(&mut self, value: i64) {
-        self.value();
         self.out.extend_from_slice(itoa::Buffer::new().format(value).as_bytes());
+        self.out.push(b',');
     }
 
     fn float(&mut self, value: f64) {
-        self.value();
         write_float(self.out, value);
+        self.out.push(b',');
     }
 
     fn bool(&mut self, value: bool) {
-        self.value();
-        self.out.extend_from_slice(if value { b"true" } else { b"false" });
+        self.out.extend_from_slice(if value { b"true," } else { b"false," });
     }
 
     fn null(&mut self) {
-        self.value();
-        self.out.extend_from_slice(b"null");
+        self.out.extend_from_slice(b"null,");
     }
 
     fn raw(&mut self, json: &[u8]) -> Result<(), CodecError> {
-        self.value();
         write_compact(self.out, json);
+        self.out.push(b',');
         Ok(())
     }
 
     fn base64(&mut self, bytes: &[u8]) {
-        self.value();
         self.out.push(b'"');
         let at = self.out.len();
         self.out.resize(at + bytes.len().div_ceil(3) * 4, 0);
         STANDARD.encode_slice(bytes, &mut self.out[at..]).expect("room for the whole text");
-        self.out.push(b'"');
+        self.out.extend_from_slice(b"\",");
     }
 }
 
-/// Escapes as Go's encoder does with HTML escaping on, which is how upstream's server writes.
-pub(crate) fn write_string(out: &mut Vec<u8>, text: &str) {
+/// Writes a string and what ends it. Escapes as Go's encoder does with HTML escaping on, which is how upstream's server
+/// writes.
+#[inline]
+fn write_text(out: &mut Vec<u8>, text: &[u8], end: &[u8; 2]) {
     out.push(b'"');
-    write_escaped(out, text.as_bytes());
-    out.push(b'"');
+    if !scan::append_plain(out, text) {
+        write_escaped(out, String::from_utf8_lossy(text).as_bytes());
+    }
+    out.extend_from_slice(end);
 }
 
+#[inline(never)]
 fn write_escaped(out: &mut Vec<u8>, mut bytes: &[u8]) {
     loop {
-        let (plain, rest) = bytes.split_at(run(bytes, |byte| {
-            (byte >= 0x20) & (byte != b'"') & (byte != b'\\') & is_plain_html(byte)
-        }));
+        let (plain, rest) = bytes.split_at(scan::run(bytes, scan::to_escape));
         out.extend_from_slice(plain);
         let Some((&byte, rest)) = rest.split_first() else { return };
         bytes = rest;
@@ -163,34 +156,23 @@ fn write_escaped(out: &mut Vec<u8>, mut bytes: &[u8]) {
             b'\t' => out.extend_from_slice(b"\\t"),
             8 => out.extend_from_slice(b"\\b"),
             12 => out.extend_from_slice(b"\\f"),
-            0xe2 => match rest {
-                [0x80, end @ (0xa8 | 0xa9), rest @ ..] => {
-                    write_unicode(out, 0x2000 | u32::from(end & 0x3f));
-                    bytes = rest;
-                }
-                _ => out.push(byte),
-            },
-            other => write_unicode(out, u32::from(other)),
+            special => bytes = write_special(out, special, rest),
         }
     }
 }
 
-/// Whether a byte is none that HTML or JavaScript could take for something else; 0xe2 begins what may be.
-fn is_plain_html(byte: u8) -> bool {
-    (byte != b'<') & (byte != b'>') & (byte != b'&') & (byte != 0xe2)
-}
-
-/// How many bytes from the first on are all plain. Many are looked at together, which is why `plain` has no branches.
-fn run(bytes: &[u8], plain: impl Fn(u8) -> bool) -> usize {
-    const TOGETHER: usize = 16;
-    let all = |bytes: &[u8]| bytes.iter().fold(true, |all, &byte| all & plain(byte));
-    let at = TOGETHER * bytes.chunks_exact(TOGETHER).take_while(|bytes| all(bytes)).count();
-    at + bytes[at..].iter().take_while(|byte| plain(**byte)).count()
-}
-
-/// U+2028 and U+2029, which JavaScript took for line ends.
-fn is_line_separator(bytes: &[u8]) -> bool {
-    bytes.starts_with(&[0xe2, 0x80, 0xa8]) || bytes.starts_with(&[0xe2, 0x80, 0xa9])
+/// Writes a byte that stands for itself only in some places, given what follows: what is left of that.
+fn write_special<'a>(out: &mut Vec<u8>, byte: u8, rest: &'a [u8]) -> &'a [u8] {
+    match (byte, rest) {
+        // U+2028 and U+2029, which JavaScript took for line ends.
+        (0xe2, [0x80, end @ (0xa8 | 0xa9), rest @ ..]) => {
+            write_unicode(out, 0x2000 | u32::from(end & 0x3f));
+            return rest;
+        }
+        (0xe2, _) => out.push(byte),
+        _ => write_unicode(out, u32::from(byte)),
+    }
+    rest
 }
 
 fn write_unicode(out: &mut Vec<u8>, code: u32) {
@@ -212,31 +194,30 @@ fn write_float(out: &mut Vec<u8>, value: f64) {
 
 /// Copies JSON without the white space between tokens, with HTML characters escaped as Go's compaction does.
 fn write_compact(out: &mut Vec<u8>, json: &[u8]) {
-    let plain = |byte| (byte > b' ') & is_plain_html(byte);
-    if run(json, plain) == json.len() {
+    if scan::is_clean(json, scan::not_compact) {
         return out.extend_from_slice(json);
     }
-    let (mut in_string, mut escaped) = (false, false);
-    let mut skip = 0;
-    for (at, &byte) in json.iter().enumerate() {
-        if skip > 0 {
-            skip -= 1;
-            continue;
-        }
-        match byte {
-            b' ' | b'\n' | b'\r' | b'\t' if !in_string => continue,
-            b'<' | b'>' | b'&' => write_unicode(out, u32::from(byte)),
-            0xe2 if is_line_separator(&json[at..]) => {
-                write_unicode(out, 0x2000 | u32::from(json[at + 2] & 0x3f));
-                skip = 2;
+    let (mut json, mut in_string) = (json, false);
+    loop {
+        let run =
+            if in_string { scan::run(json, scan::in_string) } else { scan::run(json, scan::between_strings) };
+        let (plain, rest) = json.split_at(run);
+        out.extend_from_slice(plain);
+        let Some((&byte, rest)) = rest.split_first() else { return };
+        json = rest;
+        match (byte, rest) {
+            (b'"', _) => {
+                in_string = !in_string;
+                out.push(byte);
             }
+            (b'\\', [next @ (b'"' | b'\\'), rest @ ..]) => {
+                out.extend_from_slice(&[byte, *next]);
+                json = rest;
+            }
+            (b'\\', _) => out.push(byte),
+            (b' ' | b'\n' | b'\r' | b'\t', _) => {}
+            (b'<' | b'>' | b'&' | 0xe2, _) => json = write_special(out, byte, rest),
             _ => out.push(byte),
-        }
-        if in_string {
-            in_string = escaped || byte != b'"';
-            escaped = !escaped && byte == b'\\';
-        } else {
-            in_string = byte == b'"';
         }
     }
 }
@@ -295,6 +276,10 @@ impl Sink for TreeSink {
         }
     }
 
+    fn name(&mut self, field: &FieldInfo) {
+        self.key(field.name);
+    }
+
     fn end_object(&mut self) {
         self.close();
     }
@@ -307,8 +292,8 @@ impl Sink for TreeSink {
         self.close();
     }
 
-    fn string(&mut self, text: &str) {
-        self.put(text.into());
+    fn string(&mut self, text: &[u8]) {
+        self.put(String::from_utf8_lossy(text).into());
     }
 
     fn int(&mut self, value: i64) {
@@ -347,7 +332,8 @@ mod tests {
 
     fn string(text: &str) -> String {
         let mut out = Vec::new();
-        write_string(&mut out, text);
+        write_text(&mut out, text.as_bytes(), b"\",");
+        assert_eq!(out.pop(), Some(b','));
         String::from_utf8(out).unwrap()
     }
 

@@ -2,7 +2,7 @@
 //!
 //! Protobuf comes by field number, JSON goes by struct order. One pass over a message notes where each field
 //! starts (canonical bytes have ascending numbers); then the fields are emitted in struct order. Nothing is
-//! allocated but for maps.
+//! allocated but for maps that are not sorted.
 
 use super::envelope::{MAGIC, unwrap_unknown};
 use super::sink::Sink;
@@ -42,12 +42,12 @@ pub(crate) fn object<S: Sink>(
     sink.begin_object();
     if let Some(types) = types {
         if !types.kind.is_empty() {
-            sink.name("kind");
-            sink.string(types.kind);
+            sink.key("kind");
+            sink.string(types.kind.as_bytes());
         }
         if !types.api_version.is_empty() {
-            sink.name("apiVersion");
-            sink.string(types.api_version);
+            sink.key("apiVersion");
+            sink.string(types.api_version.as_bytes());
         }
     }
     fields(sink, message, bytes, fill)?;
@@ -71,35 +71,38 @@ fn fields<S: Sink>(sink: &mut S, message: MessageId, bytes: &[u8], fill: Fill<'_
         let field = &message.fields[index];
         match (fill, field.shape) {
             (Fill::Here(version), _) if index == version_at => {
-                sink.name(field.name);
-                sink.string(version);
+                sink.name(field);
+                sink.string(version.as_bytes());
             }
             (_, Shape::List) => list(sink, field, places.values(index, field.number))?,
             (_, Shape::Map) => map(sink, field, places.values(index, field.number))?,
-            (_, Shape::Single) => single(sink, field, places.last(index, field.number)?, fill)?,
+            (_, Shape::Single) => single(sink, field, places.value(index)?, fill)?,
         }
     }
     Ok(())
 }
 
-/// Where each field of a message starts. Sets of fields have a bit an index.
+/// Where a message has each field. Sets of fields have a bit an index.
 struct Places<'a> {
     bytes: &'a [u8],
-    /// Meaningless for those that are absent.
+    /// Of a list or map where its first element starts, of others the last occurrence, which counts. Meaningless for those
+    /// that are absent.
     starts: [u32; MAX_FIELDS],
     present: u64,
-    /// Those that are there more than once.
-    repeated: u64,
     ascending: bool,
 }
 
 impl<'a> Places<'a> {
+    #[inline(always)]
     fn of(message: MessageId, bytes: &'a [u8]) -> Result<Self, WireError> {
-        let mut places = Self { bytes, starts: [0; MAX_FIELDS], present: 0, repeated: 0, ascending: true };
+        if u32::try_from(bytes.len()).is_err() {
+            return Err(WireError::Malformed("a message is too large"));
+        }
+        let mut places = Self { bytes, starts: [0; MAX_FIELDS], present: 0, ascending: true };
         let (mut reader, mut last) = (Reader::new(bytes), 0);
-        loop {
-            let at = reader.at;
-            let Some((number, _)) = reader.field()? else { return Ok(places) };
+        while !reader.is_at_end() {
+            let at = reader.at as u32;
+            let number = reader.skip()?;
             places.ascending &= number >= last;
             last = number;
             let Some(&index) = message.by_number.get(number as usize).filter(|index| **index != NO_FIELD)
@@ -107,26 +110,29 @@ impl<'a> Places<'a> {
                 continue;
             };
             let bit = 1 << index;
-            if places.present & bit == 0 {
-                places.starts[usize::from(index)] =
-                    u32::try_from(at).map_err(|_| WireError::Malformed("a message is too large"))?;
-            } else {
-                places.repeated |= bit;
+            if places.present & message.many & bit == 0 {
+                places.starts[usize::from(index)] = at;
             }
             places.present |= bit;
         }
+        Ok(places)
     }
 
+    #[inline(always)]
     fn values(&self, index: usize, number: u32) -> Values<'a> {
         let present = self.present & 1 << index != 0;
         let at = if present { self.starts[index] as usize } else { self.bytes.len() };
         Values { reader: Reader::starting_at(self.bytes, at), number, ascending: self.ascending }
     }
 
-    /// The last occurrence, which counts where there should be one.
-    fn last(&self, index: usize, number: u32) -> Result<Option<Wire<'a>>, WireError> {
-        let mut values = self.values(index, number);
-        if self.repeated & 1 << index == 0 { values.next() } else { values.last() }
+    /// What a field that is neither a list nor a map has.
+    #[inline(always)]
+    fn value(&self, index: usize) -> Result<Option<Wire<'a>>, WireError> {
+        if self.present & 1 << index == 0 {
+            return Ok(None);
+        }
+        let found = Reader::starting_at(self.bytes, self.starts[index] as usize).field()?;
+        Ok(found.map(|(_, wire)| wire))
     }
 }
 
@@ -139,6 +145,7 @@ struct Values<'a> {
 }
 
 impl<'a> Values<'a> {
+    #[inline(always)]
     fn next(&mut self) -> Result<Option<Wire<'a>>, WireError> {
         while let Some((number, wire)) = self.reader.field()? {
             if number == self.number {
@@ -150,20 +157,12 @@ impl<'a> Values<'a> {
         }
         Ok(None)
     }
-
-    fn last(mut self) -> Result<Option<Wire<'a>>, WireError> {
-        let mut last = None;
-        while let Some(wire) = self.next()? {
-            last = Some(wire);
-        }
-        Ok(last)
-    }
 }
 
 /// Emits `null` for an absent field that is never left out.
 fn absent<S: Sink>(sink: &mut S, field: &FieldInfo) {
     if !field.omit_empty {
-        sink.name(field.name);
+        sink.name(field);
         sink.null();
     }
 }
@@ -173,7 +172,7 @@ fn list<S: Sink>(sink: &mut S, field: &FieldInfo, mut values: Values<'_>) -> Res
         absent(sink, field);
         return Ok(());
     };
-    sink.name(field.name);
+    sink.name(field);
     sink.begin_array();
     let mut next = Some(first);
     while let Some(wire) = next {
@@ -202,9 +201,42 @@ fn element<S: Sink>(sink: &mut S, field: &FieldInfo, wire: Wire<'_>) -> Result<(
 }
 
 /// Entries sorted by key; upstream stores them so, other writers may not.
-fn map<S: Sink>(sink: &mut S, field: &FieldInfo, mut values: Values<'_>) -> Result<(), CodecError> {
-    let mut entries: Vec<(&str, Option<Wire<'_>>)> = Vec::new();
-    while let Some(wire) = values.next()? {
+fn map<S: Sink>(sink: &mut S, field: &FieldInfo, values: Values<'_>) -> Result<(), CodecError> {
+    let (mut others, mut last, mut sorted) = (values, None, true);
+    while let Some(wire) = others.next()? {
+        let entry = Entry::of(wire)?;
+        sorted &= last.is_none_or(|last| last < entry.key);
+        last = Some(entry.key);
+    }
+    if last.is_none() {
+        absent(sink, field);
+        return Ok(());
+    }
+    sink.name(field);
+    sink.begin_object();
+    if sorted {
+        let mut values = values;
+        while let Some(wire) = values.next()? {
+            Entry::of(wire)?.emit(sink, field)?;
+        }
+    } else {
+        for entry in last_of_each_key(values)? {
+            entry.emit(sink, field)?;
+        }
+    }
+    sink.end_object();
+    Ok(())
+}
+
+/// An entry of a map.
+#[derive(Clone, Copy)]
+struct Entry<'a> {
+    key: &'a str,
+    value: Option<Wire<'a>>,
+}
+
+impl<'a> Entry<'a> {
+    fn of(wire: Wire<'a>) -> Result<Self, CodecError> {
         let (mut key, mut value) = (&b""[..], None);
         let mut reader = Reader::new(wire.bytes()?);
         while let Some((number, wire)) = reader.field()? {
@@ -215,25 +247,25 @@ fn map<S: Sink>(sink: &mut S, field: &FieldInfo, mut values: Values<'_>) -> Resu
             }
         }
         let key = std::str::from_utf8(key).map_err(|_| CodecError::Wire("a map key is not UTF-8"))?;
-        entries.push((key, value));
+        Ok(Self { key, value })
     }
-    if entries.is_empty() {
-        absent(sink, field);
-        return Ok(());
+
+    fn emit<S: Sink>(&self, sink: &mut S, field: &FieldInfo) -> Result<(), CodecError> {
+        sink.key(self.key);
+        scalar(sink, field.ty, self.value.unwrap_or_else(|| zero(field.ty)))
     }
-    if !entries.is_sorted_by(|a, b| a.0 < b.0) {
-        entries.reverse();
-        entries.sort_by_key(|e| e.0);
-        entries.dedup_by_key(|e| e.0);
+}
+
+/// The last entry of each key, by key.
+fn last_of_each_key(mut values: Values<'_>) -> Result<Vec<Entry<'_>>, CodecError> {
+    let mut entries = Vec::new();
+    while let Some(wire) = values.next()? {
+        entries.push(Entry::of(wire)?);
     }
-    sink.name(field.name);
-    sink.begin_object();
-    for (key, value) in entries {
-        sink.key(key);
-        scalar(sink, field.ty, value.unwrap_or_else(|| zero(field.ty)))?;
-    }
-    sink.end_object();
-    Ok(())
+    entries.reverse();
+    entries.sort_by_key(|entry| entry.key);
+    entries.dedup_by_key(|entry| entry.key);
+    Ok(entries)
 }
 
 fn zero(ty: Type) -> Wire<'static> {
@@ -262,7 +294,7 @@ fn single<S: Sink>(
     if field.omit_empty && !field.pointer && is_zero(wire) {
         return Ok(());
     }
-    sink.name(field.name);
+    sink.name(field);
     scalar(sink, field.ty, wire)
 }
 
@@ -301,7 +333,7 @@ fn single_message<S: Sink>(
     if field.omit_zero && bytes.is_empty() {
         return Ok(());
     }
-    sink.name(field.name);
+    sink.name(field);
     let fill = match fill {
         Fill::InMetadata(version) if field.name == "metadata" => Fill::Here(version),
         _ => Fill::Nowhere,
@@ -315,7 +347,7 @@ fn scalar<S: Sink>(sink: &mut S, ty: Type, wire: Wire<'_>) -> Result<(), CodecEr
         Type::Int32 => sink.int(i64::from(wire.varint()? as i32)),
         Type::Int64 => sink.int(wire.varint()? as i64),
         Type::Double => sink.float(wire.double()?),
-        Type::String => sink.string(&String::from_utf8_lossy(wire.bytes()?)),
+        Type::String => sink.string(wire.bytes()?),
         Type::Bytes => sink.base64(wire.bytes()?),
         Type::Message(message) => value_of(sink, message, wire.bytes()?, Fill::Nowhere)?,
     }
@@ -333,11 +365,11 @@ pub(crate) fn value_of<S: Sink>(
     match special {
         Special::Quantity => {
             let text = super::wire::first_bytes(bytes, 1)?.filter(|t| !t.is_empty()).unwrap_or(b"0");
-            sink.string(&String::from_utf8_lossy(text));
+            sink.string(text);
         }
         Special::IntOrString => int_or_string(sink, bytes)?,
         Special::Time | Special::MicroTime => moment(sink, bytes, special)?,
-        Special::Duration => sink.string(&time::format_duration(first_varint(bytes, 1)? as i64)),
+        Special::Duration => sink.string(time::format_duration(first_varint(bytes, 1)? as i64).as_bytes()),
         Special::Raw => raw(sink, bytes)?,
         Special::Strings => strings(sink, bytes, 1)?,
         Special::PropsOrArray => {
@@ -400,7 +432,7 @@ fn strings<S: Sink>(sink: &mut S, bytes: &[u8], number: u32) -> Result<(), Codec
     let mut reader = Reader::new(bytes);
     while let Some((found, wire)) = reader.field()? {
         if found == number {
-            sink.string(&String::from_utf8_lossy(wire.bytes()?));
+            sink.string(wire.bytes()?);
         }
     }
     sink.end_array();
@@ -422,7 +454,7 @@ fn int_or_string<S: Sink>(sink: &mut S, bytes: &[u8]) -> Result<(), CodecError> 
         sink.int(i64::from(first_varint(bytes, 2)? as i32));
     } else {
         let text = super::wire::first_bytes(bytes, 3)?.unwrap_or_default();
-        sink.string(&String::from_utf8_lossy(text));
+        sink.string(text);
     }
     Ok(())
 }
@@ -435,10 +467,13 @@ fn moment<S: Sink>(sink: &mut S, bytes: &[u8], special: Special) -> Result<(), C
     }
     let seconds = first_varint(bytes, 1)? as i64;
     if special == Special::Time {
-        sink.string(&time::from_seconds(seconds));
+        match time::ascii(seconds) {
+            Some(text) => sink.string(&text),
+            None => sink.string(time::from_seconds(seconds).as_bytes()),
+        }
     } else {
         let nanos = u32::try_from(first_varint(bytes, 2)? as i32).unwrap_or_default();
-        sink.string(&time::micro(seconds, nanos));
+        sink.string(time::micro(seconds, nanos).as_bytes());
     }
     Ok(())
 }

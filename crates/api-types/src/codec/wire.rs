@@ -44,7 +44,7 @@ impl<'a> Reader<'a> {
         Self { bytes, at }
     }
 
-    #[inline]
+    #[inline(always)]
     pub(crate) fn varint(&mut self) -> Result<u64, WireError> {
         match self.bytes.get(self.at) {
             Some(&byte) if byte < 0x80 => {
@@ -55,6 +55,7 @@ impl<'a> Reader<'a> {
         }
     }
 
+    #[inline(never)]
     fn long_varint(&mut self) -> Result<u64, WireError> {
         let mut value = 0;
         for shift in (0..64).step_by(7) {
@@ -68,35 +69,74 @@ impl<'a> Reader<'a> {
         Err(WireError::Malformed("a varint is longer than ten bytes"))
     }
 
-    #[inline]
-    fn take(&mut self, length: usize) -> Result<&'a [u8], WireError> {
-        let end = self.at.checked_add(length).ok_or(WireError::Truncated)?;
-        let part = self.bytes.get(self.at..end).ok_or(WireError::Truncated)?;
-        self.at = end;
+    #[inline(always)]
+    fn take(&mut self, length: u64) -> Result<&'a [u8], WireError> {
+        let rest = self.bytes.get(self.at..).unwrap_or_default();
+        let length = usize::try_from(length).map_err(|_| WireError::Truncated)?;
+        let part = rest.get(..length).ok_or(WireError::Truncated)?;
+        self.at += length;
         Ok(part)
     }
 
+    pub(crate) fn is_at_end(&self) -> bool {
+        self.at >= self.bytes.len()
+    }
+
+    /// The payload behind a field's tag.
+    #[inline(always)]
+    pub(crate) fn payload(&mut self, tag: u64) -> Result<Wire<'a>, WireError> {
+        match tag & 7 {
+            2 => {
+                let length = self.varint()?;
+                Ok(Wire::Bytes(self.take(length)?))
+            }
+            0 => Ok(Wire::Varint(self.varint()?)),
+            other => self.rare(other),
+        }
+    }
+
+    /// The payload of a wire type that few fields have.
+    #[inline(never)]
+    fn rare(&mut self, wire_type: u64) -> Result<Wire<'a>, WireError> {
+        Ok(match wire_type {
+            1 => Wire::Fixed64(u64::from_le_bytes(self.take(8)?.try_into().expect("took 8 bytes"))),
+            5 => Wire::Fixed32(u32::from_le_bytes(self.take(4)?.try_into().expect("took 4 bytes"))),
+            _ => return Err(WireError::Malformed("a wire type is not known")),
+        })
+    }
+
+    /// Passes over a field: its number.
+    #[inline(always)]
+    pub(crate) fn skip(&mut self) -> Result<u32, WireError> {
+        let tag = self.varint()?;
+        let number = number_of(tag)?;
+        match tag & 7 {
+            // A number, or a length, in the same form: no branch that depends on which it is.
+            0 | 2 => {
+                let value = self.varint()?;
+                self.take(if tag & 2 == 0 { 0 } else { value })?;
+            }
+            other => {
+                self.rare(other)?;
+            }
+        }
+        Ok(number)
+    }
+
     /// The next (field number, payload); none at the end.
-    #[inline]
+    #[inline(always)]
     pub(crate) fn field(&mut self) -> Result<Option<(u32, Wire<'a>)>, WireError> {
-        if self.at >= self.bytes.len() {
+        if self.is_at_end() {
             return Ok(None);
         }
         let tag = self.varint()?;
-        let number =
-            u32::try_from(tag >> 3).map_err(|_| WireError::Malformed("a field number is too large"))?;
-        let wire = match tag & 7 {
-            0 => Wire::Varint(self.varint()?),
-            1 => Wire::Fixed64(u64::from_le_bytes(self.take(8)?.try_into().expect("took 8 bytes"))),
-            2 => {
-                let length = usize::try_from(self.varint()?).map_err(|_| WireError::Truncated)?;
-                Wire::Bytes(self.take(length)?)
-            }
-            5 => Wire::Fixed32(u32::from_le_bytes(self.take(4)?.try_into().expect("took 4 bytes"))),
-            _ => return Err(WireError::Malformed("a wire type is not known")),
-        };
-        Ok(Some((number, wire)))
+        Ok(Some((number_of(tag)?, self.payload(tag)?)))
     }
+}
+
+#[inline(always)]
+fn number_of(tag: u64) -> Result<u32, WireError> {
+    u32::try_from(tag >> 3).map_err(|_| WireError::Malformed("a field number is too large"))
 }
 
 impl<'a> Wire<'a> {

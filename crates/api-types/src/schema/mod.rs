@@ -40,6 +40,8 @@ pub struct MessageInfo {
     pub(crate) by_number: [u8; MAX_FIELDS],
     /// The fields, a bit an index, of which JSON may have something that protobuf has nothing of.
     pub(crate) always: u64,
+    /// The fields, a bit an index, that a message has any number of: lists and maps.
+    pub(crate) many: u64,
 }
 
 /// More than any message has, and above every number; the generator checks it.
@@ -116,6 +118,8 @@ pub enum MapType {
 pub struct FieldInfo {
     /// JSON name; empty when the field has none (inline structs, special messages).
     pub name: &'static str,
+    /// The name as JSON text has it.
+    pub(crate) key: Key,
     /// Protobuf number.
     pub number: u32,
     pub ty: Type,
@@ -144,6 +148,37 @@ pub struct FieldInfo {
     pub default: &'static str,
     /// Allowed values of a string; empty for any.
     pub values: &'static [&'static str],
+}
+
+/// `"name":`, as long as all keys are, so that writing one is copying a block of a known length.
+pub(crate) struct Key {
+    block: [u8; Self::BLOCK],
+    /// 0 for a name that no block has room for.
+    len: u8,
+}
+
+impl Key {
+    const BLOCK: usize = 32;
+
+    const fn new(name: &str) -> Self {
+        let (name, mut block) = (name.as_bytes(), [b'"'; Self::BLOCK]);
+        if name.len() + 3 > Self::BLOCK {
+            return Self { block, len: 0 };
+        }
+        let (_, rest) = block.split_at_mut(1);
+        rest.split_at_mut(name.len()).0.copy_from_slice(name);
+        block[name.len() + 2] = b':';
+        Self { block, len: name.len() as u8 + 3 }
+    }
+
+    /// Appends the key; false when it is one of the few that are longer than a block.
+    #[inline]
+    pub(crate) fn append_to(&self, out: &mut Vec<u8>) -> bool {
+        let end = out.len() + usize::from(self.len);
+        out.extend_from_slice(&self.block);
+        out.truncate(end);
+        self.len > 0
+    }
 }
 
 impl PartialEq for MessageInfo {
@@ -281,7 +316,7 @@ pub fn lookup_api_version(api_version: &str, kind: &str) -> Option<MessageId> {
 /// Constructors for the generated tables.
 pub(crate) mod build {
     pub(crate) use super::{FieldInfo, ListType, MapType, MessageInfo, Shape, Special, Type};
-    use super::{MAX_FIELDS, NO_FIELD};
+    use super::{Key, MAX_FIELDS, NO_FIELD};
 
     pub(crate) const fn message(name: &'static str) -> MessageInfo {
         MessageInfo {
@@ -294,12 +329,14 @@ pub(crate) mod build {
             order: &[],
             by_number: [NO_FIELD; MAX_FIELDS],
             always: 0,
+            many: 0,
         }
     }
 
     pub(crate) const fn field(name: &'static str, number: u32, ty: Type, go_type: &'static str) -> FieldInfo {
         FieldInfo {
             name,
+            key: Key::new(name),
             number,
             ty,
             shape: Shape::Single,
@@ -362,6 +399,9 @@ pub(crate) mod build {
                 self.by_number[fields[index].number as usize] = index as u8;
                 if fields[index].may_stand_alone() {
                     self.always |= 1 << index;
+                }
+                if !matches!(fields[index].shape, Shape::Single) {
+                    self.many |= 1 << index;
                 }
                 index += 1;
             }

@@ -7,3 +7,4 @@ mod golden;
 mod openapi;
 mod properties;
 mod table;
+mod wild;

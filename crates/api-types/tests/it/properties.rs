@@ -13,13 +13,13 @@ impl Random {
         Self(seed)
     }
 
-    fn next(&mut self, below: u64) -> u64 {
+    pub fn below(&mut self, below: u64) -> u64 {
         self.0 = self.0.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
         (self.0 >> 33) % below
     }
 
     fn pick<'a>(&mut self, from: &[&'a str]) -> &'a str {
-        from[self.next(from.len() as u64) as usize]
+        from[self.below(from.len() as u64) as usize]
     }
 }
 
@@ -31,7 +31,7 @@ const MAX_DEPTH: usize = 6;
 pub fn object(message: MessageId, random: &mut Random, depth: usize) -> Value {
     let mut map = Map::new();
     for field in message.json_fields() {
-        if random.next(3) == 0 || depth > MAX_DEPTH {
+        if random.below(3) == 0 || depth > MAX_DEPTH {
             continue;
         }
         map.insert(field.name.into(), value(field, random, depth));
@@ -41,22 +41,22 @@ pub fn object(message: MessageId, random: &mut Random, depth: usize) -> Value {
 
 fn value(field: &'static FieldInfo, random: &mut Random, depth: usize) -> Value {
     match field.shape {
-        _ if random.next(12) == 0 => Value::Null,
+        _ if random.below(12) == 0 => Value::Null,
         Shape::Single => scalar(field.ty, random, depth),
-        Shape::List => (0..random.next(3)).map(|_| scalar(field.ty, random, depth)).collect(),
+        Shape::List => (0..random.below(3)).map(|_| scalar(field.ty, random, depth)).collect(),
         Shape::Map => {
             let entry = |r: &mut Random| (r.pick(&TEXTS).to_owned(), scalar(field.ty, r, depth));
-            Value::Object((0..random.next(3)).map(|_| entry(random)).collect())
+            Value::Object((0..random.below(3)).map(|_| entry(random)).collect())
         }
     }
 }
 
 fn scalar(ty: Type, random: &mut Random, depth: usize) -> Value {
     match ty {
-        Type::Bool => (random.next(2) == 0).into(),
-        Type::Int32 => [0, 1, -1, i32::MAX, i32::MIN][random.next(5) as usize].into(),
-        Type::Int64 => [0, 1, -1, i64::MAX, i64::MIN][random.next(5) as usize].into(),
-        Type::Double => [0.0, 1.5, -2.25, 1e-7, 1e22][random.next(5) as usize].into(),
+        Type::Bool => (random.below(2) == 0).into(),
+        Type::Int32 => [0, 1, -1, i32::MAX, i32::MIN][random.below(5) as usize].into(),
+        Type::Int64 => [0, 1, -1, i64::MAX, i64::MIN][random.below(5) as usize].into(),
+        Type::Double => [0.0, 1.5, -2.25, 1e-7, 1e22][random.below(5) as usize].into(),
         Type::String => random.pick(&TEXTS).into(),
         // Not empty: empty bytes are stored, but left out of JSON.
         Type::Bytes => random.pick(&["AA==", "aGVsbG8="]).into(),
@@ -75,18 +75,20 @@ fn special_value(special: Special, message: MessageId, random: &mut Random, dept
     match special {
         Special::Quantity => random.pick(&quantities).into(),
         Special::IntOrString => {
-            [json!(0), json!(-7), json!("http"), json!("25%")][random.next(4) as usize].clone()
+            [json!(0), json!(-7), json!("http"), json!("25%")][random.below(4) as usize].clone()
         }
         Special::Time => random.pick(&["2026-01-02T03:04:05Z", "1969-12-31T23:59:59Z"]).into(),
         Special::MicroTime => {
             random.pick(&["2026-01-02T03:04:05.000000Z", "2026-01-02T03:04:05.123456Z"]).into()
         }
         Special::Duration => random.pick(&["0s", "1m30s", "1.5s", "-2ms"]).into(),
-        Special::Raw => [json!({"a": [1, null, "<"]}), json!(5), json!("x")][random.next(3) as usize].clone(),
-        Special::Strings => (0..random.next(3)).map(|_| Value::from(random.pick(&TEXTS))).collect(),
-        Special::PropsOrBool if random.next(2) == 0 => (random.next(2) == 0).into(),
-        Special::PropsOrStrings if random.next(2) == 0 => json!(["a", "b"]),
-        Special::PropsOrArray if random.next(2) == 0 => vec![schema(random)].into(),
+        Special::Raw => {
+            [json!({"a": [1, null, "<"]}), json!(5), json!("x")][random.below(3) as usize].clone()
+        }
+        Special::Strings => (0..random.below(3)).map(|_| Value::from(random.pick(&TEXTS))).collect(),
+        Special::PropsOrBool if random.below(2) == 0 => (random.below(2) == 0).into(),
+        Special::PropsOrStrings if random.below(2) == 0 => json!(["a", "b"]),
+        Special::PropsOrArray if random.below(2) == 0 => vec![schema(random)].into(),
         Special::PropsOrBool | Special::PropsOrStrings | Special::PropsOrArray => schema(random),
     }
 }
