@@ -22,6 +22,7 @@ use tokio::net::TcpStream;
 use tokio::sync::Notify;
 use tokio::time::Instant;
 use tokio_rustls::TlsAcceptor;
+use transport::Gathering;
 
 use crate::api::Api;
 use crate::authn::Shown;
@@ -58,10 +59,12 @@ pub(crate) async fn serve(api: Arc<Api>, stream: TcpStream, door: Door, idle: Du
     };
     let (session, clock) = (stream.get_ref().1, api.storage.env.clock.clone());
     let shown = session.peer_certificates().and_then(Shown::new).map(Arc::new);
-    let builder = builder(&api.tasks, session.alpn_protocol() == Some(b"h2"), idle);
+    let http2 = session.alpn_protocol() == Some(b"h2");
+    let builder = builder(&api.tasks, http2, idle);
     let service = ApiService::new(api.clone(), Origin::Network(shown, door.peer));
     let usage = Usage::new(clock);
     let counted = usage.clone();
+    let stream = if http2 { Gathering::new(stream) } else { Gathering::direct(stream) };
     let connection = builder.serve_connection_with_upgrades(
         TokioIo::new(stream),
         service_fn(move |mut request: Request<Incoming>| {

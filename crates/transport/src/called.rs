@@ -25,6 +25,9 @@ const FAREWELL: Duration = Duration::from_secs(5);
 /// What a client is told that pings too often. Clients of Go that are told so ask half as often next time.
 const TOO_MANY_PINGS: &str = "too_many_pings";
 
+/// Behind a frame of so many bytes there is likely another one.
+const LONG: usize = 8 << 10;
+
 /// What clients may do beside their calls.
 #[derive(Clone)]
 pub struct PingPolicy {
@@ -110,7 +113,7 @@ impl Called {
             calls: Arc::default(),
             opening: Some(Opening::default()),
             ready: Vec::new(),
-            outgoing: Outgoing::default(),
+            outgoing: Outgoing::new(LONG),
             watch: Some(Watch::new(policy)),
             farewell: None,
         }

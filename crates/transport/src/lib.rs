@@ -9,13 +9,14 @@
 //! - what is refused is refused with the words that Go's library and etcd use, for those who read logs.
 //!
 //! Read `address.rs`, `socket.rs`, `options.rs`, `tls.rs`, `verify.rs`, `accept.rs`, `called.rs` (a client's
-//! connection), `outgoing.rs`, `dial.rs`, `turns.rs`.
+//! connection), `outgoing.rs`, `gathering.rs`, `dial.rs`, `turns.rs`.
 
 mod accept;
 mod address;
 mod called;
 mod dial;
 mod frames;
+mod gathering;
 mod names;
 mod opening;
 mod options;
@@ -35,6 +36,7 @@ pub use accept::{Admission, Security, accepted, admit, admitted};
 pub use address::{Address, AddressError, Scheme};
 pub use called::{Called, PingPolicy};
 pub use dial::Dialer;
+pub use gathering::Gathering;
 pub use options::{CipherSuiteError, TlsOptions, TlsVersions, VersionError, cipher_suites};
 pub use resolve::{Service, ServiceError, services};
 pub use socket::{Accepted, Connection, Listener, Peer, SocketOptions};

@@ -9,22 +9,28 @@ use std::task::{Context, Poll, ready};
 
 use tokio::io::AsyncWrite;
 
-/// Bytes that are gathered, about; who writes more waits until they are sent. What a connection holds here is not counted
-/// as its client's memory, as what the kernel holds for it is not.
+/// Bytes that are sent together: who writes on waits until so many are. Records of TLS are a quarter of it at most. What a
+/// connection holds here is not counted as its client's memory, as what the kernel holds for it is not.
 const ENOUGH: usize = 64 << 10;
-/// Behind a write of so many bytes there is likely another one.
-const LONG: usize = 8 << 10;
+/// Bytes that a connection keeps room for while it is quiet.
+const LITTLE: usize = 8 << 10;
 
-#[derive(Default)]
 pub(crate) struct Outgoing {
     bytes: Vec<u8>,
     /// How many of them were sent.
     sent: usize,
+    /// Behind a write of so many bytes there is likely another one.
+    long: usize,
     /// Whether the last write was a long one, of which no flush was asked since.
-    long: bool,
+    expects: bool,
 }
 
 impl Outgoing {
+    /// Nothing; a flush may wait behind writes of `long` bytes and more.
+    pub fn new(long: usize) -> Self {
+        Self { bytes: Vec::new(), sent: 0, long, expects: false }
+    }
+
     /// Takes bytes, all of them.
     pub fn write(
         &mut self,
@@ -32,12 +38,12 @@ impl Outgoing {
         cx: &mut Context<'_>,
         data: &[u8],
     ) -> Poll<io::Result<usize>> {
-        if self.bytes.len() >= ENOUGH {
-            ready!(self.send(to, cx))?;
-        }
-        self.long = data.len() >= LONG;
-        if self.long {
-            self.bytes.reserve((ENOUGH + LONG).saturating_sub(self.bytes.len()).max(data.len()));
+        ready!(self.send_enough(to, cx))?;
+        self.expects = data.len() >= self.long;
+        let len = self.bytes.len() + data.len();
+        if len > LITTLE {
+            // Room for all that is gathered, at once.
+            self.bytes.reserve_exact(len.max(ENOUGH + LITTLE) - self.bytes.len());
         }
         self.bytes.extend_from_slice(data);
         Poll::Ready(Ok(data.len()))
@@ -50,12 +56,14 @@ impl Outgoing {
         cx: &mut Context<'_>,
         later: bool,
     ) -> Poll<io::Result<()>> {
-        if std::mem::take(&mut self.long) && later && self.bytes.len() < ENOUGH {
+        if self.expects && later {
+            ready!(self.send_enough(to, cx))?;
+            self.expects = false;
             cx.waker().wake_by_ref();
             return Poll::Ready(Ok(()));
         }
         ready!(self.send(to, cx))?;
-        if self.bytes.capacity() > LONG {
+        if self.bytes.capacity() > LITTLE {
             // A connection that is quiet keeps little.
             self.bytes = Vec::new();
         }
@@ -64,15 +72,36 @@ impl Outgoing {
 
     /// Sends what there is.
     pub fn send(&mut self, to: &mut (impl AsyncWrite + Unpin), cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        while self.sent < self.bytes.len() {
-            let count = ready!(Pin::new(&mut *to).poll_write(cx, &self.bytes[self.sent..]))?;
+        self.send_upto(self.bytes.len(), to, cx)
+    }
+
+    /// Sends what is enough for a write, and keeps the rest.
+    fn send_enough(
+        &mut self,
+        to: &mut (impl AsyncWrite + Unpin),
+        cx: &mut Context<'_>,
+    ) -> Poll<io::Result<()>> {
+        let rest = self.bytes.len() % ENOUGH;
+        self.send_upto(self.bytes.len() - rest, to, cx)
+    }
+
+    /// Sends the first of what there is.
+    fn send_upto(
+        &mut self,
+        end: usize,
+        to: &mut (impl AsyncWrite + Unpin),
+        cx: &mut Context<'_>,
+    ) -> Poll<io::Result<()>> {
+        while self.sent < end {
+            let count = ready!(Pin::new(&mut *to).poll_write(cx, &self.bytes[self.sent..end]))?;
             if count == 0 {
                 return Poll::Ready(Err(io::ErrorKind::WriteZero.into()));
             }
             self.sent += count;
         }
-        self.sent = 0;
-        self.bytes.clear();
+        if end > 0 {
+            self.bytes.drain(..std::mem::take(&mut self.sent));
+        }
         Poll::Ready(Ok(()))
     }
 
@@ -136,7 +165,7 @@ mod tests {
         let woken = Arc::new(Woken::default());
         let waker = Waker::from(woken.clone());
         let mut cx = Context::from_waker(&waker);
-        let (mut outgoing, mut end) = (Outgoing::default(), End { room: usize::MAX, ..End::default() });
+        let (mut outgoing, mut end) = (Outgoing::new(8 << 10), End { room: usize::MAX, ..End::default() });
         let mut expected = Vec::new();
         for number in 0..3 {
             let frame = frame(number, 16 << 10);
@@ -160,9 +189,26 @@ mod tests {
     }
 
     #[test]
+    fn frames_of_any_length_leave_in_writes_of_one() {
+        let mut cx = Context::from_waker(Waker::noop());
+        let (mut outgoing, mut end) = (Outgoing::new(0), End { room: usize::MAX, ..End::default() });
+        let mut expected = Vec::new();
+        for number in 0..50 {
+            let frame = frame(number, 4_000);
+            assert!(outgoing.write(&mut end, &mut cx, &frame).is_ready());
+            assert!(outgoing.flush(&mut end, &mut cx, true).is_ready());
+            expected.extend(frame);
+            assert_eq!(end.took.len(), expected.len() / ENOUGH * ENOUGH, "whole records leave");
+        }
+        assert!(outgoing.flush(&mut end, &mut cx, true).is_ready());
+        assert_eq!((end.writes, outgoing.is_empty()), (expected.len() / ENOUGH + 1, true));
+        assert!(end.took == expected);
+    }
+
+    #[test]
     fn what_waits_is_bounded_and_arrives_whole() {
         let mut cx = Context::from_waker(Waker::noop());
-        let (mut outgoing, mut end) = (Outgoing::default(), End::default());
+        let (mut outgoing, mut end) = (Outgoing::new(8 << 10), End::default());
         let (mut expected, mut numbers) = (Vec::new(), 0..=255);
         for round in 0..40 {
             while let Some(number) = numbers.next() {
