@@ -169,12 +169,12 @@ impl Store {
 
     /// Watches a range of keys.
     pub fn watch(&self, request: WatchRequest) -> Watcher {
-        Watcher::new(self.inner.shared.clone(), request, self.inner.shutdown.clone())
+        Watcher::new(self.inner.shared.clone(), request)
     }
 
     /// An empty set of watches.
     pub fn watches(&self) -> WatchSet {
-        WatchSet::new(self.inner.shared.clone(), self.inner.shutdown.clone())
+        WatchSet::new(self.inner.shared.clone())
     }
 
     /// Who leads, as it changes.

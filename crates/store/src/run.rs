@@ -109,7 +109,15 @@ impl StoreServer {
         tasks.spawn_detached("overdue-proposals", expire_proposals(inner.clone()));
         tasks.spawn_detached("watches", {
             let (shared, stopped) = (inner.shared.clone(), inner.shutdown.clone());
-            async move { shared.hub.dispatch(stopped).await }
+            async move {
+                let over = async {
+                    tokio::select! {
+                        () = stopped.wait() => {}
+                        _ = shared.fence.wait() => {}
+                    }
+                };
+                shared.hub.dispatch(over).await;
+            }
         });
         tasks.spawn_detached("leases", lessor::keep(inner.clone()));
         tasks.spawn_detached("contacts", contacts::keep(inner.clone()));

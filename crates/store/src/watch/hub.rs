@@ -3,11 +3,13 @@
 //! Publishing appends to the ring and wakes one task, the dispatcher. It finds for each event the seats that it concerns
 //! and wakes those who sit there; nobody else learns of it. So a write costs its publisher the same however many watch.
 
-use std::collections::VecDeque;
+use std::collections::{HashSet, VecDeque};
+use std::hash::{Hash, Hasher};
 use std::ops::Deref;
-use std::sync::atomic::{AtomicI64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicI64, AtomicUsize, Ordering};
 use std::sync::{Arc, OnceLock};
 
+use arc_swap::ArcSwap;
 use bytes::Bytes;
 use mvcc::{Event, KeyRange, Revision, View};
 use parking_lot::{Mutex, RwLock};
@@ -45,12 +47,12 @@ impl SharedEvent {
     }
 
     /// The event with the value before, also if it was published when nobody watched.
-    pub(super) fn filled(self: &Arc<Self>, view: &View) -> Result<Arc<Self>, WatchError> {
+    pub(super) fn filled(self: &Arc<Self>, view: &ArcSwap<View>) -> Result<Arc<Self>, WatchError> {
         if self.event.prev.is_some() || self.event.prev_at.is_none() {
             return Ok(self.clone());
         }
         let mut event = self.event.clone();
-        fill_prev(view, &mut event).map_err(|error| WatchError::Engine(error.to_string()))?;
+        fill_prev(&view.load(), &mut event).map_err(|error| WatchError::Engine(error.to_string()))?;
         Ok(Self::new(event))
     }
 
@@ -170,6 +172,14 @@ impl PartialEq for Owner {
     }
 }
 
+impl Eq for Owner {}
+
+impl Hash for Owner {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        Arc::as_ptr(&self.0).hash(state);
+    }
+}
+
 /// Where events are published and watchers wait.
 pub(crate) struct Hub {
     ring: RwLock<Ring>,
@@ -177,8 +187,12 @@ pub(crate) struct Hub {
     seats: Mutex<RangeIndex<Owner>>,
     /// Whoever is concerned by an event up to here was called.
     dispatched: AtomicI64,
-    /// Sets of watches that there are.
-    sets: AtomicUsize,
+    /// Seats of all sets of watches that there are.
+    sets: Mutex<HashSet<Owner>>,
+    /// How many they are.
+    watched: AtomicUsize,
+    /// Nobody is called any more.
+    closed: AtomicBool,
 }
 
 impl Hub {
@@ -189,22 +203,37 @@ impl Hub {
             head: watch::Sender::new(revision),
             seats: Mutex::default(),
             dispatched: AtomicI64::new(revision),
-            sets: AtomicUsize::new(0),
+            sets: Mutex::default(),
+            watched: AtomicUsize::new(0),
+            closed: AtomicBool::new(false),
         }
     }
 
     /// One more who watches, until he departs.
-    pub(super) fn arrive(&self) {
-        self.sets.fetch_add(1, Ordering::AcqRel);
+    pub(super) fn arrive(&self, seat: &Arc<Seat>) {
+        self.watched.fetch_add(1, Ordering::AcqRel);
+        self.sets.lock().insert(Owner(seat.clone()));
     }
 
-    pub(super) fn depart(&self) {
-        self.sets.fetch_sub(1, Ordering::AcqRel);
+    pub(super) fn depart(&self, seat: &Arc<Seat>) {
+        self.sets.lock().remove(&Owner(seat.clone()));
+        self.watched.fetch_sub(1, Ordering::AcqRel);
     }
 
     /// Whether anybody watches.
     pub fn is_watched(&self) -> bool {
-        self.sets.load(Ordering::Acquire) > 0
+        self.watched.load(Ordering::Acquire) > 0
+    }
+
+    /// Whether it is over: whoever waits was woken for that.
+    pub(super) fn is_closed(&self) -> bool {
+        self.closed.load(Ordering::Acquire)
+    }
+
+    /// Wakes all who wait; whoever comes later must not wait.
+    fn close(&self) {
+        self.closed.store(true, Ordering::Release);
+        self.sets.lock().iter().for_each(|seat| seat.0.woken.notify_one());
     }
 
     /// Shows the events of one or more revisions, in order; afterwards everything up to `head` was shown.
@@ -237,9 +266,10 @@ impl Hub {
         self.ring.read().read(from, upto, max_bytes)
     }
 
-    /// From now on who sits there is called for events of a range.
-    pub(super) fn enter(&self, range: &KeyRange, seat: &Arc<Seat>) {
-        self.seats.lock().insert(range, Owner(seat.clone()));
+    /// From now on who sits there is called for events of a range, which comes back in the bytes that all share who wait
+    /// for it.
+    pub(super) fn enter(&self, range: KeyRange, seat: &Arc<Seat>) -> KeyRange {
+        self.seats.lock().insert(range, Owner(seat.clone()))
     }
 
     pub(super) fn leave<'a>(&self, ranges: impl Iterator<Item = &'a KeyRange>, seat: &Arc<Seat>) {
@@ -247,16 +277,24 @@ impl Hub {
         ranges.for_each(|range| seats.remove(range, &owner));
     }
 
-    /// Calls those who wait, until the store stops.
-    pub async fn dispatch(&self, stopped: env::Shutdown) {
+    /// Calls those who wait, until `over`; then all are woken.
+    pub async fn dispatch(&self, over: impl Future<Output = ()>) {
+        tokio::select! {
+            () = self.call_all() => {}
+            () = over => {}
+        }
+        self.close();
+    }
+
+    /// Calls those whom something concerns, as long as there is a publisher.
+    async fn call_all(&self) {
         let mut head = self.head.subscribe();
         loop {
             let upto = *head.borrow_and_update();
             self.call(self.dispatched() + 1, upto);
             self.dispatched.fetch_max(upto, Ordering::AcqRel);
-            tokio::select! {
-                changed = head.changed() => if changed.is_err() { return },
-                () = stopped.wait() => return,
+            if head.changed().await.is_err() {
+                return;
             }
         }
     }
@@ -277,5 +315,32 @@ impl Hub {
             // Some of it has left the ring already: everyone has to look.
             None => self.seats.lock().all(|seat| seat.0.call(from)),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn all_who_wait_are_woken_when_it_is_over() {
+        let (hub, seats) = (Hub::new(1), [Arc::<Seat>::default(), Arc::default()]);
+        seats.iter().for_each(|seat| hub.arrive(seat));
+        hub.depart(&seats[1]);
+        assert!(hub.is_watched() && !hub.is_closed());
+        let (over, is_over) = tokio::sync::oneshot::channel::<()>();
+        let dispatch = hub.dispatch(async { drop(is_over.await) });
+        let waiting = async {
+            assert!(futures::poll!(std::pin::pin!(seats[0].called())).is_pending());
+            drop(over);
+            seats[0].called().await;
+        };
+        tokio::join!(dispatch, waiting);
+        assert!(hub.is_closed());
+        assert_eq!(seats[0].take(), None, "nothing concerns who is woken for that");
+        assert!(
+            futures::poll!(std::pin::pin!(seats[1].called())).is_pending(),
+            "who has departed is not woken"
+        );
     }
 }

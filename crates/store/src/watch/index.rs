@@ -1,12 +1,11 @@
 //! Which of many ranges hold a key.
 //!
-//! Single keys are found by their hash. Intervals lie in sorted runs, each twice as long as the next: a new one is merged
+//! Whoever has the same range is found together. Single keys are found by their hash. Intervals lie in sorted runs, each twice as long as the next: a new one is merged
 //! into the shortest runs (the logarithmic method), so that adding costs little in the mean and there is no balancing.
 //! In a run every interval knows the greatest end below it in the implicit search tree, so that a key is looked up in
 //! steps of the logarithm of the run's length, and one for each interval that holds it. Whatever the intervals are, memory
 //! grows with their number alone.
 
-use std::cmp::Ordering;
 use std::collections::HashMap;
 
 use bytes::Bytes;
@@ -29,8 +28,28 @@ struct Interval<T> {
     end: Option<Bytes>,
     /// The greatest end in the part of the run of which this is the middle.
     reach: Option<Bytes>,
-    /// None when it was removed.
-    owner: Option<T>,
+    /// In the order in which they came; none when all were removed.
+    owners: Vec<T>,
+}
+
+impl<T> Interval<T> {
+    fn order(&self) -> (&[u8], bool, Option<&[u8]>) {
+        order(&self.start, self.end.as_ref())
+    }
+
+    /// The range, in the bytes that all its owners share.
+    fn range(&self) -> KeyRange {
+        let start = self.start.clone();
+        match self.end.clone() {
+            Some(end) => KeyRange::Interval { start, end },
+            None => KeyRange::From(start),
+        }
+    }
+}
+
+/// Intervals are sorted by where they start, then by where they end.
+fn order<'a>(start: &'a Bytes, end: Option<&'a Bytes>) -> (&'a [u8], bool, Option<&'a [u8]>) {
+    (start, end.is_none(), end.map(Bytes::as_ref))
 }
 
 impl<T> Default for RangeIndex<T> {
@@ -57,20 +76,33 @@ fn later(one: &Option<Bytes>, other: &Option<Bytes>) -> Option<Bytes> {
 }
 
 impl<T: PartialEq> RangeIndex<T> {
-    /// Adds a range.
-    pub fn insert(&mut self, range: &KeyRange, owner: T) {
-        let Some((start, end)) = bounds(range) else {
-            let KeyRange::Key(key) = range else { return };
-            return self.keys.entry(key.clone()).or_default().push(owner);
+    /// Adds a range; it comes back in the bytes that all its owners share.
+    pub fn insert(&mut self, range: KeyRange, owner: T) -> KeyRange {
+        let Some((start, end)) = bounds(&range) else {
+            let KeyRange::Key(key) = range else { return range };
+            let entry = self.keys.entry(key);
+            let key = entry.key().clone();
+            entry.or_default().push(owner);
+            return KeyRange::Key(key);
         };
+        if let Some(interval) = same(&mut self.runs, start, end) {
+            let lives = !interval.owners.is_empty();
+            interval.owners.push(owner);
+            let range = interval.range();
+            if !lives {
+                (self.living, self.dead) = (self.living + 1, self.dead - 1);
+            }
+            return range;
+        }
         self.living += 1;
-        let end = end.cloned();
-        let mut run = vec![Interval { start: start.clone(), reach: end.clone(), end, owner: Some(owner) }];
+        let (start, end) = (start.clone(), end.cloned());
+        let mut run = vec![Interval { start, reach: end.clone(), end, owners: vec![owner] }];
         while self.runs.last().is_some_and(|last| last.len() < 2 * run.len()) {
             run = self.merge(self.runs.len() - 1, run);
         }
         reach(&mut run);
         self.runs.push(run);
+        range
     }
 
     /// Merges a run with one that is taken out, without the dead.
@@ -80,13 +112,13 @@ impl<T: PartialEq> RangeIndex<T> {
         let (mut one, mut other) = (one.into_iter().peekable(), other.into_iter().peekable());
         loop {
             let first = match (one.peek(), other.peek()) {
-                (Some(left), Some(right)) => left.start.cmp(&right.start) != Ordering::Greater,
+                (Some(left), Some(right)) => left.order() <= right.order(),
                 (Some(_), None) => true,
                 (None, Some(_)) => false,
                 (None, None) => return merged,
             };
             match if first { one.next() } else { other.next() } {
-                Some(interval) if interval.owner.is_some() => merged.push(interval),
+                Some(interval) if !interval.owners.is_empty() => merged.push(interval),
                 _ => self.dead -= 1,
             }
         }
@@ -104,21 +136,17 @@ impl<T: PartialEq> RangeIndex<T> {
             }
             return;
         };
-        let found = self.runs.iter_mut().find_map(|run| {
-            let first = run.partition_point(|interval| interval.start < start);
-            run[first..]
-                .iter_mut()
-                .take_while(|interval| interval.start == start)
-                .find(|interval| interval.end.as_ref() == end && interval.owner.as_ref() == Some(owner))
-        });
-        if let Some(interval) = found {
-            interval.owner = None;
+        let Some(interval) = same(&mut self.runs, start, end) else { return };
+        let Some(place) = interval.owners.iter().position(|other| other == owner) else { return };
+        interval.owners.remove(place);
+        if interval.owners.is_empty() {
+            interval.owners = Vec::new();
             (self.living, self.dead) = (self.living - 1, self.dead + 1);
         }
         if self.dead > DEAD.max(self.living) {
             let mut all: Vec<_> =
-                self.runs.drain(..).flatten().filter(|interval| interval.owner.is_some()).collect();
-            all.sort_by(|one, other| one.start.cmp(&other.start));
+                self.runs.drain(..).flatten().filter(|interval| !interval.owners.is_empty()).collect();
+            all.sort_by(|one, other| one.order().cmp(&other.order()));
             self.dead = 0;
             if !all.is_empty() {
                 reach(&mut all);
@@ -130,7 +158,7 @@ impl<T: PartialEq> RangeIndex<T> {
     /// Names the owners of all ranges.
     pub fn all(&self, mut found: impl FnMut(&T)) {
         self.keys.values().flatten().for_each(&mut found);
-        self.runs.iter().flatten().filter_map(|interval| interval.owner.as_ref()).for_each(&mut found);
+        self.runs.iter().flatten().flat_map(|interval| &interval.owners).for_each(&mut found);
     }
 
     /// Names the owners of all ranges that hold a key.
@@ -142,6 +170,19 @@ impl<T: PartialEq> RangeIndex<T> {
             stab(run, key, &mut found);
         }
     }
+}
+
+/// The interval of a range that was added before, also if nobody has it any more.
+fn same<'a, T>(
+    runs: &'a mut [Vec<Interval<T>>],
+    start: &Bytes,
+    end: Option<&Bytes>,
+) -> Option<&'a mut Interval<T>> {
+    let wanted = order(start, end);
+    runs.iter_mut().find_map(|run| {
+        let place = run.partition_point(|interval| interval.order() < wanted);
+        run.get_mut(place).filter(|interval| interval.order() == wanted)
+    })
 }
 
 /// Says of every middle how far its part reaches.
@@ -168,7 +209,7 @@ fn stab<T>(run: &[Interval<T>], key: &[u8], found: &mut impl FnMut(&T)) {
     stab(left, key, found);
     if interval.start.as_ref() <= key {
         if is_behind(interval.end.as_ref(), key) {
-            interval.owner.iter().for_each(&mut *found);
+            interval.owners.iter().for_each(&mut *found);
         }
         stab(right, key, found);
     }
@@ -196,7 +237,7 @@ mod tests {
         ) {
             let (mut index, mut all) = (RangeIndex::default(), Vec::new());
             for (owner, (range, remove)) in steps.into_iter().enumerate() {
-                index.insert(&range, owner);
+                prop_assert_eq!(&index.insert(range.clone(), owner), &range);
                 all.push((range, owner));
                 if remove {
                     let (range, owner) = all.swap_remove(owner * 7 % all.len());
@@ -220,7 +261,7 @@ mod tests {
         let mut index = RangeIndex::default();
         let key = |number: u32| Bytes::from(number.to_be_bytes().to_vec());
         let nested = |n: u32| KeyRange::Interval { start: key(n), end: key(100_000 - n) };
-        (0..10_000).for_each(|n| index.insert(&nested(n), n));
+        (0..10_000).for_each(|n| drop(index.insert(nested(n), n)));
         let stored: usize = index.runs.iter().map(Vec::len).sum();
         assert!(stored == 10_000 && index.runs.len() < 20, "{stored} in {} runs", index.runs.len());
         let mut found = 0;
@@ -228,5 +269,31 @@ mod tests {
         assert_eq!(found, 6);
         (0..10_000).for_each(|n| index.remove(&nested(n), &n));
         assert!(index.runs.iter().map(Vec::len).sum::<usize>() <= DEAD);
+    }
+
+    #[test]
+    fn owners_of_the_same_range_share_it_and_are_found_in_their_order() {
+        let text = |text: &str| Bytes::copy_from_slice(text.as_bytes());
+        let ranges = || {
+            let (start, end) = (text("a"), text("c"));
+            [KeyRange::Key(text("b")), KeyRange::From(text("a")), KeyRange::Interval { start, end }]
+        };
+        let place = |range: &KeyRange| match range {
+            KeyRange::Key(key) | KeyRange::From(key) | KeyRange::Interval { start: key, .. } => key.as_ptr(),
+        };
+        for number in 0..3 {
+            let (mut index, of) = (RangeIndex::default(), || ranges()[number].clone());
+            let first = index.insert(of(), 0);
+            for owner in 1..100 {
+                assert_eq!(place(&index.insert(of(), owner)), place(&first));
+            }
+            (0..100).filter(|owner| owner % 3 > 0).for_each(|owner| index.remove(&of(), &owner));
+            index.insert(of(), 100);
+            let mut found = Vec::new();
+            index.find(b"b", |owner| found.push(*owner));
+            let expected: Vec<i32> = (0..100).filter(|owner| owner % 3 == 0).chain([100]).collect();
+            assert_eq!(found, expected);
+            assert!(index.runs.iter().map(Vec::len).sum::<usize>() <= 1);
+        }
     }
 }

@@ -61,8 +61,8 @@ pub struct Watcher {
 const ONLY: i64 = 0;
 
 impl Watcher {
-    pub(crate) fn new(shared: Arc<Shared>, request: WatchRequest, stopped: env::Shutdown) -> Self {
-        let mut set = WatchSet::new(shared, stopped);
+    pub(crate) fn new(shared: Arc<Shared>, request: WatchRequest) -> Self {
+        let mut set = WatchSet::new(shared);
         set.add(ONLY, request);
         Self { set, ended: None }
     }

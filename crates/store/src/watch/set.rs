@@ -85,7 +85,6 @@ struct Place {
 /// Watches by ids that their owner chooses. Dropping it ends them.
 pub struct WatchSet {
     shared: Arc<Shared>,
-    stopped: env::Shutdown,
     seat: Arc<Seat>,
     watches: HashMap<i64, Place>,
     groups: Vec<Option<Group>>,
@@ -101,13 +100,13 @@ pub struct WatchSet {
 }
 
 impl WatchSet {
-    pub(crate) fn new(shared: Arc<Shared>, stopped: env::Shutdown) -> Self {
-        shared.hub.arrive();
+    pub(crate) fn new(shared: Arc<Shared>) -> Self {
+        let seat = Arc::default();
+        shared.hub.arrive(&seat);
         let next = shared.hub.head() + 1;
         Self {
             shared,
-            stopped,
-            seat: Arc::default(),
+            seat,
             watches: HashMap::new(),
             groups: Vec::new(),
             free: Vec::new(),
@@ -145,9 +144,9 @@ impl WatchSet {
             self.groups.push(None);
             self.groups.len() - 1
         });
+        let range = self.shared.hub.enter(range, &self.seat);
         self.by_range.insert(range.clone(), place);
-        self.index.insert(&range, place);
-        self.shared.hub.enter(&range, &self.seat);
+        self.index.insert(range.clone(), place);
         self.groups[place] = Some(Group { range, members: Vec::new(), behind: 0, events: Vec::new() });
         place
     }
@@ -233,6 +232,9 @@ impl WatchSet {
 
     /// Everything up to this revision was delivered to one.
     pub fn delivered(&self, id: i64) -> Revision {
+        if self.behind.is_empty() {
+            return self.delivered_level();
+        }
         let alone = self.watches.get(&id).is_some_and(|place| place.at.is_none());
         let holds = |cohort: &&Cohort| alone && cohort.members.iter().any(|member| member.0 == id);
         self.behind.iter().find(holds).map_or(self.delivered_level(), |cohort| cohort.next - 1)
@@ -282,10 +284,9 @@ impl WatchSet {
         let Some(found) = self.shared.hub.read(self.next, head, BATCH_BYTES) else {
             return self.fall_behind(head);
         };
-        let view = self.shared.view.load_full();
         let mut touched = Vec::new();
         for event in found.slots.iter().flat_map(|slot| &slot.events) {
-            let Ok(event) = event.filled(&view) else {
+            let Ok(event) = event.filled(&self.shared.view) else {
                 // Each group is told for itself.
                 touched.iter().for_each(|&number| self.group_mut(number).events.clear());
                 return self.fall_behind(head);
@@ -388,8 +389,8 @@ impl WatchSet {
         if let Some(found) = self.shared.hub.read(from, head, BATCH_BYTES) {
             let events = found.slots.iter().flat_map(|slot| &slot.events);
             let wanted = events.filter(|event| range.contains(&event.kv.key));
-            let view = self.shared.view.load();
-            return Ok((wanted.map(|event| event.filled(&view)).collect::<Result<_, _>>()?, found.upto));
+            let filled = wanted.map(|event| event.filled(&self.shared.view));
+            return Ok((filled.collect::<Result<_, _>>()?, found.upto));
         }
         let view = self.shared.view.load();
         let mut batch = view.events(range, from, HISTORY_BYTES).map_err(|error| match error {
@@ -406,23 +407,21 @@ impl WatchSet {
     /// # Errors
     /// `Stopped`.
     pub async fn changed(&self) -> Result<(), WatchError> {
-        if self.shared.fence.wrong().is_some() {
-            return Err(WatchError::Stopped);
-        }
-        if self.has_more() {
+        let is_fenced = || self.shared.fence.wrong().is_some();
+        if !is_fenced() && self.has_more() {
             return Ok(());
         }
-        tokio::select! {
-            () = self.seat.called() => Ok(()),
-            () = self.stopped.wait() => Err(WatchError::Stopped),
-            _ = self.shared.fence.wait() => Err(WatchError::Stopped),
+        let is_over = || self.shared.hub.is_closed() || is_fenced();
+        if !is_over() {
+            self.seat.called().await;
         }
+        if is_over() { Err(WatchError::Stopped) } else { Ok(()) }
     }
 }
 
 impl Drop for WatchSet {
     fn drop(&mut self) {
         self.shared.hub.leave(self.by_range.keys(), &self.seat);
-        self.shared.hub.depart();
+        self.shared.hub.depart(&self.seat);
     }
 }
