@@ -7,11 +7,13 @@ use std::time::Duration;
 use api_types::status::Status;
 use api_types::{Text, codec, meta};
 use bytes::{BufMut, Bytes, BytesMut};
+use futures::future::BoxFuture;
+use futures::stream::FuturesUnordered;
+use futures::{FutureExt, StreamExt};
 use http::Response;
 use mvcc::{Event, EventKind, KeyRange, KeyValue, MvccError, RangeRequest};
 use parking_lot::Mutex;
-use store::{WatchError, WatchRequest};
-use tokio::time::Instant;
+use store::{SharedEvent, WatchError, WatchRequest};
 
 use crate::api::Api;
 use crate::body::{self, Body, BoxError};
@@ -34,18 +36,19 @@ const BOOKMARK_INTERVAL: Duration = Duration::from_secs(60);
 const INITIAL_BYTES: usize = 256 << 10;
 /// Objects of them that are read at a time.
 const INITIAL_PAGE: i64 = 128;
-/// Encoded objects that are shared between watchers, at most.
+/// Encoded objects and events that are shared between watchers, at most.
 const SHARED_EVENTS: usize = 4096;
 /// Bytes of them, at most.
 const SHARED_BYTES: usize = 16 << 20;
 
-/// Objects as they were last written for watchers: an event is encoded once for all who watch in the same form.
+/// Objects and events as they were last written for watchers: an event is encoded once for all who watch in the same
+/// form, and its bytes go to all of them.
 #[derive(Default)]
 pub(crate) struct Shared(Mutex<SharedState>);
 
 #[derive(Default)]
 struct SharedState {
-    encoded: HashMap<SharedKey, Bytes>,
+    encoded: HashMap<SharedKey, Encoded, foldhash::fast::RandomState>,
     order: VecDeque<SharedKey>,
     bytes: usize,
 }
@@ -54,32 +57,41 @@ struct SharedState {
 struct SharedKey {
     key: Bytes,
     revision: i64,
+    /// Of an event of this type; none: of the object alone.
+    event: Option<&'static str>,
     format: Format,
     shape: Shape,
     group: Text,
     version: Text,
     /// Revision of the kind's definition.
     definition: i64,
-    deleted: bool,
+}
+
+/// An object, or an event with one.
+#[derive(Clone)]
+struct Encoded {
+    bytes: Bytes,
+    /// Bytes of the object.
+    object: usize,
 }
 
 impl Shared {
-    fn get(&self, key: &SharedKey) -> Option<Bytes> {
+    fn get(&self, key: &SharedKey) -> Option<Encoded> {
         self.0.lock().encoded.get(key).cloned()
     }
 
-    fn put(&self, key: SharedKey, bytes: Bytes) {
+    fn put(&self, key: SharedKey, encoded: Encoded) {
         let mut state = self.0.lock();
-        state.bytes += bytes.len();
-        if let Some(before) = state.encoded.insert(key.clone(), bytes) {
-            state.bytes -= before.len();
+        state.bytes += encoded.bytes.len();
+        if let Some(before) = state.encoded.insert(key.clone(), encoded) {
+            state.bytes -= before.bytes.len();
             return;
         }
         state.order.push_back(key);
         while state.order.len() > SHARED_EVENTS || state.bytes > SHARED_BYTES {
             let Some(oldest) = state.order.pop_front() else { break };
             if let Some(gone) = state.encoded.remove(&oldest) {
-                state.bytes -= gone.len();
+                state.bytes -= gone.bytes.len();
             }
         }
     }
@@ -152,17 +164,23 @@ struct Stream {
     writer: Writer,
     selection: Selection,
     watcher: Watcher,
-    /// Follows the definition of a custom kind: a watch ends when what it was begun with does not hold any more.
-    definition: Option<Definition>,
+    /// What may happen beside events. It waits by itself, and costs nothing while events come.
+    beside: FuturesUnordered<BoxFuture<'static, Beside>>,
     initial: Initial,
     /// Revision of the bookmark that ends the initial events.
     initial_end: Option<i64>,
-    bookmarks: bool,
-    next_bookmark: Instant,
-    deadline: Instant,
     headed: bool,
     ended: bool,
     counts: Watched,
+}
+
+/// What happens to a watch beside events.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Beside {
+    /// Its time is over, the server stops, or what it was begun with does not hold any more.
+    End,
+    /// It is time to say how far it is.
+    Bookmark,
 }
 
 impl Api {
@@ -222,26 +240,60 @@ impl Api {
             _ => (Initial::of(&view, &range), view.revision() + 1),
         };
         initial.fill(self, &target.resource, &options.selection).await?;
-        let clock = &self.storage.env.clock;
+        let beside = self.beside(target, &options, view.revision() + 1);
         Ok(Stream {
             api: self.clone(),
             writer,
             selection: options.selection,
             watcher: self.storage.watch(WatchRequest { range, start_revision: start }),
-            definition: self.follow_definition(target, view.revision() + 1),
+            beside,
             initial,
             initial_end: matches!(begin, Begin::Initial { .. })
                 .then(|| view.revision())
                 .filter(|_| options.bookmarks),
-            bookmarks: options.bookmarks,
-            next_bookmark: clock.monotonic() + self.storage.env.rng.jittered(BOOKMARK_INTERVAL, 0.25),
-            deadline: clock.monotonic() + self.watch_timeout(options.timeout_seconds),
             headed: true,
             ended: false,
             counts: self.counts.of(&target.resource).watched(&target.resource),
         })
     }
 
+    /// What ends a watch, and when it is to say how far it is.
+    fn beside(
+        &self,
+        target: &Target,
+        options: &ListOptions,
+        start_revision: i64,
+    ) -> FuturesUnordered<BoxFuture<'static, Beside>> {
+        let (clock, shutdown) = (self.storage.env.clock.clone(), self.shutdown.clone());
+        let deadline = clock.monotonic() + self.watch_timeout(options.timeout_seconds);
+        let definition = self.follow_definition(target, start_revision);
+        let end = async move {
+            tokio::select! {
+                () = clock.sleep_until(deadline) => {}
+                () = shutdown.wait() => {}
+                () = changed(definition) => {}
+            }
+            Beside::End
+        };
+        let beside = FuturesUnordered::new();
+        beside.push(end.boxed());
+        if options.bookmarks {
+            beside.push(self.bookmark_time());
+        }
+        beside
+    }
+
+    fn bookmark_time(&self) -> BoxFuture<'static, Beside> {
+        let clock = self.storage.env.clock.clone();
+        let at = clock.monotonic() + self.storage.env.rng.jittered(BOOKMARK_INTERVAL, 0.25);
+        async move {
+            clock.sleep_until(at).await;
+            Beside::Bookmark
+        }
+        .boxed()
+    }
+
+    /// The definition of a custom kind: a watch ends when what it was begun with does not hold any more.
     fn follow_definition(&self, target: &Target, start_revision: i64) -> Option<Definition> {
         let kind = target.resource.custom()?;
         let range = KeyRange::Key(crate::catalog::definition_key(&kind.resource.qualified()).into());
@@ -265,20 +317,20 @@ struct Definition {
     watcher: Watcher,
 }
 
-impl Definition {
-    /// Waits until it is another one, or gone.
-    async fn changed(definition: &mut Option<Self>) {
-        let Some(own) = definition else { return std::future::pending().await };
-        loop {
-            let Ok(batch) = own.watcher.next().await else { return };
-            let is_same = |event: &Event| match event.kind {
-                EventKind::Delete => false,
-                EventKind::Put => codec::from_stored(&event.kv.value, 0)
-                    .is_ok_and(|definition| meta::generation(&definition) == own.generation),
-            };
-            if !batch.events.iter().all(|event| is_same(event)) {
-                return;
-            }
+/// Waits until a definition is another one, or gone.
+async fn changed(definition: Option<Definition>) {
+    let Some(Definition { generation, mut watcher }) = definition else {
+        return std::future::pending().await;
+    };
+    loop {
+        let Ok(batch) = watcher.next().await else { return };
+        let is_same = |event: &Event| match event.kind {
+            EventKind::Delete => false,
+            EventKind::Put => codec::from_stored(&event.kv.value, 0)
+                .is_ok_and(|definition| meta::generation(&definition) == generation),
+        };
+        if !batch.events.iter().all(|event| is_same(event)) {
+            return;
         }
     }
 }
@@ -292,36 +344,41 @@ impl Stream {
         if let Some(piece) = self.next_initial().await {
             return Some(piece);
         }
-        let clock = self.api.storage.env.clock.clone();
         loop {
-            let wake = if self.bookmarks { self.next_bookmark.min(self.deadline) } else { self.deadline };
             let batch = tokio::select! {
-                batch = self.watcher.next() => Some(batch),
-                () = clock.sleep_until(wake) => None,
-                () = Definition::changed(&mut self.definition) => return None,
-                () = self.api.shutdown.wait() => return None,
+                biased;
+                beside = self.beside.next() => Err(beside),
+                batch = self.watcher.next() => Ok(batch),
             };
             match batch {
-                Some(Ok(batch)) => {
-                    let mut out = BytesMut::new();
-                    for event in &batch.events {
-                        if let Err(status) = self.event(event, &mut out).await {
-                            return Some(self.fail(&status, out));
-                        }
-                    }
-                    if !out.is_empty() {
-                        return Some(out.freeze());
+                Ok(Ok(batch)) => {
+                    if let Some(piece) = self.events(&batch.events).await {
+                        return Some(piece);
                     }
                 }
-                Some(Err(error)) => return self.broken(&error),
-                None if clock.monotonic() >= self.deadline => return None,
-                None => {
-                    let interval = self.api.storage.env.rng.jittered(BOOKMARK_INTERVAL, 0.25);
-                    self.next_bookmark = clock.monotonic() + interval;
+                Ok(Err(error)) => return self.broken(&error),
+                Err(Some(Beside::Bookmark)) => {
+                    self.beside.push(self.api.bookmark_time());
                     return Some(self.bookmark(self.watcher.progress(), false));
+                }
+                Err(Some(Beside::End) | None) => return None,
+            }
+        }
+    }
+
+    /// Events as this watcher sees them; none when they do not concern it.
+    async fn events(&mut self, events: &[Arc<SharedEvent>]) -> Option<Bytes> {
+        let mut out = Pieces::default();
+        for event in events {
+            match self.event(event).await {
+                Ok(piece) => out.extend(piece),
+                Err(status) => {
+                    out.extend(Some(self.fail(&status, BytesMut::new())));
+                    break;
                 }
             }
         }
+        out.joined()
     }
 
     async fn next_initial(&mut self) -> Option<Bytes> {
@@ -332,8 +389,8 @@ impl Stream {
                 return Some(self.fail(&status, out));
             }
             let Some(kv) = self.initial.page.next() else { break };
-            match self.encoded(&kv, false).await {
-                Ok(object) => self.frame("ADDED", &object, &mut out),
+            match self.encoded(&kv).await {
+                Ok(object) => self.counted("ADDED", &object, &mut out),
                 Err(status) => return Some(self.fail(&status, out)),
             }
             objects += 1;
@@ -347,9 +404,8 @@ impl Stream {
         (!out.is_empty()).then(|| out.freeze())
     }
 
-    /// Writes one event of the store as this watcher sees it: what leaves the selection is deleted, what enters it is
-    /// added.
-    async fn event(&mut self, event: &Event, out: &mut BytesMut) -> Result<(), Status> {
+    /// One event of the store as this watcher sees it: what leaves the selection is deleted, what enters it is added.
+    async fn event(&mut self, event: &Event) -> Result<Option<Bytes>, Status> {
         if event.prev.is_none() && event.prev_at.is_some() {
             // Compacted meanwhile: whether the object was selected before cannot be told.
             let text = format!("too old resource version: {}", event.kv.mod_revision - 1);
@@ -361,49 +417,71 @@ impl Stream {
             EventKind::Delete => None,
         };
         match (before, after) {
-            (None, None) => Ok(()),
-            (None, Some(kv)) => self.object("ADDED", kv, out).await,
-            (Some(_), Some(kv)) => self.object("MODIFIED", kv, out).await,
+            (None, None) => Ok(None),
+            (None, Some(kv)) => self.framed("ADDED", kv).await.map(Some),
+            (Some(_), Some(kv)) => self.framed("MODIFIED", kv).await.map(Some),
             (Some(kv), None) => {
                 let gone = KeyValue { mod_revision: event.kv.mod_revision, ..kv.clone() };
-                let object = self.encoded(&gone, true).await?;
-                self.frame("DELETED", &object, out);
-                Ok(())
+                self.framed("DELETED", &gone).await.map(Some)
             }
         }
     }
 
-    async fn object(&mut self, kind: &str, kv: &KeyValue, out: &mut BytesMut) -> Result<(), Status> {
-        let object = self.encoded(kv, false).await?;
-        self.frame(kind, &object, out);
-        Ok(())
+    /// An event, in the bytes that all have who watch in the same form.
+    async fn framed(&mut self, event: &'static str, kv: &KeyValue) -> Result<Bytes, Status> {
+        let key = self.shared_key(Some(event), kv);
+        let shared = key.as_ref().and_then(|key| self.api.watched.get(key));
+        let encoded = match shared {
+            Some(shared) => shared,
+            None => {
+                let object = self.written(kv).await?;
+                let mut frame = BytesMut::new();
+                self.frame(event, &object, &mut frame);
+                let encoded = Encoded { bytes: frame.freeze(), object: object.len() };
+                if let Some(key) = key {
+                    self.api.watched.put(key, encoded.clone());
+                }
+                encoded
+            }
+        };
+        self.counts.sent(encoded.object);
+        Ok(encoded.bytes)
     }
 
-    async fn encoded(&mut self, kv: &KeyValue, deleted: bool) -> Result<Bytes, Status> {
-        if self.writer.media.shape == Shape::Table {
-            self.writer.now = self.api.now();
-            let headed = std::mem::take(&mut self.headed);
-            return self.written(kv, headed).await;
+    /// An object that was there, in the bytes that all have who watch in the same form.
+    async fn encoded(&mut self, kv: &KeyValue) -> Result<Bytes, Status> {
+        let key = self.shared_key(None, kv);
+        if let Some(shared) = key.as_ref().and_then(|key| self.api.watched.get(key)) {
+            return Ok(shared.bytes);
         }
-        let key = SharedKey {
-            key: kv.key.clone(),
-            revision: kv.mod_revision,
-            format: self.writer.media.format,
-            shape: self.writer.media.shape,
-            group: self.writer.resource.group.clone(),
-            version: self.writer.resource.version.clone(),
-            definition: self.writer.resource.definition_revision(),
-            deleted,
-        };
-        if let Some(bytes) = self.api.watched.get(&key) {
-            return Ok(bytes);
+        let bytes = self.written(kv).await?;
+        if let Some(key) = key {
+            self.api.watched.put(key, Encoded { bytes: bytes.clone(), object: bytes.len() });
         }
-        let bytes = self.written(kv, false).await?;
-        self.api.watched.put(key, bytes.clone());
         Ok(bytes)
     }
 
-    async fn written(&self, kv: &KeyValue, headed: bool) -> Result<Bytes, Status> {
+    /// What an object is shared by; none when each watcher has its own.
+    fn shared_key(&self, event: Option<&'static str>, kv: &KeyValue) -> Option<SharedKey> {
+        let Writer { media, resource, .. } = &self.writer;
+        (media.shape != Shape::Table).then(|| SharedKey {
+            key: kv.key.clone(),
+            revision: kv.mod_revision,
+            event,
+            format: media.format,
+            shape: media.shape,
+            group: resource.group.clone(),
+            version: resource.version.clone(),
+            definition: resource.definition_revision(),
+        })
+    }
+
+    async fn written(&mut self, kv: &KeyValue) -> Result<Bytes, Status> {
+        let mut headed = false;
+        if self.writer.media.shape == Shape::Table {
+            self.writer.now = self.api.now();
+            headed = std::mem::take(&mut self.headed);
+        }
         if !self.writer.resource.is_converted() {
             return self.writer.watched(kv, headed);
         }
@@ -415,7 +493,7 @@ impl Stream {
     fn bookmark(&self, revision: i64, initial_events_end: bool) -> Bytes {
         let mut out = BytesMut::new();
         if let Ok(object) = self.writer.bookmark(revision, initial_events_end) {
-            self.frame("BOOKMARK", &object, &mut out);
+            self.counted("BOOKMARK", &object, &mut out);
         }
         out.freeze()
     }
@@ -439,17 +517,49 @@ impl Stream {
         let message = api_types::schema::by_name("io.k8s.apimachinery.pkg.apis.meta.v1.Status")
             .expect("invariant: the tables hold Status");
         if let Ok(object) = encode::value(message, media, &status.to_value()) {
-            self.frame("ERROR", &object, &mut out);
+            self.counted("ERROR", &object, &mut out);
         }
         out.freeze()
     }
 
-    fn frame(&self, kind: &str, object: &[u8], out: &mut BytesMut) {
+    fn counted(&self, kind: &str, object: &[u8], out: &mut BytesMut) {
         self.counts.sent(object.len());
+        self.frame(kind, object, out);
+    }
+
+    fn frame(&self, kind: &str, object: &[u8], out: &mut BytesMut) {
         match self.writer.media.format {
             Format::Protobuf => proto_frame(kind, object, out),
             _ => json_frame(kind, object, out),
         }
+    }
+}
+
+/// Bytes that go out together: those of one event alone are not copied.
+#[derive(Default)]
+struct Pieces {
+    first: Bytes,
+    all: BytesMut,
+}
+
+impl Extend<Bytes> for Pieces {
+    fn extend<P: IntoIterator<Item = Bytes>>(&mut self, pieces: P) {
+        for piece in pieces {
+            if self.first.is_empty() && self.all.is_empty() {
+                self.first = piece;
+            } else {
+                self.all.extend_from_slice(&std::mem::take(&mut self.first));
+                self.all.extend_from_slice(&piece);
+            }
+        }
+    }
+}
+
+impl Pieces {
+    /// None of nothing.
+    fn joined(self) -> Option<Bytes> {
+        let whole = if self.all.is_empty() { self.first } else { self.all.freeze() };
+        (!whole.is_empty()).then_some(whole)
     }
 }
 
@@ -495,6 +605,19 @@ mod tests {
         );
         assert_eq!(of("sendInitialEvents=true").unwrap_err().code, 422);
         assert_eq!(of("resourceVersion=x").unwrap_err().code, 500);
+    }
+
+    #[test]
+    fn one_piece_is_passed_on_and_several_are_joined() {
+        let joined = |pieces: &[&'static [u8]]| {
+            let mut all = Pieces::default();
+            pieces.iter().for_each(|piece| all.extend(Some(Bytes::from_static(piece))));
+            all.joined()
+        };
+        let one: &'static [u8] = b"one";
+        assert_eq!(joined(&[]), None);
+        assert_eq!(joined(&[one]).map(|bytes| bytes.as_ptr()), Some(one.as_ptr()));
+        assert_eq!(joined(&[one, b"two", b"three"]).as_deref(), Some(&b"onetwothree"[..]));
     }
 
     #[test]

@@ -79,6 +79,34 @@ async fn what_leaves_the_selection_is_deleted() {
 }
 
 #[tokio::test]
+async fn watchers_of_one_change_may_see_it_differently() {
+    let cluster = Cluster::start().await;
+    cluster.create(CONFIG_MAPS, &config_map("w")).await;
+    let revision = cluster.store.view().revision();
+    let from = format!("resourceVersion={revision}");
+    let mut all = [Watch::open(&cluster, &from).await, Watch::open(&cluster, &from).await];
+    let mut selected = Watch::open(&cluster, &format!("labelSelector=a%3Dyes&{from}")).await;
+    label(&cluster, "w", json!("yes")).await;
+    label(&cluster, "w", json!("no")).await;
+    let mut seen = Vec::new();
+    for watch in &mut all {
+        seen.push([watch.next().await.expect("an event"), watch.next().await.expect("an event")]);
+    }
+    assert_eq!(seen[0], seen[1]);
+    let [yes, no] = &seen[0];
+    assert_eq!((&yes["type"], &no["type"]), (&json!("MODIFIED"), &json!("MODIFIED")));
+    let (enters, leaves) =
+        (selected.next().await.expect("an event"), selected.next().await.expect("an event"));
+    assert_eq!((&enters["type"], &leaves["type"]), (&json!("ADDED"), &json!("DELETED")));
+    assert_eq!(enters["object"], yes["object"]);
+    let version = |event: &Value| event["object"]["metadata"]["resourceVersion"].clone();
+    assert_eq!(
+        (version(&leaves), &leaves["object"]["metadata"]["labels"]["a"]),
+        (version(no), &json!("yes"))
+    );
+}
+
+#[tokio::test]
 async fn initial_events_end_with_a_bookmark() {
     let cluster = Cluster::start().await;
     cluster.create(CONFIG_MAPS, &config_map("w")).await;
