@@ -15,15 +15,14 @@ pub(crate) fn decode(resource: &Resource, kv: &KeyValue) -> Result<Value, Status
     Ok(to_version(value, &resource.group, &resource.version))
 }
 
-/// Whether the stored bytes are in the resource's own version, so that they can be written without a tree.
-pub(crate) fn is_native(resource: &Resource, stored: &[u8]) -> bool {
-    match codec::unwrap_unknown(stored) {
-        Ok(unknown) => match unknown.api_version.split_once('/') {
-            Some((group, version)) => group == resource.group && version == resource.version,
-            None => resource.group.is_empty() && unknown.api_version == resource.version,
-        },
-        Err(_) => false,
-    }
+/// The stored object, if it is in the resource's own version, so that it can be written without a tree.
+pub(crate) fn native<'a>(resource: &Resource, stored: &'a [u8]) -> Option<codec::Unknown<'a>> {
+    let unknown = codec::unwrap_unknown(stored).ok()?;
+    let own = match unknown.api_version.split_once('/') {
+        Some((group, version)) => group == resource.group && version == resource.version,
+        None => resource.group.is_empty() && unknown.api_version == resource.version,
+    };
+    own.then_some(unknown)
 }
 
 /// The stored form of an object.
@@ -163,7 +162,7 @@ mod tests {
         assert_eq!((&new["note"], &new["regarding"]["name"]), (&json!("m"), &json!("p")));
         let stored = encode(resource, &new).unwrap();
         let kv = KeyValue { value: stored.into(), mod_revision: 3, ..KeyValue::default() };
-        assert!(is_native(table::find("", "v1", "events").unwrap(), &kv.value));
+        assert!(native(table::find("", "v1", "events").unwrap(), &kv.value).is_some());
         assert_eq!(decode(resource, &kv).unwrap()["note"], "m");
         assert_eq!(to_version(new, "", "v1")["message"], "m");
     }

@@ -176,8 +176,8 @@ impl Writer {
         let mut out = Vec::with_capacity(kv.value.len() * 2);
         match (self.media.shape, self.media.format) {
             (Shape::Object, Format::Protobuf) => {
-                if convert::is_native(&self.resource, &kv.value) {
-                    codec::stored_to_proto(&kv.value, &mut out, kv.mod_revision).map_err(failed)?;
+                if let Some(stored) = self.native(kv) {
+                    stored.to_proto(&mut out, kv.mod_revision).map_err(failed)?;
                     return Ok(out.into());
                 }
                 return value(self.resource.built_in_message(), self.media, &self.resource.decode(kv)?);
@@ -210,12 +210,8 @@ impl Writer {
             // Of custom kinds also the items of lists say what they are.
             return serde_json::to_writer(out, &self.resource.decode(kv)?).map_err(Status::internal);
         }
-        if convert::is_native(&self.resource, &kv.value) {
-            let written = match typed {
-                true => codec::stored_to_json(&kv.value, out, kv.mod_revision),
-                false => codec::stored_to_json_item(&kv.value, out, kv.mod_revision),
-            };
-            return written.map_err(failed);
+        if let Some(stored) = self.native(kv) {
+            return stored.to_json(out, kv.mod_revision, typed).map_err(failed);
         }
         let mut value = self.resource.decode(kv)?;
         if let (false, Some(object)) = (typed, value.as_object_mut()) {
@@ -225,22 +221,23 @@ impl Writer {
         codec::encode_json(self.resource.built_in_message(), &value, out).map_err(failed)
     }
 
-    fn is_native(&self, kv: &KeyValue) -> bool {
-        self.resource.custom().is_none() && convert::is_native(&self.resource, &kv.value)
+    /// The stored object, if it goes out as it is.
+    fn native<'a>(&self, kv: &'a KeyValue) -> Option<codec::Unknown<'a>> {
+        if self.resource.custom().is_some() { None } else { convert::native(&self.resource, &kv.value) }
     }
 
     fn partial_proto(&self, kv: &KeyValue, out: &mut Vec<u8>) -> Result<(), Status> {
-        if self.is_native(kv) {
-            return codec::stored_metadata_to_proto(&kv.value, out, kv.mod_revision).map_err(failed);
+        if let Some(stored) = self.native(kv) {
+            return stored.metadata_to_proto(out, kv.mod_revision).map_err(failed);
         }
         let partial = convert::partial(&mut self.resource.decode(kv)?);
         codec::to_proto(partial_message(), &partial, out).map_err(failed)
     }
 
     fn partial_json(&self, kv: &KeyValue, out: &mut Vec<u8>) -> Result<(), Status> {
-        if self.is_native(kv) {
-            let raw = codec::unwrap_unknown(&kv.value).map_err(failed)?.raw;
-            let written = codec::object_to_json(partial_message(), META, PARTIAL, raw, kv.mod_revision, out);
+        if let Some(stored) = self.native(kv) {
+            let (message, raw) = (partial_message(), stored.raw);
+            let written = codec::object_to_json(message, META, PARTIAL, raw, kv.mod_revision, out);
             return written.map_err(failed);
         }
         let partial = convert::partial(&mut self.resource.decode(kv)?);
@@ -290,9 +287,7 @@ impl Writer {
 
     fn item(&self, kv: &KeyValue, out: &mut Vec<u8>) -> Result<(), Status> {
         match self.media.shape {
-            Shape::Object if self.media.format == Format::Protobuf => {
-                codec::stored_to_proto_item(&kv.value, out, kv.mod_revision).map_err(failed)
-            }
+            Shape::Object if self.media.format == Format::Protobuf => self.protobuf_item(kv, out),
             Shape::Object => self.object_json(kv, false, out),
             Shape::Metadata => self.partial_json(kv, out),
             Shape::Table => self.row(kv, out),
@@ -355,10 +350,10 @@ impl Writer {
             Shape::Metadata => (META.to_owned(), PARTIAL_LIST),
             _ => (self.resource.api_version(), &*self.resource.list_kind),
         };
-        let stored = self.media.shape == Shape::Object && items.iter().all(|kv| self.is_native(kv));
-        if stored && bytes > WHOLE_LIST_BYTES {
-            let lengths = items.iter().map(|kv| codec::proto_item_len(&kv.value, kv.mod_revision));
-            let length = lengths.sum::<Result<usize, _>>().map_err(failed)?;
+        if self.media.shape == Shape::Object
+            && bytes > WHOLE_LIST_BYTES
+            && let Some(length) = self.native_len(&items)?
+        {
             let mut out = Vec::with_capacity(PIECE_BYTES);
             codec::begin_envelope(&mut out, &api_version, kind, raw.len() + length);
             out.extend_from_slice(&raw);
@@ -371,12 +366,22 @@ impl Writer {
         Ok(body::full(codec::wrap_unknown(&api_version, kind, &raw)))
     }
 
+    /// Bytes of items in a protobuf list, if all go out as they are.
+    fn native_len(&self, items: &[KeyValue]) -> Result<Option<usize>, Status> {
+        let mut length = 0;
+        for kv in items {
+            let Some(stored) = self.native(kv) else { return Ok(None) };
+            length += stored.proto_item_len(kv.mod_revision).map_err(failed)?;
+        }
+        Ok(Some(length))
+    }
+
     fn protobuf_item(&self, kv: &KeyValue, out: &mut Vec<u8>) -> Result<(), Status> {
         let mut item = Vec::new();
-        match self.media.shape {
-            Shape::Metadata => self.partial_proto(kv, &mut item)?,
-            _ if self.is_native(kv) => return self.item(kv, out),
-            _ => {
+        match (self.media.shape, self.native(kv)) {
+            (Shape::Metadata, _) => self.partial_proto(kv, &mut item)?,
+            (_, Some(stored)) => return stored.to_proto_item(out, kv.mod_revision).map_err(failed),
+            (_, None) => {
                 let object = self.resource.decode(kv)?;
                 codec::to_proto(self.resource.built_in_message(), &object, &mut item).map_err(failed)?;
             }

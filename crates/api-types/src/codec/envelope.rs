@@ -322,18 +322,6 @@ pub fn stored_to_json(stored: &[u8], out: &mut Vec<u8>, resource_version: i64) -
     }
 }
 
-/// [`Unknown::to_json`] of a stored object, as an item of a list.
-///
-/// # Errors
-/// Bytes that are not a stored protobuf object; `out` then holds a part of the text.
-pub fn stored_to_json_item(
-    stored: &[u8],
-    out: &mut Vec<u8>,
-    resource_version: i64,
-) -> Result<(), CodecError> {
-    unwrap_unknown(stored)?.to_json(out, resource_version, false)
-}
-
 /// Appends the JSON of a message with the given `apiVersion` and `kind` (empty: left out) and resourceVersion
 /// (left as it is when not above 0).
 ///
@@ -370,38 +358,6 @@ fn version_text(resource_version: i64, buffer: &mut itoa::Buffer) -> &str {
 /// Bytes that are not a stored protobuf object.
 pub fn stored_to_proto(stored: &[u8], out: &mut Vec<u8>, resource_version: i64) -> Result<(), CodecError> {
     unwrap_unknown(stored)?.to_proto(out, resource_version)
-}
-
-/// [`Unknown::to_proto_item`] of a stored object.
-///
-/// # Errors
-/// Bytes that are not a stored protobuf object.
-pub fn stored_to_proto_item(
-    stored: &[u8],
-    out: &mut Vec<u8>,
-    resource_version: i64,
-) -> Result<(), CodecError> {
-    unwrap_unknown(stored)?.to_proto_item(out, resource_version)
-}
-
-/// [`Unknown::proto_item_len`] of a stored object.
-///
-/// # Errors
-/// Bytes that are not a stored protobuf object.
-pub fn proto_item_len(stored: &[u8], resource_version: i64) -> Result<usize, CodecError> {
-    unwrap_unknown(stored)?.proto_item_len(resource_version)
-}
-
-/// [`Unknown::metadata_to_proto`] of a stored object.
-///
-/// # Errors
-/// Bytes that are not a stored protobuf object.
-pub fn stored_metadata_to_proto(
-    stored: &[u8],
-    out: &mut Vec<u8>,
-    resource_version: i64,
-) -> Result<(), CodecError> {
-    unwrap_unknown(stored)?.metadata_to_proto(out, resource_version)
 }
 
 /// Appends a `meta/v1 WatchEvent` (`ADDED`, …) around an object's protobuf body: one frame of a protobuf watch, without

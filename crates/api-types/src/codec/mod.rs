@@ -38,9 +38,8 @@ pub(crate) use encode::{canonical_quantity, decode_base64};
 pub use encode::{json_type, to_proto};
 pub use envelope::{
     END_OF_ENVELOPE, MAGIC, Unknown, begin_envelope, from_envelope, from_stored, is_proto, json_to_stored,
-    list_to_bare, object_to_json, pack, proto_item_len, stored_metadata_to_proto, stored_to_json,
-    stored_to_json_item, stored_to_proto, stored_to_proto_item, to_bare, to_envelope, to_stored, unpack,
-    unwrap_unknown, watch_event_from_proto, watch_event_to_proto, wrap_unknown,
+    list_to_bare, object_to_json, pack, stored_to_json, stored_to_proto, to_bare, to_envelope, to_stored,
+    unpack, unwrap_unknown, watch_event_from_proto, watch_event_to_proto, wrap_unknown,
 };
 pub use yaml::encode_yaml;
 

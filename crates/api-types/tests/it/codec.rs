@@ -240,7 +240,7 @@ fn a_list_is_a_concatenation_of_stored_objects() {
         let stored =
             codec::to_stored(pods.built_in_message(), "v1", "Pod", &json!({"metadata": {"name": name}}))
                 .unwrap();
-        codec::stored_to_proto_item(&stored, &mut raw, 5).unwrap();
+        codec::unwrap_unknown(&stored).unwrap().to_proto_item(&mut raw, 5).unwrap();
     }
     let list = codec::from_envelope(&codec::wrap_unknown("v1", "PodList", &raw)).unwrap();
     assert_eq!(list["items"][1]["metadata"], json!({"name": "b", "resourceVersion": "5"}));
@@ -259,8 +259,8 @@ fn objects_and_lists_are_read_without_managed_fields() {
         let stored = codec::to_stored(message("v1", "Pod"), "v1", "Pod", object).unwrap();
         let (mut body, mut items) = (Vec::new(), b"\x0a\x06\x12\x017\x1a\x01c".to_vec());
         codec::stored_to_proto(&stored, &mut body, 5).unwrap();
-        codec::stored_to_proto_item(&stored, &mut items, 5).unwrap();
-        codec::stored_to_proto_item(&stored, &mut items, 5).unwrap();
+        codec::unwrap_unknown(&stored).unwrap().to_proto_item(&mut items, 5).unwrap();
+        codec::unwrap_unknown(&stored).unwrap().to_proto_item(&mut items, 5).unwrap();
         let mut expected = codec::from_envelope(&body).unwrap();
         expected["metadata"].as_object_mut().unwrap().remove("managedFields");
         assert_eq!(expected["metadata"], bare["metadata"]);
