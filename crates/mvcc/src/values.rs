@@ -56,6 +56,11 @@ impl Values {
         self.cache.insert(place, record);
     }
 
+    /// Keeps a version no longer: it was replaced. Who wants it still reads it from the engine.
+    pub fn forget(&self, place: Place) {
+        self.cache.remove(&place);
+    }
+
     /// `None` when it was compacted, and deleted.
     pub fn record(&self, place: Place) -> Result<Option<Bytes>, EngineError> {
         if let Some(record) = self.cache.get(&place) {
@@ -324,6 +329,21 @@ mod tests {
     fn a_whole_range_that_is_read_again_comes_from_a_cache_that_was_full() {
         let bytes = VERSIONS.cast_unsigned() * LEN as u64;
         assert_eq!(kept(Extent::Whole { bytes }), places().len());
+    }
+
+    #[test]
+    fn what_is_forgotten_comes_from_the_engine() {
+        let (engine, place) = (MemoryEngine::default(), Place { main: 7, sub: 1 });
+        let values = Values::new(Arc::new(engine.clone()), 1 << 20, 0);
+        values.remember(place, Bytes::from_static(b"cached"));
+        assert_eq!(values.record(place).expect("read"), Some(Bytes::from_static(b"cached")));
+        values.forget(place);
+        assert_eq!(values.record(place).expect("read"), None);
+        let mut batch = Batch::default();
+        let key = Bytes::copy_from_slice(&record::place_key(place));
+        batch.put(Table::Revisions, key, Bytes::from_static(b"stored"));
+        engine.write(batch).expect("written");
+        assert_eq!(values.record(place).expect("read"), Some(Bytes::from_static(b"stored")));
     }
 
     #[test]

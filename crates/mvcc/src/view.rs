@@ -279,6 +279,12 @@ impl View {
         Ok(())
     }
 
+    /// Values before these changes need not be kept in memory any more: whoever wants one reads it from the engine.
+    pub fn let_go<'a>(&self, changes: impl Iterator<Item = &'a Event>) {
+        let replaced = changes.filter_map(|event| event.prev_at);
+        replaced.for_each(|(main, sub)| self.values.forget(Place { main, sub }));
+    }
+
     /// Writes the index beside the state in the engine, so that opening the state needs to read only what is newer.
     ///
     /// # Errors

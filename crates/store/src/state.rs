@@ -378,9 +378,12 @@ impl Core {
             let fill = |event| view.fill_prev_of_new(event).map_err(io::Error::other);
             pending.events.iter_mut().try_for_each(fill)?;
         }
-        self.shared.view.store(Arc::new(view));
+        let view = Arc::new(view);
+        self.shared.view.store(view.clone());
         self.shared.publishing.store(false, Ordering::Relaxed);
-        self.shared.hub.publish(pending.events, revision);
+        let left = self.shared.hub.publish(pending.events, revision);
+        // As long as the newest events are held, so are the values before them.
+        view.let_go(left.events());
         self.shared.applied.send_replace(index);
         hit("afterWritebackBuf");
         hit("storeBeforeAnswer");

@@ -77,6 +77,15 @@ pub(super) struct Slot {
     bytes: usize,
 }
 
+/// Events that the ring holds no longer.
+pub(crate) struct Left(Vec<Arc<Slot>>);
+
+impl Left {
+    pub fn events(&self) -> impl Iterator<Item = &Event> {
+        self.0.iter().flat_map(|slot| &slot.events).map(|event| &event.event)
+    }
+}
+
 /// What the ring holds of some revisions.
 pub(super) struct Found {
     pub slots: Vec<Arc<Slot>>,
@@ -94,7 +103,8 @@ struct Ring {
 }
 
 impl Ring {
-    fn push(&mut self, events: Vec<Event>) {
+    /// Appends events; what had to leave for them.
+    fn push(&mut self, events: Vec<Event>) -> Vec<Arc<Slot>> {
         let mut events = events.into_iter().peekable();
         while let Some(first) = events.next() {
             let revision = first.kv.mod_revision;
@@ -107,12 +117,15 @@ impl Ring {
             self.bytes += slot.bytes;
             self.slots.push_back(Arc::new(slot));
         }
+        let mut left = Vec::new();
         while (self.events > RING_EVENTS || self.bytes > RING_BYTES) && self.slots.len() > 1 {
             let slot = self.slots.pop_front().expect("invariant: more than one");
             self.events -= slot.events.len();
             self.bytes -= slot.bytes;
             self.after = slot.revision;
+            left.push(slot);
         }
+        left
     }
 
     fn read(&self, from: Revision, upto: Revision, max_bytes: usize) -> Option<Found> {
@@ -236,12 +249,12 @@ impl Hub {
         self.sets.lock().iter().for_each(|seat| seat.0.woken.notify_one());
     }
 
-    /// Shows the events of one or more revisions, in order; afterwards everything up to `head` was shown.
-    pub fn publish(&self, events: Vec<Event>, head: Revision) {
-        if !events.is_empty() {
-            self.ring.write().push(events);
-        }
+    /// Shows the events of one or more revisions, in order; afterwards everything up to `head` was shown. Those that are
+    /// not held any more then.
+    pub fn publish(&self, events: Vec<Event>, head: Revision) -> Left {
+        let left = if events.is_empty() { Vec::new() } else { self.ring.write().push(events) };
         self.head.send_if_modified(|current| std::mem::replace(current, head) != head);
+        Left(left)
     }
 
     /// Begins anew after the whole state was replaced: those behind read the history.
@@ -320,6 +333,8 @@ impl Hub {
 
 #[cfg(test)]
 mod tests {
+    use mvcc::{EventKind, KeyValue};
+
     use super::*;
 
     #[tokio::test]
@@ -342,5 +357,21 @@ mod tests {
             futures::poll!(std::pin::pin!(seats[1].called())).is_pending(),
             "who has departed is not woken"
         );
+    }
+
+    fn event(revision: Revision) -> Event {
+        let kv = KeyValue { key: "key".into(), mod_revision: revision, ..KeyValue::default() };
+        Event { kind: EventKind::Put, kv, prev: None, prev_at: Some((revision - 1, 0)) }
+    }
+
+    #[test]
+    fn what_the_ring_holds_no_longer_is_told() {
+        let (hub, most) = (Hub::new(1), RING_EVENTS as Revision);
+        let left = |from, upto| {
+            let left = hub.publish((from..=upto).map(event).collect(), upto);
+            left.events().map(|event| event.kv.mod_revision).collect::<Vec<_>>()
+        };
+        assert_eq!(left(2, most + 1), Vec::<Revision>::new(), "there was room");
+        assert_eq!(left(most + 2, most + 4), [2, 3, 4]);
     }
 }
