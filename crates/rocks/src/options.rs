@@ -2,7 +2,7 @@
 
 use rocksdb::{BlockBasedOptions, Cache, DBCompressionType, Options};
 
-/// Bytes of blocks that the database caches.
+/// Bytes of blocks that the database caches, of all its families together.
 const BLOCK_CACHE: usize = 16 << 20;
 /// Bytes of a block before it is compressed.
 const BLOCK: usize = 16 << 10;
@@ -15,7 +15,12 @@ const STATE_WRITE_BUFFER: usize = 16 << 20;
 /// Files of the database's own log that are kept.
 const KEPT_INFO_LOGS: usize = 2;
 
-fn common() -> Options {
+/// A cache of blocks, for the families of one database.
+pub(crate) fn block_cache() -> Cache {
+    Cache::new_lru_cache(BLOCK_CACHE)
+}
+
+fn common(cache: &Cache) -> Options {
     let mut options = Options::default();
     options.create_if_missing(true);
     options.create_missing_column_families(true);
@@ -26,15 +31,15 @@ fn common() -> Options {
     options.set_max_background_jobs(2);
     let mut table = BlockBasedOptions::default();
     table.set_block_size(BLOCK);
-    table.set_block_cache(&Cache::new_lru_cache(BLOCK_CACHE));
+    table.set_block_cache(cache);
     table.set_bloom_filter(10.0, false);
     options.set_block_based_table_factory(&table);
     options
 }
 
 /// The state: no write-ahead log, column families flushed together.
-pub(crate) fn state() -> Options {
-    let mut options = common();
+pub(crate) fn state(cache: &Cache) -> Options {
+    let mut options = common(cache);
     options.set_atomic_flush(true);
     options.set_write_buffer_size(STATE_WRITE_BUFFER);
     // One thread writes, and revisions grow: a memtable of one writer knows where it left off.

@@ -9,7 +9,8 @@ use bytes::Bytes;
 use mvcc::{Batch, Engine, EngineError, Table, VisitValue, WriteIndex};
 use rocksdb::checkpoint::Checkpoint;
 use rocksdb::{
-    ColumnFamilyDescriptor, DB, FlushOptions, IteratorMode, ReadOptions, WriteBatch, WriteOptions, properties,
+    ColumnFamilyDescriptor, DB, FlushOptions, IteratorMode, Options, ReadOptions, WriteBatch, WriteOptions,
+    properties,
 };
 use store::storage::StateEngine;
 
@@ -38,6 +39,13 @@ pub(crate) struct RocksState {
     read_only: bool,
 }
 
+/// How the database and its families are set up.
+fn setup() -> (Options, [ColumnFamilyDescriptor; Table::ALL.len()]) {
+    let cache = options::block_cache();
+    let families = Table::ALL.map(|table| ColumnFamilyDescriptor::new(table.name(), options::state(&cache)));
+    (options::state(&cache), families)
+}
+
 fn failed(error: rocksdb::Error) -> io::Error {
     io::Error::other(error.into_string())
 }
@@ -48,14 +56,13 @@ fn engine_error(error: rocksdb::Error) -> EngineError {
 
 impl RocksState {
     pub fn open(path: &Path) -> io::Result<Self> {
-        let families = Table::ALL.map(|table| ColumnFamilyDescriptor::new(table.name(), options::state()));
-        let db = DB::open_cf_descriptors(&options::state(), path, families).map_err(failed)?;
+        let (options, families) = setup();
+        let db = DB::open_cf_descriptors(&options, path, families).map_err(failed)?;
         Ok(Self { db, path: path.to_owned(), read_only: false })
     }
 
     pub fn open_read_only(path: &Path) -> io::Result<Self> {
-        let families = Table::ALL.map(|table| ColumnFamilyDescriptor::new(table.name(), options::state()));
-        let mut options = options::state();
+        let (mut options, families) = setup();
         options.create_if_missing(false);
         // Little is read of one that is looked into, and not all of its files need be opened for that, by many threads.
         options.set_max_open_files(READ_ONLY_FILES);
