@@ -6,9 +6,10 @@ use api_types::{Resource, ResourceRef, codec};
 use http::Method;
 use serde_json::{Value, json};
 
-use crate::cache::Came;
+use crate::cache::{Came, Packed};
 use crate::client::{Client, JSON, failure, objects_request};
 use crate::error::ClientError;
+use crate::stored;
 use crate::watch::WatchStream;
 
 /// Objects of one kind, in one namespace or all.
@@ -123,6 +124,13 @@ pub(crate) struct Page {
     pub continue_token: String,
 }
 
+impl Page {
+    pub fn new(metadata: &Value, items: Vec<Came>) -> Self {
+        let text = |field: &str| metadata[field].as_str().unwrap_or_default().to_owned();
+        Self { items, resource_version: text("resourceVersion"), continue_token: text("continue") }
+    }
+}
+
 impl Api {
     pub(crate) fn new(client: Client, resource: ResourceRef, namespace: Option<Arc<str>>) -> Self {
         Self { client, resource, namespace }
@@ -189,17 +197,19 @@ impl Api {
         let path = with_query(self.path("", ""), &query);
         let shape = params.metadata_only.then_some("PartialObjectMetadataList");
         let response = self.client.send(objects_request(&self.resource, &path, shape)?).await?;
+        if response.status().is_success() && stored::is_stored(&response) {
+            return stored::read_list(response.into_body()).await;
+        }
         let bytes = self.client.read(response).await?;
         let (metadata, items) = match codec::is_proto(&bytes) {
             true => {
                 let list = codec::list_to_bare(&bytes, &self.resource.api_version(), &self.resource.kind);
                 let (metadata, items) = list.map_err(|error| ClientError::Decode(error.to_string()))?;
-                (metadata, items.into_iter().map(|item| Came::Packed(item.into())).collect())
+                (metadata, items.into_iter().map(|item| Came::Packed(Packed::Own(item.into()))).collect())
             }
             false => self.json_list(&bytes)?,
         };
-        let text = |field: &str| metadata[field].as_str().unwrap_or_default().to_owned();
-        Ok(Page { items, resource_version: text("resourceVersion"), continue_token: text("continue") })
+        Ok(Page::new(&metadata, items))
     }
 
     fn json_list(&self, bytes: &[u8]) -> Result<(Value, Vec<Came>), ClientError> {

@@ -8,6 +8,7 @@ use std::sync::Arc;
 
 use api_types::selector::LabelSelector;
 use api_types::{Resource, codec, meta};
+use bytes::Bytes;
 use parking_lot::RwLock;
 use serde_json::Value;
 use tokio::sync::watch;
@@ -51,10 +52,84 @@ pub struct Index {
 /// Namespace and name.
 pub(crate) type Key = (String, String);
 /// Keys by the value they are found under.
-type Entries = HashMap<String, BTreeSet<Key>>;
+type Entries = HashMap<String, Found>;
 
-/// Bytes of [`codec::pack`].
-pub(crate) type Packed = Arc<[u8]>;
+/// Keys under one value; mostly there is one, which takes no memory of its own.
+enum Found {
+    One(Arc<Key>),
+    Many(BTreeSet<Arc<Key>>),
+}
+
+impl Found {
+    fn insert(&mut self, key: &Arc<Key>) {
+        match self {
+            Self::One(one) if one == key => {}
+            Self::One(one) => *self = Self::Many(BTreeSet::from([one.clone(), key.clone()])),
+            Self::Many(many) => drop(many.insert(key.clone())),
+        }
+    }
+
+    /// Whether it was the last one.
+    fn remove(&mut self, key: &Key) -> bool {
+        match self {
+            Self::One(one) => **one == *key,
+            Self::Many(many) => {
+                many.remove(key);
+                many.is_empty()
+            }
+        }
+    }
+
+    fn len(&self) -> usize {
+        match self {
+            Self::One(_) => 1,
+            Self::Many(many) => many.len(),
+        }
+    }
+
+    /// In order.
+    fn keys(&self) -> impl Iterator<Item = &Arc<Key>> {
+        let (one, many) = match self {
+            Self::One(one) => (Some(one), None),
+            Self::Many(many) => (None, Some(many)),
+        };
+        one.into_iter().chain(many.into_iter().flatten())
+    }
+}
+
+/// An object in few bytes.
+#[derive(Clone)]
+pub(crate) enum Packed {
+    /// Of [`codec::pack`].
+    Own(Arc<[u8]>),
+    /// As the server stores it at a revision, in the server's memory if it is in this process.
+    Stored(Bytes, i64),
+}
+
+impl Packed {
+    fn of(tree: &Value) -> Self {
+        Self::Own(codec::pack(tree).into())
+    }
+
+    fn bytes(&self) -> &[u8] {
+        match self {
+            Self::Own(bytes) => bytes,
+            Self::Stored(bytes, _) => bytes,
+        }
+    }
+
+    /// The object.
+    ///
+    /// # Errors
+    /// `Decode` for bytes that are no object.
+    fn tree(&self) -> Result<Value, ClientError> {
+        let tree = match self {
+            Self::Own(bytes) => codec::unpack(bytes),
+            Self::Stored(bytes, revision) => codec::from_stored_bare(bytes, *revision),
+        };
+        tree.map_err(|error| ClientError::Decode(error.to_string()))
+    }
+}
 
 /// An object as it came.
 pub(crate) enum Came {
@@ -77,9 +152,7 @@ impl Came {
     pub(crate) fn tree(self) -> Result<Value, ClientError> {
         match self {
             Self::Tree(tree) => Ok(tree),
-            Self::Packed(packed) => {
-                codec::unpack(&packed).map_err(|error| ClientError::Decode(error.to_string()))
-            }
+            Self::Packed(packed) => packed.tree(),
         }
     }
 
@@ -110,7 +183,7 @@ impl Kept {
     fn tree(&self) -> Arc<Value> {
         match self {
             Self::Tree { tree, .. } => tree.clone(),
-            Self::Packed(packed) => Arc::new(codec::unpack(packed).expect("invariant: packed here")),
+            Self::Packed(packed) => Arc::new(packed.tree().expect("invariant: it was read before")),
         }
     }
 
@@ -118,7 +191,7 @@ impl Kept {
         match self {
             Self::Tree { tree, .. } => selector.matches_object(tree),
             Self::Packed(packed) => {
-                let peek = codec::peek::open(packed).expect("invariant: packed here");
+                let peek = codec::peek::open(packed.bytes()).expect("invariant: it was read before");
                 selector.matches(|key| peek.label(key))
             }
         }
@@ -127,9 +200,9 @@ impl Kept {
 
 #[derive(Default)]
 struct Objects {
-    by_key: BTreeMap<Key, Kept>,
+    by_key: BTreeMap<Arc<Key>, Kept>,
     /// The trees in the order of their changes, of which some are outdated.
-    trees: VecDeque<(Key, u64)>,
+    trees: VecDeque<(Arc<Key>, u64)>,
     changes: u64,
     indexes: HashMap<&'static str, Entries>,
     /// The newest version that was seen.
@@ -190,7 +263,7 @@ impl Lister {
     fn kept_in(&self, namespace: &str) -> Vec<Kept> {
         let objects = self.objects.read();
         let from = (namespace.to_owned(), String::new());
-        let found = objects.by_key.range(from..).take_while(|((found, _), _)| found == namespace);
+        let found = objects.by_key.range::<Key, _>(from..).take_while(|(key, _)| key.0 == namespace);
         found.map(|(_, kept)| kept.clone()).collect()
     }
 
@@ -203,8 +276,9 @@ impl Lister {
     pub fn by_index(&self, index: &str, value: &str) -> Vec<Arc<Value>> {
         let kept: Vec<Kept> = {
             let objects = self.objects.read();
-            let keys = objects.indexes.get(index).and_then(|entries| entries.get(value));
-            keys.into_iter().flatten().filter_map(|key| objects.by_key.get(key)).cloned().collect()
+            let found = objects.indexes.get(index).and_then(|entries| entries.get(value));
+            let keys = found.into_iter().flat_map(Found::keys);
+            keys.filter_map(|key| objects.by_key.get(key)).cloned().collect()
         };
         kept.iter().map(Kept::tree).collect()
     }
@@ -212,7 +286,7 @@ impl Lister {
     /// How many objects an index has under a value.
     pub fn index_len(&self, index: &str, value: &str) -> usize {
         let objects = self.objects.read();
-        objects.indexes.get(index).and_then(|entries| entries.get(value)).map_or(0, BTreeSet::len)
+        objects.indexes.get(index).and_then(|entries| entries.get(value)).map_or(0, Found::len)
     }
 
     /// The values under which an index has objects.
@@ -252,6 +326,7 @@ impl Lister {
         let (key, new) = (key_of(&object), Arc::new(object));
         let old = self.kept(&key).map(|kept| kept.tree());
         let mut objects = self.objects.write();
+        let key = objects.shared(key);
         objects.saw(&new);
         if let Some(old) = &old {
             objects.unindex(&self.indexes, &key, old);
@@ -281,8 +356,8 @@ impl Lister {
     pub(crate) fn retain(&self, keys: &BTreeSet<Key>) -> Vec<Change> {
         let mut guard = self.objects.write();
         let objects = &mut *guard;
-        let gone: Vec<(Key, Kept)> = objects.by_key.extract_if(.., |key, _| !keys.contains(key)).collect();
-        let forget = |(key, kept): (Key, Kept)| {
+        let gone: Vec<_> = objects.by_key.extract_if(.., |key, _| !keys.contains(&**key)).collect();
+        let forget = |(key, kept): (Arc<Key>, Kept)| {
             let tree = kept.tree();
             objects.unindex(&self.indexes, &key, &tree);
             Change::Deleted(tree)
@@ -292,8 +367,13 @@ impl Lister {
 }
 
 impl Objects {
+    /// A key in the memory of the object that is there, if one is.
+    fn shared(&self, key: Key) -> Arc<Key> {
+        self.by_key.get_key_value(&key).map_or_else(|| Arc::new(key), |(shared, _)| shared.clone())
+    }
+
     /// Keeps an object as a tree, and `trees` of them at most: those that changed last.
-    fn keep(&mut self, key: Key, tree: Arc<Value>, packed: Option<Packed>, trees: usize) {
+    fn keep(&mut self, key: Arc<Key>, tree: Arc<Value>, packed: Option<Packed>, trees: usize) {
         self.changes += 1;
         let packed = packed.filter(|_| trees != usize::MAX);
         self.by_key.insert(key.clone(), Kept::Tree { tree, change: self.changes, packed });
@@ -307,7 +387,7 @@ impl Objects {
             if let Kept::Tree { tree, change, packed } = kept
                 && *change == number
             {
-                *kept = Kept::Packed(packed.take().unwrap_or_else(|| codec::pack(tree).into()));
+                *kept = Kept::Packed(packed.take().unwrap_or_else(|| Packed::of(tree)));
             }
         }
     }
@@ -316,11 +396,11 @@ impl Objects {
         self.version = meta::resource_version(object).parse().unwrap_or(0).max(self.version);
     }
 
-    fn index(&mut self, indexes: &[Index], key: &Key, object: &Value) {
+    fn index(&mut self, indexes: &[Index], key: &Arc<Key>, object: &Value) {
         for index in indexes {
             let entries = self.indexes.entry(index.name).or_default();
             for value in (index.values)(object) {
-                entries.entry(value).or_default().insert(key.clone());
+                entries.entry(value).or_insert_with(|| Found::One(key.clone())).insert(key);
             }
         }
     }
@@ -329,11 +409,8 @@ impl Objects {
         for index in indexes {
             let Some(entries) = self.indexes.get_mut(index.name) else { continue };
             for value in (index.values)(object) {
-                if let Some(keys) = entries.get_mut(&value) {
-                    keys.remove(key);
-                    if keys.is_empty() {
-                        entries.remove(&value);
-                    }
+                if entries.get_mut(&value).is_some_and(|found| found.remove(key)) {
+                    entries.remove(&value);
                 }
             }
         }
@@ -356,6 +433,17 @@ mod tests {
 
     fn pod(name: &str, version: &str, node: &str) -> Value {
         json!({ "metadata": { "name": name, "namespace": "ns", "resourceVersion": version }, "spec": { "nodeName": node } })
+    }
+
+    /// An object as a server stores it, with what nobody here keeps.
+    fn stored(object: &Value) -> Bytes {
+        let mut object = object.clone();
+        object["metadata"]["managedFields"] = json!([{ "manager": "me", "operation": "Update" }]);
+        let (api_version, kind) = (meta::api_version(&object), meta::kind(&object));
+        match api_types::schema::lookup_api_version(api_version, kind) {
+            Some(message) => codec::to_stored(message, api_version, kind, &object).expect("stored").into(),
+            None => codec::json_to_stored(&object).into(),
+        }
     }
 
     fn replace(lister: &Lister, items: Vec<Value>) -> Vec<Change> {
@@ -427,8 +515,12 @@ mod tests {
                     Some(Change::Added(new)) => Some((None, (*new).clone())),
                     _ => None,
                 };
-                // They come in both ways.
-                let packed = number.is_multiple_of(2).then(|| codec::pack(&each).into());
+                // They come in every way.
+                let packed = match number % 3 {
+                    0 => None,
+                    1 => Some(Packed::of(&each)),
+                    _ => Some(Packed::Stored(stored(&each), version as i64)),
+                };
                 let told = (told(all.put(each.clone())), told(few.show(each, packed)));
                 assert_eq!(told.0, told.1, "{round}, {number}");
             }

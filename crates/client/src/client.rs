@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use api_types::codec::STORED_MEDIA_TYPE;
 use api_types::status::Status;
 use api_types::{Resource, ResourceRef, codec};
 use bytes::Bytes;
@@ -138,7 +139,7 @@ pub(crate) fn read_whole(body: Body, max: usize) -> BoxFuture<'static, Result<By
     Box::pin(futures::FutureExt::map(whole, |whole| whole.map(|whole| whole.to_bytes())))
 }
 
-/// Asks for objects of a kind, in protobuf if it has one; `shape` is the kind of the answer where that is metadata alone.
+/// Asks for objects of a kind, as they are stored if they are in this process, in protobuf if it has one; `shape` is the kind of the answer where that is metadata alone.
 pub(crate) fn objects_request(
     resource: &Resource,
     path: &str,
@@ -146,8 +147,10 @@ pub(crate) fn objects_request(
 ) -> Result<Request<Bytes>, ClientError> {
     let mut request = json_request(Method::GET, path, None)?;
     let mut accept = if resource.message.is_some() { PROTOBUF } else { JSON }.to_owned();
-    if let Some(shape) = shape {
-        accept.push_str(&format!(";as={shape};g=meta.k8s.io;v=v1"));
+    match shape {
+        Some(shape) => accept.push_str(&format!(";as={shape};g=meta.k8s.io;v=v1")),
+        None if resource.message.is_some() => accept.insert_str(0, &format!("{STORED_MEDIA_TYPE},")),
+        None => {}
     }
     let accept = HeaderValue::try_from(accept).expect("invariant: made of plain words");
     request.headers_mut().insert(ACCEPT, accept);

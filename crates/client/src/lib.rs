@@ -23,6 +23,7 @@ mod events;
 mod informer;
 mod masters;
 mod queue;
+mod stored;
 mod watch;
 
 pub use api::{Api, DeleteParams, List, ListParams, Patch, Propagation};

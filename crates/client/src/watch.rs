@@ -1,15 +1,17 @@
-//! A watch's answer: a frame of protobuf an event, or a JSON document a line.
+//! A watch's answer: a frame of protobuf an event, a JSON document a line, or objects as the server stores them.
 
+use api_types::codec::{Head, What};
 use api_types::{Resource, ResourceRef, codec};
-use bytes::BytesMut;
+use bytes::{Bytes, BytesMut};
 use http::Response;
 use http::header::CONTENT_TYPE;
 use http_body_util::BodyExt as _;
 use serde_json::Value;
 
-use crate::cache::Came;
+use crate::cache::{Came, Packed};
 use crate::client::{Body, PROTOBUF, failure};
 use crate::error::ClientError;
+use crate::stored::{self, undecodable};
 
 /// Bytes of one event, at most: an object with its envelope.
 const MAX_EVENT: usize = 64 << 20;
@@ -36,6 +38,8 @@ pub enum WatchEvent {
 pub struct WatchStream {
     body: Body,
     buffer: BytesMut,
+    /// In place of the buffer.
+    stored: stored::Frames,
     framing: Framing,
     resource: ResourceRef,
 }
@@ -47,6 +51,8 @@ enum Framing {
     Lines,
     /// Four bytes of length, and a WatchEvent in protobuf.
     Frames,
+    /// A [`Head`], and an object as it is stored.
+    Stored,
 }
 
 /// Bytes of a frame's length.
@@ -55,11 +61,13 @@ const LENGTH: usize = 4;
 impl WatchStream {
     pub(crate) fn new(response: Response<Body>, resource: ResourceRef) -> Self {
         let content_type = response.headers().get(CONTENT_TYPE).and_then(|value| value.to_str().ok());
-        let framing = match content_type.is_some_and(|text| text.starts_with(PROTOBUF)) {
-            true => Framing::Frames,
-            false => Framing::Lines,
+        let framing = match content_type {
+            _ if stored::is_stored(&response) => Framing::Stored,
+            Some(text) if text.starts_with(PROTOBUF) => Framing::Frames,
+            _ => Framing::Lines,
         };
-        Self { body: response.into_body(), buffer: BytesMut::new(), framing, resource }
+        let (body, buffer) = (response.into_body(), BytesMut::new());
+        Self { body, buffer, stored: stored::Frames::default(), framing, resource }
     }
 
     /// The next event; `None` when the server ends the watch.
@@ -82,7 +90,7 @@ impl WatchStream {
             match self.body.frame().await {
                 Some(Ok(frame)) => {
                     if let Ok(data) = frame.into_data() {
-                        self.buffer.extend_from_slice(&data);
+                        self.took(data);
                     }
                 }
                 Some(Err(error)) => return Err(ClientError::Transport(error.to_string())),
@@ -92,11 +100,19 @@ impl WatchStream {
         }
     }
 
+    fn took(&mut self, data: Bytes) {
+        match self.framing {
+            Framing::Stored => self.stored.push(data),
+            Framing::Lines | Framing::Frames => self.buffer.extend_from_slice(&data),
+        }
+    }
+
     /// Whether nothing is left but line ends.
     fn is_over(&self) -> bool {
         match self.framing {
             Framing::Lines => self.buffer.iter().all(u8::is_ascii_whitespace),
             Framing::Frames => self.buffer.is_empty(),
+            Framing::Stored => self.stored.is_empty(),
         }
     }
 
@@ -117,12 +133,12 @@ impl WatchStream {
                 let frame = self.buffer.split_to(LENGTH + length);
                 Some(parse_frame(&frame[LENGTH..], &self.resource))
             }
+            Framing::Stored => match self.stored.take() {
+                Ok(frame) => frame.map(|(head, bytes)| parse_stored(head, bytes)),
+                Err(error) => Some(Err(error)),
+            },
         }
     }
-}
-
-fn undecodable(error: impl ToString) -> ClientError {
-    ClientError::Decode(error.to_string())
 }
 
 fn parse_line(line: &[u8], resource: &Resource) -> Result<(EventKind, Came), ClientError> {
@@ -140,7 +156,22 @@ fn parse_frame(frame: &[u8], resource: &Resource) -> Result<(EventKind, Came), C
         return Err(reported(&codec::from_envelope(body).map_err(undecodable)?));
     };
     let bare = codec::to_bare(body, &resource.api_version(), &resource.kind).map_err(undecodable)?;
-    Ok((kind, Came::Packed(bare.into())))
+    Ok((kind, Came::Packed(Packed::Own(bare.into()))))
+}
+
+fn parse_stored(head: Head, bytes: Bytes) -> Result<(EventKind, Came), ClientError> {
+    let kind = match head.what {
+        What::Added => EventKind::Put { new: true },
+        What::Modified => EventKind::Put { new: false },
+        What::Deleted => EventKind::Deleted,
+        What::Bookmark => {
+            let object = serde_json::json!({ "metadata": { "resourceVersion": head.revision.to_string() } });
+            return Ok((EventKind::Bookmark, Came::Tree(object)));
+        }
+        What::Failure => return Err(reported(&codec::from_envelope(&bytes).map_err(undecodable)?)),
+        What::List => return Err(undecodable("a list in a watch")),
+    };
+    Ok((kind, stored::object(head, bytes)))
 }
 
 /// What happened to an object.
@@ -189,7 +220,6 @@ fn reported(status: &Value) -> ClientError {
 #[cfg(test)]
 mod tests {
     use api_types::table;
-    use bytes::Bytes;
     use futures::stream;
     use http_body_util::StreamBody;
     use hyper::body::Frame;
@@ -214,6 +244,21 @@ mod tests {
         [&length[..], &event].concat()
     }
 
+    fn stored(kind: &str, object: &Value) -> Vec<u8> {
+        let (api_version, of) = (api_types::meta::api_version(object), api_types::meta::kind(object));
+        let message = api_types::schema::lookup_api_version(api_version, of).expect("a kind");
+        let revision = api_types::meta::resource_version(object).parse().unwrap_or(0);
+        let (what, bytes) = match kind {
+            "ADDED" => (What::Added, codec::to_stored(message, api_version, of, object)),
+            "MODIFIED" => (What::Modified, codec::to_stored(message, api_version, of, object)),
+            "BOOKMARK" => (What::Bookmark, Ok(Vec::new())),
+            _ => (What::Failure, codec::to_envelope(message, api_version, of, object)),
+        };
+        let bytes = bytes.expect("an object");
+        let head = Head { what, revision, length: bytes.len() as u32 };
+        [&head.to_bytes()[..], &bytes].concat()
+    }
+
     fn map(version: &str) -> Value {
         json!({"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "a", "resourceVersion": version}})
     }
@@ -227,7 +272,9 @@ mod tests {
         };
         let lines = events.iter().map(line).collect::<Vec<_>>().concat();
         let frames = events.iter().map(|(kind, object)| frame(kind, object)).collect::<Vec<_>>().concat();
-        for (content_type, bytes) in [("application/json", lines), (PROTOBUF, frames)] {
+        let stored = events.iter().map(|(kind, object)| stored(kind, object)).collect::<Vec<_>>().concat();
+        let forms = [("application/json", lines), (PROTOBUF, frames), (codec::STORED_MEDIA_TYPE, stored)];
+        for (content_type, bytes) in forms {
             for size in [1, 7, bytes.len()] {
                 let mut stream = stream(content_type, bytes.chunks(size).map(<[u8]>::to_vec).collect());
                 let mut next = async || stream.next().await;

@@ -96,6 +96,14 @@ impl Unknown<'_> {
         Parts { rest: &[], ..parts }.write(out);
         Ok(())
     }
+
+    /// A message of this kind as a tree with a resourceVersion.
+    fn tree(&self, raw: &[u8], resource_version: i64) -> Result<Value, CodecError> {
+        let (mut buffer, mut sink) = (itoa::Buffer::new(), TreeSink::default());
+        let fill = fill(version_text(resource_version, &mut buffer));
+        object(&mut sink, self.message()?, raw, Some(self.types()), fill)?;
+        Ok(sink.finish())
+    }
 }
 
 /// Whether bytes start as a protobuf envelope does.
@@ -295,17 +303,32 @@ pub fn json_to_stored(value: &Value) -> Vec<u8> {
 /// # Errors
 /// Bytes that are not a stored object.
 pub fn from_stored(stored: &[u8], resource_version: i64) -> Result<Value, CodecError> {
-    let mut buffer = itoa::Buffer::new();
-    let version = version_text(resource_version, &mut buffer);
     if !is_proto(stored) {
-        let mut value = serde_json::from_slice(stored).map_err(|e| CodecError::Raw(e.to_string()))?;
-        crate::meta::set_resource_version(&mut value, version);
+        return stored_json_tree(stored, resource_version);
+    }
+    let unknown = unwrap_unknown(stored)?;
+    unknown.tree(unknown.raw, resource_version)
+}
+
+/// [`from_stored`] without `metadata.managedFields`, which are half of many an object.
+///
+/// # Errors
+/// As [`from_stored`].
+pub fn from_stored_bare(stored: &[u8], resource_version: i64) -> Result<Value, CodecError> {
+    if !is_proto(stored) {
+        let mut value = stored_json_tree(stored, resource_version)?;
+        crate::meta::metadata_mut(&mut value).remove("managedFields");
         return Ok(value);
     }
     let unknown = unwrap_unknown(stored)?;
-    let mut sink = TreeSink::default();
-    object(&mut sink, unknown.message()?, unknown.raw, Some(unknown.types()), fill(version))?;
-    Ok(sink.finish())
+    unknown.tree(&without_managed_fields(unknown.raw)?, resource_version)
+}
+
+fn stored_json_tree(stored: &[u8], resource_version: i64) -> Result<Value, CodecError> {
+    let mut value = serde_json::from_slice(stored).map_err(|e| CodecError::Raw(e.to_string()))?;
+    let mut buffer = itoa::Buffer::new();
+    crate::meta::set_resource_version(&mut value, version_text(resource_version, &mut buffer));
+    Ok(value)
 }
 
 /// Appends the JSON of a stored object, with `kind`, `apiVersion` and resourceVersion, no line end.

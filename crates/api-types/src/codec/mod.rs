@@ -14,6 +14,7 @@
 //! | stored bytes | one field, cheaply | [`peek`] |
 //! | tree | few bytes, and back | [`pack`], [`unpack`] |
 //! | protobuf body | the same without managed fields, for [`unpack`] | [`to_bare`], [`list_to_bare`] |
+//! | stored bytes | tree without managed fields | [`from_stored_bare`] |
 //!
 //! Trees leave out what is null or absent, but hold the structs that Go always writes (`"status": {}`), so that a
 //! tree read from the store and one read from JSON text agree.
@@ -27,6 +28,7 @@ mod envelope;
 pub mod peek;
 mod scan;
 mod sink;
+mod stored_frames;
 mod stored_json;
 mod walk;
 pub(crate) mod wire;
@@ -37,10 +39,12 @@ pub(crate) use decode::{Digest, MAX_STRICT_BYTES, paths_in_order};
 pub(crate) use encode::{canonical_quantity, decode_base64};
 pub use encode::{json_type, to_proto};
 pub use envelope::{
-    END_OF_ENVELOPE, MAGIC, Unknown, begin_envelope, from_envelope, from_stored, is_proto, json_to_stored,
-    list_to_bare, object_to_json, pack, stored_to_json, stored_to_proto, to_bare, to_envelope, to_stored,
-    unpack, unwrap_unknown, watch_event_from_proto, watch_event_to_proto, wrap_unknown,
+    END_OF_ENVELOPE, MAGIC, Unknown, begin_envelope, from_envelope, from_stored, from_stored_bare, is_proto,
+    json_to_stored, list_to_bare, object_to_json, pack, stored_to_json, stored_to_proto, to_bare,
+    to_envelope, to_stored, unpack, unwrap_unknown, watch_event_from_proto, watch_event_to_proto,
+    wrap_unknown,
 };
+pub use stored_frames::{Head, STORED_MEDIA_TYPE, What};
 pub use yaml::encode_yaml;
 
 use crate::schema::MessageId;
