@@ -18,6 +18,7 @@ use crate::discovery::Documents;
 use crate::flow::Flow;
 use crate::health::Health;
 use crate::impersonate::Modes;
+use crate::initial::Pieces;
 use crate::node_client::NodeClient;
 use crate::registry::EventLeases;
 use crate::services::Allocator;
@@ -42,6 +43,7 @@ pub(crate) struct Api {
     pub documents: Arc<Documents>,
     pub catalog: Catalog,
     pub watched: Shared,
+    pub pieces: Arc<Pieces>,
     pub event_leases: EventLeases,
     pub health: Health,
     pub nodes: Option<NodeClient>,
@@ -88,6 +90,7 @@ impl Api {
             documents: Documents::new(),
             catalog: Catalog::default(),
             watched: Shared::default(),
+            pieces: Arc::default(),
             event_leases: EventLeases::default(),
             health: Health::default(),
             nodes,

@@ -37,6 +37,8 @@ const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
 const PING_INTERVAL: Duration = Duration::from_secs(30);
 /// Streams of an HTTP/2 connection at the same time (upstream's `--http2-max-streams-per-connection`).
 const MAX_STREAMS: u32 = 1000;
+/// Bytes of an answer that wait for the socket, from which on no more of it is made. What was being made then is added.
+const SEND_BUFFER: usize = 32 << 10;
 /// Bytes of a request's headers over HTTP/2. Upstream takes 1 MiB.
 const MAX_HEADER_BYTES: u32 = 128 << 10;
 /// The same over HTTP/1.1, and 64 KiB of the URL. The library takes more of what comes fast.
@@ -142,6 +144,7 @@ fn builder(tasks: &TaskGroup, http2: bool, idle: Duration) -> auto::Builder<Task
         .timer(TokioTimer::new())
         .keep_alive_interval(PING_INTERVAL)
         .max_concurrent_streams(MAX_STREAMS)
+        .max_send_buf_size(SEND_BUFFER)
         .max_header_list_size(MAX_HEADER_BYTES);
     if http2 { builder.http2_only() } else { builder.http1_only() }
 }

@@ -222,7 +222,7 @@ impl Writer {
     }
 
     /// The stored object, if it goes out as it is.
-    fn native<'a>(&self, kv: &'a KeyValue) -> Option<codec::Unknown<'a>> {
+    pub fn native<'a>(&self, kv: &'a KeyValue) -> Option<codec::Unknown<'a>> {
         if self.resource.custom().is_some() { None } else { convert::native(&self.resource, &kv.value) }
     }
 

@@ -4,6 +4,7 @@ use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
 
+use api_types::codec::{STORED_MEDIA_TYPE, What};
 use api_types::status::Status;
 use api_types::{Text, codec, meta};
 use bytes::{BufMut, Bytes, BytesMut};
@@ -11,38 +12,37 @@ use futures::future::BoxFuture;
 use futures::stream::FuturesUnordered;
 use futures::{FutureExt, StreamExt};
 use http::Response;
-use mvcc::{Event, EventKind, KeyRange, KeyValue, MvccError, RangeRequest};
+use mvcc::{Event, EventKind, KeyRange, KeyValue};
 use parking_lot::Mutex;
 use store::{SharedEvent, WatchError, WatchRequest};
 
 use crate::api::Api;
 use crate::body::{self, Body, BoxError};
 use crate::call::Call;
-use crate::catalog::Kind;
 use crate::counters::Watched;
 use crate::encode::{self, Writer};
+use crate::initial::{Initial, PIECE_BYTES, Piece};
 use crate::negotiate::{Format, Media, Shape};
 use crate::options::ListOptions;
 use crate::registry::Target;
 use crate::select::Selection;
-use crate::storage::{self, View, Watcher};
+use crate::storage::Watcher;
+use crate::stored;
 
 /// How long a watch lasts at least when the client does not say (upstream's `--min-request-timeout`); up to twice so
 /// long.
 const MIN_TIMEOUT: Duration = Duration::from_secs(1800);
 /// Between two bookmarks.
 const BOOKMARK_INTERVAL: Duration = Duration::from_secs(60);
-/// Bytes of initial events that are encoded at a time.
-const INITIAL_BYTES: usize = 256 << 10;
-/// Objects of them that are read at a time.
-const INITIAL_PAGE: i64 = 128;
-/// Encoded objects and events that are shared between watchers, at most.
+/// Bytes of an initial event that goes over the edge of its piece, mostly.
+const LAST_OBJECT: usize = 8 << 10;
+/// Encoded events that are shared between watchers, at most.
 const SHARED_EVENTS: usize = 4096;
 /// Bytes of them, at most.
 const SHARED_BYTES: usize = 16 << 20;
 
-/// Objects and events as they were last written for watchers: an event is encoded once for all who watch in the same
-/// form, and its bytes go to all of them.
+/// Events as they were last written for watchers: each is encoded once for all who watch in the same form, and its bytes
+/// go to all of them.
 #[derive(Default)]
 pub(crate) struct Shared(Mutex<SharedState>);
 
@@ -57,8 +57,7 @@ struct SharedState {
 struct SharedKey {
     key: Bytes,
     revision: i64,
-    /// Of an event of this type; none: of the object alone.
-    event: Option<&'static str>,
+    event: What,
     format: Format,
     shape: Shape,
     group: Text,
@@ -67,7 +66,7 @@ struct SharedKey {
     definition: i64,
 }
 
-/// An object, or an event with one.
+/// An event.
 #[derive(Clone)]
 struct Encoded {
     bytes: Bytes,
@@ -119,45 +118,6 @@ fn begin(options: &ListOptions) -> Result<Begin, Status> {
     })
 }
 
-/// What was there when a watch began. It is read as the client takes it, so that a thousand who begin at once do not hold
-/// a list each.
-#[derive(Default)]
-struct Initial {
-    page: std::vec::IntoIter<KeyValue>,
-    /// Where it goes on; none at the end.
-    rest: Option<(Arc<View>, KeyRange)>,
-}
-
-impl Initial {
-    fn of(view: &Arc<View>, range: &KeyRange) -> Self {
-        Self { page: Vec::new().into_iter(), rest: Some((view.clone(), range.clone())) }
-    }
-
-    fn is_over(&self) -> bool {
-        self.page.len() == 0 && self.rest.is_none()
-    }
-
-    /// Reads on until there is something to give, or nothing more.
-    async fn fill(&mut self, api: &Api, kind: &Kind, selection: &Selection) -> Result<(), Status> {
-        while self.page.len() == 0 {
-            let Some((view, range)) = self.rest.take() else { return Ok(()) };
-            let request = RangeRequest { limit: INITIAL_PAGE, ..RangeRequest::new(range) };
-            let answer = view.range(&request).map_err(|error| match error {
-                MvccError::Compacted { .. } => Status::expired("too old resource version"),
-                error => storage::unreadable(&error),
-            })?;
-            let mut page = answer.kvs;
-            if let (true, Some(last)) = (answer.more, page.last()) {
-                self.rest = Some((view, request.range.behind(&last.key)));
-            }
-            page.retain(|kv| selection.matches(kv));
-            api.bring_to(kind, &mut page).await?;
-            self.page = page.into_iter();
-        }
-        Ok(())
-    }
-}
-
 /// A running watch: pulled by the socket, so that nothing piles up for a client that does not read.
 struct Stream {
     api: Arc<Api>,
@@ -172,6 +132,8 @@ struct Stream {
     headed: bool,
     ended: bool,
     counts: Watched,
+    /// What goes to the caller next, for one who takes objects as they are stored.
+    stored: Option<VecDeque<Bytes>>,
 }
 
 /// What happens to a watch beside events.
@@ -197,8 +159,12 @@ impl Api {
         let options = ListOptions::parse(&target.resource, &call.query, &call.info.name)?;
         let begin = begin(&options)?;
         let format = writer.media.format;
-        let stream = self.begin_watch(target, writer, options, begin).await?;
+        // Who is told first what there was shares that with others who are.
+        let is_stored = matches!(begin, Begin::After(_)) && stored::is_wanted(call, &writer);
+        let mut stream = self.begin_watch(target, writer, options, begin).await?;
+        stream.stored = is_stored.then(VecDeque::new);
         let content_type = match format {
+            _ if is_stored => STORED_MEDIA_TYPE,
             Format::Protobuf => "application/vnd.kubernetes.protobuf;stream=watch",
             _ => "application/json",
         };
@@ -237,7 +203,7 @@ impl Api {
         let (mut initial, start) = match begin {
             Begin::After(0) => (Initial::default(), view.revision() + 1),
             Begin::After(revision) => (Initial::default(), revision + 1),
-            _ => (Initial::of(&view, &range), view.revision() + 1),
+            _ => (Initial::of(self, &view, &range), view.revision() + 1),
         };
         initial.fill(self, &target.resource, &options.selection).await?;
         let beside = self.beside(target, &options, view.revision() + 1);
@@ -253,6 +219,7 @@ impl Api {
                 .filter(|_| options.bookmarks),
             headed: true,
             ended: false,
+            stored: None,
             counts: self.counts.of(&target.resource).watched(&target.resource),
         })
     }
@@ -338,6 +305,9 @@ async fn changed(definition: Option<Definition>) {
 impl Stream {
     /// The next bytes for the socket; none at the end.
     async fn next(&mut self) -> Option<Bytes> {
+        if let Some(piece) = self.next_stored() {
+            return Some(piece);
+        }
         if self.ended {
             return None;
         }
@@ -352,7 +322,8 @@ impl Stream {
             };
             match batch {
                 Ok(Ok(batch)) => {
-                    if let Some(piece) = self.events(&batch.events).await {
+                    let piece = self.events(&batch.events).await;
+                    if let Some(piece) = piece.or_else(|| self.next_stored()) {
                         return Some(piece);
                     }
                 }
@@ -382,26 +353,36 @@ impl Stream {
     }
 
     async fn next_initial(&mut self) -> Option<Bytes> {
-        let (mut out, mut objects) = (BytesMut::new(), 0);
-        while out.len() < INITIAL_BYTES {
-            let kind = &self.writer.resource;
-            if let Err(status) = self.initial.fill(&self.api, kind, &self.selection).await {
-                return Some(self.fail(&status, out));
+        match self.initial_piece().await {
+            Ok(Some(piece)) => {
+                piece.sizes().for_each(|size| self.counts.sent(size));
+                self.counts.began_with(piece.sizes().len() as u64);
+                Some(piece.bytes.clone())
             }
-            let Some(kv) = self.initial.page.next() else { break };
-            match self.encoded(&kv).await {
-                Ok(object) => self.counted("ADDED", &object, &mut out),
-                Err(status) => return Some(self.fail(&status, out)),
-            }
-            objects += 1;
+            Ok(None) => self.initial_end.take().map(|revision| self.bookmark(revision, true)),
+            Err(status) => Some(self.fail(&status, BytesMut::new())),
         }
-        self.counts.began_with(objects);
-        if self.initial.is_over()
-            && let Some(revision) = self.initial_end.take()
+    }
+
+    /// The next of what was there at the beginning; none at its end.
+    async fn initial_piece(&mut self) -> Result<Option<Arc<Piece>>, Status> {
+        self.initial.fill(&self.api, &self.writer.resource, &self.selection).await?;
+        if let Some(piece) = self.initial.take_shared(&self.writer) {
+            return Ok(Some(piece));
+        }
+        let room = self.initial.bytes().min(PIECE_BYTES) + LAST_OBJECT;
+        let (mut piece, mut out) = (Piece::default(), BytesMut::with_capacity(room));
+        while out.len() < PIECE_BYTES
+            && let Some(kv) = self.initial.next()
         {
-            out.extend_from_slice(&self.bookmark(revision, true));
+            let object = self.written(&kv).await?;
+            self.frame(What::Added, &object, &mut out);
+            piece.add(&kv, object.len());
         }
-        (!out.is_empty()).then(|| out.freeze())
+        piece.bytes = out.freeze();
+        let piece = Arc::new(piece);
+        self.initial.share(&self.writer, &piece);
+        Ok(Some(piece).filter(|piece| !piece.bytes.is_empty()))
     }
 
     /// One event of the store as this watcher sees it: what leaves the selection is deleted, what enters it is added.
@@ -418,18 +399,23 @@ impl Stream {
         };
         match (before, after) {
             (None, None) => Ok(None),
-            (None, Some(kv)) => self.framed("ADDED", kv).await.map(Some),
-            (Some(_), Some(kv)) => self.framed("MODIFIED", kv).await.map(Some),
+            (None, Some(kv)) => self.framed(What::Added, kv).await.map(Some),
+            (Some(_), Some(kv)) => self.framed(What::Modified, kv).await.map(Some),
             (Some(kv), None) => {
                 let gone = KeyValue { mod_revision: event.kv.mod_revision, ..kv.clone() };
-                self.framed("DELETED", &gone).await.map(Some)
+                self.framed(What::Deleted, &gone).await.map(Some)
             }
         }
     }
 
-    /// An event, in the bytes that all have who watch in the same form.
-    async fn framed(&mut self, event: &'static str, kv: &KeyValue) -> Result<Bytes, Status> {
-        let key = self.shared_key(Some(event), kv);
+    /// An event, in the bytes that all have who watch in the same form; nothing if it goes as a piece of its own.
+    async fn framed(&mut self, event: What, kv: &KeyValue) -> Result<Bytes, Status> {
+        if let Some(frames) = &mut self.stored {
+            self.counts.sent(kv.value.len());
+            stored::put(&self.writer, event, kv, frames)?;
+            return Ok(Bytes::new());
+        }
+        let key = self.shared_key(event, kv);
         let shared = key.as_ref().and_then(|key| self.api.watched.get(key));
         let encoded = match shared {
             Some(shared) => shared,
@@ -448,21 +434,13 @@ impl Stream {
         Ok(encoded.bytes)
     }
 
-    /// An object that was there, in the bytes that all have who watch in the same form.
-    async fn encoded(&mut self, kv: &KeyValue) -> Result<Bytes, Status> {
-        let key = self.shared_key(None, kv);
-        if let Some(shared) = key.as_ref().and_then(|key| self.api.watched.get(key)) {
-            return Ok(shared.bytes);
-        }
-        let bytes = self.written(kv).await?;
-        if let Some(key) = key {
-            self.api.watched.put(key, Encoded { bytes: bytes.clone(), object: bytes.len() });
-        }
-        Ok(bytes)
+    /// The next of what goes to a caller who takes objects as they are stored.
+    fn next_stored(&mut self) -> Option<Bytes> {
+        self.stored.as_mut()?.pop_front()
     }
 
     /// What an object is shared by; none when each watcher has its own.
-    fn shared_key(&self, event: Option<&'static str>, kv: &KeyValue) -> Option<SharedKey> {
+    fn shared_key(&self, event: What, kv: &KeyValue) -> Option<SharedKey> {
         let Writer { media, resource, .. } = &self.writer;
         (media.shape != Shape::Table).then(|| SharedKey {
             key: kv.key.clone(),
@@ -491,9 +469,12 @@ impl Stream {
     }
 
     fn bookmark(&self, revision: i64, initial_events_end: bool) -> Bytes {
+        if self.stored.is_some() {
+            return stored::head(What::Bookmark, revision, 0);
+        }
         let mut out = BytesMut::new();
         if let Ok(object) = self.writer.bookmark(revision, initial_events_end) {
-            self.counted("BOOKMARK", &object, &mut out);
+            self.counted(What::Bookmark, &object, &mut out);
         }
         out.freeze()
     }
@@ -517,20 +498,24 @@ impl Stream {
         let message = api_types::schema::by_name("io.k8s.apimachinery.pkg.apis.meta.v1.Status")
             .expect("invariant: the tables hold Status");
         if let Ok(object) = encode::value(message, media, &status.to_value()) {
-            self.counted("ERROR", &object, &mut out);
+            if let Some(frames) = &mut self.stored {
+                stored::put_bytes(What::Failure, 0, object, frames);
+                return frames.pop_front().unwrap_or_default();
+            }
+            self.counted(What::Failure, &object, &mut out);
         }
         out.freeze()
     }
 
-    fn counted(&self, kind: &str, object: &[u8], out: &mut BytesMut) {
+    fn counted(&self, event: What, object: &[u8], out: &mut BytesMut) {
         self.counts.sent(object.len());
-        self.frame(kind, object, out);
+        self.frame(event, object, out);
     }
 
-    fn frame(&self, kind: &str, object: &[u8], out: &mut BytesMut) {
+    fn frame(&self, event: What, object: &[u8], out: &mut BytesMut) {
         match self.writer.media.format {
-            Format::Protobuf => proto_frame(kind, object, out),
-            _ => json_frame(kind, object, out),
+            Format::Protobuf => proto_frame(event.event_type(), object, out),
+            _ => json_frame(event.event_type(), object, out),
         }
     }
 }

@@ -10,7 +10,7 @@ use super::CodecError;
 pub const STORED_MEDIA_TYPE: &str = "application/vnd.trierarch.stored";
 
 /// What a frame is.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum What {
     /// A list: its metadata as JSON.
     List,

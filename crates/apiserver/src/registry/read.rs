@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use api_types::codec::STORED_MEDIA_TYPE;
 use api_types::field::{FieldError, Path, quote};
 use api_types::status::Status;
 use api_types::{Value, meta};
@@ -20,6 +21,7 @@ use crate::negotiate::Media;
 use crate::options::ListOptions;
 use crate::select::Selection;
 use crate::storage::{self, View};
+use crate::stored;
 
 /// A page of a list.
 struct Found {
@@ -112,8 +114,12 @@ impl Api {
         self.counts.of(kind).listed(kind, found.seen, found.items.len());
         self.bring_to(&target.resource, &mut found.items).await?;
         let metadata = list_metadata(&found, &prefix);
-        let mut response = body::response(200, writer.content_type(), Bytes::new());
-        *response.body_mut() = writer.list(&metadata, found.items)?;
+        let (form, body) = match stored::is_wanted(call, &writer) {
+            true => (STORED_MEDIA_TYPE, stored::list(&writer, &metadata, &found.items)?),
+            false => (writer.content_type(), writer.list(&metadata, found.items)?),
+        };
+        let mut response = body::response(200, form, Bytes::new());
+        *response.body_mut() = body;
         Ok(response)
     }
 

@@ -1,5 +1,7 @@
 //! Watches over TLS.
 
+use api_types::codec::{self, Head, STORED_MEDIA_TYPE, What};
+use bytes::Bytes;
 use http_body_util::BodyExt;
 use hyper::body::Incoming;
 use mvcc::Command;
@@ -193,4 +195,87 @@ async fn protobuf_frames_hold_whole_objects() {
     assert_eq!(kind, "ADDED");
     let object = api_types::codec::from_envelope(object).expect("an object");
     assert_eq!((&object["kind"], &object["data"]["k"]), (&json!("ConfigMap"), &json!("v")));
+}
+
+#[tokio::test]
+async fn watchers_who_begin_together_are_told_what_each_is_to_know() {
+    const OBJECTS: usize = 150;
+    let cluster = Cluster::start().await;
+    for number in 0..OBJECTS {
+        let mut object = config_map(&format!("w{number:03}"));
+        object["metadata"]["labels"] = json!({"a": if number.is_multiple_of(2) { "yes" } else { "no" }});
+        object["data"] = json!({"large": "x".repeat(2048)});
+        cluster.create(CONFIG_MAPS, &object).await;
+    }
+    let even = "labelSelector=a%3Dyes&resourceVersion=0";
+    let mut before = [
+        Watch::open(&cluster, "resourceVersion=0").await,
+        Watch::open(&cluster, "resourceVersion=0").await,
+        Watch::open(&cluster, even).await,
+    ];
+    label(&cluster, "w001", json!("yes")).await;
+    let mut after = [Watch::open(&cluster, "resourceVersion=0").await, Watch::open(&cluster, even).await];
+    let is_even = |number: &usize| number.is_multiple_of(2);
+    for number in (0..OBJECTS).filter(|number| is_even(number) || *number == 1) {
+        assert_eq!(after[1].brief().await, format!("ADDED w{number:03}"));
+    }
+    for number in 0..OBJECTS {
+        let wanted = format!("ADDED w{number:03}");
+        assert_eq!([before[0].brief().await, before[1].brief().await], [wanted.as_str(); 2]);
+        let event = after[0].next().await.expect("an event");
+        assert_eq!(event["object"]["metadata"]["name"], format!("w{number:03}"));
+        let label = if is_even(&number) || number == 1 { "yes" } else { "no" };
+        assert_eq!(event["object"]["metadata"]["labels"]["a"], label, "as it was when the watch began");
+        if is_even(&number) {
+            assert_eq!(before[2].brief().await, wanted);
+        }
+    }
+    assert_eq!([before[0].brief().await, before[1].brief().await], ["MODIFIED w001"; 2]);
+    assert_eq!(before[2].brief().await, "ADDED w001");
+}
+
+/// The next piece of an answer.
+async fn piece(body: &mut apiserver::Body) -> Bytes {
+    let frame = tokio::time::timeout(DEADLINE, body.frame()).await.expect("a piece in time");
+    frame.expect("a piece").expect("whole").into_data().expect("data")
+}
+
+async fn head(body: &mut apiserver::Body) -> Head {
+    Head::from_bytes(piece(body).await.first_chunk().expect("a head")).expect("a head")
+}
+
+#[tokio::test]
+async fn callers_in_this_process_are_given_what_is_stored_itself() {
+    let cluster = Cluster::start().await;
+    cluster.create(CONFIG_MAPS, &config_map("w")).await;
+    let stored =
+        || cluster.store.view().get(b"/registry/configmaps/default/w").expect("read").expect("there");
+    let both = format!("{STORED_MEDIA_TYPE},application/vnd.kubernetes.protobuf");
+    let of = |query: &str| {
+        let path = format!("{CONFIG_MAPS}?fieldSelector=metadata.name%3Dw&{query}");
+        ask("GET", &path).header("accept", &both)
+    };
+    let answer = cluster.begin(of("")).await;
+    assert_eq!(answer.headers()["content-type"], STORED_MEDIA_TYPE);
+    let mut list = answer.into_body();
+    assert_eq!(head(&mut list).await.what, What::List);
+    let metadata: Value = serde_json::from_slice(&piece(&mut list).await).expect("metadata");
+    let version = metadata["resourceVersion"].as_str().expect("a version").to_owned();
+    let (first, own) = (head(&mut list).await, stored());
+    assert_eq!((first.what, first.revision), (What::Added, own.mod_revision));
+    assert_eq!(piece(&mut list).await.as_ptr(), own.value.as_ptr(), "the same memory");
+    assert!(list.frame().await.is_none());
+
+    let mut watch = cluster.begin(of(&format!("watch=1&resourceVersion={version}"))).await.into_body();
+    label(&cluster, "w", json!("b")).await;
+    let (changed, own) = (head(&mut watch).await, stored());
+    assert_eq!((changed.what, changed.revision), (What::Modified, own.mod_revision));
+    assert_eq!(piece(&mut watch).await.as_ptr(), own.value.as_ptr(), "the same memory");
+    cluster.root(ask("DELETE", &format!("{CONFIG_MAPS}/w"))).await.expect(200);
+    let gone = head(&mut watch).await;
+    assert!(gone.what == What::Deleted && gone.revision > own.mod_revision, "{gone:?}");
+    assert_eq!(codec::from_stored(&piece(&mut watch).await, 0).expect("an object")["data"]["k"], "v");
+
+    let outside = cluster.send_as(of(""), &cluster.admin).await.expect("an answer");
+    assert_eq!(outside.headers["content-type"], "application/vnd.kubernetes.protobuf");
 }
