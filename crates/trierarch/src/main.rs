@@ -44,6 +44,13 @@ use env::Env;
 #[global_allocator]
 static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
 
+/// How the allocator is set up: memory that is not used any more goes back to the system within so many milliseconds, by
+/// a thread of the allocator's, also where a thread that freed it never asks for any again.
+// SAFETY: the name is the allocator's own, which reads it once as text that ends with a zero.
+#[allow(unsafe_code)]
+#[unsafe(export_name = "malloc_conf")]
+pub static ALLOCATOR_SETTINGS: &[u8; 43] = b"background_thread:true,dirty_decay_ms:3000\0";
+
 /// A Kubernetes-compatible control plane for high-availability clusters.
 #[derive(Parser)]
 #[command(name = "trierarch", version, arg_required_else_help = true)]
