@@ -71,10 +71,11 @@ pub(crate) fn body(call: &Call, expected: Expected<'_>) -> Result<Value, Status>
     match expected.form {
         Form::Message(message) => {
             let report = schema::check_document(message, &decoded, &call.body);
-            let value = decoded.value;
+            let mut value = decoded.value;
             judge(call, report).map_err(|why| cannot_handle(&value, expected, &why))?;
-            codec::normalize(message, &value)
-                .map_err(|error| cannot_handle(&value, expected, &error.to_string()))
+            codec::normalize_in_place(message, &mut value)
+                .map_err(|error| cannot_handle(&value, expected, &error.to_string()))?;
+            Ok(value)
         }
         Form::Custom(kind) => {
             let refuse = |value: &Value, why: &str| cannot_handle(value, expected, why);

@@ -84,9 +84,7 @@ fn write_message(
     if let Some(map_type) = definition.and_then(|d| d["x-kubernetes-map-type"].as_str()) {
         write!(out, ".map_type({map_type:?})")?;
     }
-    if let Some(order) = number_order(message)? {
-        write!(out, ".order(&{order:?})")?;
-    }
+    check_numbers(message)?;
     if message.fields.is_empty() || special(message).is_some_and(|s| !s.starts_with("Props")) {
         writeln!(out, ";")?;
         return Ok(());
@@ -228,14 +226,12 @@ fn worth_keeping(field: &Field, default: &Value) -> bool {
     }
 }
 
-/// Field indexes by ascending number, when that is not the order of the struct.
-fn number_order(message: &Message) -> Result<Option<Vec<u8>>> {
+/// Sets of fields have a bit an index, or a bit a number.
+fn check_numbers(message: &Message) -> Result<()> {
     ensure!(message.fields.len() <= MAX_FIELDS, "more than {MAX_FIELDS} fields");
     let numbers_fit = message.fields.iter().all(|field| (field.number as usize) < MAX_FIELDS);
     ensure!(numbers_fit, "a field has a number of {MAX_FIELDS} or more");
-    let mut order = (0..message.fields.len()).map(u8::try_from).collect::<Result<Vec<u8>, _>>()?;
-    order.sort_by_key(|i| message.fields[usize::from(*i)].number);
-    Ok((!order.is_sorted()).then_some(order))
+    Ok(())
 }
 
 /// (group, version, kind) triples: from OpenAPI, else from the package for objects and lists.

@@ -5,7 +5,7 @@ use super::CodecError;
 use super::walk::props_fields;
 use super::wire::{put_bytes, put_double, put_int, put_part};
 use crate::quantity;
-use crate::schema::{FieldInfo, MessageId, Shape, Special, Type};
+use crate::schema::{FieldInfo, MAX_FIELDS, MessageId, Shape, Special, Type};
 use crate::time;
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
@@ -74,13 +74,24 @@ fn fields(
     drop: Drop,
     out: &mut Vec<u8>,
 ) -> Result<(), CodecError> {
-    for field in message.in_order() {
+    let mut values = [None; MAX_FIELDS];
+    let mut wanted = message.written;
+    for (name, value) in map.iter().filter(|(_, value)| !value.is_null()) {
+        let Some(field) = message.own_field(name) else { continue };
+        if drop != Drop::Here || field.name != "resourceVersion" {
+            values[field.number as usize] = Some(value);
+            wanted |= 1 << field.number;
+        }
+    }
+    while wanted != 0 {
+        let number = wanted.trailing_zeros() as usize;
+        wanted &= wanted - 1;
+        let field = &message.fields[usize::from(message.by_number[number])];
         if let (true, Type::Message(inner)) = (field.inline, field.ty) {
             put_part(out, field.number, |o| fields(inner, map, Drop::Nothing, o))?;
             continue;
         }
-        let dropped = drop == Drop::Here && field.name == "resourceVersion";
-        let value = map.get(field.name).filter(|v| !v.is_null() && !dropped);
+        let value = values[number];
         match field.shape {
             Shape::List => list(field, value, out),
             Shape::Map => entries(field, value, out),
@@ -213,7 +224,7 @@ fn encode_special(
             put_int(out, 1, nanos);
         }
         Special::Raw if value.is_null() => {}
-        Special::Raw => put_bytes(out, 1, value.to_string().as_bytes()),
+        Special::Raw => put_part(out, 1, |out| serde_json::to_writer(out, value).map_err(fault))?,
         Special::Strings => strings(value, 1, message.go_type(), out)?,
         Special::PropsOrArray | Special::PropsOrStrings => {
             let [schema, list_field] = props_fields(message);

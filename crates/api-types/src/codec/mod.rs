@@ -12,6 +12,7 @@
 //! | stored bytes | tree, JSON, protobuf with resourceVersion | [`from_stored`], [`stored_to_json`], [`stored_to_proto`] |
 //! | the same, taken apart ([`unwrap_unknown`]) | JSON, protobuf, also as items of lists | [`Unknown`] |
 //! | stored bytes | one field, cheaply | [`peek`] |
+//! | tree | the same as Go's types would have it | [`normalize`], [`normalize_in_place`] |
 //! | tree | few bytes, and back | [`pack`], [`unpack`] |
 //! | protobuf body | the same without managed fields, for [`unpack`] | [`to_bare`], [`list_to_bare`] |
 //! | stored bytes | tree without managed fields | [`from_stored_bare`] |
@@ -20,11 +21,12 @@
 //! tree read from the store and one read from JSON text agree.
 //!
 //! Reading order: `wire`, `scan`, `sink`, `walk` (protobuf → JSON or tree), `encode` (tree → protobuf), `envelope`,
-//! `peek`.
+//! `peek`, `normal`.
 
 mod decode;
 mod encode;
 mod envelope;
+mod normal;
 pub mod peek;
 mod scan;
 mod sink;
@@ -44,6 +46,7 @@ pub use envelope::{
     to_envelope, to_stored, unpack, unwrap_unknown, watch_event_from_proto, watch_event_to_proto,
     wrap_unknown,
 };
+pub use normal::{normalize, normalize_in_place};
 pub use stored_frames::{Head, STORED_MEDIA_TYPE, What};
 pub use yaml::encode_yaml;
 
@@ -143,23 +146,4 @@ pub fn encode_json(message: MessageId, value: &Value, out: &mut Vec<u8>) -> Resu
         None => JsonSink::append(out, |sink| walk::object(sink, message, &proto, types, Fill::Nowhere)),
         Some(_) => proto_to_json(message, &proto, out),
     }
-}
-
-/// Brings a tree into the form it has after a round trip through Go's types: unknown fields and nulls gone, empty
-/// omitted fields gone, quantities and times canonical. `kind` and `apiVersion` stay.
-///
-/// # Errors
-/// A value of the wrong type.
-pub fn normalize(message: MessageId, value: &Value) -> Result<Value, CodecError> {
-    let mut proto = Vec::new();
-    to_proto(message, value, &mut proto)?;
-    let mut normal = from_proto(message, &proto)?;
-    if let (true, Some(object)) = (message.typed, normal.as_object_mut()) {
-        for key in ["apiVersion", "kind"] {
-            if let Some(text) = value.get(key) {
-                object.insert(key.into(), text.clone());
-            }
-        }
-    }
-    Ok(normal)
 }

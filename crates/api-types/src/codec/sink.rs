@@ -222,6 +222,13 @@ fn write_compact(out: &mut Vec<u8>, json: &[u8]) {
     }
 }
 
+/// A number of a tree. A whole number reads as an integer, as it does from the JSON text.
+pub(super) fn number(value: f64) -> Value {
+    let whole = value.fract() == 0.0 && value.abs() < 1e15;
+    let number = if whole { Some(Number::from(value as i64)) } else { Number::from_f64(value) };
+    number.map_or(Value::Null, Value::Number)
+}
+
 /// Builds a tree. Null members of objects are left out: absent and null mean the same to the API.
 #[derive(Default)]
 pub(crate) struct TreeSink {
@@ -301,10 +308,7 @@ impl Sink for TreeSink {
     }
 
     fn float(&mut self, value: f64) {
-        // A whole number reads as an integer, as it does from the JSON text.
-        let whole = value.fract() == 0.0 && value.abs() < 1e15;
-        let number = if whole { Some(Number::from(value as i64)) } else { Number::from_f64(value) };
-        self.put(number.map_or(Value::Null, Value::Number));
+        self.put(number(value));
     }
 
     fn bool(&mut self, value: bool) {

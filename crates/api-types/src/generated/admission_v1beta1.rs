@@ -3,7 +3,7 @@
 #[allow(clippy::wildcard_imports)]
 use crate::schema::build::*;
 
-pub(crate) static ADMISSION_REQUEST: MessageInfo = message("io.k8s.api.admission.v1beta1.AdmissionRequest").order(&[0, 1, 2, 3, 7, 8, 9, 10, 11, 12, 13, 14, 4, 5, 6]).fields(&[
+pub(crate) static ADMISSION_REQUEST: MessageInfo = message("io.k8s.api.admission.v1beta1.AdmissionRequest").fields(&[
     field("uid", 1, Type::String, "types.UID"),
     field("kind", 2, Type::Message(&super::meta_v1::GROUP_VERSION_KIND), "v1.GroupVersionKind"),
     field("resource", 3, Type::Message(&super::meta_v1::GROUP_VERSION_RESOURCE), "v1.GroupVersionResource"),

@@ -58,7 +58,7 @@ pub(crate) static MUTATING_ADMISSION_POLICY_SPEC: MessageInfo = message("io.k8s.
     field("matchConditions", 6, Type::Message(&MATCH_CONDITION), "[]v1beta1.MatchCondition").repeated().omit_empty().list("map", &["name"]).patch("merge", "name"),
     field("reinvocationPolicy", 7, Type::String, "v1beta1.ReinvocationPolicyType").omit_empty().values(&["IfNeeded", "Never"]),
 ]);
-pub(crate) static MUTATING_WEBHOOK: MessageInfo = message("io.k8s.api.admissionregistration.v1beta1.MutatingWebhook").order(&[0, 1, 2, 3, 5, 7, 8, 9, 4, 10, 6, 11]).fields(&[
+pub(crate) static MUTATING_WEBHOOK: MessageInfo = message("io.k8s.api.admissionregistration.v1beta1.MutatingWebhook").fields(&[
     field("name", 1, Type::String, "string"),
     field("clientConfig", 2, Type::Message(&WEBHOOK_CLIENT_CONFIG), "v1beta1.WebhookClientConfig"),
     field("rules", 3, Type::Message(&super::admissionregistration_v1::RULE_WITH_OPERATIONS), "[]v1beta1.RuleWithOperations").repeated().omit_empty(),
@@ -145,7 +145,7 @@ pub(crate) static VALIDATING_ADMISSION_POLICY_STATUS: MessageInfo = message("io.
     field("typeChecking", 2, Type::Message(&TYPE_CHECKING), "v1beta1.TypeChecking").pointer().omit_empty(),
     field("conditions", 3, Type::Message(&super::meta_v1::CONDITION), "[]v1.Condition").repeated().omit_empty(),
 ]);
-pub(crate) static VALIDATING_WEBHOOK: MessageInfo = message("io.k8s.api.admissionregistration.v1beta1.ValidatingWebhook").order(&[0, 1, 2, 3, 5, 7, 8, 9, 4, 6, 10]).fields(&[
+pub(crate) static VALIDATING_WEBHOOK: MessageInfo = message("io.k8s.api.admissionregistration.v1beta1.ValidatingWebhook").fields(&[
     field("name", 1, Type::String, "string"),
     field("clientConfig", 2, Type::Message(&WEBHOOK_CLIENT_CONFIG), "v1beta1.WebhookClientConfig"),
     field("rules", 3, Type::Message(&super::admissionregistration_v1::RULE_WITH_OPERATIONS), "[]v1beta1.RuleWithOperations").repeated().omit_empty(),
@@ -176,7 +176,7 @@ pub(crate) static VARIABLE: MessageInfo = message("io.k8s.api.admissionregistrat
     field("name", 1, Type::String, "string").required(),
     field("expression", 2, Type::String, "string").required(),
 ]);
-pub(crate) static WEBHOOK_CLIENT_CONFIG: MessageInfo = message("io.k8s.api.admissionregistration.v1beta1.WebhookClientConfig").order(&[1, 2, 0]).fields(&[
+pub(crate) static WEBHOOK_CLIENT_CONFIG: MessageInfo = message("io.k8s.api.admissionregistration.v1beta1.WebhookClientConfig").fields(&[
     field("url", 3, Type::String, "string").pointer().omit_empty(),
     field("service", 1, Type::Message(&SERVICE_REFERENCE), "v1beta1.ServiceReference").pointer().omit_empty(),
     field("caBundle", 2, Type::Bytes, "[]uint8").omit_empty(),

@@ -68,7 +68,7 @@ pub(crate) static CUSTOM_RESOURCE_DEFINITION_STATUS: MessageInfo = message("io.k
     field("storedVersions", 3, Type::String, "[]string").repeated().list("atomic", &[]),
     field("observedGeneration", 4, Type::Int64, "int64").omit_empty(),
 ]);
-pub(crate) static CUSTOM_RESOURCE_DEFINITION_VERSION: MessageInfo = message("io.k8s.apiextensions-apiserver.pkg.apis.apiextensions.v1.CustomResourceDefinitionVersion").order(&[0, 1, 2, 5, 6, 7, 3, 4, 8]).fields(&[
+pub(crate) static CUSTOM_RESOURCE_DEFINITION_VERSION: MessageInfo = message("io.k8s.apiextensions-apiserver.pkg.apis.apiextensions.v1.CustomResourceDefinitionVersion").fields(&[
     field("name", 1, Type::String, "string").required(),
     field("served", 2, Type::Bool, "bool").required(),
     field("storage", 3, Type::Bool, "bool").required(),
@@ -172,7 +172,7 @@ pub(crate) static VALIDATION_RULE: MessageInfo = message("io.k8s.apiextensions-a
     field("fieldPath", 5, Type::String, "string").omit_empty(),
     field("optionalOldSelf", 6, Type::Bool, "bool").pointer().omit_empty(),
 ]);
-pub(crate) static WEBHOOK_CLIENT_CONFIG: MessageInfo = message("io.k8s.apiextensions-apiserver.pkg.apis.apiextensions.v1.WebhookClientConfig").order(&[1, 2, 0]).fields(&[
+pub(crate) static WEBHOOK_CLIENT_CONFIG: MessageInfo = message("io.k8s.apiextensions-apiserver.pkg.apis.apiextensions.v1.WebhookClientConfig").fields(&[
     field("url", 3, Type::String, "string").pointer().omit_empty(),
     field("service", 1, Type::Message(&SERVICE_REFERENCE), "v1.ServiceReference").pointer().omit_empty(),
     field("caBundle", 2, Type::Bytes, "[]uint8").omit_empty(),

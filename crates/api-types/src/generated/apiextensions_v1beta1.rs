@@ -55,7 +55,7 @@ pub(crate) static CUSTOM_RESOURCE_DEFINITION_NAMES: MessageInfo = message("io.k8
     field("listKind", 5, Type::String, "string").omit_empty(),
     field("categories", 6, Type::String, "[]string").repeated().omit_empty(),
 ]);
-pub(crate) static CUSTOM_RESOURCE_DEFINITION_SPEC: MessageInfo = message("io.k8s.apiextensions-apiserver.pkg.apis.apiextensions.v1beta1.CustomResourceDefinitionSpec").order(&[0, 1, 2, 3, 4, 5, 6, 7, 9, 10, 8]).fields(&[
+pub(crate) static CUSTOM_RESOURCE_DEFINITION_SPEC: MessageInfo = message("io.k8s.apiextensions-apiserver.pkg.apis.apiextensions.v1beta1.CustomResourceDefinitionSpec").fields(&[
     field("group", 1, Type::String, "string"),
     field("version", 2, Type::String, "string").omit_empty(),
     field("names", 3, Type::Message(&CUSTOM_RESOURCE_DEFINITION_NAMES), "v1beta1.CustomResourceDefinitionNames"),
@@ -74,7 +74,7 @@ pub(crate) static CUSTOM_RESOURCE_DEFINITION_STATUS: MessageInfo = message("io.k
     field("storedVersions", 3, Type::String, "[]string").repeated(),
     field("observedGeneration", 4, Type::Int64, "int64").omit_empty(),
 ]);
-pub(crate) static CUSTOM_RESOURCE_DEFINITION_VERSION: MessageInfo = message("io.k8s.apiextensions-apiserver.pkg.apis.apiextensions.v1beta1.CustomResourceDefinitionVersion").order(&[0, 1, 2, 5, 6, 7, 3, 4, 8]).fields(&[
+pub(crate) static CUSTOM_RESOURCE_DEFINITION_VERSION: MessageInfo = message("io.k8s.apiextensions-apiserver.pkg.apis.apiextensions.v1beta1.CustomResourceDefinitionVersion").fields(&[
     field("name", 1, Type::String, "string"),
     field("served", 2, Type::Bool, "bool"),
     field("storage", 3, Type::Bool, "bool"),
@@ -178,7 +178,7 @@ pub(crate) static VALIDATION_RULE: MessageInfo = message("io.k8s.apiextensions-a
     field("fieldPath", 5, Type::String, "string").omit_empty(),
     field("optionalOldSelf", 6, Type::Bool, "bool").pointer().omit_empty(),
 ]);
-pub(crate) static WEBHOOK_CLIENT_CONFIG: MessageInfo = message("io.k8s.apiextensions-apiserver.pkg.apis.apiextensions.v1beta1.WebhookClientConfig").order(&[1, 2, 0]).fields(&[
+pub(crate) static WEBHOOK_CLIENT_CONFIG: MessageInfo = message("io.k8s.apiextensions-apiserver.pkg.apis.apiextensions.v1beta1.WebhookClientConfig").fields(&[
     field("url", 3, Type::String, "string").pointer().omit_empty(),
     field("service", 1, Type::Message(&SERVICE_REFERENCE), "v1beta1.ServiceReference").pointer().omit_empty(),
     field("caBundle", 2, Type::Bytes, "[]uint8").omit_empty(),

@@ -56,7 +56,7 @@ pub(crate) static DEPLOYMENT: MessageInfo = message("io.k8s.api.apps.v1.Deployme
     field("spec", 2, Type::Message(&DEPLOYMENT_SPEC), "v1.DeploymentSpec").omit_empty().required(),
     field("status", 3, Type::Message(&DEPLOYMENT_STATUS), "v1.DeploymentStatus").omit_empty(),
 ]);
-pub(crate) static DEPLOYMENT_CONDITION: MessageInfo = message("io.k8s.api.apps.v1.DeploymentCondition").order(&[0, 1, 4, 5, 2, 3]).fields(&[
+pub(crate) static DEPLOYMENT_CONDITION: MessageInfo = message("io.k8s.api.apps.v1.DeploymentCondition").fields(&[
     field("type", 1, Type::String, "v1.DeploymentConditionType"),
     field("status", 2, Type::String, "v1.ConditionStatus"),
     field("lastUpdateTime", 6, Type::Message(&super::meta_v1::TIME), "v1.Time").omit_empty(),
@@ -78,7 +78,7 @@ pub(crate) static DEPLOYMENT_SPEC: MessageInfo = message("io.k8s.api.apps.v1.Dep
     field("paused", 7, Type::Bool, "bool").omit_empty(),
     field("progressDeadlineSeconds", 9, Type::Int32, "int32").pointer().omit_empty(),
 ]);
-pub(crate) static DEPLOYMENT_STATUS: MessageInfo = message("io.k8s.api.apps.v1.DeploymentStatus").order(&[0, 1, 2, 4, 5, 7, 3, 8, 6]).fields(&[
+pub(crate) static DEPLOYMENT_STATUS: MessageInfo = message("io.k8s.api.apps.v1.DeploymentStatus").fields(&[
     field("observedGeneration", 1, Type::Int64, "int64").omit_empty(),
     field("replicas", 2, Type::Int32, "int32").omit_empty(),
     field("updatedReplicas", 3, Type::Int32, "int32").omit_empty(),
@@ -109,13 +109,13 @@ pub(crate) static REPLICA_SET_LIST: MessageInfo = message("io.k8s.api.apps.v1.Re
     field("metadata", 1, Type::Message(&super::meta_v1::LIST_META), "v1.ListMeta").omit_empty(),
     field("items", 2, Type::Message(&REPLICA_SET), "[]v1.ReplicaSet").repeated().required(),
 ]);
-pub(crate) static REPLICA_SET_SPEC: MessageInfo = message("io.k8s.api.apps.v1.ReplicaSetSpec").order(&[0, 2, 3, 1]).fields(&[
+pub(crate) static REPLICA_SET_SPEC: MessageInfo = message("io.k8s.api.apps.v1.ReplicaSetSpec").fields(&[
     field("replicas", 1, Type::Int32, "int32").pointer().omit_empty(),
     field("minReadySeconds", 4, Type::Int32, "int32").omit_empty(),
     field("selector", 2, Type::Message(&super::meta_v1::LABEL_SELECTOR), "v1.LabelSelector").pointer().required(),
     field("template", 3, Type::Message(&super::core_v1::POD_TEMPLATE_SPEC), "v1.PodTemplateSpec").omit_empty(),
 ]);
-pub(crate) static REPLICA_SET_STATUS: MessageInfo = message("io.k8s.api.apps.v1.ReplicaSetStatus").order(&[0, 1, 5, 2, 3, 6, 4]).fields(&[
+pub(crate) static REPLICA_SET_STATUS: MessageInfo = message("io.k8s.api.apps.v1.ReplicaSetStatus").fields(&[
     field("replicas", 1, Type::Int32, "int32").required(),
     field("fullyLabeledReplicas", 2, Type::Int32, "int32").omit_empty(),
     field("readyReplicas", 4, Type::Int32, "int32").omit_empty(),

@@ -23,7 +23,7 @@ pub(crate) static TOKEN_REQUEST: MessageInfo = message("io.k8s.api.authenticatio
     field("spec", 2, Type::Message(&TOKEN_REQUEST_SPEC), "v1.TokenRequestSpec"),
     field("status", 3, Type::Message(&TOKEN_REQUEST_STATUS), "v1.TokenRequestStatus").omit_empty(),
 ]);
-pub(crate) static TOKEN_REQUEST_SPEC: MessageInfo = message("io.k8s.api.authentication.v1.TokenRequestSpec").order(&[0, 2, 1, 3]).fields(&[
+pub(crate) static TOKEN_REQUEST_SPEC: MessageInfo = message("io.k8s.api.authentication.v1.TokenRequestSpec").fields(&[
     field("audiences", 1, Type::String, "[]string").repeated().list("atomic", &[]),
     field("expirationSeconds", 4, Type::Int64, "int64").pointer(),
     field("boundObjectRef", 3, Type::Message(&BOUND_OBJECT_REFERENCE), "v1.BoundObjectReference").pointer(),
@@ -42,7 +42,7 @@ pub(crate) static TOKEN_REVIEW_SPEC: MessageInfo = message("io.k8s.api.authentic
     field("token", 1, Type::String, "string").omit_empty().required(),
     field("audiences", 2, Type::String, "[]string").repeated().omit_empty().list("atomic", &[]),
 ]);
-pub(crate) static TOKEN_REVIEW_STATUS: MessageInfo = message("io.k8s.api.authentication.v1.TokenReviewStatus").order(&[0, 1, 3, 2]).fields(&[
+pub(crate) static TOKEN_REVIEW_STATUS: MessageInfo = message("io.k8s.api.authentication.v1.TokenReviewStatus").fields(&[
     field("authenticated", 1, Type::Bool, "bool").omit_empty(),
     field("user", 2, Type::Message(&USER_INFO), "v1.UserInfo").omit_empty(),
     field("audiences", 4, Type::String, "[]string").repeated().omit_empty().list("atomic", &[]),

@@ -72,7 +72,7 @@ pub(crate) static SUBJECT_ACCESS_REVIEW_SPEC: MessageInfo = message("io.k8s.api.
     field("extra", 5, Type::Message(&EXTRA_VALUE), "map[string]v1.ExtraValue").map().omit_empty(),
     field("uid", 6, Type::String, "string").omit_empty(),
 ]);
-pub(crate) static SUBJECT_ACCESS_REVIEW_STATUS: MessageInfo = message("io.k8s.api.authorization.v1.SubjectAccessReviewStatus").order(&[0, 2, 3, 1]).fields(&[
+pub(crate) static SUBJECT_ACCESS_REVIEW_STATUS: MessageInfo = message("io.k8s.api.authorization.v1.SubjectAccessReviewStatus").fields(&[
     field("allowed", 1, Type::Bool, "bool").required(),
     field("denied", 4, Type::Bool, "bool").omit_empty(),
     field("reason", 2, Type::String, "string").omit_empty(),

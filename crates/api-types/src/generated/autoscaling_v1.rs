@@ -62,7 +62,7 @@ pub(crate) static HORIZONTAL_POD_AUTOSCALER_STATUS: MessageInfo = message("io.k8
     field("desiredReplicas", 4, Type::Int32, "int32").required(),
     field("currentCPUUtilizationPercentage", 5, Type::Int32, "int32").pointer().omit_empty(),
 ]);
-pub(crate) static METRIC_SPEC: MessageInfo = message("io.k8s.api.autoscaling.v1.MetricSpec").order(&[0, 1, 2, 3, 5, 4]).fields(&[
+pub(crate) static METRIC_SPEC: MessageInfo = message("io.k8s.api.autoscaling.v1.MetricSpec").fields(&[
     field("type", 1, Type::String, "v1.MetricSourceType"),
     field("object", 2, Type::Message(&OBJECT_METRIC_SOURCE), "v1.ObjectMetricSource").pointer().omit_empty(),
     field("pods", 3, Type::Message(&PODS_METRIC_SOURCE), "v1.PodsMetricSource").pointer().omit_empty(),
@@ -70,7 +70,7 @@ pub(crate) static METRIC_SPEC: MessageInfo = message("io.k8s.api.autoscaling.v1.
     field("containerResource", 7, Type::Message(&CONTAINER_RESOURCE_METRIC_SOURCE), "v1.ContainerResourceMetricSource").pointer().omit_empty(),
     field("external", 5, Type::Message(&EXTERNAL_METRIC_SOURCE), "v1.ExternalMetricSource").pointer().omit_empty(),
 ]);
-pub(crate) static METRIC_STATUS: MessageInfo = message("io.k8s.api.autoscaling.v1.MetricStatus").order(&[0, 1, 2, 3, 5, 4]).fields(&[
+pub(crate) static METRIC_STATUS: MessageInfo = message("io.k8s.api.autoscaling.v1.MetricStatus").fields(&[
     field("type", 1, Type::String, "v1.MetricSourceType"),
     field("object", 2, Type::Message(&OBJECT_METRIC_STATUS), "v1.ObjectMetricStatus").pointer().omit_empty(),
     field("pods", 3, Type::Message(&PODS_METRIC_STATUS), "v1.PodsMetricStatus").pointer().omit_empty(),

@@ -31,7 +31,7 @@ pub(crate) static HPA_SCALING_POLICY: MessageInfo = message("io.k8s.api.autoscal
     field("value", 2, Type::Int32, "int32").required(),
     field("periodSeconds", 3, Type::Int32, "int32").required(),
 ]);
-pub(crate) static HPA_SCALING_RULES: MessageInfo = message("io.k8s.api.autoscaling.v2.HPAScalingRules").order(&[1, 2, 0, 3]).fields(&[
+pub(crate) static HPA_SCALING_RULES: MessageInfo = message("io.k8s.api.autoscaling.v2.HPAScalingRules").fields(&[
     field("stabilizationWindowSeconds", 3, Type::Int32, "int32").pointer().omit_empty(),
     field("selectPolicy", 1, Type::String, "v2.ScalingPolicySelect").pointer().omit_empty(),
     field("policies", 2, Type::Message(&HPA_SCALING_POLICY), "[]v2.HPAScalingPolicy").repeated().omit_empty().list("atomic", &[]),
@@ -77,7 +77,7 @@ pub(crate) static METRIC_IDENTIFIER: MessageInfo = message("io.k8s.api.autoscali
     field("name", 1, Type::String, "string").required(),
     field("selector", 2, Type::Message(&super::meta_v1::LABEL_SELECTOR), "v1.LabelSelector").pointer().omit_empty(),
 ]);
-pub(crate) static METRIC_SPEC: MessageInfo = message("io.k8s.api.autoscaling.v2.MetricSpec").order(&[0, 1, 2, 3, 5, 4]).fields(&[
+pub(crate) static METRIC_SPEC: MessageInfo = message("io.k8s.api.autoscaling.v2.MetricSpec").fields(&[
     field("type", 1, Type::String, "v2.MetricSourceType").required(),
     field("object", 2, Type::Message(&OBJECT_METRIC_SOURCE), "v2.ObjectMetricSource").pointer().omit_empty(),
     field("pods", 3, Type::Message(&PODS_METRIC_SOURCE), "v2.PodsMetricSource").pointer().omit_empty(),
@@ -85,7 +85,7 @@ pub(crate) static METRIC_SPEC: MessageInfo = message("io.k8s.api.autoscaling.v2.
     field("containerResource", 7, Type::Message(&CONTAINER_RESOURCE_METRIC_SOURCE), "v2.ContainerResourceMetricSource").pointer().omit_empty(),
     field("external", 5, Type::Message(&EXTERNAL_METRIC_SOURCE), "v2.ExternalMetricSource").pointer().omit_empty(),
 ]);
-pub(crate) static METRIC_STATUS: MessageInfo = message("io.k8s.api.autoscaling.v2.MetricStatus").order(&[0, 1, 2, 3, 5, 4]).fields(&[
+pub(crate) static METRIC_STATUS: MessageInfo = message("io.k8s.api.autoscaling.v2.MetricStatus").fields(&[
     field("type", 1, Type::String, "v2.MetricSourceType").required(),
     field("object", 2, Type::Message(&OBJECT_METRIC_STATUS), "v2.ObjectMetricStatus").pointer().omit_empty(),
     field("pods", 3, Type::Message(&PODS_METRIC_STATUS), "v2.PodsMetricStatus").pointer().omit_empty(),

@@ -12,7 +12,7 @@ pub(crate) static CRON_JOB_LIST: MessageInfo = message("io.k8s.api.batch.v1.Cron
     field("metadata", 1, Type::Message(&super::meta_v1::LIST_META), "v1.ListMeta").omit_empty(),
     field("items", 2, Type::Message(&CRON_JOB), "[]v1.CronJob").repeated().required(),
 ]);
-pub(crate) static CRON_JOB_SPEC: MessageInfo = message("io.k8s.api.batch.v1.CronJobSpec").order(&[0, 2, 3, 4, 5, 6, 7, 1]).fields(&[
+pub(crate) static CRON_JOB_SPEC: MessageInfo = message("io.k8s.api.batch.v1.CronJobSpec").fields(&[
     field("schedule", 1, Type::String, "string").required(),
     field("timeZone", 8, Type::String, "string").pointer().omit_empty(),
     field("startingDeadlineSeconds", 2, Type::Int64, "int64").pointer().omit_empty(),
@@ -50,7 +50,7 @@ pub(crate) static JOB_SCHEDULING_CONFIGURATION: MessageInfo = message("io.k8s.ap
     field("disruptionMode", 3, Type::Message(&super::scheduling_v1alpha3::WORKLOAD_POD_GROUP_DISRUPTION_MODE), "v1alpha3.WorkloadPodGroupDisruptionMode").pointer().omit_empty(),
     field("resourceClaims", 4, Type::Message(&super::scheduling_v1alpha3::WORKLOAD_POD_GROUP_RESOURCE_CLAIM), "[]v1alpha3.WorkloadPodGroupResourceClaim").repeated().omit_empty().list("map", &["name"]).patch("merge", "name"),
 ]);
-pub(crate) static JOB_SPEC: MessageInfo = message("io.k8s.api.batch.v1.JobSpec").order(&[0, 1, 2, 8, 9, 10, 5, 11, 12, 13, 3, 6, 7, 14, 15, 4, 16]).fields(&[
+pub(crate) static JOB_SPEC: MessageInfo = message("io.k8s.api.batch.v1.JobSpec").fields(&[
     field("parallelism", 1, Type::Int32, "int32").pointer().omit_empty(),
     field("completions", 2, Type::Int32, "int32").pointer().omit_empty(),
     field("activeDeadlineSeconds", 3, Type::Int64, "int64").pointer().omit_empty(),
@@ -69,7 +69,7 @@ pub(crate) static JOB_SPEC: MessageInfo = message("io.k8s.api.batch.v1.JobSpec")
     field("managedBy", 15, Type::String, "string").pointer().omit_empty(),
     field("scheduling", 17, Type::Message(&JOB_SCHEDULING_CONFIGURATION), "v1.JobSchedulingConfiguration").pointer().omit_empty(),
 ]);
-pub(crate) static JOB_STATUS: MessageInfo = message("io.k8s.api.batch.v1.JobStatus").order(&[0, 1, 2, 3, 4, 5, 7, 9, 10, 8, 6]).fields(&[
+pub(crate) static JOB_STATUS: MessageInfo = message("io.k8s.api.batch.v1.JobStatus").fields(&[
     field("conditions", 1, Type::Message(&JOB_CONDITION), "[]v1.JobCondition").repeated().omit_empty().list("atomic", &[]).patch("merge", "type"),
     field("startTime", 2, Type::Message(&super::meta_v1::TIME), "v1.Time").pointer().omit_empty(),
     field("completionTime", 3, Type::Message(&super::meta_v1::TIME), "v1.Time").pointer().omit_empty(),

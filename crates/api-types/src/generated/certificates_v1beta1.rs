@@ -8,7 +8,7 @@ pub(crate) static CERTIFICATE_SIGNING_REQUEST: MessageInfo = message("io.k8s.api
     field("spec", 2, Type::Message(&CERTIFICATE_SIGNING_REQUEST_SPEC), "v1beta1.CertificateSigningRequestSpec"),
     field("status", 3, Type::Message(&CERTIFICATE_SIGNING_REQUEST_STATUS), "v1beta1.CertificateSigningRequestStatus").omit_empty(),
 ]);
-pub(crate) static CERTIFICATE_SIGNING_REQUEST_CONDITION: MessageInfo = message("io.k8s.api.certificates.v1beta1.CertificateSigningRequestCondition").order(&[0, 2, 3, 4, 5, 1]).fields(&[
+pub(crate) static CERTIFICATE_SIGNING_REQUEST_CONDITION: MessageInfo = message("io.k8s.api.certificates.v1beta1.CertificateSigningRequestCondition").fields(&[
     field("type", 1, Type::String, "v1beta1.RequestConditionType"),
     field("status", 6, Type::String, "v1.ConditionStatus"),
     field("reason", 2, Type::String, "string").omit_empty(),
@@ -20,7 +20,7 @@ pub(crate) static CERTIFICATE_SIGNING_REQUEST_LIST: MessageInfo = message("io.k8
     field("metadata", 1, Type::Message(&super::meta_v1::LIST_META), "v1.ListMeta").omit_empty(),
     field("items", 2, Type::Message(&CERTIFICATE_SIGNING_REQUEST), "[]v1beta1.CertificateSigningRequest").repeated(),
 ]);
-pub(crate) static CERTIFICATE_SIGNING_REQUEST_SPEC: MessageInfo = message("io.k8s.api.certificates.v1beta1.CertificateSigningRequestSpec").order(&[0, 4, 5, 6, 3, 7, 1, 2]).fields(&[
+pub(crate) static CERTIFICATE_SIGNING_REQUEST_SPEC: MessageInfo = message("io.k8s.api.certificates.v1beta1.CertificateSigningRequestSpec").fields(&[
     field("request", 1, Type::Bytes, "[]uint8"),
     field("signerName", 7, Type::String, "string").pointer().omit_empty(),
     field("expirationSeconds", 8, Type::Int32, "int32").pointer().omit_empty(),
@@ -56,7 +56,7 @@ pub(crate) static POD_CERTIFICATE_REQUEST_LIST: MessageInfo = message("io.k8s.ap
     field("metadata", 1, Type::Message(&super::meta_v1::LIST_META), "v1.ListMeta").omit_empty(),
     field("items", 2, Type::Message(&POD_CERTIFICATE_REQUEST), "[]v1beta1.PodCertificateRequest").repeated().required(),
 ]);
-pub(crate) static POD_CERTIFICATE_REQUEST_SPEC: MessageInfo = message("io.k8s.api.certificates.v1beta1.PodCertificateRequestSpec").order(&[0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 11, 10]).fields(&[
+pub(crate) static POD_CERTIFICATE_REQUEST_SPEC: MessageInfo = message("io.k8s.api.certificates.v1beta1.PodCertificateRequestSpec").fields(&[
     field("signerName", 1, Type::String, "string").required(),
     field("podName", 2, Type::String, "string").required(),
     field("podUID", 3, Type::String, "types.UID").required(),

@@ -102,7 +102,7 @@ pub(crate) static CINDER_VOLUME_SOURCE: MessageInfo = message("io.k8s.api.core.v
 pub(crate) static CLIENT_IP_CONFIG: MessageInfo = message("io.k8s.api.core.v1.ClientIPConfig").fields(&[
     field("timeoutSeconds", 1, Type::Int32, "int32").pointer().omit_empty(),
 ]);
-pub(crate) static CLUSTER_TRUST_BUNDLE_PROJECTION: MessageInfo = message("io.k8s.api.core.v1.ClusterTrustBundleProjection").order(&[0, 1, 2, 4, 3, 5]).fields(&[
+pub(crate) static CLUSTER_TRUST_BUNDLE_PROJECTION: MessageInfo = message("io.k8s.api.core.v1.ClusterTrustBundleProjection").fields(&[
     field("name", 1, Type::String, "string").pointer().omit_empty(),
     field("signerName", 2, Type::String, "string").pointer().omit_empty(),
     field("labelSelector", 3, Type::Message(&super::meta_v1::LABEL_SELECTOR), "v1.LabelSelector").pointer().omit_empty(),
@@ -124,7 +124,7 @@ pub(crate) static COMPONENT_STATUS_LIST: MessageInfo = message("io.k8s.api.core.
     field("metadata", 1, Type::Message(&super::meta_v1::LIST_META), "v1.ListMeta").omit_empty(),
     field("items", 2, Type::Message(&COMPONENT_STATUS), "[]v1.ComponentStatus").repeated().required(),
 ]);
-pub(crate) static CONFIG_MAP: MessageInfo = message("io.k8s.api.core.v1.ConfigMap").kinds(&[("", "v1", "ConfigMap")]).typed().order(&[0, 2, 3, 1]).fields(&[
+pub(crate) static CONFIG_MAP: MessageInfo = message("io.k8s.api.core.v1.ConfigMap").kinds(&[("", "v1", "ConfigMap")]).typed().fields(&[
     field("metadata", 1, Type::Message(&super::meta_v1::OBJECT_META), "v1.ObjectMeta").omit_empty(),
     field("immutable", 4, Type::Bool, "bool").pointer().omit_empty(),
     field("data", 2, Type::String, "map[string]string").map().omit_empty(),
@@ -162,7 +162,7 @@ pub(crate) static CONFIG_MAP_VOLUME_SOURCE: MessageInfo = message("io.k8s.api.co
     field("optional", 4, Type::Bool, "bool").pointer().omit_empty(),
     field("defaultUser", 5, Type::Int64, "int64").pointer().omit_empty(),
 ]);
-pub(crate) static CONTAINER: MessageInfo = message("io.k8s.api.core.v1.Container").order(&[0, 1, 2, 3, 4, 5, 7, 8, 12, 14, 15, 17, 18, 20, 21, 22, 23, 24, 6, 19, 13, 16, 9, 10, 11]).fields(&[
+pub(crate) static CONTAINER: MessageInfo = message("io.k8s.api.core.v1.Container").fields(&[
     field("name", 1, Type::String, "string").required(),
     field("image", 2, Type::String, "string").omit_empty(),
     field("command", 3, Type::String, "[]string").repeated().omit_empty().list("atomic", &[]),
@@ -281,7 +281,7 @@ pub(crate) static EMPTY_DIR_VOLUME_SOURCE: MessageInfo = message("io.k8s.api.cor
     field("sizeLimit", 2, Type::Message(&super::resource::QUANTITY), "resource.Quantity").pointer().omit_empty(),
     field("mode", 3, Type::Int32, "int32").pointer().omit_empty(),
 ]);
-pub(crate) static ENDPOINT_ADDRESS: MessageInfo = message("io.k8s.api.core.v1.EndpointAddress").map_type("atomic").order(&[0, 3, 1, 2]).fields(&[
+pub(crate) static ENDPOINT_ADDRESS: MessageInfo = message("io.k8s.api.core.v1.EndpointAddress").map_type("atomic").fields(&[
     field("ip", 1, Type::String, "string").required(),
     field("hostname", 3, Type::String, "string").omit_empty(),
     field("nodeName", 4, Type::String, "string").pointer().omit_empty(),
@@ -327,7 +327,7 @@ pub(crate) static EPHEMERAL_CONTAINER: MessageInfo = message("io.k8s.api.core.v1
     field("", 1, Type::Message(&EPHEMERAL_CONTAINER_COMMON), "v1.EphemeralContainerCommon").inline(),
     field("targetContainerName", 2, Type::String, "string").omit_empty(),
 ]);
-pub(crate) static EPHEMERAL_CONTAINER_COMMON: MessageInfo = message("io.k8s.api.core.v1.EphemeralContainerCommon").order(&[0, 1, 2, 3, 4, 5, 7, 8, 12, 14, 15, 17, 18, 20, 21, 22, 23, 24, 6, 19, 13, 16, 9, 10, 11]).fields(&[
+pub(crate) static EPHEMERAL_CONTAINER_COMMON: MessageInfo = message("io.k8s.api.core.v1.EphemeralContainerCommon").fields(&[
     field("name", 1, Type::String, "string").required(),
     field("image", 2, Type::String, "string").omit_empty(),
     field("command", 3, Type::String, "[]string").repeated().omit_empty().list("atomic", &[]),
@@ -474,7 +474,7 @@ pub(crate) static HOST_PATH_VOLUME_SOURCE: MessageInfo = message("io.k8s.api.cor
     field("path", 1, Type::String, "string").required(),
     field("type", 2, Type::String, "v1.HostPathType").pointer().omit_empty().values(&["", "BlockDevice", "CharDevice", "Directory", "DirectoryOrCreate", "File", "FileOrCreate", "Socket"]),
 ]);
-pub(crate) static ISCSI_PERSISTENT_VOLUME_SOURCE: MessageInfo = message("io.k8s.api.core.v1.ISCSIPersistentVolumeSource").order(&[0, 1, 2, 3, 4, 5, 6, 7, 9, 8, 10]).fields(&[
+pub(crate) static ISCSI_PERSISTENT_VOLUME_SOURCE: MessageInfo = message("io.k8s.api.core.v1.ISCSIPersistentVolumeSource").fields(&[
     field("targetPortal", 1, Type::String, "string").required(),
     field("iqn", 2, Type::String, "string").required(),
     field("lun", 3, Type::Int32, "int32").required(),
@@ -487,7 +487,7 @@ pub(crate) static ISCSI_PERSISTENT_VOLUME_SOURCE: MessageInfo = message("io.k8s.
     field("secretRef", 10, Type::Message(&SECRET_REFERENCE), "v1.SecretReference").pointer().omit_empty(),
     field("initiatorName", 12, Type::String, "string").pointer().omit_empty(),
 ]);
-pub(crate) static ISCSI_VOLUME_SOURCE: MessageInfo = message("io.k8s.api.core.v1.ISCSIVolumeSource").order(&[0, 1, 2, 3, 4, 5, 6, 7, 9, 8, 10]).fields(&[
+pub(crate) static ISCSI_VOLUME_SOURCE: MessageInfo = message("io.k8s.api.core.v1.ISCSIVolumeSource").fields(&[
     field("targetPortal", 1, Type::String, "string").required(),
     field("iqn", 2, Type::String, "string").required(),
     field("lun", 3, Type::Int32, "int32").required(),
@@ -681,7 +681,7 @@ pub(crate) static NODE_SELECTOR_TERM: MessageInfo = message("io.k8s.api.core.v1.
     field("matchExpressions", 1, Type::Message(&NODE_SELECTOR_REQUIREMENT), "[]v1.NodeSelectorRequirement").repeated().omit_empty().list("atomic", &[]),
     field("matchFields", 2, Type::Message(&NODE_SELECTOR_REQUIREMENT), "[]v1.NodeSelectorRequirement").repeated().omit_empty().list("atomic", &[]),
 ]);
-pub(crate) static NODE_SPEC: MessageInfo = message("io.k8s.api.core.v1.NodeSpec").order(&[0, 6, 2, 3, 4, 5, 1, 7]).fields(&[
+pub(crate) static NODE_SPEC: MessageInfo = message("io.k8s.api.core.v1.NodeSpec").fields(&[
     field("podCIDR", 1, Type::String, "string").omit_empty(),
     field("podCIDRs", 7, Type::String, "[]string").repeated().omit_empty().list("set", &[]).patch("merge", ""),
     field("providerID", 3, Type::String, "string").omit_empty(),
@@ -759,7 +759,7 @@ pub(crate) static PERSISTENT_VOLUME_CLAIM_LIST: MessageInfo = message("io.k8s.ap
     field("metadata", 1, Type::Message(&super::meta_v1::LIST_META), "v1.ListMeta").omit_empty(),
     field("items", 2, Type::Message(&PERSISTENT_VOLUME_CLAIM), "[]v1.PersistentVolumeClaim").repeated().required(),
 ]);
-pub(crate) static PERSISTENT_VOLUME_CLAIM_SPEC: MessageInfo = message("io.k8s.api.core.v1.PersistentVolumeClaimSpec").order(&[0, 2, 3, 1, 4, 5, 6, 7, 8]).fields(&[
+pub(crate) static PERSISTENT_VOLUME_CLAIM_SPEC: MessageInfo = message("io.k8s.api.core.v1.PersistentVolumeClaimSpec").fields(&[
     field("accessModes", 1, Type::String, "[]v1.PersistentVolumeAccessMode").repeated().omit_empty().list("atomic", &[]).values(&["ReadOnlyMany", "ReadWriteMany", "ReadWriteOnce", "ReadWriteOncePod"]),
     field("selector", 4, Type::Message(&super::meta_v1::LABEL_SELECTOR), "v1.LabelSelector").pointer().omit_empty(),
     field("resources", 2, Type::Message(&VOLUME_RESOURCE_REQUIREMENTS), "v1.VolumeResourceRequirements").omit_empty(),
@@ -877,7 +877,7 @@ pub(crate) static POD_CERTIFICATE_PROJECTION: MessageInfo = message("io.k8s.api.
     field("userAnnotations", 7, Type::String, "map[string]string").map().omit_empty(),
     field("user", 8, Type::Int64, "int64").pointer().omit_empty(),
 ]);
-pub(crate) static POD_CONDITION: MessageInfo = message("io.k8s.api.core.v1.PodCondition").order(&[0, 2, 3, 4, 5, 6, 1]).fields(&[
+pub(crate) static POD_CONDITION: MessageInfo = message("io.k8s.api.core.v1.PodCondition").fields(&[
     field("type", 1, Type::String, "v1.PodConditionType").required(),
     field("observedGeneration", 7, Type::Int64, "int64").omit_empty(),
     field("status", 2, Type::String, "v1.ConditionStatus").required(),
@@ -953,7 +953,7 @@ pub(crate) static POD_SCHEDULING_GATE: MessageInfo = message("io.k8s.api.core.v1
 pub(crate) static POD_SCHEDULING_GROUP: MessageInfo = message("io.k8s.api.core.v1.PodSchedulingGroup").fields(&[
     field("podGroupName", 1, Type::String, "string").pointer().omit_empty(),
 ]);
-pub(crate) static POD_SECURITY_CONTEXT: MessageInfo = message("io.k8s.api.core.v1.PodSecurityContext").order(&[0, 2, 4, 5, 7, 3, 8, 1, 9, 10, 11, 6, 12]).fields(&[
+pub(crate) static POD_SECURITY_CONTEXT: MessageInfo = message("io.k8s.api.core.v1.PodSecurityContext").fields(&[
     field("seLinuxOptions", 1, Type::Message(&SE_LINUX_OPTIONS), "v1.SELinuxOptions").pointer().omit_empty(),
     field("windowsOptions", 8, Type::Message(&WINDOWS_SECURITY_CONTEXT_OPTIONS), "v1.WindowsSecurityContextOptions").pointer().omit_empty(),
     field("runAsUser", 2, Type::Int64, "int64").pointer().omit_empty(),
@@ -971,7 +971,7 @@ pub(crate) static POD_SECURITY_CONTEXT: MessageInfo = message("io.k8s.api.core.v
 pub(crate) static POD_SIGNATURE: MessageInfo = message("io.k8s.api.core.v1.PodSignature").fields(&[
     field("podController", 1, Type::Message(&super::meta_v1::OWNER_REFERENCE), "v1.OwnerReference").pointer().omit_empty(),
 ]);
-pub(crate) static POD_SPEC: MessageInfo = message("io.k8s.api.core.v1.PodSpec").order(&[0, 2, 4, 5, 6, 7, 8, 9, 10, 12, 13, 14, 15, 17, 18, 19, 20, 21, 22, 1, 11, 23, 24, 25, 26, 27, 16, 28, 29, 30, 31, 32, 33, 3, 34, 35, 36, 37, 38, 39, 40, 41, 42]).fields(&[
+pub(crate) static POD_SPEC: MessageInfo = message("io.k8s.api.core.v1.PodSpec").fields(&[
     field("volumes", 1, Type::Message(&VOLUME), "[]v1.Volume").repeated().omit_empty().list("map", &["name"]).patch("merge,retainKeys", "name"),
     field("initContainers", 20, Type::Message(&CONTAINER), "[]v1.Container").repeated().omit_empty().list("map", &["name"]).patch("merge", "name"),
     field("containers", 2, Type::Message(&CONTAINER), "[]v1.Container").repeated().required().list("map", &["name"]).patch("merge", "name"),
@@ -1016,7 +1016,7 @@ pub(crate) static POD_SPEC: MessageInfo = message("io.k8s.api.core.v1.PodSpec").
     field("schedulingGroup", 43, Type::Message(&POD_SCHEDULING_GROUP), "v1.PodSchedulingGroup").pointer().omit_empty(),
     field("evictionResponders", 44, Type::Message(&EVICTION_RESPONDER), "[]v1.EvictionResponder").repeated().omit_empty().list("map", &["name"]).patch("merge", "name"),
 ]);
-pub(crate) static POD_STATUS: MessageInfo = message("io.k8s.api.core.v1.PodStatus").order(&[1, 2, 3, 4, 6, 8, 10, 12, 13, 11, 5, 9, 14, 15, 16, 7, 0, 17, 18, 19, 20, 21]).fields(&[
+pub(crate) static POD_STATUS: MessageInfo = message("io.k8s.api.core.v1.PodStatus").fields(&[
     field("observedGeneration", 17, Type::Int64, "int64").omit_empty(),
     field("phase", 1, Type::String, "v1.PodPhase").omit_empty().values(&["Failed", "Pending", "Running", "Succeeded", "Unknown"]),
     field("conditions", 2, Type::Message(&POD_CONDITION), "[]v1.PodCondition").repeated().omit_empty().list("map", &["type"]).patch("merge", "type"),
@@ -1149,13 +1149,13 @@ pub(crate) static REPLICATION_CONTROLLER_LIST: MessageInfo = message("io.k8s.api
     field("metadata", 1, Type::Message(&super::meta_v1::LIST_META), "v1.ListMeta").omit_empty(),
     field("items", 2, Type::Message(&REPLICATION_CONTROLLER), "[]v1.ReplicationController").repeated().required(),
 ]);
-pub(crate) static REPLICATION_CONTROLLER_SPEC: MessageInfo = message("io.k8s.api.core.v1.ReplicationControllerSpec").order(&[0, 2, 3, 1]).fields(&[
+pub(crate) static REPLICATION_CONTROLLER_SPEC: MessageInfo = message("io.k8s.api.core.v1.ReplicationControllerSpec").fields(&[
     field("replicas", 1, Type::Int32, "int32").pointer().omit_empty().default("1"),
     field("minReadySeconds", 4, Type::Int32, "int32").omit_empty().default("0"),
     field("selector", 2, Type::String, "map[string]string").map().omit_empty().map_type("atomic"),
     field("template", 3, Type::Message(&POD_TEMPLATE_SPEC), "v1.PodTemplateSpec").pointer().omit_empty(),
 ]);
-pub(crate) static REPLICATION_CONTROLLER_STATUS: MessageInfo = message("io.k8s.api.core.v1.ReplicationControllerStatus").order(&[0, 1, 4, 2, 3, 5]).fields(&[
+pub(crate) static REPLICATION_CONTROLLER_STATUS: MessageInfo = message("io.k8s.api.core.v1.ReplicationControllerStatus").fields(&[
     field("replicas", 1, Type::Int32, "int32").required(),
     field("fullyLabeledReplicas", 2, Type::Int32, "int32").omit_empty(),
     field("readyReplicas", 4, Type::Int32, "int32").omit_empty(),
@@ -1246,7 +1246,7 @@ pub(crate) static SECCOMP_PROFILE: MessageInfo = message("io.k8s.api.core.v1.Sec
     field("type", 1, Type::String, "v1.SeccompProfileType").required().values(&["Localhost", "RuntimeDefault", "Unconfined"]),
     field("localhostProfile", 2, Type::String, "string").pointer().omit_empty(),
 ]);
-pub(crate) static SECRET: MessageInfo = message("io.k8s.api.core.v1.Secret").kinds(&[("", "v1", "Secret")]).typed().order(&[0, 2, 4, 3, 1]).fields(&[
+pub(crate) static SECRET: MessageInfo = message("io.k8s.api.core.v1.Secret").kinds(&[("", "v1", "Secret")]).typed().fields(&[
     field("metadata", 1, Type::Message(&super::meta_v1::OBJECT_META), "v1.ObjectMeta").omit_empty(),
     field("immutable", 5, Type::Bool, "bool").pointer().omit_empty(),
     field("data", 2, Type::Bytes, "map[string][]uint8").map().omit_empty(),
@@ -1282,7 +1282,7 @@ pub(crate) static SECRET_VOLUME_SOURCE: MessageInfo = message("io.k8s.api.core.v
     field("optional", 4, Type::Bool, "bool").pointer().omit_empty(),
     field("defaultUser", 5, Type::Int64, "int64").pointer().omit_empty(),
 ]);
-pub(crate) static SECURITY_CONTEXT: MessageInfo = message("io.k8s.api.core.v1.SecurityContext").order(&[0, 1, 2, 4, 6, 7, 8, 5, 9, 3, 10, 11]).fields(&[
+pub(crate) static SECURITY_CONTEXT: MessageInfo = message("io.k8s.api.core.v1.SecurityContext").fields(&[
     field("capabilities", 1, Type::Message(&CAPABILITIES), "v1.Capabilities").pointer().omit_empty(),
     field("privileged", 2, Type::Bool, "bool").pointer().omit_empty(),
     field("seLinuxOptions", 3, Type::Message(&SE_LINUX_OPTIONS), "v1.SELinuxOptions").pointer().omit_empty(),
@@ -1324,7 +1324,7 @@ pub(crate) static SERVICE_LIST: MessageInfo = message("io.k8s.api.core.v1.Servic
     field("metadata", 1, Type::Message(&super::meta_v1::LIST_META), "v1.ListMeta").omit_empty(),
     field("items", 2, Type::Message(&SERVICE), "[]v1.Service").repeated().required(),
 ]);
-pub(crate) static SERVICE_PORT: MessageInfo = message("io.k8s.api.core.v1.ServicePort").order(&[0, 1, 3, 4, 5, 2]).fields(&[
+pub(crate) static SERVICE_PORT: MessageInfo = message("io.k8s.api.core.v1.ServicePort").fields(&[
     field("name", 1, Type::String, "string").omit_empty(),
     field("protocol", 2, Type::String, "v1.Protocol").omit_empty().default("\"TCP\"").values(&["SCTP", "TCP", "UDP"]),
     field("appProtocol", 6, Type::String, "string").pointer().omit_empty(),
@@ -1335,7 +1335,7 @@ pub(crate) static SERVICE_PORT: MessageInfo = message("io.k8s.api.core.v1.Servic
 pub(crate) static SERVICE_PROXY_OPTIONS: MessageInfo = message("io.k8s.api.core.v1.ServiceProxyOptions").kinds(&[("", "v1", "ServiceProxyOptions")]).typed().fields(&[
     field("path", 1, Type::String, "string").omit_empty(),
 ]);
-pub(crate) static SERVICE_SPEC: MessageInfo = message("io.k8s.api.core.v1.ServiceSpec").order(&[0, 1, 2, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 15, 3, 14, 16, 17, 18, 19]).fields(&[
+pub(crate) static SERVICE_SPEC: MessageInfo = message("io.k8s.api.core.v1.ServiceSpec").fields(&[
     field("ports", 1, Type::Message(&SERVICE_PORT), "[]v1.ServicePort").repeated().omit_empty().list("map", &["port", "protocol"]).patch("merge", "port"),
     field("selector", 2, Type::String, "map[string]string").map().omit_empty().map_type("atomic"),
     field("clusterIP", 3, Type::String, "string").omit_empty(),
@@ -1447,7 +1447,7 @@ pub(crate) static VOLUME_HEALTH_STATUS: MessageInfo = message("io.k8s.api.core.v
     field("healthConditions", 1, Type::Message(&VOLUME_HEALTH_CONDITION), "[]v1.VolumeHealthCondition").repeated().omit_empty().list("map", &["status", "reason"]).patch("merge", "status"),
     field("lastTransitionTime", 2, Type::Message(&super::meta_v1::TIME), "v1.Time").omit_empty(),
 ]);
-pub(crate) static VOLUME_MOUNT: MessageInfo = message("io.k8s.api.core.v1.VolumeMount").order(&[0, 1, 3, 4, 5, 6, 2, 7]).fields(&[
+pub(crate) static VOLUME_MOUNT: MessageInfo = message("io.k8s.api.core.v1.VolumeMount").fields(&[
     field("name", 1, Type::String, "string").required(),
     field("readOnly", 2, Type::Bool, "bool").omit_empty(),
     field("recursiveReadOnly", 7, Type::String, "v1.RecursiveReadOnlyMode").pointer().omit_empty(),
@@ -1479,7 +1479,7 @@ pub(crate) static VOLUME_RESOURCE_REQUIREMENTS: MessageInfo = message("io.k8s.ap
     field("limits", 1, Type::Message(&super::resource::QUANTITY), "v1.ResourceList").map().omit_empty(),
     field("requests", 2, Type::Message(&super::resource::QUANTITY), "v1.ResourceList").map().omit_empty(),
 ]);
-pub(crate) static VOLUME_SOURCE: MessageInfo = message("io.k8s.api.core.v1.VolumeSource").order(&[0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 16, 17, 18, 19, 20, 21, 22, 24, 25, 23, 26, 27, 28, 29]).fields(&[
+pub(crate) static VOLUME_SOURCE: MessageInfo = message("io.k8s.api.core.v1.VolumeSource").fields(&[
     field("hostPath", 1, Type::Message(&HOST_PATH_VOLUME_SOURCE), "v1.HostPathVolumeSource").pointer().omit_empty(),
     field("emptyDir", 2, Type::Message(&EMPTY_DIR_VOLUME_SOURCE), "v1.EmptyDirVolumeSource").pointer().omit_empty(),
     field("gcePersistentDisk", 3, Type::Message(&GCE_PERSISTENT_DISK_VOLUME_SOURCE), "v1.GCEPersistentDiskVolumeSource").pointer().omit_empty(),

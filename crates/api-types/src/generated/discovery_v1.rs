@@ -28,7 +28,7 @@ pub(crate) static ENDPOINT_PORT: MessageInfo = message("io.k8s.api.discovery.v1.
     field("port", 3, Type::Int32, "int32").pointer().omit_empty(),
     field("appProtocol", 4, Type::String, "string").pointer().omit_empty(),
 ]);
-pub(crate) static ENDPOINT_SLICE: MessageInfo = message("io.k8s.api.discovery.v1.EndpointSlice").kinds(&[("discovery.k8s.io", "v1", "EndpointSlice")]).typed().order(&[0, 2, 3, 1]).fields(&[
+pub(crate) static ENDPOINT_SLICE: MessageInfo = message("io.k8s.api.discovery.v1.EndpointSlice").kinds(&[("discovery.k8s.io", "v1", "EndpointSlice")]).typed().fields(&[
     field("metadata", 1, Type::Message(&super::meta_v1::OBJECT_META), "v1.ObjectMeta").omit_empty(),
     field("addressType", 4, Type::String, "v1.AddressType").required().values(&["FQDN", "IPv4", "IPv6"]),
     field("endpoints", 2, Type::Message(&ENDPOINT), "[]v1.Endpoint").repeated().list("atomic", &[]),

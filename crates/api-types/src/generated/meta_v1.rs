@@ -12,7 +12,7 @@ pub(crate) static API_GROUP: MessageInfo = message("io.k8s.apimachinery.pkg.apis
 pub(crate) static API_GROUP_LIST: MessageInfo = message("io.k8s.apimachinery.pkg.apis.meta.v1.APIGroupList").kinds(&[("", "v1", "APIGroupList")]).typed().fields(&[
     field("groups", 1, Type::Message(&API_GROUP), "[]v1.APIGroup").repeated().required().list("atomic", &[]),
 ]);
-pub(crate) static API_RESOURCE: MessageInfo = message("io.k8s.apimachinery.pkg.apis.meta.v1.APIResource").order(&[0, 2, 5, 6, 7, 1, 8, 3, 4, 9]).fields(&[
+pub(crate) static API_RESOURCE: MessageInfo = message("io.k8s.apimachinery.pkg.apis.meta.v1.APIResource").fields(&[
     field("name", 1, Type::String, "string").required(),
     field("singularName", 6, Type::String, "string").required(),
     field("namespaced", 2, Type::Bool, "bool").required(),
@@ -114,7 +114,7 @@ pub(crate) static LIST_META: MessageInfo = message("io.k8s.apimachinery.pkg.apis
     field("remainingItemCount", 4, Type::Int64, "int64").pointer().omit_empty(),
     field("shardInfo", 5, Type::Message(&SHARD_INFO), "v1.ShardInfo").pointer().omit_empty(),
 ]);
-pub(crate) static LIST_OPTIONS: MessageInfo = message("io.k8s.apimachinery.pkg.apis.meta.v1.ListOptions").kinds(&[("meta.k8s.io", "v1", "ListOptions")]).typed().order(&[0, 1, 2, 4, 6, 7, 8, 3, 5, 9, 10]).fields(&[
+pub(crate) static LIST_OPTIONS: MessageInfo = message("io.k8s.apimachinery.pkg.apis.meta.v1.ListOptions").kinds(&[("meta.k8s.io", "v1", "ListOptions")]).typed().fields(&[
     field("labelSelector", 1, Type::String, "string").omit_empty(),
     field("fieldSelector", 2, Type::String, "string").omit_empty(),
     field("watch", 3, Type::Bool, "bool").omit_empty(),
@@ -154,7 +154,7 @@ pub(crate) static OBJECT_META: MessageInfo = message("io.k8s.apimachinery.pkg.ap
     field("finalizers", 14, Type::String, "[]string").repeated().omit_empty().list("set", &[]).patch("merge", ""),
     field("managedFields", 17, Type::Message(&MANAGED_FIELDS_ENTRY), "[]v1.ManagedFieldsEntry").repeated().omit_empty().list("atomic", &[]),
 ]);
-pub(crate) static OWNER_REFERENCE: MessageInfo = message("io.k8s.apimachinery.pkg.apis.meta.v1.OwnerReference").map_type("atomic").order(&[1, 2, 3, 0, 4, 5]).fields(&[
+pub(crate) static OWNER_REFERENCE: MessageInfo = message("io.k8s.apimachinery.pkg.apis.meta.v1.OwnerReference").map_type("atomic").fields(&[
     field("apiVersion", 5, Type::String, "string").required(),
     field("kind", 1, Type::String, "string").required(),
     field("name", 3, Type::String, "string").required(),
@@ -203,7 +203,7 @@ pub(crate) static STATUS_CAUSE: MessageInfo = message("io.k8s.apimachinery.pkg.a
     field("message", 2, Type::String, "string").omit_empty(),
     field("field", 3, Type::String, "string").omit_empty(),
 ]);
-pub(crate) static STATUS_DETAILS: MessageInfo = message("io.k8s.apimachinery.pkg.apis.meta.v1.StatusDetails").order(&[0, 1, 2, 4, 5, 3]).fields(&[
+pub(crate) static STATUS_DETAILS: MessageInfo = message("io.k8s.apimachinery.pkg.apis.meta.v1.StatusDetails").fields(&[
     field("name", 1, Type::String, "string").omit_empty(),
     field("group", 2, Type::String, "string").omit_empty(),
     field("kind", 3, Type::String, "string").omit_empty(),

@@ -3,7 +3,7 @@
 #[allow(clippy::wildcard_imports)]
 use crate::schema::build::*;
 
-pub(crate) static PARTIAL_OBJECT_METADATA_LIST: MessageInfo = message("io.k8s.apimachinery.pkg.apis.meta.v1beta1.PartialObjectMetadataList").kinds(&[("meta.k8s.io", "v1beta1", "PartialObjectMetadataList")]).typed().order(&[1, 0]).fields(&[
+pub(crate) static PARTIAL_OBJECT_METADATA_LIST: MessageInfo = message("io.k8s.apimachinery.pkg.apis.meta.v1beta1.PartialObjectMetadataList").kinds(&[("meta.k8s.io", "v1beta1", "PartialObjectMetadataList")]).typed().fields(&[
     field("metadata", 2, Type::Message(&super::meta_v1::LIST_META), "v1.ListMeta").omit_empty(),
     field("items", 1, Type::Message(&super::meta_v1::PARTIAL_OBJECT_METADATA), "[]v1.PartialObjectMetadata").repeated(),
 ]);

@@ -3,7 +3,7 @@
 #[allow(clippy::wildcard_imports)]
 use crate::schema::build::*;
 
-pub(crate) static HTTP_INGRESS_PATH: MessageInfo = message("io.k8s.api.networking.v1.HTTPIngressPath").order(&[0, 2, 1]).fields(&[
+pub(crate) static HTTP_INGRESS_PATH: MessageInfo = message("io.k8s.api.networking.v1.HTTPIngressPath").fields(&[
     field("path", 1, Type::String, "string").omit_empty(),
     field("pathType", 3, Type::String, "v1.PathType").pointer().required().values(&["Exact", "ImplementationSpecific", "Prefix"]),
     field("backend", 2, Type::Message(&INGRESS_BACKEND), "v1.IngressBackend").required(),
@@ -31,7 +31,7 @@ pub(crate) static INGRESS: MessageInfo = message("io.k8s.api.networking.v1.Ingre
     field("spec", 2, Type::Message(&INGRESS_SPEC), "v1.IngressSpec").omit_empty(),
     field("status", 3, Type::Message(&INGRESS_STATUS), "v1.IngressStatus").omit_empty(),
 ]);
-pub(crate) static INGRESS_BACKEND: MessageInfo = message("io.k8s.api.networking.v1.IngressBackend").order(&[1, 0]).fields(&[
+pub(crate) static INGRESS_BACKEND: MessageInfo = message("io.k8s.api.networking.v1.IngressBackend").fields(&[
     field("service", 4, Type::Message(&INGRESS_SERVICE_BACKEND), "v1.IngressServiceBackend").pointer().omit_empty(),
     field("resource", 3, Type::Message(&super::core_v1::TYPED_LOCAL_OBJECT_REFERENCE), "v1.TypedLocalObjectReference").pointer().omit_empty(),
 ]);
@@ -82,7 +82,7 @@ pub(crate) static INGRESS_SERVICE_BACKEND: MessageInfo = message("io.k8s.api.net
     field("name", 1, Type::String, "string").required(),
     field("port", 2, Type::Message(&SERVICE_BACKEND_PORT), "v1.ServiceBackendPort").omit_empty(),
 ]);
-pub(crate) static INGRESS_SPEC: MessageInfo = message("io.k8s.api.networking.v1.IngressSpec").order(&[1, 2, 3, 0]).fields(&[
+pub(crate) static INGRESS_SPEC: MessageInfo = message("io.k8s.api.networking.v1.IngressSpec").fields(&[
     field("ingressClassName", 4, Type::String, "string").pointer().omit_empty(),
     field("defaultBackend", 1, Type::Message(&INGRESS_BACKEND), "v1.IngressBackend").pointer().omit_empty(),
     field("tls", 2, Type::Message(&INGRESS_TLS), "[]v1.IngressTLS").repeated().omit_empty().list("atomic", &[]),

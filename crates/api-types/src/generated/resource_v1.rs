@@ -3,7 +3,7 @@
 #[allow(clippy::wildcard_imports)]
 use crate::schema::build::*;
 
-pub(crate) static ALLOCATED_DEVICE_STATUS: MessageInfo = message("io.k8s.api.resource.v1.AllocatedDeviceStatus").order(&[0, 1, 2, 4, 5, 6, 3]).fields(&[
+pub(crate) static ALLOCATED_DEVICE_STATUS: MessageInfo = message("io.k8s.api.resource.v1.AllocatedDeviceStatus").fields(&[
     field("driver", 1, Type::String, "string").required(),
     field("pool", 2, Type::String, "string").required(),
     field("device", 3, Type::String, "string").required(),

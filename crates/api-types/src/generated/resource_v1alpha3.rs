@@ -36,13 +36,13 @@ pub(crate) static DEVICE_TAINT_SELECTOR: MessageInfo = message("io.k8s.api.resou
     field("pool", 3, Type::String, "string").pointer().omit_empty(),
     field("device", 4, Type::String, "string").pointer().omit_empty(),
 ]);
-pub(crate) static PARTITION_TYPE_STATUS: MessageInfo = message("io.k8s.api.resource.v1alpha3.PartitionTypeStatus").order(&[1, 2, 3, 0]).fields(&[
+pub(crate) static PARTITION_TYPE_STATUS: MessageInfo = message("io.k8s.api.resource.v1alpha3.PartitionTypeStatus").fields(&[
     field("attribute", 4, Type::String, "string").omit_empty().required(),
     field("type", 1, Type::String, "string").omit_empty().required(),
     field("total", 2, Type::Int32, "int32").pointer().omit_empty().required(),
     field("allocatable", 3, Type::Int32, "int32").pointer().omit_empty().required(),
 ]);
-pub(crate) static POOL_STATUS: MessageInfo = message("io.k8s.api.resource.v1alpha3.PoolStatus").order(&[0, 1, 8, 4, 5, 6, 7, 3, 2, 9, 10, 11]).fields(&[
+pub(crate) static POOL_STATUS: MessageInfo = message("io.k8s.api.resource.v1alpha3.PoolStatus").fields(&[
     field("driver", 1, Type::String, "string").omit_empty().required(),
     field("poolName", 2, Type::String, "string").omit_empty().required(),
     field("generation", 9, Type::Int64, "int64").required(),
@@ -71,7 +71,7 @@ pub(crate) static RESOURCE_POOL_STATUS_REQUEST_SPEC: MessageInfo = message("io.k
     field("limit", 3, Type::Int32, "int32").pointer().omit_empty().default("100"),
     field("defaultPartitionTypeAttribute", 4, Type::String, "string").pointer().omit_empty(),
 ]);
-pub(crate) static RESOURCE_POOL_STATUS_REQUEST_STATUS: MessageInfo = message("io.k8s.api.resource.v1alpha3.ResourcePoolStatusRequestStatus").order(&[1, 2, 0]).fields(&[
+pub(crate) static RESOURCE_POOL_STATUS_REQUEST_STATUS: MessageInfo = message("io.k8s.api.resource.v1alpha3.ResourcePoolStatusRequestStatus").fields(&[
     field("poolCount", 6, Type::Int32, "int32").pointer().omit_empty().required(),
     field("pools", 2, Type::Message(&POOL_STATUS), "[]v1alpha3.PoolStatus").repeated().omit_empty().list("atomic", &[]),
     field("conditions", 3, Type::Message(&super::meta_v1::CONDITION), "[]v1.Condition").repeated().omit_empty().list("map", &["type"]).patch("merge", "type"),

@@ -34,14 +34,14 @@ pub struct MessageInfo {
     pub map_type: MapType,
     /// In the order of the Go struct. Empty for most [`Special`] messages.
     pub fields: &'static [FieldInfo],
-    /// Field indexes by ascending number; empty when `fields` has that order.
-    pub(crate) order: &'static [u8],
     /// Field indexes by number, [`NO_FIELD`] for numbers of none.
     pub(crate) by_number: [u8; MAX_FIELDS],
     /// The fields, a bit an index, of which JSON may have something that protobuf has nothing of.
     pub(crate) always: u64,
     /// The fields, a bit an index, that a message has any number of: lists and maps.
     pub(crate) many: u64,
+    /// The fields, a bit a number, of which protobuf may have something that JSON has nothing of.
+    pub(crate) written: u64,
 }
 
 /// More than any message has, and above every number; the generator checks it.
@@ -207,8 +207,7 @@ impl MessageInfo {
         if name.is_empty() {
             return None;
         }
-        let own = self.fields.iter().find(|f| f.name == name);
-        own.or_else(|| self.embedded().find_map(|m| m.field(name)))
+        self.own_field(name).or_else(|| self.embedded().find_map(|m| m.field(name)))
     }
 
     /// Whether JSON may have this field: like [`Self::field`], plus `kind` and `apiVersion` of typed messages.
@@ -236,10 +235,9 @@ impl MessageInfo {
         &self.name[dot..]
     }
 
-    /// Fields by ascending number: the order of protobuf.
-    pub(crate) fn in_order(&self) -> impl Iterator<Item = &'static FieldInfo> + use<> {
-        let (fields, order) = (self.fields, self.order);
-        (0..fields.len()).map(move |i| &fields[order.get(i).map_or(i, |o| usize::from(*o))])
+    /// The message's own field with this JSON name.
+    pub(crate) fn own_field(&self, name: &str) -> Option<&'static FieldInfo> {
+        self.fields.iter().find(|field| field.name == name)
     }
 
     fn embedded(&self) -> impl Iterator<Item = MessageId> {
@@ -254,6 +252,12 @@ impl FieldInfo {
         let single = matches!(self.shape, Shape::Single);
         let by_value = single && matches!(self.ty, Type::Message(_)) && !self.pointer && !self.omit_zero;
         !self.omit_empty || self.inline || by_value
+    }
+
+    /// Whether protobuf may have something of the field though JSON has not: zero values that are no pointers.
+    const fn is_written_alone(&self) -> bool {
+        let is_single = matches!(self.shape, Shape::Single);
+        self.inline || is_single && !self.pointer && !matches!(self.ty, Type::Bytes)
     }
 
     /// Whether server-side apply owns the map or struct of this field as a whole.
@@ -326,10 +330,10 @@ pub(crate) mod build {
             typed: false,
             map_type: MapType::None,
             fields: &[],
-            order: &[],
             by_number: [NO_FIELD; MAX_FIELDS],
             always: 0,
             many: 0,
+            written: 0,
         }
     }
 
@@ -387,11 +391,6 @@ pub(crate) mod build {
             self
         }
 
-        pub(crate) const fn order(mut self, order: &'static [u8]) -> Self {
-            self.order = order;
-            self
-        }
-
         pub(crate) const fn fields(mut self, fields: &'static [FieldInfo]) -> Self {
             self.fields = fields;
             let mut index = 0;
@@ -402,6 +401,9 @@ pub(crate) mod build {
                 }
                 if !matches!(fields[index].shape, Shape::Single) {
                     self.many |= 1 << index;
+                }
+                if fields[index].is_written_alone() {
+                    self.written |= 1 << fields[index].number;
                 }
                 index += 1;
             }
