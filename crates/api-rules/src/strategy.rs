@@ -2,7 +2,7 @@
 //! unconditional updates.
 
 use crate::index::Index;
-use crate::look::{Look, remove, same, set};
+use crate::look::{Look, object_mut, remove, same, set};
 use crate::meta;
 use serde_json::{Value, json};
 use std::sync::LazyLock;
@@ -137,6 +137,7 @@ pub fn prepare_status_update(new: &mut Value, old: &Value) {
     for path in &strategy.status_update_keeps {
         match *path {
             "metadata" => keep_metadata(new, old),
+            path if new.at(path) == old.at(path) => {}
             path => set(new, path, old.at(path).clone()),
         }
     }
@@ -144,11 +145,14 @@ pub fn prepare_status_update(new: &mut Value, old: &Value) {
 
 /// Everything of the stored metadata but managedFields and the version that the update is conditional on.
 fn keep_metadata(new: &mut Value, old: &Value) {
-    let version = new.at("metadata.resourceVersion").clone();
-    let managed = new.at("metadata.managedFields").clone();
-    set(new, "metadata", old.at("metadata").clone());
-    set(new, "metadata.resourceVersion", version);
-    set(new, "metadata.managedFields", managed);
+    let is_own = |field: &str| matches!(field, "managedFields" | "resourceVersion");
+    let (metadata, old) = (object_mut(new, "metadata"), old.at("metadata"));
+    metadata.retain(|field, _| is_own(field) || !old.key(field).is_null());
+    for (field, value) in old.entries("").filter(|(field, _)| !is_own(field)) {
+        if metadata.get(field) != Some(value) {
+            metadata.insert(field.to_owned(), value.clone());
+        }
+    }
 }
 
 #[cfg(test)]

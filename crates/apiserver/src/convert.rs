@@ -15,6 +15,12 @@ pub(crate) fn decode(resource: &Resource, kv: &KeyValue) -> Result<Value, Status
     Ok(to_version(value, &resource.group, &resource.version))
 }
 
+/// [`decode`] for who changes the object; see [`codec::from_stored_for_update`].
+pub(crate) fn decode_for_update(resource: &Resource, kv: &KeyValue) -> Result<Value, Status> {
+    let value = codec::from_stored_for_update(&kv.value, kv.mod_revision).map_err(unreadable)?;
+    Ok(to_version(value, &resource.group, &resource.version))
+}
+
 /// The stored object, if it is in the resource's own version, so that it can be written without a tree.
 pub(crate) fn native<'a>(resource: &Resource, stored: &'a [u8]) -> Option<codec::Unknown<'a>> {
     let unknown = codec::unwrap_unknown(stored).ok()?;

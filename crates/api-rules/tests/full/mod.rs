@@ -47,11 +47,12 @@ fn applied(resource: &Resource, object: &Value) -> Value {
     let ty = || Type::Message(resource.built_in_message());
     let version = resource.api_version();
     let writer = Writer { api_version: &version, ..WRITER };
-    let first = apply::apply(ty(), &json!({}), object, &writer, false).unwrap();
+    let mut first = apply::apply(ty(), &json!({}), object, &writer, false).unwrap();
     let mut bare = first.clone();
     bare["metadata"].as_object_mut().unwrap().remove("managedFields");
     assert_eq!(&bare, object, "{what}: applied");
     assert_eq!(apply::apply(ty(), &first, object, &writer, false).unwrap(), first, "{what}: applied again");
+    apply::show_fields(&mut first);
     first["metadata"]["managedFields"][0]["fieldsV1"].clone()
 }
 

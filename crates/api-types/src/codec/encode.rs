@@ -9,6 +9,7 @@ use crate::schema::{FieldInfo, MAX_FIELDS, MessageId, Shape, Special, Type};
 use crate::time;
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
+use serde::de::IgnoredAny;
 use serde_json::{Map, Value};
 
 /// Appends the protobuf of a tree. Unknown fields, `kind` and `apiVersion` are left out.
@@ -224,7 +225,7 @@ fn encode_special(
             put_int(out, 1, nanos);
         }
         Special::Raw if value.is_null() => {}
-        Special::Raw => put_part(out, 1, |out| serde_json::to_writer(out, value).map_err(fault))?,
+        Special::Raw => raw(message, value, out)?,
         Special::Strings => strings(value, 1, message.go_type(), out)?,
         Special::PropsOrArray | Special::PropsOrStrings => {
             let [schema, list_field] = props_fields(message);
@@ -247,6 +248,18 @@ fn encode_special(
         }
     }
     Ok(())
+}
+
+/// Any JSON. What fields a manager owns may stand in a tree as the text of an object, and is taken for that object.
+fn raw(message: MessageId, value: &Value, out: &mut Vec<u8>) -> Result<(), CodecError> {
+    let is_object = |text: &str| text.starts_with('{') && serde_json::from_str::<IgnoredAny>(text).is_ok();
+    match value {
+        Value::String(text) if message.go_name() == "FieldsV1" && is_object(text) => {
+            put_bytes(out, 1, text.as_bytes());
+            Ok(())
+        }
+        _ => put_part(out, 1, |out| serde_json::to_writer(out, value).map_err(fault)),
+    }
 }
 
 /// The text that is kept of a quantity given as text or number; null is `0`.

@@ -98,8 +98,8 @@ impl Unknown<'_> {
     }
 
     /// A message of this kind as a tree with a resourceVersion.
-    fn tree(&self, raw: &[u8], resource_version: i64) -> Result<Value, CodecError> {
-        let (mut buffer, mut sink) = (itoa::Buffer::new(), TreeSink::default());
+    fn tree(&self, raw: &[u8], resource_version: i64, mut sink: TreeSink) -> Result<Value, CodecError> {
+        let mut buffer = itoa::Buffer::new();
         let fill = fill(version_text(resource_version, &mut buffer));
         object(&mut sink, self.message()?, raw, Some(self.types()), fill)?;
         Ok(sink.finish())
@@ -303,11 +303,25 @@ pub fn json_to_stored(value: &Value) -> Vec<u8> {
 /// # Errors
 /// Bytes that are not a stored object.
 pub fn from_stored(stored: &[u8], resource_version: i64) -> Result<Value, CodecError> {
+    tree_of_stored(stored, resource_version, TreeSink::default())
+}
+
+/// [`from_stored`] for who changes the object: of built-in kinds, what fields managers own stays text
+/// (`metadata.managedFields[].fieldsV1`), which is half of many an object and nobody reads who changes another part.
+/// [`to_stored`] takes the text for what it stands for.
+///
+/// # Errors
+/// Bytes that are not a stored object.
+pub fn from_stored_for_update(stored: &[u8], resource_version: i64) -> Result<Value, CodecError> {
+    tree_of_stored(stored, resource_version, TreeSink::with_fields_as_text())
+}
+
+fn tree_of_stored(stored: &[u8], resource_version: i64, sink: TreeSink) -> Result<Value, CodecError> {
     if !is_proto(stored) {
         return stored_json_tree(stored, resource_version);
     }
     let unknown = unwrap_unknown(stored)?;
-    unknown.tree(unknown.raw, resource_version)
+    unknown.tree(unknown.raw, resource_version, sink)
 }
 
 /// [`from_stored`] without `metadata.managedFields`, which are half of many an object.
@@ -321,7 +335,7 @@ pub fn from_stored_bare(stored: &[u8], resource_version: i64) -> Result<Value, C
         return Ok(value);
     }
     let unknown = unwrap_unknown(stored)?;
-    unknown.tree(&without_managed_fields(unknown.raw)?, resource_version)
+    unknown.tree(&without_managed_fields(unknown.raw)?, resource_version, TreeSink::default())
 }
 
 fn stored_json_tree(stored: &[u8], resource_version: i64) -> Result<Value, CodecError> {

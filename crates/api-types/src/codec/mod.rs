@@ -9,7 +9,7 @@
 //! | protobuf message | tree | [`from_proto`] |
 //! | protobuf message | JSON, no tree between | [`proto_to_json`] |
 //! | tree | stored bytes | [`to_stored`] (built-in kinds), [`json_to_stored`] (custom kinds) |
-//! | stored bytes | tree, JSON, protobuf with resourceVersion | [`from_stored`], [`stored_to_json`], [`stored_to_proto`] |
+//! | stored bytes | tree, JSON, protobuf with resourceVersion | [`from_stored`], [`from_stored_for_update`], [`stored_to_json`], [`stored_to_proto`] |
 //! | the same, taken apart ([`unwrap_unknown`]) | JSON, protobuf, also as items of lists | [`Unknown`] |
 //! | stored bytes | one field, cheaply | [`peek`] |
 //! | tree | the same as Go's types would have it | [`normalize`], [`normalize_in_place`] |
@@ -41,10 +41,10 @@ pub(crate) use decode::{Digest, MAX_STRICT_BYTES, paths_in_order};
 pub(crate) use encode::{canonical_quantity, decode_base64};
 pub use encode::{json_type, to_proto};
 pub use envelope::{
-    END_OF_ENVELOPE, MAGIC, Unknown, begin_envelope, from_envelope, from_stored, from_stored_bare, is_proto,
-    json_to_stored, list_to_bare, object_to_json, pack, stored_to_json, stored_to_proto, to_bare,
-    to_envelope, to_stored, unpack, unwrap_unknown, watch_event_from_proto, watch_event_to_proto,
-    wrap_unknown,
+    END_OF_ENVELOPE, MAGIC, Unknown, begin_envelope, from_envelope, from_stored, from_stored_bare,
+    from_stored_for_update, is_proto, json_to_stored, list_to_bare, object_to_json, pack, stored_to_json,
+    stored_to_proto, to_bare, to_envelope, to_stored, unpack, unwrap_unknown, watch_event_from_proto,
+    watch_event_to_proto, wrap_unknown,
 };
 pub use normal::{normalize, normalize_in_place};
 pub use stored_frames::{Head, STORED_MEDIA_TYPE, What};

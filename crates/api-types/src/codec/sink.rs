@@ -234,6 +234,8 @@ pub(super) fn number(value: f64) -> Value {
 pub(crate) struct TreeSink {
     open: Vec<Open>,
     done: Option<Value>,
+    /// Whether `fieldsV1` of the object's own metadata is left as its text.
+    fields_as_text: bool,
 }
 
 enum Open {
@@ -242,8 +244,24 @@ enum Open {
 }
 
 impl TreeSink {
+    /// Leaves `fieldsV1` of the object's own metadata as its text.
+    pub(crate) fn with_fields_as_text() -> Self {
+        Self { fields_as_text: true, ..Self::default() }
+    }
+
     pub(crate) fn finish(self) -> Value {
         self.done.unwrap_or_default()
+    }
+
+    /// Whether what comes next is the `fieldsV1` of an entry of the object's own managed fields.
+    fn is_at_fields(&self) -> bool {
+        let is_at = |open: &Open, name: &str| matches!(open, Open::Object(_, key) if key == name);
+        match self.open.as_slice() {
+            [object, metadata, Open::Array(_), entry] => {
+                is_at(object, "metadata") && is_at(metadata, "managedFields") && is_at(entry, "fieldsV1")
+            }
+            _ => false,
+        }
     }
 
     fn put(&mut self, value: Value) {
@@ -320,6 +338,11 @@ impl Sink for TreeSink {
     }
 
     fn raw(&mut self, json: &[u8]) -> Result<(), CodecError> {
+        let text = std::str::from_utf8(json).ok().filter(|text| text.starts_with('{'));
+        if let (true, Some(text)) = (self.fields_as_text && self.is_at_fields(), text) {
+            self.put(text.into());
+            return Ok(());
+        }
         let value = serde_json::from_slice(json).map_err(|e| CodecError::Raw(e.to_string()))?;
         self.put(value);
         Ok(())

@@ -248,6 +248,37 @@ fn a_list_is_a_concatenation_of_stored_objects() {
 
 /// Who only wants to know what an object is like reads it without the record of who set its fields.
 #[test]
+fn owned_fields_may_stay_text() {
+    let fields = json!({"f:metadata": {"f:labels": {".": {}, "k:{\"a\":\"ü<\"}": {}}}});
+    let owned = |fields: &Value| {
+        let entry =
+            json!({"manager": "m", "operation": "Update", "fieldsType": "FieldsV1", "fieldsV1": fields});
+        json!({"managedFields": [entry, entry]})
+    };
+    let template = |metadata: Value, inner: Value| {
+        let mut object = json!({"apiVersion": "v1", "kind": "PodTemplate", "metadata": metadata, "template": {"metadata": inner}});
+        object["metadata"]["name"] = "a".into();
+        codec::normalize(message("v1", "PodTemplate"), &object).unwrap()
+    };
+    let stored =
+        |object: &Value| codec::to_stored(message("v1", "PodTemplate"), "v1", "PodTemplate", object).unwrap();
+    let tree = template(owned(&fields), owned(&fields));
+    let text = template(owned(&fields.to_string().into()), owned(&fields));
+    assert_eq!(stored(&tree), stored(&text));
+    assert_eq!(codec::from_stored(&stored(&tree), 0).unwrap(), tree);
+    assert_eq!(
+        codec::from_stored_for_update(&stored(&tree), 0).unwrap(),
+        text,
+        "that of the template is no record"
+    );
+    for no_object in [json!("x"), json!("{"), json!("{} {}"), json!("[]")] {
+        let odd = template(owned(&no_object), owned(&no_object));
+        assert_eq!(codec::from_stored(&stored(&odd), 0).unwrap(), odd);
+        assert_eq!(codec::from_stored_for_update(&stored(&odd), 0).unwrap(), odd);
+    }
+}
+
+#[test]
 fn objects_and_lists_are_read_without_managed_fields() {
     let bare = json!({"apiVersion": "v1", "kind": "Pod",
         "metadata": {"name": "a", "resourceVersion": "5", "labels": {"a": "b"}}});

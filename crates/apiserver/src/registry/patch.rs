@@ -81,7 +81,11 @@ impl Patch {
     /// speaks of it: that of the object holds then.
     pub fn apply(&self, call: &Call, expected: Expected<'_>, object: &Value) -> Result<Value, Status> {
         let before = match self.names_managed_fields() {
-            true => object.clone(),
+            true => {
+                let mut shown = object.clone();
+                patch::apply::show_fields(&mut shown);
+                shown
+            }
             false => patch::apply::without_managed(object),
         };
         let patched = match self {

@@ -13,6 +13,8 @@ use crate::admission::{Attributes, Charged, Operation};
 use crate::api::Api;
 use crate::body::Body;
 use crate::call::Call;
+use crate::catalog::Kind;
+use crate::convert;
 use crate::decode::{self, Expected};
 use crate::options;
 use crate::registry::write::settle_namespace;
@@ -240,7 +242,10 @@ impl Api {
         kv: &KeyValue,
         change: &mut Change<'_>,
     ) -> Result<Try, Status> {
-        let old = self.read(&target.resource, kv).await?;
+        let old = match &target.resource {
+            Kind::BuiltIn(resource) => convert::decode_for_update(resource, kv)?,
+            custom @ Kind::Custom(_) => self.read(custom, kv).await?,
+        };
         let mut new = change(&old)?;
         check_name(&new, target)?;
         settle_namespace(&mut new, target)?;

@@ -5,6 +5,10 @@
 //! * [`update`]: keeps ownership right through every other write; call it on the defaulted new object, before
 //!   `prepare_*`.
 //!
+//! Most writes change few fields, and most entries of the record stay as they are: an object of a built-in kind may have
+//! `fieldsV1` as its text, which is read when somebody has to know what it says. The codec takes it for the object that
+//! it stands for; [`show_fields`] and [`hide_fields`] bring an object from one form to the other.
+//!
 //! * [`keep_times`]: a write that changes nothing does not even change the times of ownership.
 //!
 //! Reading order: `set` (paths), `types` (what is owned as a whole), `typed` (compare, merge, remove), here.
@@ -16,7 +20,7 @@ mod types;
 pub use types::Type;
 
 use super::{Conflict, PatchError};
-use crate::look::{Look, remove, set};
+use crate::look::{Look, items_mut, remove, set};
 use api_types::field::quote;
 use serde_json::{Map, Value, json};
 use set::{Set, Step};
@@ -28,6 +32,10 @@ const BEFORE: &str = "before-first-apply";
 const MAX_UPDATE_MANAGERS: usize = 10;
 /// Name of the entry that old updates are folded into.
 const ANCIENT: &str = "ancient-changes";
+/// An object that does not exist.
+static NOTHING: Value = Value::Null;
+/// Where it is said who owns what.
+const MANAGED: &str = "metadata.managedFields";
 const LAST_APPLIED: &str = "kubectl.kubernetes.io/last-applied-configuration";
 /// Fields that nobody owns: the server sets them, or they name the object.
 const UNOWNED: &[&[&str]] = &[
@@ -60,76 +68,111 @@ pub struct Writer<'a> {
     pub reset: &'a [&'static str],
 }
 
-/// One entry of `managedFields`.
+/// One entry of `managedFields`, borrowed from where it stands.
 #[derive(Debug, Clone, PartialEq)]
-struct Entry {
-    manager: String,
+struct Entry<'a> {
+    manager: &'a str,
     applied: bool,
-    api_version: String,
-    subresource: String,
-    time: String,
-    fields: Set,
+    api_version: &'a str,
+    subresource: &'a str,
+    time: &'a str,
+    fields: Set<'a>,
+    /// The fields, if nobody has looked at them.
+    unread: Option<&'a str>,
     /// What it was read from, as long as it says the same.
-    kept: Option<Value>,
+    kept: Option<&'a Value>,
 }
 
-impl Entry {
-    fn new(writer: &Writer<'_>, applied: bool) -> Entry {
+impl<'a> Entry<'a> {
+    fn new(writer: &Writer<'a>, applied: bool) -> Self {
         Entry {
-            manager: if writer.manager.is_empty() { "unknown".into() } else { writer.manager.into() },
+            manager: if writer.manager.is_empty() { "unknown" } else { writer.manager },
             applied,
-            api_version: writer.api_version.to_owned(),
-            subresource: writer.subresource.to_owned(),
-            time: writer.now.to_owned(),
+            api_version: writer.api_version,
+            subresource: writer.subresource,
+            time: writer.now,
             fields: Set::default(),
+            unread: None,
             kept: None,
         }
     }
 
     /// Whether both are the same manager: appliers may change the version they apply.
-    fn is(&self, other: &Entry) -> bool {
+    fn is(&self, other: &Entry<'_>) -> bool {
         self.manager == other.manager
             && self.applied == other.applied
             && self.subresource == other.subresource
             && (self.applied || self.api_version == other.api_version)
     }
 
-    fn read(json: &Value) -> Entry {
+    fn read(json: &'a Value) -> Self {
         Entry {
-            manager: json.text("manager").to_owned(),
+            manager: json.text("manager"),
             applied: json.text("operation") == "Apply",
-            api_version: json.text("apiVersion").to_owned(),
-            subresource: json.text("subresource").to_owned(),
-            time: json.text("time").to_owned(),
+            api_version: json.text("apiVersion"),
+            subresource: json.text("subresource"),
+            time: json.text("time"),
             fields: Set::from_json(json.at("fieldsV1")),
+            unread: None,
             kept: None,
         }
     }
 
     /// An entry that was written here, and is written as it was read unless it changes.
-    fn read_own(json: &Value) -> Entry {
-        Entry { kept: Some(json.clone()), ..Entry::read(json) }
+    fn read_own(json: &'a Value) -> Self {
+        Entry { kept: Some(json), unread: json.at("fieldsV1").as_str(), ..Entry::read(json) }
     }
 
-    fn change_fields(&mut self, change: impl FnOnce(Set) -> Set) {
+    /// Looks at the fields.
+    fn look(&mut self) {
+        if let Some(text) = self.unread.take() {
+            self.fields = Set::from_text(text);
+        }
+    }
+
+    fn is_empty(&self) -> bool {
+        match self.unread {
+            Some(text) => text == "{}",
+            None => self.fields.is_empty(),
+        }
+    }
+
+    /// Whether a path of the set is among its fields.
+    fn owns_of(&mut self, set: &Set<'_>) -> bool {
+        let may_have = |text: &str, step: &Step<'_>| match step.as_field() {
+            Some(name) if name.bytes().all(|byte| byte.is_ascii_alphanumeric()) => text.contains(name),
+            _ => true,
+        };
+        if self.unread.is_some_and(|text| !set.starts().any(|step| may_have(text, step))) {
+            return false;
+        }
+        self.look();
+        self.fields.overlaps(set)
+    }
+
+    fn change_fields(&mut self, change: impl FnOnce(Set<'a>) -> Set<'a>) {
         self.fields = change(std::mem::take(&mut self.fields));
         self.kept = None;
     }
 
-    fn write(self) -> Value {
+    fn write(&self, form: Form) -> Value {
         if let Some(kept) = self.kept {
-            return kept;
+            return kept.clone();
         }
+        let fields = match form {
+            Form::Text => self.fields.to_text().into(),
+            Form::Object => self.fields.to_json(),
+        };
         let mut out = json!({
             "manager": self.manager,
             "operation": if self.applied { "Apply" } else { "Update" },
             "apiVersion": self.api_version,
             "fieldsType": "FieldsV1",
-            "fieldsV1": self.fields.into_json(),
+            "fieldsV1": fields,
         });
-        for (field, text) in [("time", &self.time), ("subresource", &self.subresource)] {
+        for (field, text) in [("time", self.time), ("subresource", self.subresource)] {
             if !text.is_empty() {
-                set(&mut out, field, Value::from(text.as_str()));
+                set(&mut out, field, Value::from(text));
             }
         }
         out
@@ -137,9 +180,9 @@ impl Entry {
 
     /// As conflicts name it.
     fn shown(&self) -> String {
-        let mut text = quote(&self.manager);
+        let mut text = quote(self.manager);
         if !self.subresource.is_empty() {
-            text.push_str(&format!(" with subresource {}", quote(&self.subresource)));
+            text.push_str(&format!(" with subresource {}", quote(self.subresource)));
         }
         if !self.applied {
             text.push_str(&format!(" using {}", self.api_version));
@@ -148,23 +191,51 @@ impl Entry {
     }
 }
 
-fn read_all(object: &Value) -> Vec<Entry> {
-    object.items("metadata.managedFields").iter().map(Entry::read_own).collect()
+fn read_all(object: &Value) -> Vec<Entry<'_>> {
+    object.items(MANAGED).iter().map(Entry::read_own).collect()
 }
 
-fn write_all(object: &mut Value, mut entries: Vec<Entry>) {
-    entries.retain(|e| !e.fields.is_empty());
-    entries.sort_by(|a, b| {
-        fn key(e: &Entry) -> (bool, [&str; 4]) {
-            (!e.applied, [&e.time, &e.manager, &e.api_version, &e.subresource])
+/// How `fieldsV1` is written.
+#[derive(Clone, Copy)]
+enum Form {
+    Text,
+    Object,
+}
+
+impl Form {
+    fn of(ty: Type<'_>) -> Self {
+        match ty {
+            Type::Message(_) => Form::Text,
+            _ => Form::Object,
         }
-        key(a).cmp(&key(b))
-    });
-    let list: Vec<Value> = entries.into_iter().map(Entry::write).collect();
-    if list.is_empty() {
-        remove(object, "metadata.managedFields");
-    } else {
-        set(object, "metadata.managedFields", Value::Array(list));
+    }
+}
+
+/// Makes the text of `fieldsV1` in an object's record of owners the object that it stands for, for who reads it.
+pub fn show_fields(object: &mut Value) {
+    for entry in items_mut(object, MANAGED).into_iter().flatten() {
+        let fields = entry.at("fieldsV1").as_str().and_then(|text| serde_json::from_str(text).ok());
+        if let Some(fields) = fields {
+            set(entry, "fieldsV1", fields);
+        }
+    }
+}
+
+/// Makes `fieldsV1` in the record of owners of an object of a built-in kind its text.
+pub fn hide_fields(object: &mut Value) {
+    for entry in items_mut(object, MANAGED).into_iter().flatten() {
+        let text = entry.at("fieldsV1").as_object().map(|_| entry.at("fieldsV1").to_string());
+        set(entry, "fieldsV1", text.map_or(Value::Null, Value::from));
+    }
+}
+
+/// The list that says so; none of none.
+fn write_all(mut entries: Vec<Entry<'_>>, form: Form) -> Value {
+    entries.retain(|e| !e.is_empty());
+    entries.sort_by_key(|e| (!e.applied, [e.time, e.manager, e.api_version, e.subresource]));
+    match entries.is_empty() {
+        true => Value::Null,
+        false => Value::Array(entries.iter().map(|entry| entry.write(form)).collect()),
     }
 }
 
@@ -197,22 +268,22 @@ fn is_same_without_managed(one: &Value, other: &Value) -> bool {
     same(one, other, "metadata") && same(&one["metadata"], &other["metadata"], "managedFields")
 }
 
-fn unowned() -> &'static Set {
-    static SET: LazyLock<Set> =
+fn unowned() -> &'static Set<'static> {
+    static SET: LazyLock<Set<'_>> =
         LazyLock::new(|| Set::of_fields(UNOWNED.iter().map(|path| path.iter().copied())));
     &SET
 }
 
 /// The paths that an endpoint resets, as a set.
-fn reset_set(writer: &Writer<'_>) -> Set {
+fn reset_set(writer: &Writer<'_>) -> Set<'static> {
     Set::of_fields(writer.reset.iter().map(|path| path.split('.')))
 }
 
 /// Takes from every other entry what changed; `None` for conflicts when they are not forced.
 fn settle(
-    entries: &mut Vec<Entry>,
-    own: &Entry,
-    change: &typed::Comparison,
+    entries: &mut Vec<Entry<'_>>,
+    own: &Entry<'_>,
+    change: &typed::Comparison<'_>,
     force: bool,
 ) -> Result<(), PatchError> {
     if entries.iter().all(|e| e.is(own)) {
@@ -220,7 +291,8 @@ fn settle(
     }
     let changed = change.modified.clone().union(change.added.clone());
     let mut conflicts = Vec::new();
-    for entry in entries.iter().filter(|e| !force && !e.is(own)) {
+    for entry in entries.iter_mut().filter(|e| !force && !e.is(own)) {
+        entry.look();
         let fields = entry.fields.intersection(&changed).paths();
         conflicts.extend(fields.into_iter().map(|field| Conflict { manager: entry.shown(), field }));
     }
@@ -228,10 +300,12 @@ fn settle(
         return Err(PatchError::Conflicts(conflicts));
     }
     let touched = changed.union(change.removed.clone());
-    for entry in entries.iter_mut().filter(|e| !e.is(own) && e.fields.overlaps(&touched)) {
-        entry.change_fields(|fields| fields.difference(&touched));
+    for entry in entries.iter_mut().filter(|e| !e.is(own)) {
+        if entry.owns_of(&touched) {
+            entry.change_fields(|fields| fields.difference(&touched));
+        }
     }
-    entries.retain(|e| !e.fields.is_empty() || e.is(own));
+    entries.retain(|e| !e.is_empty() || e.is(own));
     Ok(())
 }
 
@@ -248,20 +322,21 @@ pub fn apply(
     writer: &Writer<'_>,
     force: bool,
 ) -> Result<Value, PatchError> {
-    if !applied.items("metadata.managedFields").is_empty() {
+    if !applied.items(MANAGED).is_empty() {
         return Err(PatchError::BadRequest("metadata.managedFields must be nil".into()));
     }
     fits(ty, applied)?;
     let mut entries = read_all(live);
+    entries.iter_mut().for_each(Entry::look);
     let live_bare = without_managed(live);
     if entries.is_empty() && live.has("metadata.uid") {
         entries.push(before_first(ty, &live_bare, writer));
     }
     let mut own = Entry::new(writer, true);
-    own.fields =
-        typed::fields(ty, &without_managed(applied)).difference(unowned()).without(&reset_set(writer));
+    let applied_bare = without_managed(applied);
+    own.fields = typed::fields(ty, &applied_bare).difference(unowned()).without(&reset_set(writer));
     let last = entries.iter().position(|e| e.is(&own)).map(|i| entries.remove(i));
-    let merged = typed::merge(ty, &live_bare, &without_managed(applied));
+    let merged = typed::merge(ty, &live_bare, &applied_bare);
     entries.push(own.clone());
     let mut result = prune(ty, merged, &entries, last.as_ref());
     let change = typed::compare(ty, &live_bare, &result);
@@ -272,11 +347,12 @@ pub fn apply(
         && last.api_version == own.api_version
         && let Some(entry) = entries.iter_mut().find(|e| e.is(&own))
     {
-        entry.time.clone_from(&last.time);
+        entry.time = last.time;
         entry.kept = None;
     }
+    let managed = write_all(entries, Form::of(ty));
     follow_last_applied(&mut result, applied, writer);
-    write_all(&mut result, entries);
+    set(&mut result, MANAGED, managed);
     Ok(result)
 }
 
@@ -333,23 +409,27 @@ fn fits(ty: Type<'_>, applied: &Value) -> Result<(), PatchError> {
 }
 
 /// Everything that an untracked object holds belongs to nobody in particular.
-fn before_first(ty: Type<'_>, live: &Value, writer: &Writer<'_>) -> Entry {
+fn before_first<'a>(ty: Type<'_>, live: &'a Value, writer: &Writer<'a>) -> Entry<'a> {
     let mut entry = Entry::new(&Writer { manager: BEFORE, subresource: "", ..*writer }, false);
-    entry.fields = typed::compare(ty, &Value::Object(Map::new()), live).added.difference(unowned());
+    entry.fields = typed::compare(ty, &NOTHING, live).added.difference(unowned());
     entry
 }
 
+/// The set with the named fields on the way to what it has.
+fn named<'a>(ty: Type<'_>, set: &Set<'a>) -> Set<'a> {
+    set.with_named(ty, &|ty: Type<'_>, step: &Step<'_>| ty.follow(step))
+}
+
 /// Removes what the manager applied last time and does not apply now, unless somebody else owns it.
-fn prune(ty: Type<'_>, merged: Value, entries: &[Entry], last: Option<&Entry>) -> Value {
+fn prune(ty: Type<'_>, merged: Value, entries: &[Entry<'_>], last: Option<&Entry<'_>>) -> Value {
     let Some(last) = last.filter(|l| !l.fields.is_empty()) else { return merged };
-    let named = |set: &Set| set.with_named(ty, &|ty: Type<'_>, step: &Step| ty.follow(step));
     let owned = entries.iter().fold(Set::default(), |all, e| all.union(e.fields.clone()));
-    let before = named(&last.fields);
-    let all = named(&typed::fields(ty, &merged));
+    let before = named(ty, &last.fields);
+    let all = named(ty, &typed::fields(ty, &merged));
     let pruned = typed::remove(ty, &merged, &before);
-    let kept = named(&typed::fields(ty, &pruned)).union(named(&owned));
+    let kept = named(ty, &typed::fields(ty, &pruned)).union(named(ty, &owned));
     let pruned = typed::remove(ty, &merged, &all.clone().difference(&kept));
-    let gone = all.difference(&named(&typed::fields(ty, &pruned)));
+    let gone = all.difference(&named(ty, &typed::fields(ty, &pruned)));
     typed::remove(ty, &merged, &gone.intersection(&before))
 }
 
@@ -373,20 +453,31 @@ fn follow_last_applied(result: &mut Value, applied: &Value, writer: &Writer<'_>)
 ///
 /// A client that sends an empty list resets ownership, as upstream lets it. Objects that were never tracked stay so.
 pub fn update(ty: Type<'_>, live: Option<&Value>, new: &mut Value, writer: &Writer<'_>) {
-    let sent = remove(new, "metadata.managedFields");
-    let mut entries = match (sent.as_ref().and_then(Value::as_array), live) {
-        (Some(list), _) if list.is_empty() || list == &[json!({})] => return,
-        (Some(list), Some(live)) if list == live.items("metadata.managedFields") => read_all(live),
+    let sent = remove(new, MANAGED);
+    let managed = updated(ty, live, new, sent.as_ref(), writer);
+    set(new, MANAGED, managed);
+}
+
+/// The list behind an update, of which `sent` is what the client knew of it.
+fn updated(
+    ty: Type<'_>,
+    live: Option<&Value>,
+    new: &Value,
+    sent: Option<&Value>,
+    writer: &Writer<'_>,
+) -> Value {
+    let mut entries = match (sent.and_then(Value::as_array), live) {
+        (Some(list), _) if list.is_empty() || list == &[json!({})] => return Value::Null,
+        (Some(list), Some(live)) if is_record_of(list, live) => read_all(live),
         (Some(list), _) => list.iter().map(Entry::read).collect(),
         (None, Some(live)) => read_all(live),
         (None, None) => Vec::new(),
     };
     if live.is_some() && entries.is_empty() {
-        return;
+        return Value::Null;
     }
     // The record of the live object seems to be removed, but nobody owns it.
-    let empty = Value::Object(Map::new());
-    let change = typed::compare(ty, live.unwrap_or(&empty), new);
+    let change = typed::compare(ty, live.unwrap_or(&NOTHING), new);
     let own = Entry::new(writer, false);
     // Forced: an update owns what it changes.
     let settled = settle(&mut entries, &own, &change, true);
@@ -398,46 +489,66 @@ pub fn update(ty: Type<'_>, live: Option<&Value>, new: &mut Value, writer: &Writ
             if !taken.is_empty() {
                 entry.time = own.time;
             }
-            if entry.fields.overlaps(&removed) || !taken.is_empty() {
+            if !taken.is_empty() || entry.owns_of(&removed) {
+                entry.look();
                 entry.change_fields(|fields| fields.difference(&removed).union(taken));
             }
         }
         None => entries.push(Entry { fields: taken, ..own }),
     }
     cap(&mut entries);
-    write_all(new, entries);
+    write_all(entries, Form::of(ty))
+}
+
+/// Whether the list is the object's record of owners, in either form.
+fn is_record_of(list: &[Value], object: &Value) -> bool {
+    let own = object.items(MANAGED);
+    let is_same = |one: &Value, own: &Value| {
+        let shown = |entry: &Value| {
+            let fields = entry.at("fieldsV1");
+            fields.as_str().map_or_else(|| fields.to_string(), str::to_owned)
+        };
+        let is_same_field = |(key, value): (&String, &Value)| key == "fieldsV1" || own.key(key) == value;
+        let fields = (one.as_object(), own.as_object());
+        fields.0.map(Map::len) == fields.1.map(Map::len)
+            && fields.0.into_iter().flatten().all(is_same_field)
+            && shown(one) == shown(own)
+    };
+    list.len() == own.len() && list.iter().zip(own).all(|(one, own)| is_same(one, own))
 }
 
 /// Puts the old times back when nothing but them differs, so that a write that changes nothing stays one. Call it on
 /// the object as it would be stored, after `prepare_*`.
 pub fn keep_times(new: &mut Value, old: &Value) {
-    let bare = |object: &Value| -> Vec<Entry> {
-        let entries = object.items("metadata.managedFields").iter().map(Entry::read);
-        entries.map(|entry| Entry { time: String::new(), ..entry }).collect()
-    };
-    if new.at("metadata.managedFields") != old.at("metadata.managedFields")
-        && is_same_without_managed(new, old)
-        && bare(new) == bare(old)
-    {
-        set(new, "metadata.managedFields", old.at("metadata.managedFields").clone());
+    fn bare(object: &Value) -> Vec<Entry<'_>> {
+        let mut entries = read_all(object);
+        for entry in &mut entries {
+            entry.look();
+            (entry.time, entry.kept) = ("", None);
+        }
+        entries
+    }
+    if new.at(MANAGED) != old.at(MANAGED) && is_same_without_managed(new, old) && bare(new) == bare(old) {
+        set(new, MANAGED, old.at(MANAGED).clone());
     }
 }
 
 /// Folds the oldest update entries into one when there are too many.
-fn cap(entries: &mut Vec<Entry>) {
-    let updates = |entries: &[Entry]| entries.iter().filter(|e| !e.applied && !e.fields.is_empty()).count();
+fn cap(entries: &mut Vec<Entry<'_>>) {
+    let updates = |entries: &[Entry<'_>]| entries.iter().filter(|e| !e.applied && !e.is_empty()).count();
     while updates(entries) > MAX_UPDATE_MANAGERS {
-        let oldest = |skip: Option<usize>, entries: &[Entry]| {
+        entries.iter_mut().for_each(Entry::look);
+        let oldest = |skip: Option<usize>, entries: &[Entry<'_>]| {
             let candidates = entries.iter().enumerate().filter(|(i, e)| !e.applied && Some(*i) != skip);
-            candidates.min_by(|a, b| a.1.time.cmp(&b.1.time)).map(|(i, _)| i)
+            candidates.min_by_key(|(_, e)| e.time).map(|(i, _)| i)
         };
         let Some(first) = oldest(None, entries) else { return };
         let Some(second) = oldest(Some(first), entries) else { return };
         let folded = std::mem::take(&mut entries[first].fields);
         let target = &mut entries[second];
         target.change_fields(|fields| fields.union(folded));
-        target.manager = ANCIENT.to_owned();
-        target.subresource = String::new();
+        target.manager = ANCIENT;
+        target.subresource = "";
         entries.remove(first);
     }
 }

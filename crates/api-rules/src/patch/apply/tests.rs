@@ -30,7 +30,9 @@ fn put(live: &Value, applied: &Value, manager: &'static str, force: bool) -> Res
 }
 
 fn owner(object: &Value, manager: &str) -> Vec<String> {
-    read_all(object).iter().find(|e| e.manager == manager).map(|e| e.fields.paths()).unwrap_or_default()
+    let mut entries = read_all(object);
+    entries.iter_mut().for_each(Entry::look);
+    entries.iter().find(|e| e.manager == manager).map(|e| e.fields.paths()).unwrap_or_default()
 }
 
 #[test]
@@ -38,7 +40,8 @@ fn the_first_apply_creates_and_owns() {
     let config = deployment(
         json!({"replicas": 1, "template": {"spec": {"containers": [{"name": "c", "image": "i"}]}}}),
     );
-    let object = put(&json!({}), &config, "one", false).unwrap();
+    let mut object = put(&json!({}), &config, "one", false).unwrap();
+    show_fields(&mut object);
     assert_eq!(
         object["metadata"]["managedFields"],
         json!([{"manager": "one", "operation": "Apply", "apiVersion": "apps/v1", "time": "2026-01-01T00:00:00Z",
@@ -147,10 +150,63 @@ fn a_create_is_tracked_with_its_parts() {
         reset: &[],
     };
     update(ty("ConfigMap"), None, &mut new, &by);
+    show_fields(&mut new);
     assert_eq!(
         new["metadata"]["managedFields"][0]["fieldsV1"],
         json!({"f:data": {".": {}, "f:k": {}}, "f:metadata": {"f:labels": {".": {}, "f:a": {}}}})
     );
+}
+
+#[test]
+fn both_forms_of_the_record_say_the_same() {
+    let template = |image: &str| json!({"replicas": 1, "template": {"spec": {"containers": [{"name": "c", "image": image}, {"name": "a b"}]}}});
+    let text = put(&json!({}), &deployment(template("i")), "one", false).unwrap();
+    let mut object = text.clone();
+    show_fields(&mut object);
+    assert!(
+        text["metadata"]["managedFields"][0]["fieldsV1"].is_string()
+            && object["metadata"]["managedFields"][0]["fieldsV1"].is_object()
+    );
+    let mut back = object.clone();
+    hide_fields(&mut back);
+    assert_eq!(back, text);
+    let after = |live: &Value, sent: Option<&Value>, spec: Value, status: Value| {
+        let mut new = without_managed(live);
+        set(&mut new, "spec", spec);
+        set(&mut new, "status", status);
+        if let Some(sent) = sent {
+            set(&mut new, MANAGED, sent.at(MANAGED).clone());
+        }
+        update(ty("Deployment"), Some(live), &mut new, &Writer { reset: &[], ..writer("two") });
+        keep_times(&mut new, live);
+        show_fields(&mut new);
+        new
+    };
+    for (spec, status) in [
+        (template("j"), Value::Null),
+        (template("i"), json!({"replicas": 3})),
+        (template("i"), Value::Null),
+        (json!({}), json!({"replicas": 3})),
+    ] {
+        let expected = after(&object, None, spec.clone(), status.clone());
+        for sent in [None, Some(&text), Some(&object)] {
+            assert_eq!(after(&text, sent, spec.clone(), status.clone()), expected);
+        }
+    }
+}
+
+#[test]
+fn text_that_a_client_sends_as_the_record_owns_nothing() {
+    let live = put(&json!({}), &deployment(json!({"replicas": 1})), "one", false).unwrap();
+    let mut new = live.clone();
+    for (at, text) in [(0, "{\"f:spec\":{\"f:paused\":{}}}"), (0, "x")] {
+        new["metadata"]["managedFields"][at]["fieldsV1"] = text.into();
+        update(ty("Deployment"), Some(&live), &mut new, &writer("two"));
+        assert!(owner(&new, "one").is_empty(), "{new}");
+        set(&mut new, MANAGED, live.at(MANAGED).clone());
+    }
+    hide_fields(&mut new);
+    assert!(!new["metadata"]["managedFields"][0].has("fieldsV1"), "a text is the server's own, or nothing");
 }
 
 #[test]

@@ -8,20 +8,20 @@ static NULL: Value = Value::Null;
 
 /// How one value became another.
 #[derive(Debug, Default)]
-pub(super) struct Comparison {
-    pub added: Set,
-    pub modified: Set,
-    pub removed: Set,
+pub(super) struct Comparison<'v> {
+    pub added: Set<'v>,
+    pub modified: Set<'v>,
+    pub removed: Set<'v>,
 }
 
-impl Comparison {
+impl Comparison<'_> {
     pub(super) fn is_same(&self) -> bool {
         self.added.is_empty() && self.modified.is_empty() && self.removed.is_empty()
     }
 }
 
 /// Elements of a list with their steps; elements that cannot be named are left out.
-fn elements<'v>(ty: Type<'_>, form: Form, value: &'v Value) -> Vec<(Step, &'v Value)> {
+fn elements<'v>(ty: Type<'_>, form: Form, value: &'v Value) -> Vec<(Step<'v>, &'v Value)> {
     let items = value.as_array().map_or(&[][..], Vec::as_slice);
     items.iter().filter_map(|item| Some((ty.step_of(form, item).ok()?, item))).collect()
 }
@@ -36,7 +36,7 @@ fn is_nothing(value: &Value) -> bool {
 }
 
 /// The fields that a value sets.
-pub(super) fn fields(ty: Type<'_>, value: &Value) -> Set {
+pub(super) fn fields<'v>(ty: Type<'_>, value: &'v Value) -> Set<'v> {
     let mut set = Set::default();
     let form = ty.form(value);
     match form {
@@ -62,7 +62,7 @@ pub(super) fn fields(ty: Type<'_>, value: &Value) -> Set {
 }
 
 /// What differs from `old` to `new`.
-pub(super) fn compare(ty: Type<'_>, old: &Value, new: &Value) -> Comparison {
+pub(super) fn compare<'v>(ty: Type<'_>, old: &'v Value, new: &'v Value) -> Comparison<'v> {
     let mut out = Comparison::default();
     walk(ty, Some(old), Some(new), &mut out);
     out
@@ -82,7 +82,7 @@ enum Own {
 }
 
 /// Finds what differs below a value, and says what became of the value itself.
-fn walk(ty: Type<'_>, old: Option<&Value>, new: Option<&Value>, out: &mut Comparison) -> Own {
+fn walk<'v>(ty: Type<'_>, old: Option<&'v Value>, new: Option<&'v Value>, out: &mut Comparison<'v>) -> Own {
     let (old, new) = (present(old), present(new));
     // Most of an object stays as it is.
     if old == new {
@@ -106,9 +106,9 @@ fn walk(ty: Type<'_>, old: Option<&Value>, new: Option<&Value>, out: &mut Compar
     }
 }
 
-impl Comparison {
+impl<'v> Comparison<'v> {
     /// Adds what was found at a step.
-    fn put(&mut self, own: Own, below: Comparison, step: impl Fn() -> Step) {
+    fn put(&mut self, own: Own, below: Comparison<'v>, step: impl Fn() -> Step<'v>) {
         let Comparison { added, modified, removed } = below;
         for (set, kind, below) in [
             (&mut self.added, Own::Added, added),
@@ -122,23 +122,24 @@ impl Comparison {
     }
 }
 
-fn below(ty: Type<'_>, form: Form, old: &Value, new: &Value, out: &mut Comparison) {
-    let mut child = |ty: Type<'_>, old: Option<&Value>, new: Option<&Value>, step: &dyn Fn() -> Step| {
+fn below<'v>(ty: Type<'_>, form: Form, old: &'v Value, new: &'v Value, out: &mut Comparison<'v>) {
+    type Side<'v> = Option<&'v Value>;
+    let mut child = |ty: Type<'_>, old: Side<'v>, new: Side<'v>, step: &dyn Fn() -> Step<'v>| {
         let mut inner = Comparison::default();
         let own = walk(ty, old, new, &mut inner);
         out.put(own, inner, step);
     };
     if form == Form::Map {
-        let empty = Map::new();
-        let (a, b) = (old.as_object().unwrap_or(&empty), new.as_object().unwrap_or(&empty));
-        for key in a.keys().chain(b.keys().filter(|k| !a.contains_key(*k))) {
+        let entries = |value: &'v Value| value.as_object().into_iter().flatten();
+        let known = |key: &String| old.as_object().is_some_and(|old| old.contains_key(key));
+        for (key, _) in entries(old).chain(entries(new).filter(|(key, _)| !known(key))) {
             let inner = ty.child(key).map_or(Type::Deduced, |(inner, _)| inner);
-            child(inner, a.get(key), b.get(key), &|| Step::field(key));
+            child(inner, old.get(key), new.get(key), &|| Step::field(key));
         }
         return;
     }
     let (a, b) = (elements(ty, form, old), elements(ty, form, new));
-    let find = |list: &[(Step, &Value)], step: &Step| list.iter().position(|(s, _)| s == step);
+    let find = |list: &[(Step<'_>, &Value)], step: &Step<'_>| list.iter().position(|(s, _)| s == step);
     // Of those that are there twice the first counts.
     for (at, (step, value)) in a.iter().enumerate() {
         if find(&a, step) == Some(at) {
@@ -176,8 +177,8 @@ pub(super) fn merge(ty: Type<'_>, live: &Value, applied: &Value) -> Value {
 /// Applied elements keep their order; live ones that it does not name stay near their neighbours.
 fn merge_lists(ty: Type<'_>, form: Form, live: &Value, applied: &Value) -> Vec<Value> {
     let (a, b) = (elements(ty, form, live), elements(ty, form, applied));
-    let named = |list: &[(Step, &Value)], step: &Step| list.iter().any(|(s, _)| s == step);
-    let shared: Vec<&Step> = b.iter().map(|(s, _)| s).filter(|s| named(&a, s)).collect();
+    let named = |list: &[(Step<'_>, &Value)], step: &Step<'_>| list.iter().any(|(s, _)| s == step);
+    let shared: Vec<&Step<'_>> = b.iter().map(|(s, _)| s).filter(|s| named(&a, s)).collect();
     let mut out: Vec<Value> = Vec::with_capacity(a.len().max(b.len()));
     let mut merged = 0;
     let mut left = 0;
@@ -203,7 +204,7 @@ fn merge_lists(ty: Type<'_>, form: Form, live: &Value, applied: &Value) -> Vec<V
 }
 
 /// The value without the members of `set`; a part that ends up empty because of it goes too.
-pub(super) fn remove(ty: Type<'_>, value: &Value, set: &Set) -> Value {
+pub(super) fn remove(ty: Type<'_>, value: &Value, set: &Set<'_>) -> Value {
     match (ty.form(value), value) {
         (Form::Map, Value::Object(map)) => {
             let mut out = Map::new();
@@ -226,7 +227,7 @@ pub(super) fn remove(ty: Type<'_>, value: &Value, set: &Set) -> Value {
     }
 }
 
-fn remove_one(ty: Type<'_>, value: &Value, step: &Step, set: &Set) -> Option<Value> {
+fn remove_one(ty: Type<'_>, value: &Value, step: &Step<'_>, set: &Set<'_>) -> Option<Value> {
     if set.has(step) {
         return None;
     }
@@ -256,7 +257,7 @@ fn check(ty: Type<'_>, value: &Value, path: &str, out: &mut Vec<String>) {
         }
         (Form::Map, other) if !other.is_null() => out.push(format!("{path}: expected map, got &{{{other}}}")),
         (Form::Set | Form::Keyed, Value::Array(items)) => {
-            let mut seen: Vec<Step> = Vec::new();
+            let mut seen: Vec<Step<'_>> = Vec::new();
             for (i, item) in items.iter().enumerate() {
                 match ty.step_of(form, item) {
                     Err(text) => out.push(format!("{path}: element {i}: {text}")),

@@ -5,7 +5,9 @@ use super::set::Step;
 use crate::look::Look;
 use api_types::MessageId;
 use api_types::schema::{self, FieldInfo, ListType, MapType, Shape, Type as Scalar};
-use serde_json::{Map, Value};
+use serde_json::Value;
+use std::borrow::Cow;
+use std::fmt::Write;
 
 /// The type of a value, looked up lazily.
 #[derive(Debug, Clone, Copy)]
@@ -48,7 +50,24 @@ pub(super) enum Form {
 }
 
 /// The fields that tell list elements apart, with the defaults of those that may be left out.
-type Keys<'a> = Vec<(&'a str, Option<Value>)>;
+type Keys<'a> = Vec<(&'a str, Fallback<'a>)>;
+
+/// The default of a field.
+#[derive(Clone, Copy)]
+enum Fallback<'a> {
+    /// JSON text, or nothing.
+    Text(&'static str),
+    Value(Option<&'a Value>),
+}
+
+impl Fallback<'_> {
+    fn value(self) -> Option<Value> {
+        match self {
+            Fallback::Text(text) => serde_json::from_str(text).ok(),
+            Fallback::Value(value) => value.cloned(),
+        }
+    }
+}
 
 fn of_message(message: MessageId, atomic: bool) -> Type<'static> {
     if atomic || message.map_type == MapType::Atomic || message.special.is_some() {
@@ -120,16 +139,13 @@ impl<'a> Type<'a> {
         match self {
             Type::List(field) => {
                 let message = field.0.message();
-                let default = |key: &str| {
-                    let text = message.and_then(|m| m.field(key)).map_or("", |f| f.default);
-                    serde_json::from_str(text).ok()
-                };
-                field.0.list_map_keys.iter().map(|key| (*key, default(key))).collect()
+                let default = |key: &str| message.and_then(|m| m.field(key)).map_or("", |f| f.default);
+                field.0.list_map_keys.iter().map(|key| (*key, Fallback::Text(default(key)))).collect()
             }
             Type::Schema(schema) => {
                 let properties = schema.at("items.properties");
                 let keys = schema.texts("x-kubernetes-list-map-keys");
-                keys.map(|key| (key, properties.key(key).get("default").cloned())).collect()
+                keys.map(|key| (key, Fallback::Value(properties.key(key).get("default")))).collect()
             }
             _ => Vec::new(),
         }
@@ -139,14 +155,15 @@ impl<'a> Type<'a> {
     ///
     /// # Errors
     /// The element lacks a key; the text is upstream's, without the path.
-    pub(super) fn step_of(&self, form: Form, item: &Value) -> Result<Step, String> {
+    pub(super) fn step_of(&self, form: Form, item: &Value) -> Result<Step<'static>, String> {
         if form == Form::Set {
-            return Ok(Step::value(&item.to_string()));
+            return Ok(Step::value(item.to_string()));
         }
-        let mut found = Map::new();
+        let mut found: Vec<(&str, Cow<'_, Value>)> = Vec::new();
         for (key, default) in self.keys() {
-            match item.get(key).filter(|v| !v.is_null()).cloned().or(default) {
-                Some(value) => drop(found.insert(key.to_owned(), value)),
+            let own = item.get(key).filter(|value| !value.is_null()).map(Cow::Borrowed);
+            match own.or_else(|| default.value().map(Cow::Owned)) {
+                Some(value) => found.push((key, value)),
                 None => {
                     return Err(format!(
                         "associative list with keys has an element that omits key field {key:?} (and doesn't have default value)"
@@ -154,16 +171,29 @@ impl<'a> Type<'a> {
                 }
             }
         }
-        Ok(Step::key(&Value::Object(found).to_string()))
+        found.sort_unstable_by_key(|(key, _)| *key);
+        found.dedup_by_key(|(key, _)| *key);
+        Ok(Step::key(object_text(&found)))
     }
 
     /// Follows a step of a path; the flag tells a named field of a struct.
-    pub(super) fn follow(self, step: &Step) -> (bool, Type<'a>) {
+    pub(super) fn follow(self, step: &Step<'_>) -> (bool, Type<'a>) {
         match step.as_field() {
             Some(name) => self.child(name).map_or((false, Type::Deduced), |(ty, named)| (named, ty)),
             None => (false, self.item()),
         }
     }
+}
+
+/// The JSON of an object with these fields, which are in order.
+fn object_text(fields: &[(&str, Cow<'_, Value>)]) -> String {
+    let mut text = String::from("{");
+    for (at, (key, value)) in fields.iter().enumerate() {
+        let comma = if at > 0 { "," } else { "" };
+        write!(text, "{comma}{}:{value}", Value::from(*key)).expect("writing to memory");
+    }
+    text.push('}');
+    text
 }
 
 fn schema_form(schema: &Value, value: &Value) -> Form {

@@ -408,6 +408,9 @@ pub(super) async fn settle(
         object = api.in_version(own, object).await?;
         own.default(&mut object);
     }
+    if own.custom().is_none() {
+        patch::apply::hide_fields(&mut object);
+    }
     Ok(object)
 }
 

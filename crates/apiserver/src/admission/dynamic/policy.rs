@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use api_rules::cel::{self, Authorize, Evaluation, Expression, Inputs, Kind, Question, Scope, Variables};
 use api_rules::look::Look;
+use api_rules::patch::apply;
 use api_types::selector::{FieldSelector, LabelSelector};
 use api_types::status::Status;
 use api_types::{Value, meta};
@@ -343,9 +344,12 @@ impl Shown {
         let target = attributes.target;
         let own = &target.resource;
         let namespace = matching::namespace(api, attributes)?.map(matching::shown_namespace);
+        let mut object_shown = request::as_version(api, object, matched).await?;
+        let mut old = request::as_version(api, attributes.old.unwrap_or(&Value::Null), matched).await?;
+        [&mut object_shown, &mut old].into_iter().for_each(apply::show_fields);
         Ok(Self {
-            object: request::as_version(api, object, matched).await?,
-            old: request::as_version(api, attributes.old.unwrap_or(&Value::Null), matched).await?,
+            object: object_shown,
+            old,
             request: Value::Object(request::request(attributes, matched, object)),
             namespace,
             authorizer: Arc::new(Asker {
