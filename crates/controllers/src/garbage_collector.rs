@@ -73,6 +73,11 @@ pub(crate) fn kind_of(listers: &Listers, api_version: &str, kind: &str) -> Optio
 /// The object itself, and those that are tied to it when it goes.
 pub(crate) fn concerned(change: &Change, listers: &Listers) -> Vec<Key> {
     let object = change.object();
+    let is_gone = matches!(change, Change::Deleted(_));
+    // Most objects have no owner and stay: nothing is to be collected.
+    if !is_gone && !meta::is_being_deleted(object) && meta::owner_references(object).is_empty() {
+        return Vec::new();
+    }
     let Some(resource) = kind_of(listers, meta::api_version(object), meta::kind(object)) else {
         return Vec::new();
     };
@@ -83,7 +88,7 @@ pub(crate) fn concerned(change: &Change, listers: &Listers) -> Vec<Key> {
         Change::Added(_) | Change::Updated { .. } => vec![Key::of(&resource.qualified(), object)],
     };
     // An owner that waits for its dependents looks again when one goes.
-    if matches!(change, Change::Deleted(_)) {
+    if is_gone {
         keys.extend(owners_that_wait(listers, object));
     }
     keys
@@ -114,13 +119,16 @@ fn dependents(listers: &Listers, owner: &Value) -> Vec<(String, Arc<Value>)> {
 /// An object whose owners are all gone goes; one of which some are left loses the names of the others.
 fn dependent(listers: &Listers, resource: ResourceRef, object: &Arc<Value>) -> Plan {
     let owners = meta::owner_references(object);
+    if owners.is_empty() {
+        return Plan::nothing();
+    }
     let all = listers.everything();
     let gone = |uid: &str| all.iter().all(|(_, lister)| lister.by_index(UID_INDEX, uid).is_empty());
     let known = |owner: &meta::OwnerReference| {
         let kind = kind_of(listers, &owner.api_version, &owner.kind);
         kind.and_then(|kind| listers.any(&kind.qualified())).is_some_and(|lister| lister.is_synced())
     };
-    if owners.is_empty() || !owners.iter().all(|owner| known(owner) && gone(&owner.uid)) {
+    if !owners.iter().all(|owner| known(owner) && gone(&owner.uid)) {
         return Plan::nothing();
     }
     Plan::of(Action::Collect(resource, object.clone()))
@@ -213,6 +221,24 @@ mod tests {
         let key = Key::new("pods", "ns", "p");
         assert_eq!(plan(&key, vec![pod("p")]), ["collect pods ns/p"]);
         assert!(plan(&key, vec![pod("p"), owner(None)]).is_empty());
+    }
+
+    #[test]
+    fn what_has_no_owner_and_stays_concerns_nobody() {
+        let mut free = pod("p");
+        meta::metadata_mut(&mut free).remove("ownerReferences");
+        let mut going = free.clone();
+        going["metadata"]["deletionTimestamp"] = json!("2026-01-01T00:00:00Z");
+        let known = listers(vec![pod("q"), owner(None)]);
+        let (free, going, owned) = (Arc::new(free), Arc::new(going), Arc::new(pod("p")));
+        let keys = |change: Change| concerned(&change, &known);
+        assert!(keys(Change::Added(free.clone())).is_empty());
+        assert!(keys(Change::Updated { old: owned.clone(), new: free.clone() }).is_empty());
+        let own = vec![Key::new("pods", "ns", "p")];
+        assert_eq!(keys(Change::Updated { old: free.clone(), new: owned }), own);
+        assert_eq!(keys(Change::Updated { old: free, new: going }), own);
+        let dependents = keys(Change::Deleted(Arc::new(owner(None))));
+        assert_eq!(dependents, [Key::new("pods", "ns", "q")]);
     }
 
     #[test]

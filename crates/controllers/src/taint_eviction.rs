@@ -34,7 +34,7 @@ impl Controller for TaintEviction {
 
     fn watches(&self) -> Vec<Watch> {
         vec![
-            Watch { resource: kind("", "v1", PODS), keys: |change, _| own_key(PODS, change) },
+            Watch { resource: kind("", "v1", PODS), keys: pod_changed },
             Watch { resource: kind("", "v1", "nodes"), keys: node_changed },
         ]
     }
@@ -86,6 +86,19 @@ impl TaintEviction {
 fn node_taints(node: &Value) -> impl Iterator<Item = &Value> {
     let taints = node["spec"]["taints"].as_array().into_iter().flatten();
     taints.filter(|taint| taint["effect"] == "NoExecute")
+}
+
+/// The pod, if its node has taints or it is gone; when taints come later, they concern all pods of their node.
+fn pod_changed(change: &Change, listers: &Listers) -> Vec<Key> {
+    let Some(node) = change.object()["spec"]["nodeName"].as_str() else { return Vec::new() };
+    let is_tainted = || {
+        let node = listers.object(&Key::new("nodes", "", node));
+        node.is_some_and(|node| node_taints(&node).next().is_some())
+    };
+    match matches!(change, Change::Deleted(_)) || is_tainted() {
+        true => own_key(PODS, change),
+        false => Vec::new(),
+    }
 }
 
 /// The pods of a node whose taints changed.
@@ -173,6 +186,23 @@ mod tests {
         let forever = json!([{ "operator": "Exists" }]);
         let plan = plan(&unreachable(), &forever, 1_000_000);
         assert!(plan.actions.is_empty() && plan.recheck_after.is_none());
+    }
+
+    #[test]
+    fn pods_concern_us_where_there_are_taints() {
+        let node = |name: &str, taints: Value| json!({ "apiVersion": "v1", "kind": "Node", "metadata": { "name": name }, "spec": { "taints": taints } });
+        let soft = json!([{ "key": "k", "effect": "NoSchedule" }]);
+        let known =
+            listers(vec![node("tainted", unreachable()), node("soft", soft), node("plain", json!([]))]);
+        let pod = |node: &str| {
+            Arc::new(json!({ "metadata": { "name": "p", "namespace": "ns" }, "spec": { "nodeName": node } }))
+        };
+        let keys = |change: Change| pod_changed(&change, &known).len();
+        for (node, expected) in [("tainted", 1), ("soft", 0), ("plain", 0), ("unknown", 0), ("", 0)] {
+            assert_eq!(keys(Change::Added(pod(node))), expected, "{node}");
+            assert_eq!(keys(Change::Updated { old: pod(""), new: pod(node) }), expected, "{node}");
+            assert_eq!(keys(Change::Deleted(pod(node))), 1, "{node}: what was remembered of it goes");
+        }
     }
 
     #[test]
