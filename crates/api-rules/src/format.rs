@@ -48,18 +48,18 @@ fn is_subdomain(s: &str) -> bool {
 
 /// RFC 1123 label, at most 63 characters.
 pub fn dns1123_label(s: &str) -> Problems {
-    label(s, max_characters(LABEL_MAX))
+    label(s, max_characters)
 }
 
 /// [`dns1123_label`] in the words of `+k8s:format=k8s-short-name`.
 pub fn short_name(s: &str) -> Problems {
-    label(s, max_bytes(LABEL_MAX))
+    label(s, max_bytes)
 }
 
-fn label(s: &str, too_long: String) -> Problems {
+fn label(s: &str, too_long: fn(usize) -> String) -> Problems {
     let mut out = Problems::new();
     if s.len() > LABEL_MAX {
-        out.push(too_long);
+        out.push(too_long(LABEL_MAX));
     }
     if is_subdomain(s) && s.contains('.') {
         out.push("must not contain dots".into());
@@ -71,18 +71,18 @@ fn label(s: &str, too_long: String) -> Problems {
 
 /// RFC 1123 subdomain, at most 253 characters.
 pub fn dns1123_subdomain(s: &str) -> Problems {
-    subdomain(s, max_characters(SUBDOMAIN_MAX))
+    subdomain(s, max_characters)
 }
 
 /// [`dns1123_subdomain`] in the words of `+k8s:format=k8s-long-name`.
 pub fn long_name(s: &str) -> Problems {
-    subdomain(s, max_bytes(SUBDOMAIN_MAX))
+    subdomain(s, max_bytes)
 }
 
-fn subdomain(s: &str, too_long: String) -> Problems {
+fn subdomain(s: &str, too_long: fn(usize) -> String) -> Problems {
     let mut out = Problems::new();
     if s.len() > SUBDOMAIN_MAX {
-        out.push(too_long);
+        out.push(too_long(SUBDOMAIN_MAX));
     }
     if !is_subdomain(s) {
         out.push(SUBDOMAIN_TEXT.into());

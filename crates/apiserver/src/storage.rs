@@ -2,20 +2,25 @@
 //! leader's component, values that are encrypted at rest, and what a failed store means to a client. Whoever reads and
 //! writes through this sees plain values.
 
+use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
 use api_types::status::Status;
+use api_types::{Value, codec};
 use bytes::Bytes;
 use env::Env;
 use mvcc::{
     Command, Compare, CompareResult, CompareTarget, DeleteRequest, Event, KeyRange, KeyValue, MvccError, Op,
     OpResponse, PutRequest, RangeRequest, RangeResponse, Response, Txn,
 };
+use parking_lot::RwLock;
 use store::{SharedEvent, Store, StoreError, WatchBatch, WatchError, WatchRequest};
 
 use crate::encryption::Sealing;
 
+/// Objects that are kept as trees, at most.
+const MAX_TREES: usize = 256;
 /// How long a request waits for the store before the client is told to try again.
 const WRITE_PATIENCE: Duration = Duration::from_secs(15);
 /// Pause between two tries of a write.
@@ -87,12 +92,34 @@ pub(crate) struct Storage {
     pub store: Store,
     pub env: Env,
     pub sealing: Arc<Sealing>,
+    trees: Arc<Trees>,
+}
+
+/// Objects that many requests look at beside their own, as trees, each with the revision at which it is so.
+#[derive(Default)]
+struct Trees(RwLock<HashMap<Bytes, (i64, Arc<Value>)>>);
+
+impl Trees {
+    fn get(&self, kv: &KeyValue) -> Option<Arc<Value>> {
+        let trees = self.0.read();
+        let (revision, tree) = trees.get(&kv.key)?;
+        (*revision == kv.mod_revision).then(|| tree.clone())
+    }
+
+    fn put(&self, kv: &KeyValue, tree: &Arc<Value>) {
+        let mut trees = self.0.write();
+        if trees.len() >= MAX_TREES {
+            trees.clear();
+        }
+        trees.insert(kv.key.clone(), (kv.mod_revision, tree.clone()));
+    }
 }
 
 /// The state at one revision, with plain values.
 pub(crate) struct View {
     inner: Arc<mvcc::View>,
     sealing: Arc<Sealing>,
+    trees: Arc<Trees>,
 }
 
 impl std::ops::Deref for View {
@@ -119,6 +146,17 @@ impl View {
         let mut answer = self.inner.range(request)?;
         answer.kvs = answer.kvs.into_iter().map(|kv| opened(&self.sealing, kv)).collect::<Result<_, _>>()?;
         Ok(answer)
+    }
+
+    /// An object of a built-in kind as a tree, if it can be read. It is shared and kept for a while: for objects that change
+    /// rarely and that many requests look at.
+    pub fn tree(&self, kv: &KeyValue) -> Option<Arc<Value>> {
+        if let Some(tree) = self.trees.get(kv) {
+            return Some(tree);
+        }
+        let tree = Arc::new(codec::from_stored(&kv.value, kv.mod_revision).ok()?);
+        self.trees.put(kv, &tree);
+        Some(tree)
     }
 
     /// Whether an object is to be stored again even if it does not change: its keys are others now.
@@ -179,11 +217,11 @@ impl Watcher {
 
 impl Storage {
     pub fn new(store: Store, env: Env, sealing: Arc<Sealing>) -> Self {
-        Self { store, env, sealing }
+        Self { store, env, sealing, trees: Arc::default() }
     }
 
     pub fn view(&self) -> Arc<View> {
-        Arc::new(View { inner: self.store.view(), sealing: self.sealing.clone() })
+        Arc::new(View { inner: self.store.view(), sealing: self.sealing.clone(), trees: self.trees.clone() })
     }
 
     /// Follows changes from a revision on.

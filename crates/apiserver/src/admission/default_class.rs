@@ -1,5 +1,7 @@
 //! DefaultStorageClass and DefaultIngressClass: what names no class gets the one that is marked as the default.
 
+use std::borrow::Borrow;
+
 use api_types::status::Status;
 use api_types::{Value, meta};
 
@@ -53,9 +55,10 @@ fn fill(
 }
 
 /// The default that was made last; of those of one second the first by name.
-fn newest(classes: &[Value], marks: &[&str]) -> Option<String> {
+fn newest(classes: &[impl Borrow<Value>], marks: &[&str]) -> Option<String> {
     let marked = |class: &&Value| marks.iter().any(|mark| meta::annotation(class, mark) == Some("true"));
-    let found = classes.iter().filter(marked).max_by(|a, b| {
+    let all = classes.iter().map(|class| -> &Value { class.borrow() });
+    let found = all.filter(marked).max_by(|a, b| {
         let made = meta::creation_timestamp(a).cmp(meta::creation_timestamp(b));
         made.then_with(|| meta::name(b).cmp(meta::name(a)))
     });

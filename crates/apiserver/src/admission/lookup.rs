@@ -1,8 +1,10 @@
 //! Objects that plugins look at.
 
+use std::sync::Arc;
+
 use api_types::status::Status;
 use api_types::{Resource, Value, codec, table};
-use mvcc::KeyRange;
+use mvcc::{KeyRange, KeyValue};
 
 use crate::api::Api;
 use crate::storage::{self, View};
@@ -18,10 +20,24 @@ pub(super) fn resource((group, version, resource): Name) -> &'static Resource {
     table::find(group, version, resource).expect("invariant: plugins name kinds of the table")
 }
 
+fn find(view: &View, kind: Name, namespace: &str, name: &str) -> Result<Option<KeyValue>, Status> {
+    storage::get(view, resource(kind).key(namespace, name).as_bytes())
+}
+
 /// An object as a view has it; what cannot be read is not there.
-pub(super) fn get(view: &View, kind: Name, namespace: &str, name: &str) -> Result<Option<Value>, Status> {
-    let kv = storage::get(view, resource(kind).key(namespace, name).as_bytes())?;
-    Ok(kv.and_then(|kv| codec::from_stored(&kv.value, kv.mod_revision).ok()))
+pub(super) fn get(
+    view: &View,
+    kind: Name,
+    namespace: &str,
+    name: &str,
+) -> Result<Option<Arc<Value>>, Status> {
+    Ok(find(view, kind, namespace, name)?.and_then(|kv| view.tree(&kv)))
+}
+
+/// [`get`] of what changes often, and is not kept for others.
+pub(super) fn read(view: &View, kind: Name, namespace: &str, name: &str) -> Result<Option<Value>, Status> {
+    let found = find(view, kind, namespace, name)?;
+    Ok(found.and_then(|kv| codec::from_stored(&kv.value, kv.mod_revision).ok()))
 }
 
 /// Whether a view has an object.
@@ -35,7 +51,7 @@ pub(crate) async fn get_fresh(
     kind: Name,
     namespace: &str,
     name: &str,
-) -> Result<Option<Value>, Status> {
+) -> Result<Option<Arc<Value>>, Status> {
     match get(&api.storage.view(), kind, namespace, name)? {
         Some(found) => Ok(Some(found)),
         None => get(&*api.storage.fresh().await?, kind, namespace, name),
@@ -43,8 +59,8 @@ pub(crate) async fn get_fresh(
 }
 
 /// All objects of a kind that can be read.
-pub(super) fn list(view: &View, kind: Name) -> Result<Vec<Value>, Status> {
+pub(super) fn list(view: &View, kind: Name) -> Result<Vec<Arc<Value>>, Status> {
     let range = KeyRange::prefix(resource(kind).storage_prefix.to_string());
     let stored: Vec<_> = storage::each(view, &range).collect::<Result<_, _>>()?;
-    Ok(stored.iter().filter_map(|kv| codec::from_stored(&kv.value, kv.mod_revision).ok()).collect())
+    Ok(stored.iter().filter_map(|kv| view.tree(kv)).collect())
 }

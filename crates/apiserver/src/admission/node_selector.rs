@@ -105,7 +105,8 @@ async fn wanted(api: &Api, attributes: &Attributes<'_>, pod: &Value) -> Result<L
     let name = attributes.target.namespace.as_str();
     let namespace = lookup::get_fresh(api, NAMESPACES, "", name).await?;
     let missing = || Status::internal(format_args!("namespace {name} does not exist"));
-    let wanted = api.plugins.node_selectors.of(&namespace.ok_or_else(missing)?)?;
+    let namespace = namespace.ok_or_else(missing)?;
+    let wanted = api.plugins.node_selectors.of(&namespace)?;
     match conflict(&wanted, &own(pod)) {
         true => Err(attributes.target.forbidden(CONFLICT)),
         false => Ok(wanted),

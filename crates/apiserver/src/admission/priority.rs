@@ -1,5 +1,7 @@
 //! Priority: the number of a pod's class.
 
+use std::sync::Arc;
+
 use api_types::status::Status;
 use api_types::{Value, meta};
 
@@ -46,7 +48,7 @@ fn admit(api: &Api, attributes: &Attributes<'_>, pod: &mut Value) -> Result<(), 
     Ok(())
 }
 
-fn default_class(view: &View) -> Result<Option<Value>, Status> {
+fn default_class(view: &View) -> Result<Option<Arc<Value>>, Status> {
     let classes = lookup::list(view, CLASSES)?.into_iter();
     Ok(classes.filter(|class| class["globalDefault"] == true).min_by_key(|class| class["value"].as_i64()))
 }

@@ -1,6 +1,8 @@
 //! PodTolerationRestriction: a pod tolerates what its namespace, or the cluster, says every pod does, and nothing that is
 //! not among what pods there may tolerate.
 
+use std::sync::Arc;
+
 use api_rules::look::Look;
 use api_rules::{qos, validate_tolerations};
 use api_types::status::Status;
@@ -62,7 +64,7 @@ fn is_meant(attributes: &Attributes<'_>) -> bool {
     attributes.is("", "pods") && matches!(attributes.operation, Operation::Create | Operation::Update)
 }
 
-async fn namespace(api: &Api, attributes: &Attributes<'_>) -> Result<Value, Status> {
+async fn namespace(api: &Api, attributes: &Attributes<'_>) -> Result<Arc<Value>, Status> {
     let name = attributes.target.namespace.as_str();
     let found = lookup::get_fresh(api, NAMESPACES, "", name).await?;
     found.ok_or_else(|| Status::not_found("", "namespaces", name))

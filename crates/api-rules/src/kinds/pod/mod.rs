@@ -74,6 +74,9 @@ fn prepare_create(pod: &mut Value) {
 
 /// Adds the values of `matchLabelKeys` to the selectors of affinity terms (KEP-3633) and spread constraints (KEP-3243).
 fn spread_keys(pod: &mut Value) {
+    if !pod.has("spec.affinity") && !pod.has("spec.topologySpreadConstraints") {
+        return;
+    }
     let labels = pod.at("metadata.labels").clone();
     let add = |holder: &mut Value, field: &str, operator: &str| {
         let keys: Vec<Value> = holder.items(field).to_vec();

@@ -1,6 +1,8 @@
 //! Which requests a webhook, a policy or a binding is about: rules, selectors, equivalent kinds (upstream:
 //! `apiserver/pkg/admission/plugin/webhook/predicates`, `…/policy/matching`).
 
+use std::sync::Arc;
+
 use api_rules::look::Look;
 use api_types::selector::LabelSelector;
 use api_types::status::Status;
@@ -176,25 +178,27 @@ impl Matching {
             return Ok(true);
         }
         let name = if itself { &attributes.target.name } else { &attributes.target.namespace };
-        Ok(self.namespaces.matches_object(&find_namespace(api, name)?))
+        let namespace = find_namespace(api, name)?;
+        Ok(self.namespaces.matches_object(&namespace))
     }
 }
 
 /// The namespace that a request is in; none for one that is in none, and for namespaces themselves.
-pub(super) fn namespace(api: &Api, attributes: &Attributes<'_>) -> Result<Option<Value>, Status> {
+pub(super) fn namespace(api: &Api, attributes: &Attributes<'_>) -> Result<Option<Arc<Value>>, Status> {
     match attributes.target.resource.namespaced {
         true => find_namespace(api, &attributes.target.namespace).map(Some),
         false => Ok(None),
     }
 }
 
-fn find_namespace(api: &Api, name: &str) -> Result<Value, Status> {
+fn find_namespace(api: &Api, name: &str) -> Result<Arc<Value>, Status> {
     let found = lookup::get(&api.storage.view(), lookup::NAMESPACES, "", name)?;
     found.ok_or_else(|| Status::not_found("", "namespaces", name))
 }
 
 /// The namespace as expressions see it: without owners and managed fields.
-pub(super) fn shown_namespace(mut namespace: Value) -> Value {
+pub(super) fn shown_namespace(namespace: Arc<Value>) -> Value {
+    let mut namespace = Arc::unwrap_or_clone(namespace);
     let metadata = meta::metadata_mut(&mut namespace);
     metadata.remove("managedFields");
     metadata.remove("ownerReferences");

@@ -65,7 +65,7 @@ impl Agent<'_> {
     }
 
     fn stored(&self, kind: lookup::Name, namespace: &str, name: &str) -> Result<Option<Value>, Status> {
-        lookup::get(&self.api.storage.view(), kind, namespace, name)
+        lookup::read(&self.api.storage.view(), kind, namespace, name)
     }
 
     fn claim_status(&self, new: &Value) -> Result<(), Status> {
