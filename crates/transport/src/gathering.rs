@@ -147,7 +147,7 @@ mod tests {
 
     fn write(connection: &mut Gathering<Socket>, cx: &mut Context<'_>, parts: &[&[u8]]) {
         let parts: Vec<_> = parts.iter().map(|part| IoSlice::new(part)).collect();
-        let len = parts.iter().map(|part| part.len()).sum();
+        let len: usize = parts.iter().map(|part| part.len()).sum();
         let written = Pin::new(&mut *connection).poll_write_vectored(cx, &parts);
         assert!(matches!(written, Poll::Ready(Ok(count)) if count == len), "{written:?}");
         assert!(matches!(Pin::new(connection).poll_flush(cx), Poll::Ready(Ok(()))));
