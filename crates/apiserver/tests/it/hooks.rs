@@ -50,6 +50,28 @@ async fn mutations_come_in_order_and_again() {
 }
 
 #[tokio::test]
+async fn a_webhook_sees_who_owns_which_field() {
+    let cluster = Cluster::start().await;
+    post(&cluster, "x").await.expect(201);
+    let server = HookServer::start(&cluster).await;
+    configure(&cluster, "mutating", "a", &[server.hook(&cluster, "label", "/label/seen")]).await;
+    configure(&cluster, "validating", "b", &[server.hook(&cluster, "look", "/allow")]).await;
+    let patch = ask("PATCH", &format!("{CONFIG_MAPS}/x"))
+        .body("application/merge-patch+json", r#"{"data":{"k":"w"}}"#);
+    let made = cluster.root(patch).await.expect(200);
+    let is_owned = |object: &Value| {
+        let entries = object["metadata"]["managedFields"].as_array().expect("who owns what");
+        assert!(entries.iter().all(|entry| entry["fieldsV1"].is_object()), "{entries:?}");
+        entries.iter().any(|entry| entry["fieldsV1"]["f:data"]["f:k"].is_object())
+    };
+    assert!(is_owned(&made));
+    assert_eq!(server.asked(), ["/label/seen", "/allow"]);
+    for (path, request) in server.calls.lock().iter() {
+        assert!(is_owned(&request["object"]) && is_owned(&request["oldObject"]), "{path}");
+    }
+}
+
+#[tokio::test]
 async fn a_webhook_refuses_every_operation() {
     let cluster = Cluster::start().await;
     post(&cluster, "x").await.expect(201);
