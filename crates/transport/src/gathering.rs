@@ -102,10 +102,11 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Gathering<S> {
 #[cfg(test)]
 mod tests {
     use std::sync::Arc;
-    use std::sync::atomic::{AtomicUsize, Ordering};
-    use std::task::{Wake, Waker};
+    use std::sync::atomic::Ordering;
+    use std::task::Waker;
 
     use super::*;
+    use crate::outgoing::tests::Woken;
 
     /// Takes everything, and has nothing to read.
     #[derive(Default)]
@@ -133,15 +134,6 @@ mod tests {
         fn poll_shutdown(mut self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
             self.is_shut_down = true;
             Poll::Ready(Ok(()))
-        }
-    }
-
-    #[derive(Default)]
-    struct Woken(AtomicUsize);
-
-    impl Wake for Woken {
-        fn wake(self: Arc<Self>) {
-            self.0.fetch_add(1, Ordering::Relaxed);
         }
     }
 

@@ -111,7 +111,7 @@ impl Outgoing {
 }
 
 #[cfg(test)]
-mod tests {
+pub(crate) mod tests {
     use std::sync::Arc;
     use std::sync::atomic::{AtomicUsize, Ordering};
     use std::task::{Wake, Waker};
@@ -147,8 +147,9 @@ mod tests {
         }
     }
 
+    /// Counts how often a task was woken.
     #[derive(Default)]
-    struct Woken(AtomicUsize);
+    pub(crate) struct Woken(pub AtomicUsize);
 
     impl Wake for Woken {
         fn wake(self: Arc<Self>) {
