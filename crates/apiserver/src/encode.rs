@@ -4,7 +4,7 @@ use api_rules::columns::Column;
 use api_rules::rules;
 use api_types::schema::{self, MessageId};
 use api_types::status::Status;
-use api_types::{Value, codec};
+use api_types::{Text, Value, codec};
 use bytes::Bytes;
 use mvcc::KeyValue;
 use serde_json::json;
@@ -137,7 +137,30 @@ pub(crate) fn indent(json: &[u8]) -> Vec<u8> {
     out
 }
 
+/// What decides how objects are written, whoever they are written for.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub(crate) struct Form {
+    pub format: Format,
+    pub shape: Shape,
+    pub group: Text,
+    pub version: Text,
+    /// Revision of the kind's definition.
+    pub definition: i64,
+}
+
 impl Writer {
+    /// None for what each caller is told in words of its own: tables, which hold ages.
+    pub fn form(&self) -> Option<Form> {
+        let (media, resource) = (&self.media, &self.resource);
+        (media.shape != Shape::Table).then(|| Form {
+            format: media.format,
+            shape: media.shape,
+            group: resource.group.clone(),
+            version: resource.version.clone(),
+            definition: resource.definition_revision(),
+        })
+    }
+
     /// `Content-Type` of the answer.
     pub fn content_type(&self) -> &'static str {
         self.media.format.media_type()

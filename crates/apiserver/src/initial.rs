@@ -1,10 +1,8 @@
 //! What there was when a watch began: read a page at a time as the client takes it, and written once for all who are at
 //! the same place and watch alike, so that a thousand who begin at once hold neither a list nor a text each.
 
-use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
 
-use api_types::Text;
 use api_types::status::Status;
 use bytes::Bytes;
 use mvcc::{KeyRange, KeyValue, MvccError, RangeRequest};
@@ -12,8 +10,8 @@ use parking_lot::Mutex;
 
 use crate::api::Api;
 use crate::catalog::Kind;
-use crate::encode::Writer;
-use crate::negotiate::{Format, Shape};
+use crate::encode::{Form, Writer};
+use crate::newest::Newest;
 use crate::select::Selection;
 use crate::storage::{self, View};
 
@@ -78,7 +76,7 @@ impl Initial {
 
     /// What others were sent at this place, which is then behind this one too.
     pub fn take_shared(&mut self, writer: &Writer) -> Option<Arc<Piece>> {
-        let key = PieceKey::new(writer, self.page.as_slice().first()?.key.clone())?;
+        let key = PieceKey { first: self.page.as_slice().first()?.key.clone(), form: writer.form()? };
         let piece = self.reader.as_ref()?.0.find(&key).filter(|piece| piece.is_of(self.page.as_slice()))?;
         self.page.by_ref().take(piece.objects.len()).for_each(drop);
         Some(piece)
@@ -87,9 +85,9 @@ impl Initial {
     /// Keeps a piece for those who come to the same place.
     pub fn share(&self, writer: &Writer, piece: &Arc<Piece>) {
         // A copy: the key shares its memory with the value.
-        let key = piece.first().and_then(|first| PieceKey::new(writer, Bytes::copy_from_slice(first)));
-        if let (Some(reader), Some(key)) = (&self.reader, key) {
-            reader.0.keep(key, piece);
+        let first = piece.first().map(Bytes::copy_from_slice);
+        if let (Some(reader), Some(first), Some(form)) = (&self.reader, first, writer.form()) {
+            reader.0.keep(PieceKey { first, form }, piece);
         }
     }
 }
@@ -140,30 +138,11 @@ impl Piece {
     }
 }
 
-/// Where a piece begins, and what decides how it is written.
+/// Where a piece begins, and how it is written.
 #[derive(Clone, PartialEq, Eq, Hash)]
 struct PieceKey {
     first: Bytes,
-    format: Format,
-    shape: Shape,
-    group: Text,
-    version: Text,
-    /// Revision of the kind's definition.
-    definition: i64,
-}
-
-impl PieceKey {
-    /// None for what every watcher is told in words of its own: tables, which hold ages.
-    fn new(writer: &Writer, first: Bytes) -> Option<Self> {
-        (writer.media.shape != Shape::Table).then(|| Self {
-            first,
-            format: writer.media.format,
-            shape: writer.media.shape,
-            group: writer.resource.group.clone(),
-            version: writer.resource.version.clone(),
-            definition: writer.resource.definition_revision(),
-        })
-    }
+    form: Form,
 }
 
 /// The newest pieces, as long as anybody is being told of what there was.
@@ -173,9 +152,7 @@ pub(crate) struct Pieces(Mutex<PiecesState>);
 #[derive(Default)]
 struct PiecesState {
     readers: usize,
-    by_key: HashMap<PieceKey, Arc<Piece>>,
-    order: VecDeque<PieceKey>,
-    bytes: usize,
+    newest: Newest<PieceKey, Arc<Piece>, { usize::MAX }, SHARED_BYTES>,
 }
 
 /// One who is being told.
@@ -188,24 +165,13 @@ impl Pieces {
     }
 
     fn find(&self, key: &PieceKey) -> Option<Arc<Piece>> {
-        self.0.lock().by_key.get(key).cloned()
+        self.0.lock().newest.get(key)
     }
 
     fn keep(&self, key: PieceKey, piece: &Arc<Piece>) {
         let mut state = self.0.lock();
-        if state.readers < 2 {
-            return;
-        }
-        state.bytes += piece.bytes.len();
-        match state.by_key.insert(key.clone(), piece.clone()) {
-            Some(before) => state.bytes -= before.bytes.len(),
-            None => state.order.push_back(key),
-        }
-        while state.bytes > SHARED_BYTES {
-            let Some(oldest) = state.order.pop_front() else { break };
-            if let Some(gone) = state.by_key.remove(&oldest) {
-                state.bytes -= gone.bytes.len();
-            }
+        if state.readers > 1 {
+            state.newest.put(key, piece.clone(), piece.bytes.len());
         }
     }
 }
@@ -222,7 +188,10 @@ impl Drop for Reader {
 
 #[cfg(test)]
 mod tests {
+    use api_types::Text;
+
     use super::*;
+    use crate::negotiate::{Format, Shape};
 
     fn objects(numbers: std::ops::Range<i64>) -> Vec<KeyValue> {
         let object = |number: i64| KeyValue {
@@ -242,7 +211,8 @@ mod tests {
     fn key(first: &KeyValue) -> PieceKey {
         let (group, version) = (Text::Static(""), Text::Static("v1"));
         let (format, shape) = (Format::Protobuf, Shape::Object);
-        PieceKey { first: first.key.clone(), format, shape, group, version, definition: 0 }
+        let form = Form { format, shape, group, version, definition: 0 };
+        PieceKey { first: first.key.clone(), form }
     }
 
     #[test]

@@ -50,6 +50,7 @@ mod impersonate;
 mod info;
 mod initial;
 mod negotiate;
+mod newest;
 mod node_client;
 mod options;
 mod registry;

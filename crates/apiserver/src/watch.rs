@@ -1,12 +1,12 @@
 //! Watches: the store's events as the API's, filtered, encoded once for all who watch alike.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::Duration;
 
 use api_types::codec::{STORED_MEDIA_TYPE, What};
 use api_types::status::Status;
-use api_types::{Text, codec, meta};
+use api_types::{codec, meta};
 use bytes::{BufMut, Bytes, BytesMut};
 use futures::future::BoxFuture;
 use futures::stream::FuturesUnordered;
@@ -20,9 +20,10 @@ use crate::api::Api;
 use crate::body::{self, Body, BoxError};
 use crate::call::Call;
 use crate::counters::Watched;
-use crate::encode::{self, Writer};
+use crate::encode::{self, Form, Writer};
 use crate::initial::{Initial, PIECE_BYTES, Piece};
 use crate::negotiate::{Format, Media, Shape};
+use crate::newest::Newest;
 use crate::options::ListOptions;
 use crate::registry::Target;
 use crate::select::Selection;
@@ -43,57 +44,22 @@ const SHARED_BYTES: usize = 16 << 20;
 
 /// Events as they were last written for watchers: each is encoded once for all who watch in the same form, and its bytes
 /// go to all of them.
-#[derive(Default)]
-pub(crate) struct Shared(Mutex<SharedState>);
-
-#[derive(Default)]
-struct SharedState {
-    encoded: HashMap<SharedKey, Encoded, foldhash::fast::RandomState>,
-    order: VecDeque<SharedKey>,
-    bytes: usize,
-}
+pub(crate) type Shared = Mutex<Newest<SharedKey, Encoded, SHARED_EVENTS, SHARED_BYTES>>;
 
 #[derive(Clone, PartialEq, Eq, Hash)]
-struct SharedKey {
+pub(crate) struct SharedKey {
     key: Bytes,
     revision: i64,
     event: What,
-    format: Format,
-    shape: Shape,
-    group: Text,
-    version: Text,
-    /// Revision of the kind's definition.
-    definition: i64,
+    form: Form,
 }
 
 /// An event.
 #[derive(Clone)]
-struct Encoded {
+pub(crate) struct Encoded {
     bytes: Bytes,
     /// Bytes of the object.
     object: usize,
-}
-
-impl Shared {
-    fn get(&self, key: &SharedKey) -> Option<Encoded> {
-        self.0.lock().encoded.get(key).cloned()
-    }
-
-    fn put(&self, key: SharedKey, encoded: Encoded) {
-        let mut state = self.0.lock();
-        state.bytes += encoded.bytes.len();
-        if let Some(before) = state.encoded.insert(key.clone(), encoded) {
-            state.bytes -= before.bytes.len();
-            return;
-        }
-        state.order.push_back(key);
-        while state.order.len() > SHARED_EVENTS || state.bytes > SHARED_BYTES {
-            let Some(oldest) = state.order.pop_front() else { break };
-            if let Some(gone) = state.encoded.remove(&oldest) {
-                state.bytes -= gone.bytes.len();
-            }
-        }
-    }
 }
 
 /// What a watch begins with.
@@ -416,7 +382,7 @@ impl Stream {
             return Ok(Bytes::new());
         }
         let key = self.shared_key(event, kv);
-        let shared = key.as_ref().and_then(|key| self.api.watched.get(key));
+        let shared = key.as_ref().and_then(|key| self.api.watched.lock().get(key));
         let encoded = match shared {
             Some(shared) => shared,
             None => {
@@ -425,7 +391,7 @@ impl Stream {
                 self.frame(event, &object, &mut frame);
                 let encoded = Encoded { bytes: frame.freeze(), object: object.len() };
                 if let Some(key) = key {
-                    self.api.watched.put(key, encoded.clone());
+                    self.api.watched.lock().put(key, encoded.clone(), encoded.bytes.len());
                 }
                 encoded
             }
@@ -441,17 +407,8 @@ impl Stream {
 
     /// What an object is shared by; none when each watcher has its own.
     fn shared_key(&self, event: What, kv: &KeyValue) -> Option<SharedKey> {
-        let Writer { media, resource, .. } = &self.writer;
-        (media.shape != Shape::Table).then(|| SharedKey {
-            key: kv.key.clone(),
-            revision: kv.mod_revision,
-            event,
-            format: media.format,
-            shape: media.shape,
-            group: resource.group.clone(),
-            version: resource.version.clone(),
-            definition: resource.definition_revision(),
-        })
+        let form = self.writer.form()?;
+        Some(SharedKey { key: kv.key.clone(), revision: kv.mod_revision, event, form })
     }
 
     async fn written(&mut self, kv: &KeyValue) -> Result<Bytes, Status> {
