@@ -2,6 +2,7 @@
 
 use std::collections::HashMap;
 use std::sync::Arc;
+use std::time::Duration;
 
 use api_types::{Resource, meta, table};
 use client::{Change, Index, Lister};
@@ -183,6 +184,12 @@ pub trait Controller: Send + Sync + 'static {
 
     /// The kinds it watches.
     fn watches(&self) -> Vec<Watch>;
+
+    /// A kind that it watches too, and how long keys wait after a change of it: a key that comes up many times in a pause is
+    /// looked at once.
+    fn later(&self) -> Option<(Watch, Duration)> {
+        None
+    }
 
     /// Keys that are looked at when it starts, whatever there is.
     fn first(&self) -> Vec<Key> {

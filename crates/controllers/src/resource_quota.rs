@@ -3,7 +3,8 @@
 //! The API server charges a quota for whatever is written, in the same transaction. Here it is counted anew when it is
 //! new or changed, when something that it counts goes or ends, and every few minutes. A count must not undo a charge:
 //! where an informer may not show yet what the quota was charged for, the API is asked
-//! ([`Action::CountQuota`]), and a charge in between makes the write fail.
+//! ([`Action::CountQuota`]), and a charge in between makes the write fail. Nor may a charge outlive what it was for: what
+//! was counted before the charge was seen is counted once more ([`overtaken`]).
 
 use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
@@ -22,6 +23,8 @@ pub(crate) const NAME: &str = "resourcequota-controller";
 const QUOTAS: &str = "resourcequotas";
 /// How often everything is counted anew (upstream's `--resource-quota-sync-period`).
 const RESYNC: Duration = Duration::from_secs(300);
+/// How long a charge that was overtaken waits for more of them: a count looks at everything that the quota tracks.
+const OVERTAKEN_PAUSE: Duration = Duration::from_secs(1);
 
 /// See the module.
 pub struct ResourceQuotas;
@@ -49,6 +52,10 @@ impl Controller for ResourceQuotas {
 
     fn watches(&self) -> Vec<Watch> {
         kinds().map(|resource| Watch { resource, keys: concerned }).collect()
+    }
+
+    fn later(&self) -> Option<(Watch, Duration)> {
+        Some((Watch { resource: resource(), keys: overtaken }, OVERTAKEN_PAUSE))
     }
 
     fn reconcile(&self, listers: &Listers, key: &Key, now: Now) -> Plan {
@@ -92,6 +99,15 @@ fn concerned(change: &Change, listers: &Listers) -> Vec<Key> {
         keys.extend(tracking.map(|quota| Key::of(QUOTAS, &quota)));
     }
     keys.into_iter().collect()
+}
+
+/// A quota that shows a charge after an informer of what it tracks has come further: what was charged for may be gone
+/// already, and was counted when nothing of the charge was known.
+fn overtaken(change: &Change, listers: &Listers) -> Vec<Key> {
+    let Change::Updated { old, new } = change else { return Vec::new() };
+    let charged = !same(&old["status"]["used"], &new["status"]["used"]);
+    let overtaken = charged && tracked(new, listers).any(|(_, version)| version > version_of(new));
+    overtaken.then(|| Key::of(QUOTAS, new)).into_iter().collect()
 }
 
 /// Whether an object may use less than before.
@@ -142,13 +158,21 @@ pub(crate) fn counted(quota: &Value, listers: &Listers, read: &Read, now: Now) -
 
 /// The kinds that a quota counts and whose informers may not show all that it was charged for.
 fn behind(quota: &Value, listers: &Listers) -> Vec<String> {
-    let version: u64 = meta::resource_version(quota).parse().unwrap_or(u64::MAX);
-    let counts = |kind: &String| names(quota).any(|name| quota::tracks(kind, name));
-    let behind = |kind: &String| listers.get(kind).is_some_and(|lister| lister.version() < version);
-    let mut found: Vec<String> =
-        kinds().map(Resource::qualified).filter(|kind| counts(kind) && behind(kind)).collect();
+    let behind = tracked(quota, listers).filter(|(_, version)| *version < version_of(quota));
+    let mut found: Vec<String> = behind.map(|(kind, _)| kind).collect();
     found.sort();
     found
+}
+
+/// The kinds that a quota counts, and how far their informers have come.
+fn tracked(quota: &Value, listers: &Listers) -> impl Iterator<Item = (String, u64)> {
+    let tracked =
+        kinds().map(Resource::qualified).filter(|kind| names(quota).any(|name| quota::tracks(kind, name)));
+    tracked.filter_map(|kind| listers.get(&kind).map(|lister| (kind, lister.version())))
+}
+
+fn version_of(quota: &Value) -> u64 {
+    meta::resource_version(quota).parse().unwrap_or(u64::MAX)
 }
 
 fn same(one: &Value, other: &Value) -> bool {
@@ -228,6 +252,25 @@ mod tests {
         assert!(keys(Change::Added(running)).is_empty());
         let secret = Arc::new(object("v1", "Secret", "s", "4"));
         assert!(keys(Change::Deleted(secret)).is_empty(), "not counted");
+    }
+
+    #[test]
+    fn a_charge_that_is_seen_after_what_it_was_for_has_gone_is_counted_again() {
+        let later = ResourceQuotas.later().expect("a kind that is watched patiently").0.keys;
+        let (old, new) = (json!({ "pods": "0" }), json!({ "pods": "1" }));
+        let charged = |version: &str, used: &Value| Arc::new(quota(version, used.clone()));
+        let keys = |pods: Vec<Value>, version: &str, used: &Value| {
+            let change = Change::Updated { old: charged("5", &old), new: charged(version, used) };
+            later(&change, &listers(pods))
+        };
+        // The informer of pods has come to 9: the pod that was charged for at 7 was deleted since.
+        let own = vec![Key::new(QUOTAS, "ns", "q")];
+        assert_eq!(keys(vec![pod("other", "9")], "7", &new), own);
+        assert!(keys(vec![pod("a", "7")], "7", &new).is_empty(), "its deletion is still to come");
+        assert!(keys(vec![pod("other", "9")], "7", &old).is_empty(), "nothing was charged");
+        let secret = object("v1", "Secret", "s", "9");
+        assert!(keys(vec![secret], "7", &new).is_empty(), "not counted");
+        assert!(later(&Change::Added(charged("7", &new)), &listers(vec![pod("other", "9")])).is_empty());
     }
 
     #[test]

@@ -164,12 +164,18 @@ impl Controllers {
         }
         for each in &self.loops {
             each.controller.first().into_iter().for_each(|key| each.queue.add(key));
-            for watch in each.controller.watches() {
+            let at_once = each.controller.watches().into_iter().map(|watch| (watch, Duration::ZERO));
+            for (watch, pause) in at_once.chain(each.controller.later()) {
                 let (queue, listers) = (each.queue.clone(), listers.clone());
                 let informer = self.informers.get_mut(&watch.resource.qualified());
                 let informer = informer.expect("invariant: made above for every watch");
                 informer.on_change(move |change| {
-                    (watch.keys)(change, &listers).into_iter().for_each(|key| queue.add(key));
+                    for key in (watch.keys)(change, &listers) {
+                        match pause {
+                            Duration::ZERO => queue.add(key),
+                            pause => queue.add_after(key, pause),
+                        }
+                    }
                 });
             }
         }
