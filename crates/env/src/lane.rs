@@ -1,9 +1,31 @@
 use std::future::Future;
 use std::io;
-use std::sync::mpsc;
+use std::sync::{Condvar, Mutex, PoisonError, mpsc};
+use std::time::Duration;
 
 use tokio::runtime::{Builder, Handle, RuntimeFlavor};
 use tokio::sync::oneshot;
+
+/// Threads of lanes that have not ended, of the whole process.
+static THREADS: Mutex<usize> = Mutex::new(0);
+static ENDED: Condvar = Condvar::new();
+
+/// Counts a thread for as long as it runs.
+struct Counted;
+
+impl Counted {
+    fn new() -> Self {
+        *THREADS.lock().unwrap_or_else(PoisonError::into_inner) += 1;
+        Self
+    }
+}
+
+impl Drop for Counted {
+    fn drop(&mut self) {
+        *THREADS.lock().unwrap_or_else(PoisonError::into_inner) -= 1;
+        ENDED.notify_all();
+    }
+}
 
 /// A thread with a runtime of its own, for tasks that wait for each other all the time: what one of them wakes runs
 /// next on the same thread, and no processor is woken for it.
@@ -25,12 +47,23 @@ impl Lane {
         let runtime = Builder::new_current_thread().enable_all().build()?;
         let handle = runtime.handle().clone();
         let (running, dropped) = oneshot::channel::<()>();
+        let counted = Counted::new();
         std::thread::Builder::new().name(name.to_owned()).spawn(move || {
+            let _counted = counted;
             // An error is what is waited for: nothing is ever sent.
             drop(runtime.block_on(dropped));
             runtime.shutdown_background();
         })?;
         Ok(Self { handle, _running: running })
+    }
+
+    /// Waits until the threads of all lanes of this process have ended, and with them what their tasks held: a process that
+    /// ends before may take from under a thread what that is just closing. Whether they did within `patience`; those that
+    /// nobody has dropped do not.
+    pub fn all_ended(patience: Duration) -> bool {
+        let running = THREADS.lock().unwrap_or_else(PoisonError::into_inner);
+        let waited = ENDED.wait_timeout_while(running, patience, |running| *running > 0);
+        !waited.unwrap_or_else(PoisonError::into_inner).1.timed_out()
     }
 
     /// Runs some work on the lane, to its end.
@@ -84,6 +117,28 @@ mod tests {
         let ended: Result<(), _> = tasks.join_next().await.expect("a task");
         assert!(ended.expect_err("it panics").is_panic());
     }
+
+    #[test]
+    fn what_a_task_held_is_gone_when_all_have_ended() {
+        struct Slow(mpsc::Receiver<()>, mpsc::SyncSender<()>);
+        impl Drop for Slow {
+            fn drop(&mut self) {
+                drop((self.0.recv(), self.1.send(())));
+            }
+        }
+        let ((close, closes), (closed, was_closed)) = (mpsc::channel(), mpsc::sync_channel(1));
+        let (lane, slow) = (Lane::start("slow-to-close").expect("lane"), Slow(closes, closed));
+        lane.handle.spawn(async move {
+            let _held = slow;
+            std::future::pending::<()>().await;
+        });
+        drop(lane);
+        assert!(!Lane::all_ended(Duration::from_millis(1)), "it is still closing");
+        drop(close);
+        assert!(Lane::all_ended(Duration::from_secs(60)));
+        assert_eq!(was_closed.try_recv(), Ok(()));
+    }
+
     #[tokio::test(flavor = "multi_thread", worker_threads = 1)]
     async fn others_go_on_while_a_task_waits_for_a_lane() {
         let (lane, mut tasks) = (Lane::start("waited-for").expect("lane"), tokio::task::JoinSet::new());

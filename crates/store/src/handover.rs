@@ -6,31 +6,47 @@ use std::time::Duration;
 use env::Clock;
 use openraft::async_runtime::WatchReceiver as _;
 use openraft::type_config::TypeConfigExt as _;
+use openraft::type_config::alias::InstantOf;
 use tokio::time::Instant;
 
 use crate::consensus::{Metrics, TypeConfig};
 use crate::error::StoreError;
 use crate::inner::Inner;
-use crate::members::hex;
+use crate::pulse::Verdict;
 
 /// How long a leader that stops, or whose disk is slow, waits for another one.
 const PATIENCE: Duration = Duration::from_secs(1);
 /// Pause before a member is asked again. One that has heard it stands already, and refuses.
 const ASK_AGAIN: Duration = Duration::from_millis(250);
 
-/// Before a leader stops it makes the member that is furthest along the leader.
+/// Before a leader stops it makes another member the leader: of those that answer it the one that is furthest along. It
+/// gives up where nobody is left, or nobody takes over in time.
 pub(crate) async fn to_the_furthest(inner: &Inner) {
-    let target = {
+    let voters: BTreeSet<u64> = {
         let metrics = inner.raft.metrics();
         let metrics = metrics.borrow_watched();
-        let voters: BTreeSet<u64> = metrics.membership_config.membership().voter_ids().collect();
-        let replication = metrics.replication.iter().flatten();
-        let others = replication.filter(|(id, _)| **id != inner.me && voters.contains(id));
-        others.max_by_key(|(_, matched)| matched.map(|matched| matched.index)).map(|(id, _)| *id)
+        let voters = metrics.membership_config.membership().voter_ids();
+        voters.filter(|id| *id != inner.me).collect()
     };
-    let Some(target) = target else { return };
-    if soon(inner, target).await == Err(StoreError::Timeout) {
-        tracing::warn!(to = hex(target), "the leadership was not taken over in time");
+    if voters.is_empty() || inner.leader() != Some(inner.me) {
+        return;
+    }
+    let deadline = inner.env.clock.monotonic() + PATIENCE;
+    let mut verdict = inner.pulse.verdict();
+    let handed_over = async {
+        let target = tokio::time::timeout_at(deadline, heard_by(inner, &voters)).await;
+        match target.map_err(|_| StoreError::Timeout)? {
+            Some(target) => resign(inner, target, deadline).await,
+            None => Ok(()),
+        }
+    };
+    let outcome = tokio::select! {
+        outcome = handed_over => outcome,
+        // An error is the end of the pulse, which says nothing of the others.
+        Ok(_) = verdict.wait_for(|verdict| *verdict == Verdict::Deserted) => Err(StoreError::NoLeader),
+    };
+    if let Err(error) = outcome {
+        tracing::warn!(%error, "the leadership was not taken over");
     }
 }
 
@@ -45,9 +61,15 @@ pub(crate) async fn soon(inner: &Inner, member: u64) -> Result<(), StoreError> {
 /// # Errors
 /// `Timeout` when this member still leads at the deadline, `Stopped`.
 pub(crate) async fn to(inner: &Inner, member: u64, deadline: Instant) -> Result<(), StoreError> {
-    if tokio::time::timeout_at(deadline, heard_by(inner, member)).await.is_err() {
-        return Err(StoreError::Timeout);
+    match tokio::time::timeout_at(deadline, heard_by(inner, &[member].into())).await {
+        Ok(Some(member)) => resign(inner, member, deadline).await,
+        Ok(None) => Ok(()),
+        Err(_) => Err(StoreError::Timeout),
     }
+}
+
+/// Asks a member that hears this one to take the leadership over, until this one does not lead any more.
+async fn resign(inner: &Inner, member: u64, deadline: Instant) -> Result<(), StoreError> {
     let ask =
         || async move { inner.raft.trigger().transfer_leader(member).await.map_err(|_| StoreError::Stopped) };
     let resigned = async {
@@ -58,20 +80,34 @@ pub(crate) async fn to(inner: &Inner, member: u64, deadline: Instant) -> Result<
     ask_until(&inner.env.clock, resigned, ask, (ASK_AGAIN, deadline)).await
 }
 
-/// Waits until a member has answered a heartbeat that was sent since, or this one does not lead.
-async fn heard_by(inner: &Inner, member: u64) {
+/// Waits until one of these members has answered a heartbeat that was sent since: the one with the longest log of those that
+/// have; nobody where this one does not lead.
+async fn heard_by(inner: &Inner, members: &BTreeSet<u64>) -> Option<u64> {
     let (since, mut metrics) = (TypeConfig::now(), inner.raft.metrics());
-    let heard = |metrics: &Metrics| match &metrics.heartbeat {
-        Some(answers) => answers.get(&member).copied().flatten().is_some_and(|sent| *sent >= since),
-        None => true,
-    };
     while inner.raft.trigger().heartbeat().await.is_ok() {
-        let heard = async { while !heard(&metrics.borrow_watched()) && metrics.changed().await.is_ok() {} };
-        // One that is lost is not waited for.
-        if tokio::time::timeout(inner.timing.heartbeat, heard).await.is_ok() {
-            return;
+        let heard = async {
+            while metrics.borrow_watched().heartbeat.is_some() {
+                if let Some(heard) = furthest(&metrics.borrow_watched(), members, since) {
+                    return Some(heard);
+                }
+                metrics.changed().await.ok()?;
+            }
+            None
+        };
+        // A heartbeat that is lost is not waited for.
+        if let Ok(heard) = tokio::time::timeout(inner.timing.heartbeat, heard).await {
+            return heard;
         }
     }
+    None
+}
+
+/// Which of the members that have answered a heartbeat since has the longest log.
+fn furthest(metrics: &Metrics, members: &BTreeSet<u64>, since: InstantOf<TypeConfig>) -> Option<u64> {
+    let (answers, logs) = (metrics.heartbeat.as_ref()?, metrics.replication.as_ref()?);
+    let answered = |id: &&u64| answers.get(id).copied().flatten().is_some_and(|sent| *sent >= since);
+    let log = |id: &&u64| logs.get(id).copied().flatten().map(|last| last.index);
+    members.iter().filter(answered).max_by_key(log).copied()
 }
 
 /// Asks until it is `done`, again and again, since who is asked once may not hear it.

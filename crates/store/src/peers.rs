@@ -283,10 +283,14 @@ pub(crate) fn before_leader_send() {
 }
 
 impl Connection {
-    async fn append_all<'s, S>(&'s mut self, input: S, option: RPCOption) -> RpcResult<AppendAnswers<'s>>
+    /// The first request is awaited before the member is called, since the requests are where openraft pauses after a
+    /// failure: a member that refuses connections would be called without end.
+    async fn append_all<'s, S>(&'s mut self, mut input: S, option: RPCOption) -> RpcResult<AppendAnswers<'s>>
     where
         S: Stream<Item = AppendEntriesRequest<TypeConfig>> + Send + Unpin + 'static,
     {
+        let Some(first) = input.next().await else { return Ok(Box::pin(stream::empty())) };
+        let input = stream::iter([first]).chain(input);
         let mut client = self.client(self.lane)?;
         let sent = self.traffic.sent.clone();
         let requests = input.map(move |request| {
@@ -441,4 +445,29 @@ fn append_answer_from_wire(answer: peer::AppendResponse) -> io::Result<StreamApp
         Some(Wire::HigherVote(vote)) => Err(StreamAppendError::HigherVote(consensus::vote_from_wire(vote))),
         None => return Err(consensus::damaged("an answer", "it says nothing")),
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use env::Env;
+
+    use super::*;
+
+    fn request() -> AppendEntriesRequest<TypeConfig> {
+        let vote = consensus::vote_from_wire(peer::BallotVote { term: 1, node: 1, committed: true });
+        AppendEntriesRequest { vote, prev_log_id: None, entries: Vec::new(), leader_commit: None }
+    }
+
+    #[tokio::test]
+    async fn who_refuses_connections_is_called_when_there_is_a_request_and_not_before() {
+        let port = std::net::TcpListener::bind("127.0.0.1:0").expect("a port").local_addr().expect("bound");
+        let node = Node { peer_urls: vec![format!("http://{port}")], ..Node::default() };
+        let dialer = Dialer::new(None, None, Duration::from_secs(1));
+        let mut log = Peers::new(0, dialer, Env::real().clock).connection(2, &node, Lane::Log);
+        let option = || RPCOption::new(Duration::from_secs(1));
+        let nothing = log.stream_append(stream::empty(), option()).await.expect("nobody was called");
+        assert_eq!(nothing.count().await, 0);
+        let refused = log.stream_append(stream::iter([request()]), option()).await;
+        assert!(matches!(refused.map(drop), Err(RPCError::Unreachable(_))));
+    }
 }

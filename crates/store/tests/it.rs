@@ -397,6 +397,28 @@ async fn a_leader_that_stops_hands_over_and_comes_back_with_everything() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_leader_that_stops_hands_over_to_one_that_is_left() {
+    for greater_id_is_left in [false, true] {
+        let mut cluster = Cluster::start(3).await;
+        let leader = cluster.leader().await;
+        let (one, other) = ((leader + 1) % 3, (leader + 2) % 3);
+        let is_greater = cluster.store(one).member_id() > cluster.store(other).member_id();
+        let (left, gone) = if is_greater == greater_id_is_left { (one, other) } else { (other, one) };
+        cluster.write(leader, 1).await;
+        cluster.agree().await;
+        cluster.stop_member(gone).await;
+        let term = cluster.store(left).status().term;
+        cluster.stop_member(leader).await;
+        // Its predecessor's own vote made it the leader: alone it could not be elected.
+        eventually("the next term", || {
+            let status = cluster.store(left).status();
+            (status.term > term && status.leader == cluster.store(left).member_id()).then_some(())
+        })
+        .await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn without_a_quorum_nothing_is_acknowledged_and_nobody_leads() {
     let mut cluster = Cluster::start(3).await;
     let leader = cluster.leader().await;

@@ -36,10 +36,11 @@ mod zap;
 
 use std::path::Path;
 use std::process::ExitCode;
+use std::time::Duration;
 
 use anyhow::Result;
 use clap::{Parser, Subcommand};
-use env::Env;
+use env::{Env, Lane};
 
 #[global_allocator]
 static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
@@ -50,6 +51,9 @@ static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
 #[allow(unsafe_code)]
 #[unsafe(export_name = "malloc_conf")]
 pub static ALLOCATOR_SETTINGS: &[u8; 43] = b"background_thread:true,dirty_decay_ms:3000\0";
+
+/// How long what closes the state's files may take when everything else has ended.
+const LANES_DEADLINE: Duration = Duration::from_secs(5);
 
 /// A Kubernetes-compatible control plane for high-availability clusters.
 #[derive(Parser)]
@@ -106,6 +110,8 @@ fn main() -> ExitCode {
         eprintln!("error: {error:#}");
         ExitCode::FAILURE
     });
+    // Those that are late end with the process.
+    let _in_time = Lane::all_ended(LANES_DEADLINE);
     // Whoever ran has told why it ended.
     if restart::is_asked() {
         eprintln!("starting again");

@@ -254,12 +254,13 @@ impl Links {
         Mark { number, heard: self.links.iter().map(|(id, link)| (*id, link.heard)).collect() }
     }
 
-    /// Whether this member and a quorum of the voters have heard each other since. One beat may have been under way.
+    /// Whether this member and a quorum of the voters have heard each other since. One beat may have been under way. A
+    /// voter that was never in touch has not been met.
     pub fn met_since(&self, mark: &Mark, voters: &BTreeSet<u64>) -> bool {
         let met = |id: &&u64| {
             let before = mark.heard.get(id).copied().unwrap_or_default();
             let met = |link: &Link| link.number > mark.number && link.heard > before + 1;
-            **id == self.me || self.links.get(id).is_none_or(|link| !link.established || met(link))
+            **id == self.me || self.links.get(id).is_some_and(met)
         };
         voters.iter().filter(met).count() >= quorum(voters.len())
     }
@@ -450,6 +451,9 @@ mod tests {
             three.run(40);
             assert!(three.links[0].met_since(&after, &voters), "two of three are a quorum");
         }
+        let new = Links::new(1, Rhythm::of(&Timing::default()));
+        assert!(!new.met_since(&new.mark(0), &voters), "never in touch");
+        assert!(new.met_since(&new.mark(0), &[1].into()), "alone");
     }
 
     #[test]
