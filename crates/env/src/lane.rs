@@ -123,7 +123,8 @@ mod tests {
         struct Slow(mpsc::Receiver<()>, mpsc::SyncSender<()>);
         impl Drop for Slow {
             fn drop(&mut self) {
-                drop((self.0.recv(), self.1.send(())));
+                assert!(self.0.recv().is_err(), "nothing is sent, the other end goes");
+                self.1.send(()).expect("room for one");
             }
         }
         let ((close, closes), (closed, was_closed)) = (mpsc::channel(), mpsc::sync_channel(1));
