@@ -78,15 +78,26 @@ pub(crate) fn watch_status(error: &WatchError) -> Status {
     Status::new(code, format!("etcdserver: {error}"))
 }
 
+/// A message of so many bytes is more than a client may send, in grpc-go's words.
+pub(crate) fn too_large(size: usize, max: usize) -> Status {
+    Status::resource_exhausted(format!("grpc: received message larger than max ({size} vs. {max})"))
+}
+
 /// What prost says of bytes that are no message of the call.
 const NO_MESSAGE: &str = "failed to decode Protobuf message: ";
 
+/// What tonic says of a compressed message in a body that is not.
+const NOT_COMPRESSED: &str = "received message with compressed-flag but no grpc-encoding";
+
 /// A failure to read a client's message, as grpc-go says it of a call that is one message, or of one in a stream.
 pub(crate) fn unreadable(status: Status, stream: bool) -> Status {
-    let Some(why) = status.message().strip_prefix(NO_MESSAGE).filter(|_| status.code() == Code::Internal)
-    else {
+    if status.code() != Code::Internal {
         return status;
-    };
+    }
+    if status.message().contains(NOT_COMPRESSED) {
+        return Status::internal("grpc: compressed flag set with identity or empty encoding");
+    }
+    let Some(why) = status.message().strip_prefix(NO_MESSAGE) else { return status };
     let what = match stream {
         false => "error unmarshalling request",
         true => "failed to unmarshal the received message",

@@ -12,6 +12,8 @@ use tonic::body::Body;
 
 /// Bytes before a message: whether it is compressed, and its length.
 pub(crate) const PREFIX: usize = 5;
+/// The first byte of a message that is compressed.
+pub(crate) const COMPRESSED: u8 = 1;
 
 /// What stands before a message of so many bytes, with room for so many of them; `None` for 4 GiB and more.
 pub(crate) fn begin(length: u64, room: usize) -> Option<BytesMut> {

@@ -9,7 +9,7 @@
 //! `kv.rs`, `watch/`, `lease.rs`, `cluster.rs`, `maintenance.rs`, `version.rs`, `auth/` (who asks, and may they?),
 //! `lock.rs` and `election.rs` (both over `queue.rs`); `doors.rs` has the addresses, `access.rs` who may
 //! use pages, `discovery.rs` how first members find each other; `http.rs` and `health.rs` have /metrics,
-//! /health and their like, `counters.rs` and `calls/` what is counted, `gateway.rs` the
+//! /health and their like, `counters.rs` and `calls/` what is counted, `inflate.rs` takes compressed messages, `gateway.rs` the
 //! calls as JSON, `proxy/` one address in front of a cluster; `files/` writes and reads
 //! etcd's own files.
 
@@ -34,6 +34,7 @@ pub mod fuzz;
 mod gateway;
 mod health;
 mod http;
+mod inflate;
 mod kv;
 mod lease;
 mod lock;

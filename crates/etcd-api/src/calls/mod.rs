@@ -31,6 +31,7 @@ use self::tally::{Answering, Asking};
 use crate::budget::{self, Budget, Permit, Reserved, Share};
 use crate::context::Context;
 use crate::error::unreadable;
+use crate::inflate;
 
 pub(crate) use self::methods::{METRICS, Shape};
 #[cfg(any(test, feature = "fuzzing"))]
@@ -179,11 +180,15 @@ where
 
     fn call(&mut self, mut request: http::Request<Body>) -> Self::Future {
         let calls = &self.calls.0;
-        let Some(method) = calls.methods.find(request.uri().path()) else {
-            return Box::pin(self.inner.call(request));
-        };
         let peer = request.extensions().get::<Peer>();
         let (remote, share) = (peer.and_then(|peer| peer.address), Share::of_peer(&calls.budget, peer));
+        let compressed = inflate::is_compressed(request.headers());
+        let Some(method) = calls.methods.find(request.uri().path()) else {
+            if let Ok(true) = compressed {
+                request = inflate::request(request, &share, calls.max_message);
+            }
+            return Box::pin(self.inner.call(request));
+        };
         let calls_open = peer.map(|peer| peer.calls.clone()).unwrap_or_default();
         calls_open.fetch_add(1, Ordering::Relaxed);
         let taken = share.try_take(budget::CALL);
@@ -202,9 +207,13 @@ where
             request: Mutex::new((0, [0; KEPT])),
         });
         calls.methods.started(method);
-        if let Some(status) = refused.or_else(|| self.calls.refused(method, request.headers())) {
+        let refused = refused.or_else(|| self.calls.refused(method, request.headers()));
+        if let Some(status) = refused.or_else(|| compressed.as_ref().err().cloned()) {
             open.end(status.code());
             return Box::pin(async move { Ok(status.into_http()) });
+        }
+        if let Ok(true) = compressed {
+            request = inflate::request(request, &share, calls.max_message);
         }
         request.extensions_mut().insert(share);
         let request = request.map(|body| Body::new(Asking::new(body, open.clone())));

@@ -12,6 +12,7 @@ use tonic::body::Body;
 
 use super::{Open, trailing_code};
 use crate::budget::{CALL, Permit, Reserved};
+use crate::error::too_large;
 use crate::framing::PREFIX;
 
 /// Finds the messages in the bytes of a body.
@@ -80,8 +81,7 @@ impl Asking {
     fn hold(&mut self, begun: u64) -> Result<(), Status> {
         let (size, max) = (self.frames.length, self.open.calls.0.max_message);
         if size > max {
-            let text = format!("grpc: received message larger than max ({size} vs. {max})");
-            return Err(Status::resource_exhausted(text));
+            return Err(too_large(size, max));
         }
         if begun > 0 {
             self.permit = None;

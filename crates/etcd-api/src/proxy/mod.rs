@@ -43,8 +43,10 @@ use transport::{
 
 use self::messages::Replaced;
 use self::namespace::{Call, Namespace};
+use crate::budget::Budget;
 use crate::framing;
 use crate::http::Metrics;
+use crate::inflate;
 use crate::server::{HELLO_TIMEOUT, RunError};
 
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
@@ -272,6 +274,11 @@ async fn enter(
     request: http::Request<Body>,
     max: usize,
 ) -> Result<http::Request<Body>, Status> {
+    let request = match inflate::is_compressed(request.headers())? {
+        // A proxy counts nobody's memory.
+        true => inflate::request(request, &Budget::new(u64::MAX).share(None), max),
+        false => request,
+    };
     let (mut parts, body) = request.into_parts();
     for name in ["content-length", "grpc-accept-encoding"] {
         parts.headers.remove(name);

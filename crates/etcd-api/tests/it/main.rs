@@ -2,6 +2,7 @@
 
 mod abuse;
 mod auth;
+mod compressed;
 mod gateway;
 mod limits;
 mod proxy;

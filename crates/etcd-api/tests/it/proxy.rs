@@ -11,7 +11,13 @@ use etcd_client::{
     Txn, TxnOp, TxnOpResponse, WatchOptions,
 };
 
+use prost::Message as _;
+use protos::etcd::etcdserverpb as pb;
+use tonic::Code;
+
+use crate::compressed::{call, framed, gzip};
 use crate::raw::{DATA, END_HEADERS, END_STREAM, HEADERS, PING, Raw, frame, headers, message};
+use crate::unreadable::channel;
 use crate::{Server, connect, eventually, next, page, start, text};
 
 const WATCH: &str = "/etcdserverpb.Watch/Watch";
@@ -240,4 +246,19 @@ async fn pages_are_of_the_members_or_of_the_proxy() {
     let quiet = proxy(&server, |_| {}).await;
     let answer = page(quiet.address, "/proxy/health").await;
     assert!(answer.starts_with("HTTP/1.1 503") && answer.contains("no connection to proxy"), "{answer}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn compressed_requests_pass_with_a_namespace_or_without() {
+    let server = start().await;
+    let mut client = connect(&server).await;
+    for namespace in ["", "ns/"] {
+        let front = proxy(&server, |config| config.namespace = namespace.to_owned()).await;
+        let put = pb::PutRequest { key: "packed".into(), ..Default::default() }.encode_to_vec();
+        let body = framed(true, &gzip(&put));
+        let (_, status) = call(&channel(front.address).await, "/etcdserverpb.KV/Put", "gzip", body).await;
+        assert_eq!(status.code(), Code::Ok, "{namespace}: {status}");
+        let found = client.get(format!("{namespace}packed"), None).await.expect("get");
+        assert_eq!(found.count(), 1, "{namespace}");
+    }
 }

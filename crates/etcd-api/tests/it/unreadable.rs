@@ -1,5 +1,7 @@
 //! Messages that are none of their call's: each is answered with grpc-go's words, and nothing else ends.
 
+use std::net::SocketAddr;
+
 use futures::StreamExt as _;
 use prost_reflect::{DescriptorPool, MethodDescriptor};
 use tokio_stream::wrappers::ReceiverStream;
@@ -8,7 +10,7 @@ use tonic::codec::{Codec, DecodeBuf, Decoder, EncodeBuf, Encoder};
 use tonic::transport::{Channel, Endpoint};
 use tonic::{Code, Request, Status};
 
-use crate::{DEADLINE, Server, connect, next, start};
+use crate::{DEADLINE, connect, next, start};
 
 /// Messages as they are.
 #[derive(Clone, Default)]
@@ -50,8 +52,9 @@ impl Decoder for Bytes {
     }
 }
 
-async fn channel(server: &Server) -> Channel {
-    let endpoint = Endpoint::from_shared(format!("http://{}", server.address)).expect("an address");
+/// A connection.
+pub async fn channel(address: SocketAddr) -> Channel {
+    let endpoint = Endpoint::from_shared(format!("http://{address}")).expect("an address");
     endpoint.connect().await.expect("connect")
 }
 
@@ -81,7 +84,8 @@ async fn ends(channel: &Channel, path: &str, messages: &[&[u8]]) -> Status {
     tokio::time::timeout(DEADLINE, asked).await.expect("an end in time")
 }
 
-fn methods() -> Vec<MethodDescriptor> {
+/// Every method of the API.
+pub fn methods() -> Vec<MethodDescriptor> {
     let pool = DescriptorPool::decode(protos::ETCD_DESCRIPTORS).expect("descriptors");
     pool.services().flat_map(|service| service.methods().collect::<Vec<_>>()).collect()
 }
@@ -90,7 +94,7 @@ fn methods() -> Vec<MethodDescriptor> {
 async fn what_cannot_be_read_is_answered_so_in_every_call() {
     let server = start().await;
     connect(&server).await;
-    let channel = channel(&server).await;
+    let channel = channel(server.address).await;
     let methods = methods();
     assert!(methods.len() > 40, "{}", methods.len());
     for method in methods {
@@ -103,7 +107,7 @@ async fn messages_are_as_large_as_they_may_be_and_no_larger_in_every_call() {
     const MAX: usize = 2 << 20;
     let server = start().await;
     connect(&server).await;
-    let channel = channel(&server).await;
+    let channel = channel(server.address).await;
     for method in methods() {
         unreadable(&method, &asked(&channel, &method, &vec![0xff; MAX]).await);
         let status = asked(&channel, &method, &vec![0xff; MAX + 1]).await;
@@ -114,7 +118,8 @@ async fn messages_are_as_large_as_they_may_be_and_no_larger_in_every_call() {
     connect(&server).await.put("k", "v", None).await.expect("others are served");
 }
 
-fn unreadable(method: &MethodDescriptor, status: &Status) {
+/// That a call was told that its message cannot be read.
+pub fn unreadable(method: &MethodDescriptor, status: &Status) {
     let words = match method.is_client_streaming() || method.is_server_streaming() {
         false => "grpc: error unmarshalling request: proto: ",
         true => "grpc: failed to unmarshal the received message: proto: ",
@@ -149,7 +154,7 @@ async fn the_other_streams_of_its_connection_go_on() {
     let mut client = connect(&server).await;
     let mut watch = client.watch("k", None).await.expect("watch");
     assert!(next(&mut watch).await.created());
-    let channel = channel(&server).await;
+    let channel = channel(server.address).await;
     // A watch of `k`, and then nonsense: what came before is answered first.
     let create: &[u8] = &[0x0a, 3, 0x0a, 1, b'k'];
     let (ask, requests) = tokio::sync::mpsc::channel(4);
