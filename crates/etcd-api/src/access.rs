@@ -1,5 +1,6 @@
 //! Who may use the HTTP endpoints: pages of other sites (CORS), and hosts that were asked for (against DNS rebinding,
-//! CVE-2018-5702). gRPC is not concerned: browsers do not speak it.
+//! CVE-2018-5702). gRPC is not concerned: browsers do not speak it. The paths of the endpoints are read as Go's servers
+//! read them.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -11,6 +12,15 @@ use axum::middleware::{self, Next};
 use axum::response::{IntoResponse as _, Response};
 use transport::Peer;
 
+use crate::auth::common_name;
+use crate::context::Context;
+use crate::{http, path};
+
+/// What the paths of the gateway begin with.
+const GATEWAY: &str = "/v3/";
+/// etcd's answer at the gateway to who showed a certificate with a name.
+const NAME_IGNORED: &str =
+    "CommonName of client sending a request against gateway will be ignored and not used as expected\n";
 /// Everybody.
 const ANY: &str = "*";
 
@@ -45,31 +55,54 @@ impl Access {
     }
 }
 
-/// Puts the rules before the endpoints.
-pub(crate) fn guard(router: Router, access: Access) -> Router {
-    router.layer(middleware::from_fn_with_state(Arc::new(access), check))
+/// What stands before the endpoints.
+struct Guard {
+    access: Access,
+    /// Where there is a gateway: it knows nobody by the name in a certificate.
+    gateway: Option<Context>,
 }
 
-async fn check(State(access): State<Arc<Access>>, request: Request, next: Next) -> Response {
-    let secure = request.extensions().get::<Peer>().is_some_and(|peer| peer.secure);
-    if !secure {
+/// Puts the rules before the endpoints; `gateway` if there is one among them.
+pub(crate) fn guard(router: Router, access: Access, gateway: Option<Context>) -> Router {
+    let guard = Arc::new(Guard { access, gateway });
+    // Which endpoint a path means is found out behind the rules.
+    Router::new().fallback_service(router).layer(middleware::from_fn_with_state(guard, check))
+}
+
+async fn check(State(guard): State<Arc<Guard>>, mut request: Request, next: Next) -> Response {
+    let access = &guard.access;
+    path::read(request.uri_mut());
+    let peer = request.extensions().get::<Peer>().cloned().unwrap_or_default();
+    if !peer.secure {
         let host = host(&request);
         if !access.admits_host(&host) {
             tracing::warn!(host, "rejecting HTTP request to prevent DNS rebinding attacks");
-            return (StatusCode::MISDIRECTED_REQUEST, refusal(&host)).into_response();
+            return http::plain(StatusCode::MISDIRECTED_REQUEST, refusal(&host));
         }
+    } else if request.uri().path().starts_with(GATEWAY) && guard.ignores_name(&peer) {
+        return http::plain(StatusCode::BAD_REQUEST, NAME_IGNORED.to_owned());
     }
     let origin = request.headers().get(header::ORIGIN).and_then(|value| value.to_str().ok());
     let origin =
         access.origin(origin.unwrap_or_default()).and_then(|origin| HeaderValue::from_str(origin).ok());
-    let mut response = match *request.method() {
-        Method::OPTIONS => StatusCode::OK.into_response(),
-        _ => next.run(request).await,
+    let mut response = match (request.method(), path::cleaned(request.uri())) {
+        (&Method::OPTIONS, _) => StatusCode::OK.into_response(),
+        (method, Some(elsewhere)) => http::moved(method, &elsewhere),
+        (_, None) => next.run(request).await,
     };
     if let Some(origin) = origin {
         add_headers(response.headers_mut(), origin);
     }
     response
+}
+
+impl Guard {
+    /// Whether a client showed a name that it would be known by, were it not for the gateway.
+    fn ignores_name(&self, peer: &Peer) -> bool {
+        let Some(context) = &self.gateway else { return false };
+        let matters = context.tokens.certificates && context.store.view().auth().is_enabled();
+        matters && common_name(peer).is_some_and(|name| !name.is_empty())
+    }
 }
 
 fn add_headers(headers: &mut HeaderMap, origin: HeaderValue) {

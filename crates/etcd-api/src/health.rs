@@ -4,13 +4,14 @@ use std::time::Duration;
 
 use axum::Router;
 use axum::extract::{RawQuery, State};
-use axum::http::{HeaderValue, Method, StatusCode, header};
+use axum::http::{Method, StatusCode};
 use axum::response::{IntoResponse, Response};
 use axum::routing::any;
 use metrics::{counter, gauge};
 use mvcc::AlarmKind;
 
 use crate::context::Context;
+use crate::http::{method_not_allowed, plain};
 
 /// Between looks whether a write to the engine has ended.
 const ENGINE_POLL: Duration = Duration::from_millis(10);
@@ -97,23 +98,9 @@ fn values(query: Option<&str>, name: &str) -> Vec<String> {
     pairs.filter(|(key, _)| *key == name).map(|(_, value)| value.to_owned()).collect()
 }
 
-fn method_not_allowed() -> Response {
-    let allow = [(header::ALLOW, HeaderValue::from_static("GET"))];
-    (StatusCode::METHOD_NOT_ALLOWED, allow, plain("Method Not Allowed\n".to_owned())).into_response()
-}
-
-/// Text that no browser may take for anything else.
-fn plain(text: String) -> Response {
-    let headers = [
-        (header::CONTENT_TYPE, HeaderValue::from_static("text/plain; charset=utf-8")),
-        (header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff")),
-    ];
-    (headers, text).into_response()
-}
-
 async fn health(State(context): State<Context>, method: Method, RawQuery(query): RawQuery) -> Response {
     if method != Method::GET {
-        return method_not_allowed();
+        return method_not_allowed().await;
     }
     let excluded = values(query.as_deref(), "exclude");
     let serializable = values(query.as_deref(), "serializable").first().is_some_and(|value| value == "true");
@@ -127,7 +114,7 @@ async fn health(State(context): State<Context>, method: Method, RawQuery(query):
             let reason = serde_json::Value::String(reason);
             let text = format!("{{\"health\":\"false\",\"reason\":{reason}}}");
             tracing::warn!(output = text, "status-code" = 503, "/health error");
-            (StatusCode::SERVICE_UNAVAILABLE, plain(text + "\n")).into_response()
+            plain(StatusCode::SERVICE_UNAVAILABLE, text + "\n")
         }
     }
 }
@@ -157,7 +144,7 @@ struct Group {
 
 async fn group_answer(State(group): State<Group>, method: Method, RawQuery(query): RawQuery) -> Response {
     if method != Method::GET {
-        return method_not_allowed();
+        return method_not_allowed().await;
     }
     let excluded = if group.single { Vec::new() } else { values(query.as_deref(), "exclude") };
     let unknown = excluded.iter().filter(|name| !group.checks.iter().any(|check| check.name() == **name));
@@ -181,10 +168,10 @@ async fn group_answer(State(group): State<Group>, method: Method, RawQuery(query
     if failed {
         let path = format!("/{}", group.kind);
         tracing::error!(path, reason = text, "status-code" = 503, "Health check error");
-        return (StatusCode::SERVICE_UNAVAILABLE, plain(text + "\n")).into_response();
+        return plain(StatusCode::SERVICE_UNAVAILABLE, text + "\n");
     }
     let verbose = !values(query.as_deref(), "verbose").is_empty();
-    plain(if verbose { text + "ok\n" } else { "ok\n".to_owned() })
+    plain(StatusCode::OK, if verbose { text + "ok\n" } else { "ok\n".to_owned() })
 }
 
 fn note(kind: &'static str, name: &'static str, success: bool) {

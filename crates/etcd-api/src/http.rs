@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use axum::Router;
 use axum::extract::{Request, State};
-use axum::http::{HeaderValue, StatusCode, header};
+use axum::http::{HeaderValue, Method, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
 use serde_json::json;
@@ -29,9 +29,9 @@ pub(crate) fn router(context: Context, metrics: Metrics, gateway: Router) -> Rou
     let health = health::router(&context);
     let collector = Collector::new(context.clone());
     Router::new()
-        .route("/version", get(version))
+        .route("/version", get(version).head(method_not_allowed).fallback(method_not_allowed))
         .route("/metrics", get(render))
-        .route("/debug/vars", get(variables))
+        .route("/debug/vars", get(variables).head(method_not_allowed).fallback(method_not_allowed))
         .fallback(unknown)
         .with_state(Endpoints { context, metrics, collector })
         .merge(health)
@@ -58,10 +58,44 @@ pub(crate) fn nothing() -> Router {
 async fn unknown(request: Request) -> Response {
     let is_grpc = |value: &HeaderValue| value.as_bytes().starts_with(b"application/grpc");
     if !request.headers().get(header::CONTENT_TYPE).is_some_and(is_grpc) {
-        return (StatusCode::NOT_FOUND, "404 page not found\n").into_response();
+        return plain(StatusCode::NOT_FOUND, "404 page not found\n".to_owned());
     }
-    let service = request.uri().path().trim_matches('/').split('/').next().unwrap_or_default();
-    tonic::Status::unimplemented(format!("unknown service {service}")).into_http()
+    let path = request.uri().path();
+    let text = match path.strip_prefix('/').and_then(|name| name.rsplit_once('/')) {
+        Some((service, _)) => format!("unknown service {service}"),
+        None => format!("malformed method name: {path:?}"),
+    };
+    tonic::Status::unimplemented(text).into_http()
+}
+
+/// Text that no browser may take for anything else.
+pub(crate) fn plain(status: StatusCode, text: String) -> Response {
+    let headers = [
+        (header::CONTENT_TYPE, HeaderValue::from_static("text/plain; charset=utf-8")),
+        (header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff")),
+    ];
+    (status, headers, text).into_response()
+}
+
+/// For endpoints that can only be read.
+pub(crate) async fn method_not_allowed() -> Response {
+    let allow = [(header::ALLOW, HeaderValue::from_static("GET"))];
+    (allow, plain(StatusCode::METHOD_NOT_ALLOWED, "Method Not Allowed\n".to_owned())).into_response()
+}
+
+/// That what was asked for is at another path, with a link for whoever reads it.
+pub(crate) fn moved(method: &Method, path: &str) -> Response {
+    let Ok(location) = HeaderValue::from_str(path) else {
+        return plain(StatusCode::NOT_FOUND, "404 page not found\n".to_owned());
+    };
+    let location = [(header::LOCATION, location)];
+    if !matches!(*method, Method::GET | Method::HEAD) {
+        return (StatusCode::TEMPORARY_REDIRECT, location).into_response();
+    }
+    let escaped = path.replace('&', "&amp;").replace('"', "&#34;").replace('\'', "&#39;");
+    let link = format!("<a href=\"{escaped}\">Temporary Redirect</a>.\n\n");
+    let kind = [(header::CONTENT_TYPE, HeaderValue::from_static("text/html; charset=utf-8"))];
+    (StatusCode::TEMPORARY_REDIRECT, location, kind, link).into_response()
 }
 
 async fn version(State(endpoints): State<Endpoints>) -> Response {

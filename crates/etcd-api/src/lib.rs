@@ -8,8 +8,8 @@
 //! Read `server.rs` (what is built from what), `convert.rs` (requests into the store's terms), then a service each:
 //! `kv.rs`, `watch/`, `lease.rs`, `cluster.rs`, `maintenance.rs`, `version.rs`, `auth/` (who asks, and may they?),
 //! `lock.rs` and `election.rs` (both over `queue.rs`); `doors.rs` has the addresses, `access.rs` who may
-//! use pages, `discovery.rs` how first members find each other; `http.rs` and `health.rs` have /metrics,
-//! /health and their like, `counters.rs` and `calls/` what is counted, `inflate.rs` takes compressed messages, `gateway.rs` the
+//! use pages, `path.rs` how their paths are read, `discovery.rs` how first members find each other; `http.rs` and `health.rs` have /metrics,
+//! /health and their like, `counters.rs` and `calls/` what is counted, `inflate.rs` takes compressed messages, `gateway/` the
 //! calls as JSON, `proxy/` one address in front of a cluster; `files/` writes and reads
 //! etcd's own files.
 
@@ -39,6 +39,7 @@ mod kv;
 mod lease;
 mod lock;
 mod maintenance;
+mod path;
 mod proxy;
 mod queue;
 mod server;

@@ -354,7 +354,6 @@ struct Pages {
 }
 
 fn routes(context: &Context, calls: &Calls, pages: &Pages, traffic: Traffic) -> Routes {
-    let max = context.limits.max_message();
     if traffic == Traffic::Metrics {
         return Routes::from(http::metrics_router(context.clone(), pages.metrics.clone()));
     }
@@ -364,12 +363,13 @@ fn routes(context: &Context, calls: &Calls, pages: &Pages, traffic: Traffic) -> 
     let gateway = match pages.gateway {
         true => {
             let behind: Counted<Routes> = calls.layer(services(Routes::default(), context));
-            gateway::router(&behind, max, pages.streams, &context.budget)
+            gateway::router(&behind, pages.streams, context)
         }
         false => axum::Router::new(),
     };
     let pages_router = http::router(context.clone(), pages.metrics.clone(), gateway);
-    let router = Routes::from(access::guard(pages_router, pages.access.clone()));
+    let names = pages.gateway.then(|| context.clone());
+    let router = Routes::from(access::guard(pages_router, pages.access.clone(), names));
     if traffic == Traffic::Http { router } else { services(router, context) }
 }
 

@@ -2,7 +2,7 @@
 
 use mvcc::{AuthError, Caller};
 use tonic::metadata::MetadataMap;
-use tonic::{Extensions, Request, Status};
+use tonic::{Request, Status};
 use transport::Peer;
 
 use crate::context::Context;
@@ -25,7 +25,8 @@ impl Credentials {
         let token = token(request.metadata());
         let wants_name = token.is_none() && context.tokens.certificates;
         let gateway = request.metadata().contains_key(GATEWAY_KEY);
-        let common_name = (wants_name && !gateway).then(|| common_name(request.extensions())).flatten();
+        let name = || common_name(request.extensions().get::<Peer>()?);
+        let common_name = (wants_name && !gateway).then(name).flatten();
         Self { token, common_name }
     }
 }
@@ -36,8 +37,8 @@ fn token(metadata: &MetadataMap) -> Option<String> {
 }
 
 /// The name in the certificate that the client's connection was verified with.
-fn common_name(extensions: &Extensions) -> Option<String> {
-    let certificates = extensions.get::<Peer>()?.certificates.as_ref()?;
+pub(crate) fn common_name(peer: &Peer) -> Option<String> {
+    let certificates = peer.certificates.as_ref()?;
     let (_, certificate) = x509_parser::parse_x509_certificate(certificates.first()?).ok()?;
     let name = certificate.subject().iter_common_name().next()?.as_str().ok()?;
     Some(name.to_owned())

@@ -15,7 +15,7 @@ mod password;
 mod service;
 mod tokens;
 
-pub(crate) use caller::Credentials;
+pub(crate) use caller::{Credentials, common_name};
 #[cfg(any(test, feature = "fuzzing"))]
 pub(crate) use jwt::any_token;
 pub(crate) use keeper::keep;

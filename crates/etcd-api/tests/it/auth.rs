@@ -369,3 +369,26 @@ async fn a_stale_revision_is_told_as_json_too() {
     let nonsense = post_as(&server, "nonsense", "/v3/kv/range", &read).await;
     assert_eq!(nonsense, (401, json!({ "code": 16, "message": "etcdserver: invalid auth token" })));
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_token_may_come_as_metadata_of_a_json_request() {
+    use serde_json::json;
+
+    use crate::gateway::{post_as, post_with};
+    let (server, _root) = guarded(None).await;
+    let login = json!({ "name": "alice", "password": "alice's" });
+    let (_, answer) = post_as(&server, "", "/v3/auth/authenticate", &login).await;
+    let token = answer["token"].as_str().expect("a token").to_owned();
+    let read = json!({ "key": "YQ==" });
+    for (header, expected) in [
+        (format!("grpc-metadata-token: {token}\r\n"), 200),
+        (format!("Grpc-Metadata-Authorization: Bearer {token}\r\n"), 200),
+        (format!("grpc-metadata-token: {token}\r\ngrpc-metadata-grpc-encoding: gzip\r\n"), 200),
+        (format!("grpc-metadata-token: {token}\r\ngrpc-metadata-content-type: text/plain\r\n"), 200),
+        (format!("token: {token}\r\n"), 400),
+        ("grpc-metadata-token: nonsense\r\n".to_owned(), 401),
+    ] {
+        let (status, answer) = post_with(&server, &header, "/v3/kv/range", &read).await;
+        assert_eq!(status, expected, "{header}: {answer}");
+    }
+}

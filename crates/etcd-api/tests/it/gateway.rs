@@ -4,11 +4,11 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use serde_json::{Value, json};
-use tokio::io::{AsyncBufReadExt as _, AsyncReadExt as _, AsyncWriteExt as _, BufReader};
+use tokio::io::{AsyncBufReadExt as _, AsyncRead, AsyncReadExt as _, AsyncWriteExt as _, BufReader};
 use tokio::net::{TcpSocket, TcpStream};
 use tokio_stream::StreamExt as _;
 
-use crate::{DEADLINE, Server, connect, eventually, start, start_with};
+use crate::{DEADLINE, Server, connect, eventually, page, start, start_with};
 
 async fn send(server: &Server, method: &str, path: &str, body: &str) -> TcpStream {
     send_from([127, 0, 0, 1], server, method, path, body).await
@@ -48,7 +48,8 @@ pub async fn post_as(server: &Server, token: &str, path: &str, body: &Value) -> 
     whole(send_as([127, 0, 0, 1], server, &header, "POST", path, &body.to_string()).await).await
 }
 
-async fn whole(mut socket: TcpStream) -> (u16, Value) {
+/// The status and the body of an answer that ends.
+pub async fn whole(mut socket: impl AsyncRead + Unpin) -> (u16, Value) {
     let mut answer = String::new();
     socket.read_to_string(&mut answer).await.expect("read");
     let (head, body) = answer.split_once("\r\n\r\n").expect("a head");
@@ -200,5 +201,85 @@ async fn answers_and_requests_as_json_are_made_if_there_is_memory_for_them() {
         let held = (server.client_memory)();
         assert!(held <= 4 << 20, "{path}: {held} bytes are held");
     }
+    eventually("nothing is held", async || (server.client_memory)() == 0).await;
+}
+
+/// The answer to a request with more headers.
+pub async fn post_with(server: &Server, headers: &str, path: &str, body: &Value) -> (u16, Value) {
+    whole(send_as([127, 0, 0, 1], server, headers, "POST", path, &body.to_string()).await).await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn paths_are_read_as_go_reads_them() {
+    let server = start().await;
+    connect(&server).await;
+    for path in ["/v3beta/kv/range", "/v3/kv/%72ange", "/%763beta/kv/range"] {
+        let (status, found) = post(&server, path, &json!({ "key": "aw==" })).await;
+        assert_eq!((status, &found["header"]["revision"]), (200, &json!("1")), "{path}");
+    }
+    for (method, path) in [("POST", "/v3beta/nothing"), ("GET", "/v3/"), ("POST", "/v3/kv/range/")] {
+        let unknown = json!({ "code": 5, "message": "Not Found" });
+        assert_eq!(call(&server, method, path, "{}").await, (404, unknown), "{method} {path}");
+    }
+    assert_eq!(call(&server, "POST", "/v3alpha/kv/range", "{}").await, (404, Value::Null));
+    let moved = page(server.address, "//version?a=1").await;
+    assert!(moved.starts_with("HTTP/1.1 307 "), "{moved}");
+    assert!(moved.contains("\r\nlocation: /version?a=1\r\n"), "{moved}");
+    assert!(moved.ends_with("\r\n\r\n<a href=\"/version?a=1\">Temporary Redirect</a>.\n\n"), "{moved}");
+    let mut answer = String::new();
+    let mut socket = send(&server, "POST", "/v3//kv/./x/../range", "{}").await;
+    socket.read_to_string(&mut answer).await.expect("read");
+    assert!(answer.starts_with("HTTP/1.1 307 ") && answer.ends_with("\r\n\r\n"), "{answer}");
+    assert!(answer.contains("\r\nlocation: /v3/kv/range\r\n"), "{answer}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn pages_say_that_they_can_only_be_read_and_are_plain_text() {
+    let server = start().await;
+    connect(&server).await;
+    for path in ["/version", "/health", "/readyz", "/debug/vars"] {
+        for method in ["HEAD", "POST"] {
+            let mut answer = String::new();
+            let mut socket = send(&server, method, path, "").await;
+            socket.read_to_string(&mut answer).await.expect("read");
+            assert!(answer.starts_with("HTTP/1.1 405 "), "{method} {path}: {answer}");
+            assert!(answer.contains("\r\nallow: GET\r\n"), "{method} {path}: {answer}");
+            assert!(answer.contains("\r\nx-content-type-options: nosniff\r\n"), "{method} {path}: {answer}");
+        }
+    }
+    let nothing = page(server.address, "/nothing").await;
+    assert!(nothing.starts_with("HTTP/1.1 404 ") && nothing.ends_with("\r\n\r\n404 page not found\n"));
+    assert!(nothing.contains("\r\nx-content-type-options: nosniff\r\n"), "{nothing}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_call_takes_no_longer_than_its_client_says() {
+    let server = start().await;
+    connect(&server).await;
+    let key = json!({ "key": "aw==" });
+    let late = json!({ "code": 4, "message": "context deadline exceeded" });
+    for time in ["1n", "-1S"] {
+        let answer = post_with(&server, &format!("grpc-timeout: {time}\r\n"), "/v3/kv/range", &key).await;
+        assert_eq!(answer, (504, late.clone()), "{time}");
+    }
+    for time in ["1H", "0n"] {
+        let answer = post_with(&server, &format!("grpc-timeout: {time}\r\n"), "/v3/kv/range", &key).await;
+        assert_eq!(answer.0, 200, "{time}");
+    }
+    for path in ["/v3/kv/range", "/v3/watch"] {
+        let answer = post_with(&server, "grpc-timeout: abc\r\n", path, &key).await;
+        let text = "invalid grpc-timeout: abc";
+        assert_eq!(answer, (400, json!({ "code": 3, "message": text })), "{path}");
+    }
+    // A stream that has begun ends with a line about it, one that has not with an error.
+    let watch = json!({ "create_request": { "key": "aw==" } }).to_string();
+    let header = "grpc-timeout: 500m\r\n";
+    let mut socket = send_as([127, 0, 0, 1], &server, header, "POST", "/v3/watch", &watch).await;
+    let mut answer = String::new();
+    tokio::time::timeout(DEADLINE, socket.read_to_string(&mut answer)).await.expect("in time").expect("read");
+    assert!(answer.contains(r#""created":true"#), "{answer}");
+    assert!(answer.contains(r#"{"error":{"code":4,"message":"context deadline exceeded"}}"#), "{answer}");
+    let observe = post_with(&server, "grpc-timeout: 50m\r\n", "/v3/election/observe", &json!({})).await;
+    assert_eq!(observe, (504, json!({ "error": late })));
     eventually("nothing is held", async || (server.client_memory)() == 0).await;
 }

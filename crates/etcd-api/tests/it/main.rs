@@ -5,6 +5,7 @@ mod auth;
 mod compressed;
 mod gateway;
 mod limits;
+mod names;
 mod proxy;
 mod raw;
 mod unreadable;

@@ -2,7 +2,9 @@
 //!
 //! One table of paths and one transcoder over the API's descriptors: a request becomes the gRPC call that a client would
 //! have made and takes the same way through the services, so that what holds there holds here. What it takes is counted as
-//! its client's, with the JSON on both sides.
+//! its client's, with the JSON on both sides. Read `headers.rs` for metadata and deadlines.
+
+mod headers;
 
 use std::convert::Infallible;
 use std::sync::Arc;
@@ -10,10 +12,11 @@ use std::sync::Arc;
 use axum::Router;
 use axum::body::{Body, Bytes};
 use axum::extract::{Request, State};
-use axum::http::{HeaderValue, Method, StatusCode, header};
+use axum::http::{HeaderMap, HeaderValue, Method, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use axum::routing::any;
 use bytes::{Buf as _, BytesMut};
+use env::Clock;
 use futures::{Stream, StreamExt as _};
 use http_body_util::BodyExt as _;
 use prost_reflect::{DescriptorPool, DynamicMessage, MessageDescriptor, MethodDescriptor, SerializeOptions};
@@ -24,8 +27,10 @@ use tonic::{Code, Status};
 use tower::ServiceExt as _;
 use transport::Peer;
 
+use self::headers::Deadline;
 use crate::budget::{Budget, CALL, Permit, Share};
 use crate::calls::Counted;
+use crate::context::Context;
 use crate::framing::{self, PREFIX};
 
 /// Bytes of JSON for a byte of protobuf, at most about: text is written in base64, with names around it.
@@ -138,18 +143,20 @@ struct Call {
     /// Calls that the gateway may have at a time: etcd's is one client, with one connection.
     streams: Arc<Semaphore>,
     budget: Budget,
+    clock: Clock,
 }
 
-/// Who asks.
+/// Who asks, and what it says of the call.
 struct Caller {
-    token: Option<HeaderValue>,
+    metadata: HeaderMap,
+    deadline: Deadline,
     peer: Peer,
     share: Share,
 }
 
-/// The gateway in front of services; requests of more than `max_bytes` are refused, those above `streams` at a time
-/// wait.
-pub(crate) fn router(services: &Counted<Routes>, max_bytes: usize, streams: u32, budget: &Budget) -> Router {
+/// The gateway in front of services; requests that are too large are refused, those above `streams` at a time wait.
+pub(crate) fn router(services: &Counted<Routes>, streams: u32, context: &Context) -> Router {
+    let max_bytes = context.limits.max_message() * JSON_OVERHEAD;
     let streams =
         Arc::new(Semaphore::new(usize::try_from(streams).unwrap_or(usize::MAX).min(Semaphore::MAX_PERMITS)));
     let pool =
@@ -162,12 +169,14 @@ pub(crate) fn router(services: &Counted<Routes>, max_bytes: usize, streams: u32,
             let mut found = service.methods().filter(|method| method.name() == *name);
             let method = found.next().expect("invariant: the table names methods of the service");
             let path = format!("/v3/{group}/{path}");
-            let (services, streams, budget) = (services.clone(), streams.clone(), budget.clone());
-            let call = Call { method, services, max_bytes: max_bytes * JSON_OVERHEAD, streams, budget };
+            let (services, streams) = (services.clone(), streams.clone());
+            let (budget, clock) = (context.budget.clone(), context.env.clock.clone());
+            let call = Call { method, services, max_bytes, streams, budget, clock };
             router = router.route(path.trim_end_matches('/'), any(answer).with_state(call));
         }
     }
-    router.route("/v3/{*rest}", any(|| async { error(&Status::not_found("Not Found")) }))
+    let unknown = || async { error(&Status::not_found("Not Found")) };
+    router.route("/v3/", any(unknown)).route("/v3/{*rest}", any(unknown))
 }
 
 async fn answer(State(call): State<Call>, request: Request) -> Response {
@@ -197,18 +206,20 @@ impl Counting<DynamicMessage> {
 }
 
 impl Caller {
-    fn of(budget: &Budget, request: &Request) -> Self {
+    fn of(call: &Call, request: &Request) -> Result<Self, Status> {
         let peer = request.extensions().get::<Peer>();
-        let share = Share::of_peer(budget, peer);
-        let token = request.headers().get(header::AUTHORIZATION).cloned();
+        let share = Share::of_peer(&call.budget, peer);
+        let metadata = headers::metadata(request.headers());
+        let deadline = Deadline::of(request.headers(), &call.clock)?;
         let peer = peer.cloned().unwrap_or_default();
-        Self { token, peer: Peer { address: peer.address, note: peer.note, ..Peer::default() }, share }
+        let peer = Peer { address: peer.address, note: peer.note, ..Peer::default() };
+        Ok(Self { metadata, deadline, peer, share })
     }
 }
 
 impl Call {
     async fn unary(&self, request: Request) -> Result<Response, Status> {
-        let caller = Caller::of(&self.budget, &request);
+        let caller = Caller::of(self, &request)?;
         // Counted by the call as soon as it begins.
         let Counting(message, permit) = self.whole(request, &caller.share).await?;
         let body = Body::from(frame(&message));
@@ -224,7 +235,7 @@ impl Call {
     }
 
     async fn stream(&self, request: Request) -> Result<Response, Status> {
-        let caller = Caller::of(&self.budget, &request);
+        let caller = Caller::of(self, &request)?;
         let body = if self.method.is_client_streaming() {
             let limits = (caller.share.clone(), self.max_bytes);
             Body::from_stream(messages(self.method.input(), request.into_body(), limits))
@@ -274,16 +285,14 @@ impl Call {
             .header(header::TE, "trailers")
             // A certificate of the connection is not the caller's word.
             .header("grpcgateway-accept", "*/*")
-            .extension(caller.peer);
-        if let Some(token) = caller.token {
-            request = request.header(header::AUTHORIZATION, token);
-        }
-        let request = request
+            .extension(caller.peer)
             .body(tonic::body::Body::new(body))
             .map_err(|error| Status::internal(error.to_string()))?;
+        request.headers_mut().extend(caller.metadata);
+        let deadline = caller.deadline;
         let stopped = |_| Status::unavailable("etcdserver: server stopped");
-        let stream = self.streams.clone().acquire_owned().await.map_err(stopped)?;
-        let Ok(response) = self.services.clone().oneshot(request).await;
+        let stream = deadline.bound(self.streams.clone().acquire_owned()).await?.map_err(stopped)?;
+        let Ok(response) = deadline.bound(self.services.clone().oneshot(request)).await?;
         if let Some(status) =
             Status::from_header_map(response.headers()).filter(|status| status.code() != Code::Ok)
         {
@@ -291,14 +300,14 @@ impl Call {
         }
         let answers =
             Answers { body: response.into_body(), buffer: BytesMut::new(), output: self.method.output() };
-        let state = (answers, caller.share, false, stream);
-        Ok(futures::stream::unfold(state, |(mut answers, share, ended, stream)| async move {
+        let state = (answers, (caller.share, deadline), false, stream);
+        Ok(futures::stream::unfold(state, |(mut answers, (share, deadline), ended, stream)| async move {
             if ended {
                 return None;
             }
-            let next = answers.next(&share).await?;
+            let next = deadline.bound(answers.next(&share)).await.unwrap_or_else(|late| Some(Err(late)))?;
             let ended = next.is_err();
-            Some((next, (answers, share, ended, stream)))
+            Some((next, (answers, (share, deadline), ended, stream)))
         }))
     }
 }
