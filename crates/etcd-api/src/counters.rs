@@ -105,8 +105,14 @@ pub(crate) const OWN: &[Metric] = &[
         "How long deleting what a compaction let go took, beside the writes.",
         (100.0, 2.0, 14),
     ),
-    Metric::counter("etcd_debugging_mvcc_db_compaction_keys_total", "Always 0."),
-    Metric::gauge("etcd_debugging_mvcc_db_compaction_last", "Always 0."),
+    Metric::counter(
+        "etcd_debugging_mvcc_db_compaction_keys_total",
+        "Versions of keys that were deleted since they were compacted.",
+    ),
+    Metric::gauge(
+        "etcd_debugging_mvcc_db_compaction_last",
+        "When what was compacted was deleted last, in seconds since 1970.",
+    ),
     Metric::counter("etcd_debugging_store_expires_total", "Always 0: there is no store of version 2."),
     Metric::counter("etcd_debugging_store_watch_requests_total", "Always 0."),
     Metric::gauge("etcd_debugging_store_watchers", "Always 0."),

@@ -6,6 +6,7 @@ use futures::stream::{BoxStream, StreamExt as _};
 use mvcc::{Caller, Command, LeaseId, Response as Answer, View};
 use protos::etcd::etcdserverpb as pb;
 use protos::etcd::etcdserverpb::lease_server::Lease;
+use store::StoreError;
 use tonic::{Request, Response, Status, Streaming};
 
 use crate::auth::Credentials;
@@ -105,7 +106,11 @@ impl Lease for LeaseService {
         request: Request<pb::LeaseLeasesRequest>,
     ) -> Result<Response<pb::LeaseLeasesResponse>, Status> {
         let caller = self.0.check_known(&request).await?;
-        self.0.store.read_barrier().await.map_err(status)?;
+        // Without a leader what there is, as in etcd: clients would ask again for ever.
+        match self.0.store.read_barrier().await {
+            Ok(()) | Err(StoreError::NoLeader | StoreError::Timeout) => {}
+            Err(error) => return Err(status(error)),
+        }
         let view = self.0.store.view();
         view.leases().try_for_each(|lease| check_read(&view, &caller, lease.id))?;
         let leases = view.leases().map(|lease| pb::LeaseStatus { id: lease.id }).collect();

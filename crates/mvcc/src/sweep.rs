@@ -121,6 +121,16 @@ impl SweepStep {
 }
 
 impl Swept {
+    /// How many versions it deletes.
+    pub fn len(&self) -> usize {
+        self.places.len()
+    }
+
+    /// Whether it deletes nothing.
+    pub fn is_empty(&self) -> bool {
+        self.places.is_empty()
+    }
+
     /// Makes the step part of the state and of the next batch.
     pub(crate) fn absorb(self, state: &mut State, batch: &mut Batch) -> Progress {
         for place in self.places {

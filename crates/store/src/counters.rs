@@ -219,6 +219,8 @@ pub(crate) struct Counters {
     pub sweep_held: Histogram,
     /// Milliseconds that deleting everything took that a compaction let go.
     pub sweep_took: Histogram,
+    pub swept: Counter,
+    pub swept_last: Gauge,
     pub ranges: Counter,
     pub puts: Counter,
     pub deletes: Counter,
@@ -248,6 +250,8 @@ impl Counters {
             commit: histogram!("etcd_disk_backend_commit_duration_seconds"),
             sweep_held: histogram!("etcd_debugging_mvcc_db_compaction_pause_duration_milliseconds"),
             sweep_took: histogram!("etcd_debugging_mvcc_db_compaction_total_duration_milliseconds"),
+            swept: counter!("etcd_debugging_mvcc_db_compaction_keys_total"),
+            swept_last: gauge!("etcd_debugging_mvcc_db_compaction_last"),
             ranges: counter!("etcd_mvcc_range_total"),
             puts: counter!("etcd_mvcc_put_total"),
             deletes: counter!("etcd_mvcc_delete_total"),

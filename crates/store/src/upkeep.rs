@@ -112,6 +112,7 @@ async fn sweep(core: &Arc<Mutex<Core>>, shared: &Arc<Shared>, stopped: &Shutdown
 fn step(core: &Mutex<Core>, shared: &Shared, sweep: Sweep, versions: usize) -> io::Result<()> {
     let replaced = sweep.replaced;
     let swept = sweep.step.walk(versions).map_err(io::Error::other)?;
+    let count = swept.len();
     hit("compactBeforeCommitBatch");
     let mut core = core.lock();
     let start = shared.env.clock.monotonic();
@@ -121,6 +122,8 @@ fn step(core: &Mutex<Core>, shared: &Shared, sweep: Sweep, versions: usize) -> i
     }
     core.absorb(swept)?;
     hit("compactAfterCommitBatch");
+    shared.counters.swept.increment(count as u64);
+    shared.counters.swept_last.set(shared.env.clock.now().millis() as f64 / 1000.0);
     shared.counters.sweep_held.record(millis(shared.env.clock.monotonic() - start));
     if !core.mvcc().has_garbage() {
         hit("compactBeforeSetFinishedCompact");

@@ -50,6 +50,12 @@ impl Members {
         members
     }
 
+    /// Ends a member at once.
+    pub fn kill(&mut self, member: usize) {
+        self.processes[member].kill().expect("it runs");
+        self.processes[member].wait().expect("it ends");
+    }
+
     /// What a member has logged.
     pub fn log(&self, member: usize) -> String {
         std::fs::read_to_string(self.folder.path().join(format!("m{member}.log"))).expect("a log")

@@ -47,7 +47,15 @@ fn metrics_have_etcds_names_and_meanings() {
             (puts == 5.0 && value(&text, "etcd_debugging_mvcc_keys_total") == 4.0).then_some(())
         });
     }
+    // Gone are the deleted key and its deletion.
+    cli.ok(&["put", "k/0", "again"]);
+    cli.ok(&["compact", "8"]);
+    eventually("every member has deleted what was compacted", || {
+        let deleted = |member| value(&read(member), "etcd_debugging_mvcc_db_compaction_keys_total");
+        (0..3).all(|member| deleted(member) == 2.0).then_some(())
+    });
     let texts: Vec<String> = (0..3).map(read).collect();
+    assert!(value(&texts[0], "etcd_debugging_mvcc_db_compaction_last") > 1.7e9, "{}", texts[0]);
     let sum = |name: &str| texts.iter().map(|text| value(text, name)).sum::<f64>();
     assert_eq!(sum("etcd_server_is_leader"), 1.0);
     assert_eq!(sum("etcd_server_has_leader"), 3.0);
@@ -58,7 +66,7 @@ fn metrics_have_etcds_names_and_meanings() {
              grpc_service=\"etcdserverpb.KV\",grpc_type=\"unary\"}}"
         )
     };
-    assert_eq!(sum(&handled("OK", "Put")), 5.0);
+    assert_eq!(sum(&handled("OK", "Put")), 6.0);
     assert_eq!(sum(&handled("OK", "DeleteRange")), 1.0);
     assert!(sum(&handled("OK", "Range")) >= 1.0);
     assert!(sum("etcd_network_client_grpc_received_bytes_total") > 50.0);
@@ -71,7 +79,7 @@ fn metrics_have_etcds_names_and_meanings() {
         "etcd_network_peer_round_trip_time_seconds_count{To=\"",
         "grpc_server_handling_seconds_bucket{",
         "etcd_server_client_requests_total{client_api_version=\"3.",
-        "etcd_server_apply_duration_seconds_count{op=\"Put\",success=\"true\",version=\"v3\"} 5\n",
+        "etcd_server_apply_duration_seconds_count{op=\"Put\",success=\"true\",version=\"v3\"} 6\n",
     ] {
         assert!(all.contains(part), "{part} is not in the metrics");
     }
@@ -127,6 +135,20 @@ fn probes_are_answered_as_etcd_answers_them() {
     assert_eq!(get("/livez").0, 200);
     assert!(cli.ok(&["alarm", "disarm"]).contains("alarm:CORRUPT"));
     assert_eq!(get("/health"), well());
+}
+
+#[test]
+fn leases_are_listed_without_a_quorum_too() {
+    let mut members = Members::start(3);
+    let granted = members.post(0, "/v3/lease/grant", r#"{"TTL": 3600, "ID": 77}"#);
+    assert_eq!(granted.0, 200, "{}", granted.1);
+    // Whoever is asked shows it, before there is nobody to confirm that.
+    assert!(members.post(2, "/v3/lease/leases", "{}").1.contains(r#""ID":"77""#));
+    members.kill(0);
+    members.kill(1);
+    let (code, text) = members.post(2, "/v3/lease/leases", "{}");
+    assert_eq!(code, 200, "{text}");
+    assert!(text.contains(r#""ID":"77""#), "{text}");
 }
 
 #[test]
