@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use env::Metric;
 use metrics::{Counter, Gauge, Histogram, counter, gauge, histogram};
-use mvcc::{AlarmAction, Applied, Command, EventKind, Op, OpResponse, Response, TxnResponse};
+use mvcc::{AlarmAction, Applied, AuthCommand, Command, EventKind, Op, OpResponse, Response, TxnResponse};
 
 use crate::members::hex;
 
@@ -106,7 +106,7 @@ pub const METRICS: &[Metric] = &[
     Metric::counter("etcd_network_disconnected_peers_total", "Times that a member was lost.").labelled(),
     Metric::histogram(
         "etcd_network_peer_round_trip_time_seconds",
-        "From a heartbeat to its answer.",
+        "From a beat to a member to its answer.",
         (0.0001, 2.0, 16),
     )
     .labelled(),
@@ -145,11 +145,22 @@ pub(crate) enum Kind {
     ClusterMemberAttrSet,
     ClusterVersionSet,
     DowngradeInfoSet,
-    Auth,
+    Authenticate,
+    AuthEnable,
+    AuthDisable,
+    AuthUserAdd,
+    AuthUserDelete,
+    AuthUserChangePassword,
+    AuthUserGrantRole,
+    AuthUserRevokeRole,
+    AuthRoleAdd,
+    AuthRoleDelete,
+    AuthRoleGrantPermission,
+    AuthRoleRevokePermission,
     Unknown,
 }
 
-const KINDS: [&str; 14] = [
+const KINDS: [&str; 25] = [
     "Range",
     "Put",
     "DeleteRange",
@@ -162,7 +173,18 @@ const KINDS: [&str; 14] = [
     "ClusterMemberAttrSet",
     "ClusterVersionSet",
     "DowngradeInfoSet",
-    "Auth",
+    "Authenticate",
+    "AuthEnable",
+    "AuthDisable",
+    "AuthUserAdd",
+    "AuthUserDelete",
+    "AuthUserChangePassword",
+    "AuthUserGrantRole",
+    "AuthUserRevokeRole",
+    "AuthRoleAdd",
+    "AuthRoleDelete",
+    "AuthRoleGrantPermission",
+    "AuthRoleRevokePermission",
     "unknown",
 ];
 
@@ -188,8 +210,26 @@ impl Kind {
             }
             Command::ClusterVersion { .. } => Self::ClusterVersionSet,
             Command::Downgrade { .. } => Self::DowngradeInfoSet,
-            Command::Auth(_) => Self::Auth,
+            Command::Auth(command) => Self::of_auth(command),
             _ => Self::Unknown,
+        }
+    }
+
+    fn of_auth(command: &AuthCommand) -> Self {
+        match command {
+            AuthCommand::Enable => Self::AuthEnable,
+            AuthCommand::Disable => Self::AuthDisable,
+            AuthCommand::UserAdd { .. } => Self::AuthUserAdd,
+            AuthCommand::UserDelete { .. } => Self::AuthUserDelete,
+            AuthCommand::UserChangePassword { .. } => Self::AuthUserChangePassword,
+            AuthCommand::UserGrantRole { .. } => Self::AuthUserGrantRole,
+            AuthCommand::UserRevokeRole { .. } => Self::AuthUserRevokeRole,
+            AuthCommand::RoleAdd { .. } => Self::AuthRoleAdd,
+            AuthCommand::RoleDelete { .. } => Self::AuthRoleDelete,
+            AuthCommand::RoleGrantPermission { .. } => Self::AuthRoleGrantPermission,
+            AuthCommand::RoleRevokePermission { .. } => Self::AuthRoleRevokePermission,
+            AuthCommand::TokenAssign { .. } => Self::Authenticate,
+            AuthCommand::TokensUsed { .. } | AuthCommand::TokensForget { .. } => Self::Unknown,
         }
     }
 
@@ -454,7 +494,10 @@ mod tests {
         let of = |command: Command| Kind::of(&command).name();
         assert_eq!(of(Command::Compact { revision: 1 }), "Compaction");
         assert_eq!(of(Command::Noop), "unknown");
-        assert_eq!(of(Command::Auth(mvcc::AuthCommand::Enable)), "Auth");
+        assert_eq!(of(Command::Auth(AuthCommand::Enable)), "AuthEnable");
+        let (role, key) = ("r".to_owned(), bytes::Bytes::new());
+        let revoke = AuthCommand::RoleRevokePermission { role, range_end: key.clone(), key };
+        assert_eq!(of(Command::Auth(revoke)), "AuthRoleRevokePermission");
         let delete = mvcc::DeleteRequest { range: mvcc::KeyRange::all(), prev_kv: false };
         assert_eq!(of(Command::Txn(mvcc::Txn::of(Op::Delete(delete)))), "DeleteRange");
     }

@@ -319,10 +319,8 @@ impl Connection {
         let mut client = self.client(Lane::Control)?;
         let request = append_request_to_wire(&request);
         self.traffic.sent.increment(request.encoded_len() as u64);
-        let start = self.peers.clock.monotonic();
         let answer = in_time(&option, client.append_one(request)).await;
         let answer = answer.inspect_err(|_| self.traffic.failed.increment(1))?;
-        self.traffic.round_trip.record(self.peers.clock.monotonic() - start);
         self.traffic.received.increment(answer.encoded_len() as u64);
         let answer = append_answer_from_wire(answer).map_err(|error| broken(&error));
         Ok(Box::pin(stream::iter([answer])))

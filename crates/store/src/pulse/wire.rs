@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use env::TaskGroup;
 use futures::StreamExt as _;
+use parking_lot::Mutex;
 use prost::Message;
 use protos::peer;
 use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
@@ -14,6 +15,7 @@ use transport::{Accepted, Admission, Connection, Dialer, Listener, Security};
 
 use super::links::Word;
 use crate::consensus::Node;
+use crate::counters::Traffic;
 use crate::inner::Inner;
 
 /// What a connection of the pulse begins with, and its protocol's name with TLS.
@@ -47,6 +49,9 @@ pub(super) async fn call(inner: Arc<Inner>, id: u64, node: Node, dialer: Dialer)
 }
 
 async fn beat(inner: &Inner, id: u64, mut stream: Connection) -> io::Result<()> {
+    let traffic = Traffic::with(id);
+    // The newest beat and when it left; older ones that are answered late are not measured.
+    let left = Mutex::new((0, inner.env.clock.monotonic()));
     stream.write_all(NAME).await?;
     let hello = peer::PulseHello { cluster: inner.cluster.0, from: inner.me, to: id };
     send(&mut stream, &hello).await?;
@@ -55,7 +60,8 @@ async fn beat(inner: &Inner, id: u64, mut stream: Connection) -> io::Result<()> 
     let beating = async {
         while next.changed().await.is_ok() {
             let beat = *next.borrow_and_update();
-            send(&mut beats, &beat.word.to_wire(beat.number)).await?;
+            *left.lock() = (beat.number, inner.env.clock.monotonic());
+            traffic.sent.increment(send(&mut beats, &beat.word.to_wire(beat.number)).await?);
         }
         Ok(())
     };
@@ -63,7 +69,11 @@ async fn beat(inner: &Inner, id: u64, mut stream: Connection) -> io::Result<()> 
         let mut first = true;
         loop {
             let answer: peer::Pulse = receive(&mut answers, SILENT).await?;
-            let now = inner.env.clock.monotonic();
+            let (now, (number, sent)) = (inner.env.clock.monotonic(), *left.lock());
+            traffic.received.increment(answer.encoded_len() as u64);
+            if answer.number == number {
+                traffic.round_trip.record(now - sent);
+            }
             inner.pulse.answered(id, answer.number, Word::from_wire(&answer), first, now);
             first = false;
         }
@@ -93,7 +103,8 @@ async fn answer(inner: &Inner, mut stream: Connection) -> io::Result<()> {
     }
 }
 
-async fn send(stream: &mut (impl AsyncWrite + Unpin), message: &impl Message) -> io::Result<()> {
+/// Sends a message, and says how many bytes it has.
+async fn send(stream: &mut (impl AsyncWrite + Unpin), message: &impl Message) -> io::Result<u64> {
     let length = u8::try_from(message.encoded_len()).map_err(io::Error::other)?;
     let mut bytes = vec![length];
     message.encode(&mut bytes).map_err(io::Error::other)?;
@@ -101,7 +112,8 @@ async fn send(stream: &mut (impl AsyncWrite + Unpin), message: &impl Message) ->
         stream.write_all(&bytes).await?;
         stream.flush().await
     })
-    .await?
+    .await??;
+    Ok(bytes.len() as u64)
 }
 
 async fn receive<M: Message + Default>(

@@ -36,7 +36,7 @@ const ONLY_GO: &[(&str, &str)] = &[
 pub fn render() -> String {
     let stat = Stat::read();
     let mut out = String::new();
-    let (used, limit) = files();
+    let ((used, limit), (received, sent)) = (files(), octets());
     let status = status();
     let kib = |name: &str| status.get(name).copied().unwrap_or(0.0) * 1024.0;
     let threads = status.get("Threads").copied().unwrap_or(0.0);
@@ -45,6 +45,8 @@ pub fn render() -> String {
     for (name, kind, value) in [
         ("process_cpu_seconds_total", "counter", stat.cpu_seconds),
         ("process_max_fds", "gauge", limit),
+        ("process_network_receive_bytes_total", "counter", received),
+        ("process_network_transmit_bytes_total", "counter", sent),
         ("process_open_fds", "gauge", used),
         ("process_resident_memory_bytes", "gauge", stat.resident),
         ("process_start_time_seconds", "gauge", boot_seconds().unwrap_or(0.0) + stat.started),
@@ -85,6 +87,16 @@ fn files() -> (f64, f64) {
     let limit = limits.lines().find_map(|line| line.strip_prefix("Max open files"));
     let soft = limit.and_then(|rest| rest.split_whitespace().next()?.parse().ok());
     (open as f64, soft.unwrap_or(0.0))
+}
+
+/// Bytes that came and went over IP in this process' network namespace (`IpExt` of `/proc/self/net/netstat`).
+fn octets() -> (f64, f64) {
+    let text = std::fs::read_to_string("/proc/self/net/netstat").unwrap_or_default();
+    let mut lines = text.lines().filter_map(|line| line.strip_prefix("IpExt: "));
+    let (names, values) = (lines.next().unwrap_or_default(), lines.next().unwrap_or_default());
+    let all: BTreeMap<&str, &str> = names.split(' ').zip(values.split(' ')).collect();
+    let value = |name| all.get(name).and_then(|value| value.parse().ok()).unwrap_or(0.0);
+    (value("InOctets"), value("OutOctets"))
 }
 
 /// The numbers of `/proc/self/status`; sizes are in KiB.
@@ -143,6 +155,9 @@ mod tests {
         assert!(value("process_resident_memory_bytes ") > 100_000.0);
         assert!(value("process_open_fds ") >= 3.0 && value("os_fd_limit ") > 3.0);
         assert!(value("go_memstats_heap_alloc_bytes ") > 100_000.0 && value("go_threads ") >= 1.0);
+        let socket = std::net::UdpSocket::bind("127.0.0.1:0").expect("a socket");
+        socket.send_to(b"there is traffic", socket.local_addr().expect("bound")).expect("sent");
+        assert!(octets().0 > 0.0 && octets().1 > 0.0);
         let now = std::time::UNIX_EPOCH.elapsed().expect("after 1970").as_secs_f64();
         let age = now - value("process_start_time_seconds ");
         assert!((-2.0..600.0).contains(&age), "{age}");

@@ -57,6 +57,15 @@ fn metrics_have_etcds_names_and_meanings() {
     let texts: Vec<String> = (0..3).map(read).collect();
     assert!(value(&texts[0], "etcd_debugging_mvcc_db_compaction_last") > 1.7e9, "{}", texts[0]);
     let sum = |name: &str| texts.iter().map(|text| value(text, name)).sum::<f64>();
+    for text in &texts {
+        for name in
+            ["etcd_network_peer_sent_bytes_total{To=", "etcd_network_peer_round_trip_time_seconds_count{To="]
+        {
+            let counts = text.lines().filter(|line| line.starts_with(name));
+            let counts: Vec<&str> = counts.filter(|line| !line.ends_with(" 0")).collect();
+            assert_eq!(counts.len(), 2, "each measures the way to each other one: {counts:?}");
+        }
+    }
     assert_eq!(sum("etcd_server_is_leader"), 1.0);
     assert_eq!(sum("etcd_server_has_leader"), 3.0);
     assert_eq!(sum("etcd_mvcc_delete_total"), 3.0, "each member deletes");
