@@ -19,6 +19,8 @@ mod changes;
 mod connection;
 mod error;
 mod follow;
+#[cfg(any(test, feature = "fuzzing"))]
+pub mod fuzz;
 mod history;
 mod manifest;
 mod repository;

@@ -13,7 +13,7 @@ use sha2::{Digest as _, Sha256};
 
 use crate::error::BackupError;
 
-const NAME: &[u8] = b"trierarch segment 1\n";
+pub const NAME: &[u8] = b"trierarch segment 1\n";
 const SUM: usize = 32;
 /// Bytes that the records of a segment may have when they are read: more were never written.
 const MAX_BYTES: u64 = 4 << 30;
