@@ -60,7 +60,7 @@ impl Context {
             return Ok(Caller::default());
         }
         if let Some(token) = &credentials.token {
-            return self.tokens.caller(&self.store, token).await;
+            return self.tokens.caller(&self.store, token, self.env.clock.now()).await;
         }
         let user = credentials.common_name.clone();
         Ok(user.map_or_else(Caller::default, |user| Caller { user, revision: view.auth().revision() }))

@@ -1,29 +1,44 @@
 //! Tokens that carry who they are, signed (etcd's `auth/jwt.go`): claims `username`, `revision` and `exp`.
 
 use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::time::SystemTime;
 
 use arc_swap::ArcSwap;
 use base64::Engine as _;
-use base64::engine::general_purpose::STANDARD;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use env::Timestamp;
-use jsonwebtoken::{Algorithm, AlgorithmFamily, DecodingKey, EncodingKey, Header, Validation};
 use mvcc::Caller;
-use rcgen::PublicKeyData as _;
 use serde::{Deserialize, Serialize};
 
 use super::options::{AuthOptionsError, JwtOptions};
+use super::signing::{Checker, Signer};
 
-/// What of a public key's certificate or of a bare key goes between these lines.
-const PUBLIC_KEY: &str = "PUBLIC KEY";
+/// What is signed to see whether two keys belong together.
+const PROBE: &[u8] = b"trierarch";
 
 #[derive(Serialize, Deserialize)]
-struct Claims {
-    username: String,
+struct Head {
+    alg: String,
+    #[serde(default)]
+    typ: String,
+}
+
+/// What a token that is made here says. Times are seconds since the Unix epoch.
+#[derive(Serialize)]
+struct Claims<'a> {
+    username: &'a str,
     revision: u64,
-    #[serde(skip_serializing_if = "Option::is_none", default)]
-    exp: Option<i64>,
+    exp: i64,
+}
+
+/// What one that is shown may say; its numbers are JSON's.
+#[derive(Deserialize)]
+struct Shown {
+    username: String,
+    revision: f64,
+    exp: Option<f64>,
+    nbf: Option<f64>,
 }
 
 /// Signs and checks tokens. The keys follow their files.
@@ -34,8 +49,8 @@ pub(crate) struct Jwt {
 
 struct Keys {
     /// None where there is only a public key: tokens are then made elsewhere.
-    signing: Option<EncodingKey>,
-    verifying: DecodingKey,
+    signer: Option<Signer>,
+    checker: Checker,
     /// When the files were changed last.
     changed: Vec<Option<SystemTime>>,
 }
@@ -60,25 +75,52 @@ impl Jwt {
     /// A token for a user who has shown the password at an auth revision; none without a private key.
     pub fn sign(&self, username: &str, revision: u64, now: Timestamp) -> Option<String> {
         let ttl = i64::try_from(self.options.ttl.as_secs()).unwrap_or(i64::MAX);
-        let exp = Some((now.millis() / 1000).saturating_add(ttl));
-        let claims = Claims { username: username.to_owned(), revision, exp };
-        let header = Header::new(self.options.algorithm);
-        let keys = self.keys.load();
-        let signed = jsonwebtoken::encode(&header, &claims, keys.signing.as_ref()?);
-        signed.inspect_err(|error| tracing::warn!(%error, "failed to sign a JWT token")).ok()
+        let exp = (now.millis() / 1000).saturating_add(ttl);
+        let head = Head { alg: self.options.method.name.to_owned(), typ: "JWT".to_owned() };
+        let signed = format!("{}.{}", encoded(&head)?, encoded(&Claims { username, revision, exp })?);
+        let signature = self.keys.load().signer.as_ref()?.sign(signed.as_bytes());
+        if signature.is_none() {
+            tracing::warn!("failed to sign a JWT token");
+        }
+        Some(format!("{signed}.{}", URL_SAFE_NO_PAD.encode(signature?)))
     }
 
     /// Who a token says that its bearer is.
-    pub fn verify(&self, token: &str) -> Option<Caller> {
-        let mut validation = Validation::new(self.options.algorithm);
-        validation.required_spec_claims.clear();
-        validation.validate_aud = false;
-        validation.leeway = 0;
-        let decoded = jsonwebtoken::decode::<Claims>(token, &self.keys.load().verifying, &validation);
-        let Claims { username, revision, .. } =
-            decoded.inspect_err(|error| tracing::warn!(%error, "failed to parse a JWT token")).ok()?.claims;
-        Some(Caller { user: username, revision })
+    pub fn verify(&self, token: &str, now: Timestamp) -> Option<Caller> {
+        let read = self.read(token, now);
+        read.inspect_err(|error| tracing::warn!(error, "failed to parse a JWT token")).ok()
     }
+
+    fn read(&self, token: &str, now: Timestamp) -> Result<Caller, &'static str> {
+        let malformed = "token is malformed";
+        let (signed, signature) = token.rsplit_once('.').ok_or(malformed)?;
+        let (head, claims) = signed.split_once('.').ok_or(malformed)?;
+        let head: Head = decoded(head).ok_or(malformed)?;
+        if head.alg != self.options.method.name {
+            return Err("invalid signing method");
+        }
+        let signature = URL_SAFE_NO_PAD.decode(signature).map_err(|_| malformed)?;
+        if !self.keys.load().checker.is_good(signed.as_bytes(), &signature) {
+            return Err("token signature is invalid");
+        }
+        let shown: Shown = decoded(claims).ok_or("token has invalid claims")?;
+        let now = now.millis() as f64 / 1000.0;
+        if shown.exp.is_some_and(|end| now >= end) {
+            return Err("token is expired");
+        }
+        if shown.nbf.is_some_and(|start| now < start) {
+            return Err("token is not valid yet");
+        }
+        Ok(Caller { user: shown.username, revision: shown.revision as u64 })
+    }
+}
+
+fn encoded(part: &impl Serialize) -> Option<String> {
+    serde_json::to_vec(part).ok().map(|json| URL_SAFE_NO_PAD.encode(json))
+}
+
+fn decoded<T: for<'a> Deserialize<'a>>(part: &str) -> Option<T> {
+    serde_json::from_slice(&URL_SAFE_NO_PAD.decode(part).ok()?).ok()
 }
 
 fn changed(options: &JwtOptions) -> Vec<Option<SystemTime>> {
@@ -88,96 +130,51 @@ fn changed(options: &JwtOptions) -> Vec<Option<SystemTime>> {
 
 impl Keys {
     fn read(options: &JwtOptions) -> Result<Self, AuthOptionsError> {
-        let changed = changed(options);
-        if options.algorithm.family() == AlgorithmFamily::Hmac {
-            let path = options.private_key.as_ref().ok_or(AuthOptionsError::MissingKey)?;
-            let secret = read(path)?;
-            let (signing, verifying) = (EncodingKey::from_secret(&secret), DecodingKey::from_secret(&secret));
-            return Ok(Self { signing: Some(signing), verifying, changed });
-        }
-        let private = options.private_key.as_ref().map(PrivateKey::read).transpose()?;
-        let public = options.public_key.as_ref().map(|path| Ok((path, public_key(path)?))).transpose()?;
-        let (path, der) = match (&private, public) {
+        let (method, changed) = (options.method, changed(options));
+        let signer = options.private_key.as_ref().map(|path| key(path, |file| method.signer(file)));
+        let signer = signer.transpose()?;
+        let public = options.public_key.as_ref().filter(|_| !method.is_secret());
+        let checker = public.map(|path| key(path, |file| method.checker(file))).transpose()?;
+        let checker = match (&signer, checker) {
             (None, None) => return Err(AuthOptionsError::MissingKey),
-            (Some(private), Some((_, der))) if private.pair.subject_public_key_info() != der => {
-                return Err(AuthOptionsError::KeyMismatch);
+            (None, Some(checker)) => checker,
+            (Some(signer), None) => method.checker_of(signer).map_err(AuthOptionsError::Key)?,
+            (Some(signer), Some(checker)) => {
+                let fits = signer.sign(PROBE).is_some_and(|signature| checker.is_good(PROBE, &signature));
+                fits.then_some(checker).ok_or(AuthOptionsError::KeyMismatch)?
             }
-            (Some(private), None) => (private.path, private.pair.subject_public_key_info()),
-            (_, Some((path, der))) => (path, der),
         };
-        let signing = private.as_ref().map(|private| private.signing_key(options.algorithm));
-        let verifying = verifying_key(options.algorithm, path, &der)?;
-        Ok(Self { signing: signing.transpose()?, verifying, changed })
+        Ok(Self { signer, checker, changed })
     }
 }
 
-fn failure(path: &Path, cause: impl ToString) -> AuthOptionsError {
-    AuthOptionsError::File { path: path.to_owned(), cause: cause.to_string() }
-}
-
-fn read(path: &Path) -> Result<Vec<u8>, AuthOptionsError> {
-    fs::read(path).map_err(|error| failure(path, error))
-}
-
-struct PrivateKey<'a> {
-    path: &'a PathBuf,
-    pem: String,
-    pair: rcgen::KeyPair,
-}
-
-impl<'a> PrivateKey<'a> {
-    fn read(path: &'a PathBuf) -> Result<Self, AuthOptionsError> {
-        let pem = String::from_utf8(read(path)?).map_err(|error| failure(path, error))?;
-        let pair = rcgen::KeyPair::from_pem(&pem).map_err(|error| failure(path, error))?;
-        Ok(Self { path, pem, pair })
-    }
-
-    fn signing_key(&self, algorithm: Algorithm) -> Result<EncodingKey, AuthOptionsError> {
-        let key = match algorithm.family() {
-            // Files of elliptic keys are often older than PKCS#8, which the library needs.
-            AlgorithmFamily::Ec => EncodingKey::from_ec_pem(self.pair.serialize_pem().as_bytes()),
-            AlgorithmFamily::Ed => EncodingKey::from_ed_pem(self.pem.as_bytes()),
-            _ => EncodingKey::from_rsa_pem(self.pem.as_bytes()),
-        };
-        key.map_err(|error| failure(self.path, error))
-    }
-}
-
-/// A public key's DER: the file holds the key, or a certificate of it.
-fn public_key(path: &Path) -> Result<Vec<u8>, AuthOptionsError> {
-    let bytes = read(path)?;
-    let (_, pem) = x509_parser::pem::parse_x509_pem(&bytes).map_err(|error| failure(path, error))?;
-    if pem.label != "CERTIFICATE" {
-        return Ok(pem.contents);
-    }
-    let certificate = pem.parse_x509().map_err(|error| failure(path, error))?;
-    Ok(certificate.public_key().raw.to_vec())
-}
-
-fn verifying_key(algorithm: Algorithm, path: &Path, der: &[u8]) -> Result<DecodingKey, AuthOptionsError> {
-    let text = STANDARD.encode(der);
-    let pem = format!("-----BEGIN {PUBLIC_KEY}-----\n{text}\n-----END {PUBLIC_KEY}-----\n");
-    let key = match algorithm.family() {
-        AlgorithmFamily::Ec => DecodingKey::from_ec_pem(pem.as_bytes()),
-        AlgorithmFamily::Ed => DecodingKey::from_ed_pem(pem.as_bytes()),
-        _ => DecodingKey::from_rsa_pem(pem.as_bytes()),
-    };
-    key.map_err(|error| failure(path, error))
+/// What a file holds.
+fn key<T>(path: &Path, read: impl FnOnce(&[u8]) -> Result<T, String>) -> Result<T, AuthOptionsError> {
+    let file = fs::read(path).map_err(|error| error.to_string());
+    let failure = |cause| AuthOptionsError::File { path: path.to_owned(), cause };
+    file.and_then(|file| read(&file)).map_err(failure)
 }
 
 /// Looks at a token; claims that are JSON are signed before. For the fuzz targets.
 #[cfg(any(test, feature = "fuzzing"))]
 pub(crate) fn any_token(data: &[u8]) {
-    const SECRET: &[u8] = b"of nobody";
-    let signing = EncodingKey::from_secret(SECRET);
-    let keys = Keys { signing: None, verifying: DecodingKey::from_secret(SECRET), changed: Vec::new() };
-    let ttl = std::time::Duration::from_secs(1);
-    let options = JwtOptions { algorithm: Algorithm::HS256, public_key: None, private_key: None, ttl };
+    let method = super::signing::Method::named("HS256").expect("invariant: it is known");
+    let signer = method.signer(b"of nobody").expect("invariant: any secret will do");
+    let checker = method.checker_of(&signer).expect("invariant: it is the same secret");
+    let options =
+        JwtOptions { method, public_key: None, private_key: None, ttl: std::time::Duration::from_secs(1) };
+    let keys = Keys { signer: None, checker, changed: Vec::new() };
     let jwt = Jwt { options, keys: ArcSwap::from_pointee(keys) };
-    if let Ok(claims) = serde_json::from_slice::<serde_json::Value>(data)
-        && let Ok(token) = jsonwebtoken::encode(&Header::new(Algorithm::HS256), &claims, &signing)
+    let now = Timestamp::default();
+    if serde_json::from_slice::<serde_json::Value>(data).is_ok()
+        && let Some(head) = encoded(&Head { alg: method.name.to_owned(), typ: String::new() })
     {
-        drop(jwt.verify(&token));
+        let signed = format!("{head}.{}", URL_SAFE_NO_PAD.encode(data));
+        let signature = signer.sign(signed.as_bytes()).unwrap_or_default();
+        drop(jwt.verify(&format!("{signed}.{}", URL_SAFE_NO_PAD.encode(signature)), now));
     }
-    drop(jwt.verify(&String::from_utf8_lossy(data)));
+    drop(jwt.verify(&String::from_utf8_lossy(data), now));
 }
+
+#[cfg(test)]
+mod tests;

@@ -4,7 +4,7 @@
 //! needs a clock, randomness or much computing: comparing passwords, making tokens and knowing them again. Writes are
 //! checked once more where they are applied, reads against the very state that they read.
 //!
-//! Read `options.rs` (`--auth-token`), `caller.rs` (from a request to a caller), `tokens.rs`, `jwt.rs`, `password.rs`,
+//! Read `options.rs` (`--auth-token`), `caller.rs` (from a request to a caller), `tokens.rs`, `jwt.rs`, `signing.rs`, `password.rs`,
 //! `service.rs` (the RPCs), `keeper.rs` (tokens that nobody uses end).
 
 mod caller;
@@ -13,6 +13,7 @@ mod keeper;
 mod options;
 mod password;
 mod service;
+mod signing;
 mod tokens;
 
 pub(crate) use caller::{Credentials, common_name};

@@ -4,8 +4,7 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use jsonwebtoken::Algorithm;
-
+use super::signing::Method;
 use crate::compactor::duration;
 
 /// Rounds of bcrypt, as a power of two, when the flag names none that bcrypt has (etcd's default).
@@ -41,7 +40,7 @@ pub(crate) enum TokenOptions {
 /// How tokens are signed.
 #[derive(Clone, Debug)]
 pub(crate) struct JwtOptions {
-    pub algorithm: Algorithm,
+    pub method: &'static Method,
     pub public_key: Option<PathBuf>,
     pub private_key: Option<PathBuf>,
     pub ttl: Duration,
@@ -59,6 +58,9 @@ pub enum AuthOptionsError {
     /// The public key is not that of the private one.
     #[error("auth: public and private keys don't match")]
     KeyMismatch,
+    /// A private key that cannot be used.
+    #[error("auth: {0}")]
+    Key(String),
     /// A file cannot be used.
     #[error("cannot use {path}: {cause}")]
     File {
@@ -119,27 +121,14 @@ impl JwtOptions {
         {
             tracing::warn!(name, "unknown JWT option");
         }
-        let algorithm = match some("sign-method").unwrap_or_default() {
-            "HS256" => Algorithm::HS256,
-            "HS384" => Algorithm::HS384,
-            "HS512" => Algorithm::HS512,
-            "RS256" => Algorithm::RS256,
-            "RS384" => Algorithm::RS384,
-            "RS512" => Algorithm::RS512,
-            "PS256" => Algorithm::PS256,
-            "PS384" => Algorithm::PS384,
-            "PS512" => Algorithm::PS512,
-            "ES256" => Algorithm::ES256,
-            "ES384" => Algorithm::ES384,
-            "EdDSA" => Algorithm::EdDSA,
-            _ => return Err(AuthOptionsError::Invalid),
-        };
+        let method = Method::named(some("sign-method").unwrap_or_default());
+        let method = method.ok_or(AuthOptionsError::Invalid)?;
         let ttl = match some("ttl") {
             Some(ttl) => duration(ttl).ok_or(AuthOptionsError::Invalid)?,
             None => JWT_TTL,
         };
         let file = |name| some(name).map(PathBuf::from);
-        Ok(Self { algorithm, public_key: file("pub-key"), private_key: file("priv-key"), ttl })
+        Ok(Self { method, public_key: file("pub-key"), private_key: file("priv-key"), ttl })
     }
 }
 

@@ -4,7 +4,7 @@ use std::collections::HashSet;
 use std::time::Duration;
 
 use bytes::Bytes;
-use env::Env;
+use env::{Env, Timestamp};
 use mvcc::{AuthCommand, AuthError, Caller, Command, Response as Answer, View};
 use parking_lot::Mutex;
 use sha2::{Digest as _, Sha256};
@@ -75,10 +75,10 @@ impl Tokens {
     }
 
     /// Whose a token is.
-    pub async fn caller(&self, store: &Store, token: &str) -> Result<Caller, AuthError> {
+    pub async fn caller(&self, store: &Store, token: &str, now: Timestamp) -> Result<Caller, AuthError> {
         match &self.kind {
             Kind::None => None,
-            Kind::Jwt(jwt) => jwt.verify(token),
+            Kind::Jwt(jwt) => jwt.verify(token, now),
             Kind::Simple(simple) => {
                 let (prefix, index) = token.rsplit_once('.').ok_or(AuthError::InvalidToken)?;
                 let index: u64 = index.parse().map_err(|_| AuthError::InvalidToken)?;
