@@ -83,6 +83,8 @@ pub struct ApiServerConfig {
     pub name: String,
     /// Where to listen.
     pub listen: SocketAddr,
+    /// How many connections there may be at a time; of a larger room a part is taken.
+    pub room: transport::Room,
     /// The address that Service `kubernetes` sends clients to.
     pub advertise_address: IpAddr,
     /// Certificates.
@@ -158,6 +160,7 @@ impl ApiServerConfig {
         Self {
             name: name.into(),
             listen,
+            room: transport::Room::unlimited(),
             advertise_address: listen.ip(),
             tls,
             service_account,

@@ -16,7 +16,6 @@ use futures::future::BoxFuture;
 use http::{Request, Response};
 use store::Store;
 use tokio::net::TcpListener;
-use tokio::sync::Semaphore;
 
 use crate::admission::Enabled;
 use crate::aggregation::{self, Aggregation};
@@ -40,7 +39,7 @@ use crate::user::UserInfo;
 use crate::wire::Door;
 
 /// Connections at the same time.
-const MAX_CONNECTIONS: u32 = 16_384;
+const MAX_CONNECTIONS: usize = 16_384;
 /// How long open requests may go on after a stop.
 const DRAIN: Duration = Duration::from_secs(10);
 /// How long tasks have for what they do at the end (taking this replica off Service `kubernetes`).
@@ -127,34 +126,21 @@ impl ApiServer {
         let tasks = api.tasks.clone();
         let port = self.listener.local_addr().map_or(self.config.listen.port(), |address| address.port());
         spawn_tasks(&api, &self.config, port);
-        let slots = Arc::new(Semaphore::new(MAX_CONNECTIONS as usize));
+        let room = self.config.room.part(MAX_CONNECTIONS);
         loop {
-            let accepted = tokio::select! {
-                accepted = self.listener.accept() => accepted,
+            let ((stream, peer), place) = tokio::select! {
+                accepted = room.next(&api.storage.env, || self.listener.accept()) => accepted,
                 () = shutdown.wait() => break,
                 () = api.shutdown.wait() => break,
             };
-            match accepted {
-                Ok((stream, peer)) => {
-                    let Ok(slot) = slots.clone().try_acquire_owned() else {
-                        tracing::warn!(%peer, "too many connections");
-                        continue;
-                    };
-                    let door = Door { peer: peer.ip(), place: Arc::new(slot), upgrade: None };
-                    let served = connection::serve(api.clone(), stream, door, self.config.idle_timeout);
-                    tasks.spawn_detached("connection", served);
-                }
-                Err(error) => {
-                    tracing::warn!(%error, "cannot accept a connection");
-                    api.storage.env.clock.sleep(Duration::from_millis(100)).await;
-                }
-            }
+            let door = Door { peer: peer.ip(), place: Arc::new(place), upgrade: None };
+            let served = connection::serve(api.clone(), stream, door, self.config.idle_timeout);
+            tasks.spawn_detached("connection", served);
         }
         drop(self.listener);
         api.shutdown.trigger();
         tokio::select! {
-            // All places are free when all connections have ended.
-            all = slots.acquire_many(MAX_CONNECTIONS) => drop(all),
+            () = room.emptied() => {}
             () = api.storage.env.clock.sleep(DRAIN) => tracing::info!("requests were still open at the end"),
         }
         let audit = api.audit.clone();

@@ -5,7 +5,6 @@ use std::sync::Arc;
 
 use hyper::upgrade::OnUpgrade;
 use parking_lot::Mutex;
-use tokio::sync::OwnedSemaphorePermit;
 
 use crate::body::Body;
 
@@ -15,7 +14,7 @@ pub(crate) struct Door {
     /// The client's address.
     pub peer: IpAddr,
     /// Its place among the connections, which whoever takes the connection over keeps.
-    pub place: Arc<OwnedSemaphorePermit>,
+    pub place: Arc<transport::Place>,
     /// The connection itself, once it was answered 101.
     pub upgrade: Option<OnUpgrade>,
 }

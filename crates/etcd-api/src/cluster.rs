@@ -7,9 +7,6 @@ use tonic::{Request, Response, Status};
 use crate::context::Context;
 use crate::error::status;
 
-/// Learners that a cluster may have (`--max-learners`).
-const MAX_LEARNERS: usize = 1;
-
 pub(crate) struct ClusterService(pub Context);
 
 pub(crate) fn member(member: store::Member) -> pb::Member {
@@ -62,7 +59,7 @@ impl Cluster for ClusterService {
         let request = request.into_inner();
         self.check_urls(&request.peer_ur_ls, 0)?;
         let learners = self.0.store.members().iter().filter(|member| member.is_learner).count();
-        if request.is_learner && learners >= MAX_LEARNERS {
+        if request.is_learner && learners >= self.0.limits.max_learners {
             return Err(Status::failed_precondition("etcdserver: too many learner members in cluster"));
         }
         let seconds = self.0.env.clock.now().millis() / 1000;

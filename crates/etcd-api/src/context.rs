@@ -40,6 +40,7 @@ pub(crate) struct Limits {
     pub quota_bytes: Option<u64>,
     /// Leases that may be there.
     pub max_leases: usize,
+    pub max_learners: usize,
     pub progress_interval: std::time::Duration,
     /// A read that takes longer is told in the log.
     pub warn_apply: std::time::Duration,

@@ -52,7 +52,7 @@ pub use compactor::{Retention, auto_compact};
 pub use counters::METRICS;
 pub use discovery::{Discovery, DiscoveryError};
 pub use proxy::ProxyConfig;
-pub use server::{BuildError, EtcdApi, EtcdApiConfig, MAX_LEASES, RunError};
+pub use server::{BuildError, EtcdApi, EtcdApiConfig, MAX_LEARNERS, MAX_LEASES, RunError};
 
 /// Steps at which a test may have a member end or wait, by etcd's names; see `env::failpoints`.
 pub const FAILPOINTS: &[&str] = &[

@@ -3,11 +3,12 @@
 use std::io;
 use std::net::SocketAddr;
 use std::path::PathBuf;
+use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
 use env::{Env, Lane, Shutdown, TaskGroup};
-use futures::StreamExt as _;
+use futures::{Stream, StreamExt as _};
 use protos::etcd::etcdserverpb::{
     auth_server::AuthServer, cluster_server::ClusterServer, kv_server::KvServer, lease_server::LeaseServer,
     maintenance_server::MaintenanceServer,
@@ -21,7 +22,7 @@ use tonic::service::Routes;
 use tonic::transport::Server;
 use tower::Layer as _;
 use transport::{
-    Accepted, Address, Admission, Called, Listener, Peer, PingPolicy, SocketOptions, Tls, accepted, admitted,
+    Accepted, Address, Admission, Called, Peer, PingPolicy, Room, SocketOptions, Tls, accepted, admitted,
 };
 
 use crate::access::{self, Access};
@@ -45,6 +46,9 @@ use crate::watch::{WatchServer, WatchService};
 
 /// Connections that wait for a lane to take them.
 const ACCEPTED: usize = 256;
+/// Connections at a time on the addresses of metrics: whoever watches over the process is answered however many clients
+/// there are.
+const METRICS_CONNECTIONS: usize = 32;
 /// Bytes of memory that clients may hold where nobody says otherwise.
 const CLIENT_MEMORY_BYTES: u64 = 1 << 30;
 /// How long a connection may take to say which protocol it speaks; so long Go's gRPC gives clients to say hello.
@@ -53,6 +57,8 @@ pub(crate) const HELLO_TIMEOUT: Duration = Duration::from_secs(120);
 const SNAPSHOTS: usize = 8;
 /// Leases that there may be where nobody says otherwise; each takes some hundred bytes of memory.
 pub const MAX_LEASES: usize = 4_000_000;
+/// Learners that a cluster may have where nobody says otherwise (etcd's default).
+pub const MAX_LEARNERS: usize = 1;
 /// How long open streams may take to end at a stop.
 const STOP_DEADLINE: Duration = Duration::from_secs(2);
 
@@ -65,6 +71,8 @@ pub struct EtcdApiConfig {
     pub listen_http: Vec<Address>,
     /// Where only health and metrics are served (`--listen-metrics-urls`).
     pub listen_metrics: Vec<Address>,
+    /// How many connections there may be at a time on all addresses but those of metrics, which have some of their own.
+    pub room: Room,
     /// TLS towards clients, for the addresses that want it.
     pub tls: Option<Tls>,
     /// How sockets are listened on.
@@ -93,6 +101,8 @@ pub struct EtcdApiConfig {
     pub client_memory_bytes: u64,
     /// Leases that may be there (`--max-leases`).
     pub max_leases: usize,
+    /// Learners that the cluster may have when this member adds one (`--max-learners`).
+    pub max_learners: usize,
     /// How often quiet watches that asked for it are told how far they are.
     pub watch_progress_notify_interval: Duration,
     /// Where snapshots are written before they are sent; of the size of the state.
@@ -118,6 +128,7 @@ impl EtcdApiConfig {
             listen,
             listen_http: Vec::new(),
             listen_metrics: Vec::new(),
+            room: Room::unlimited(),
             tls: None,
             sockets: SocketOptions::default(),
             access: Access::default(),
@@ -131,6 +142,7 @@ impl EtcdApiConfig {
             quota_bytes: None,
             client_memory_bytes: CLIENT_MEMORY_BYTES,
             max_leases: MAX_LEASES,
+            max_learners: MAX_LEARNERS,
             watch_progress_notify_interval: Duration::from_secs(600),
             scratch: std::env::temp_dir(),
             lanes: 1,
@@ -224,6 +236,7 @@ impl EtcdApi {
             max_txn_ops: self.config.max_txn_ops,
             quota_bytes: self.config.quota_bytes,
             max_leases: self.config.max_leases,
+            max_learners: self.config.max_learners,
             progress_interval: self.config.watch_progress_notify_interval,
             warn_apply: self.config.warn_apply,
         };
@@ -259,6 +272,7 @@ impl EtcdApi {
             streams: self.config.max_concurrent_streams,
             keep_alive: self.config.keep_alive,
         };
+        let metrics_room = Room::new(METRICS_CONNECTIONS);
         for Door { listener, security, traffic } in self.doors {
             let routes = routes(&context, &calls, &pages, traffic);
             let admission = Admission { security, endpoint: "client", protocol: None };
@@ -274,9 +288,12 @@ impl EtcdApi {
                 tasks.spawn("clients", async move { lane.run(serve).await });
             }
             let (store, stop) = (context.store.clone(), shutdown.clone());
+            let room =
+                if traffic == Traffic::Metrics { metrics_room.clone() } else { self.config.room.clone() };
+            let connections = accepted(listener, room, context.env.clone());
             tasks.spawn_detached("accept", async move {
                 tokio::select! {
-                    () = opening(&store, traffic) => accept(listener, lane_doors, stop).await,
+                    () = opening(&store, traffic) => accept(connections, lane_doors, stop).await,
                     () = stop.wait() => {}
                 }
             });
@@ -294,8 +311,12 @@ async fn opening(store: &Store, traffic: Traffic) {
 }
 
 /// Gives connections to the lanes in turn.
-async fn accept(listener: Listener, doors: Vec<mpsc::Sender<Accepted>>, shutdown: Shutdown) {
-    let mut connections = Box::pin(accepted(listener));
+async fn accept(
+    connections: impl Stream<Item = Accepted>,
+    doors: Vec<mpsc::Sender<Accepted>>,
+    shutdown: Shutdown,
+) {
+    let mut connections = pin!(connections);
     for door in doors.iter().cycle() {
         let connection = tokio::select! {
             connection = connections.next() => connection,

@@ -4,6 +4,7 @@ use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
+use env::Env;
 use futures::stream::{self, Stream, StreamExt as _};
 use rustls::pki_types::CertificateDer;
 use tokio_rustls::TlsAcceptor;
@@ -11,6 +12,7 @@ use x509_parser::prelude::{FromDer as _, X509Certificate};
 
 use crate::names::Names;
 use crate::resolve;
+use crate::room::{Place, Room};
 use crate::socket::{Accepted, Bare, Connection, Listener, Socket};
 use crate::tls::{Tls, bare_serial};
 use crate::words;
@@ -51,19 +53,11 @@ struct Refusal {
     names: Option<Names>,
 }
 
-/// The connections of an address, without end.
-pub fn accepted(listener: Listener) -> impl Stream<Item = Accepted> + Send {
-    stream::unfold(listener, |listener| async {
-        loop {
-            match listener.accept().await {
-                Ok(accepted) => return Some((accepted, listener)),
-                // Out of file descriptors, or a client that has gone already.
-                Err(error) => {
-                    tracing::warn!(%error, "a connection could not be accepted");
-                    tokio::task::yield_now().await;
-                }
-            }
-        }
+/// The connections of an address, without end, each as soon as there is room for it.
+pub fn accepted(listener: Listener, room: Room, env: Env) -> impl Stream<Item = Accepted> + Send {
+    stream::unfold((listener, room, env), |(listener, room, env)| async {
+        let (accepted, place) = room.next(&env, || listener.accept()).await;
+        Some((Accepted { place: Some(place), ..accepted }, (listener, room, env)))
     })
 }
 
@@ -79,7 +73,8 @@ pub fn admitted(
 
 /// Makes an accepted connection ready. One that is refused is logged with etcd's words and is gone.
 pub async fn admit(accepted: Accepted, admission: Arc<Admission>) -> Option<Connection> {
-    let socket = match Socket::adopt(accepted) {
+    let Accepted { stream, place: room } = accepted;
+    let socket = match Socket::adopt(stream) {
         Ok(socket) => socket,
         Err(error) => {
             tracing::warn!(%error, "a connection could not be taken over");
@@ -88,7 +83,7 @@ pub async fn admit(accepted: Accepted, admission: Arc<Admission>) -> Option<Conn
     };
     let remote = socket.remote();
     let place = remote.map_or_else(|| "@".to_owned(), |address| address.to_string());
-    let ready = tokio::time::timeout(HANDSHAKE_TIMEOUT, prepare(socket, &admission));
+    let ready = tokio::time::timeout(HANDSHAKE_TIMEOUT, prepare(socket, room, &admission));
     let late = || Refusal { error: "i/o timeout".to_owned(), server_name: String::new(), names: None };
     match ready.await.unwrap_or_else(|_| Err(late())) {
         Ok(connection) => Some(connection),
@@ -117,25 +112,22 @@ pub async fn admit(accepted: Accepted, admission: Arc<Admission>) -> Option<Conn
     }
 }
 
-async fn prepare(socket: Socket, admission: &Admission) -> Result<Connection, Refusal> {
+async fn prepare(socket: Socket, place: Option<Place>, admission: &Admission) -> Result<Connection, Refusal> {
+    let bare = Bare::new(socket, place);
     let tls = match &admission.security {
-        Security::Plain => return Ok(Connection::Plain(Bare(socket))),
+        Security::Plain => return Ok(Connection::Plain(bare)),
         Security::Tls(tls) => tls,
-        Security::Either(tls) => match socket.first_byte().await {
+        Security::Either(tls) => match bare.socket.first_byte().await {
             Ok(Some(TLS_HANDSHAKE)) => tls,
-            _ => return Ok(Connection::Plain(Bare(socket))),
+            _ => return Ok(Connection::Plain(bare)),
         },
     };
-    handshake(socket, tls, admission.protocol).await
+    handshake(bare, tls, admission.protocol).await
 }
 
-async fn handshake(
-    socket: Socket,
-    tls: &Tls,
-    protocol: Option<&'static [u8]>,
-) -> Result<Connection, Refusal> {
+async fn handshake(bare: Bare, tls: &Tls, protocol: Option<&'static [u8]>) -> Result<Connection, Refusal> {
     let configs = tls.current();
-    let remote = socket.remote();
+    let remote = bare.socket.remote();
     let refuse = |error: String| Refusal { error, server_name: String::new(), names: None };
     let Some(mut server) = configs.server else {
         return Err(refuse("KeyFile and CertFile are not presented".to_owned()));
@@ -143,7 +135,7 @@ async fn handshake(
     if let Some(protocol) = protocol {
         Arc::make_mut(&mut server).alpn_protocols = vec![protocol.to_vec()];
     }
-    let stream = TlsAcceptor::from(server).accept(Bare(socket)).await;
+    let stream = TlsAcceptor::from(server).accept(bare).await;
     let stream = stream.map_err(|error| refuse(words::failure(&error)))?;
     let (_, session) = stream.get_ref();
     if let Some(certificates) = session.peer_certificates() {

@@ -172,7 +172,7 @@ impl Connector {
     async fn connect_to(self, address: Address) -> io::Result<Connection> {
         let late = || io::Error::from(io::ErrorKind::TimedOut);
         let socket = tokio::time::timeout(self.timeout, Socket::connect(&address, self.local));
-        let bare = Bare(socket.await.unwrap_or_else(|_| Err(late()))?);
+        let bare = Bare::new(socket.await.unwrap_or_else(|_| Err(late()))?, None);
         let Some(tls) = self.tls.as_ref().filter(|_| address.is_secure()) else {
             return Ok(Connection::Plain(bare));
         };

@@ -8,7 +8,7 @@
 //!   be used leave the ones before in use;
 //! - what is refused is refused with the words that Go's library and etcd use, for those who read logs.
 //!
-//! Read `address.rs`, `socket.rs`, `options.rs`, `tls.rs`, `verify.rs`, `accept.rs`, `called.rs` (a client's
+//! Read `address.rs`, `socket.rs`, `options.rs`, `tls.rs`, `verify.rs`, `room.rs` (how many connections), `accept.rs`, `called.rs` (a client's
 //! connection), `outgoing.rs`, `gathering.rs`, `dial.rs`, `turns.rs`.
 
 mod accept;
@@ -24,6 +24,7 @@ mod outgoing;
 mod pings;
 mod protocol;
 mod resolve;
+mod room;
 mod socket;
 #[cfg(test)]
 mod tests;
@@ -39,6 +40,7 @@ pub use dial::Dialer;
 pub use gathering::Gathering;
 pub use options::{CipherSuiteError, TlsOptions, TlsVersions, VersionError, cipher_suites};
 pub use resolve::{Service, ServiceError, services};
+pub use room::{Place, Room};
 pub use socket::{Accepted, Connection, Listener, Peer, SocketOptions};
 pub use tls::{Tls, TlsError, common_name};
 pub use verify::answerers;

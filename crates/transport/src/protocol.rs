@@ -6,7 +6,7 @@ use std::time::Duration;
 use env::Clock;
 use tokio::net::TcpStream;
 
-use crate::socket::Accepted;
+use crate::socket::{Accepted, Stream};
 
 /// Pause before the first bytes are looked at again, when there are too few.
 const AGAIN: Duration = Duration::from_millis(2);
@@ -24,10 +24,10 @@ impl Accepted {
     /// # Errors
     /// The connection failed.
     pub async fn speaks(self, name: &[u8], clock: &Clock) -> io::Result<(Self, bool)> {
-        let Self::Tcp(stream) = self else { return Ok((self, false)) };
+        let Self { stream: Stream::Tcp(stream), place } = self else { return Ok((self, false)) };
         let stream = TcpStream::from_std(stream)?;
         let speaks = speaks(&stream, name, clock).await?;
-        Ok((Self::Tcp(stream.into_std()?), speaks))
+        Ok((Self { stream: Stream::Tcp(stream.into_std()?), place }, speaks))
     }
 }
 

@@ -15,6 +15,7 @@ use tokio_rustls::TlsStream;
 use tonic::transport::server::Connected;
 
 use crate::address::Address;
+use crate::room::Place;
 
 /// Connections that may wait to be accepted.
 const BACKLOG: u32 = 4096;
@@ -35,10 +36,14 @@ pub enum Listener {
 }
 
 /// A connection that no runtime owns yet.
-pub enum Accepted {
-    /// Over TCP.
+pub struct Accepted {
+    pub(crate) stream: Stream,
+    /// Its place among the connections, for as long as it lasts.
+    pub(crate) place: Option<Place>,
+}
+
+pub(crate) enum Stream {
     Tcp(std::net::TcpStream),
-    /// Over a local socket.
     Unix(std::os::unix::net::UnixStream),
 }
 
@@ -67,14 +72,15 @@ impl Listener {
     /// # Errors
     /// No more file descriptors, or the connection has ended already.
     pub async fn accept(&self) -> io::Result<Accepted> {
-        Ok(match self {
+        let stream = match self {
             Self::Tcp(listener) => {
                 let (stream, _) = listener.accept().await?;
                 stream.set_nodelay(true)?;
-                Accepted::Tcp(stream.into_std()?)
+                Stream::Tcp(stream.into_std()?)
             }
-            Self::Unix(listener, _) => Accepted::Unix(listener.accept().await?.0.into_std()?),
-        })
+            Self::Unix(listener, _) => Stream::Unix(listener.accept().await?.0.into_std()?),
+        };
+        Ok(Accepted { stream, place: None })
     }
 
     /// The port's address; none of a local socket.
@@ -135,10 +141,10 @@ pub(crate) enum Socket {
 }
 
 impl Socket {
-    pub fn adopt(accepted: Accepted) -> io::Result<Self> {
-        Ok(match accepted {
-            Accepted::Tcp(stream) => Self::Tcp(TcpStream::from_std(stream)?),
-            Accepted::Unix(stream) => Self::Unix(UnixStream::from_std(stream)?),
+    pub fn adopt(stream: Stream) -> io::Result<Self> {
+        Ok(match stream {
+            Stream::Tcp(stream) => Self::Tcp(TcpStream::from_std(stream)?),
+            Stream::Unix(stream) => Self::Unix(UnixStream::from_std(stream)?),
         })
     }
 
@@ -194,8 +200,17 @@ pub enum Connection {
     Tls(Box<TlsStream<Bare>>),
 }
 
-/// A bare connection, whichever kind.
-pub struct Bare(pub(crate) Socket);
+/// A bare connection, whichever kind, with its place if it was accepted.
+pub struct Bare {
+    pub(crate) socket: Socket,
+    _place: Option<Place>,
+}
+
+impl Bare {
+    pub(crate) fn new(socket: Socket, place: Option<Place>) -> Self {
+        Self { socket, _place: place }
+    }
+}
 
 /// Who is at the other end.
 #[derive(Clone, Debug, Default)]
@@ -217,11 +232,11 @@ impl Connected for Connection {
 
     fn connect_info(&self) -> Peer {
         match self {
-            Self::Plain(bare) => Peer { address: bare.0.remote(), ..Peer::default() },
+            Self::Plain(bare) => Peer { address: bare.socket.remote(), ..Peer::default() },
             Self::Tls(stream) => {
                 let (bare, session) = stream.get_ref();
                 let certificates = session.peer_certificates().map(|chain| Arc::new(chain.to_vec()));
-                Peer { address: bare.0.remote(), secure: true, certificates, ..Peer::default() }
+                Peer { address: bare.socket.remote(), secure: true, certificates, ..Peer::default() }
             }
         }
     }
@@ -229,7 +244,7 @@ impl Connected for Connection {
 
 macro_rules! on_socket {
     ($self:expr, $stream:ident => $call:expr) => {
-        match &mut $self.get_mut().0 {
+        match &mut $self.get_mut().socket {
             Socket::Tcp($stream) => $call,
             Socket::Unix($stream) => $call,
         }

@@ -13,6 +13,7 @@ mod authentication;
 #[cfg(feature = "kubernetes")]
 mod authorization;
 mod credentials;
+mod descriptors;
 mod etcd;
 mod kubeconfig;
 #[cfg(feature = "kubernetes")]
@@ -100,6 +101,18 @@ enum Command {
     },
 }
 
+impl Command {
+    /// Whether many connections may be served.
+    fn serves(&self) -> bool {
+        match self {
+            #[cfg(feature = "kubernetes")]
+            Self::Server(_) | Self::Agent(_) => true,
+            Self::Etcd { .. } => true,
+            _ => false,
+        }
+    }
+}
+
 fn main() -> ExitCode {
     let arguments: Vec<String> = std::env::args().collect();
     let called_etcd =
@@ -125,6 +138,9 @@ fn run(command: Command) -> Result<ExitCode> {
         .install_default()
         .map_err(|_| anyhow::anyhow!("two TLS providers"))?;
     let env = Env::real();
+    if command.serves() {
+        descriptors::raise();
+    }
     match command {
         #[cfg(feature = "kubernetes")]
         Command::Server(options) => many_threads()?.block_on(server::run(env, *options))?,

@@ -12,7 +12,7 @@ use etcd_api::{Access, AuthOptions, EtcdApi, EtcdApiConfig};
 use rocks::DataFolder;
 use store::storage::Storage;
 use store::{Checks, RunError, Store, StoreConfig, StoreServer, Timing};
-use transport::{Address, SocketOptions, Tls};
+use transport::{Address, Room, SocketOptions, Tls};
 
 use crate::restart;
 
@@ -36,6 +36,8 @@ pub struct Config {
     pub listen_clients: Vec<Address>,
     pub listen_http: Vec<Address>,
     pub listen_metrics: Vec<Address>,
+    /// Places for the connections of clients.
+    pub room: Room,
     pub sockets: SocketOptions,
     pub advertise_client_urls: Vec<String>,
     pub local_address: Option<IpAddr>,
@@ -57,6 +59,7 @@ pub struct Config {
     /// Bytes that requests and answers of etcd clients may hold.
     pub client_memory_bytes: u64,
     pub max_leases: usize,
+    pub max_learners: usize,
     pub auth: AuthOptions,
     /// Threads that serve etcd clients.
     pub lanes: usize,
@@ -111,6 +114,7 @@ impl Config {
         let api = EtcdApiConfig {
             listen_http: self.listen_http,
             listen_metrics: self.listen_metrics,
+            room: self.room,
             tls: self.client_tls,
             sockets: self.sockets,
             access: self.access,
@@ -123,6 +127,7 @@ impl Config {
             quota_bytes: self.quota_bytes,
             client_memory_bytes: self.client_memory_bytes,
             max_leases: self.max_leases,
+            max_learners: self.max_learners,
             auth: self.auth,
             lanes: self.lanes,
             scratch: self.data_dir.clone(),

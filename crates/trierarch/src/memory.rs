@@ -2,6 +2,9 @@
 
 use std::path::Path;
 
+use nix::errno::Errno;
+use nix::sys::mman::{MlockAllFlags, mlockall};
+
 /// What clients of the store may hold of it: a part of so many.
 const PART: u64 = 4;
 /// Where the system does not say.
@@ -10,6 +13,16 @@ const UNKNOWN: u64 = 4 << 30;
 /// Bytes that requests and answers of clients may hold where nobody says otherwise.
 pub fn for_clients() -> u64 {
     available(Path::new("/")) / PART
+}
+
+/// Keeps what this process has in memory, and what it will have, out of the swap area. What is mapped and never touched
+/// takes no memory for it.
+///
+/// # Errors
+/// The process may not have so much (`RLIMIT_MEMLOCK`).
+pub fn lock() -> Result<(), Errno> {
+    let on_fault = MlockAllFlags::from_bits_retain(nix::libc::MCL_ONFAULT);
+    mlockall(MlockAllFlags::MCL_CURRENT | MlockAllFlags::MCL_FUTURE | on_fault)
 }
 
 /// Bytes that this process may use: the machine's memory, or its control group's if that is less.

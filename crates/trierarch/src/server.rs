@@ -15,10 +15,12 @@ use clap::Args;
 use controllers::{ApiProbe, ControllersConfig, Ipv4Range, TokenSigner};
 use env::{Env, Shutdown, TaskGroup};
 use store::{Store, Timing};
-use transport::{SocketOptions, Tls, TlsOptions};
+use transport::{Room, SocketOptions, Tls, TlsOptions};
 
 use crate::credentials::FRONT_PROXY;
-use crate::{admission, audit, authentication, authorization, leaders, logging, member, observe, signals};
+use crate::{
+    admission, audit, authentication, authorization, descriptors, leaders, logging, member, observe, signals,
+};
 
 /// How long a master may take to stop.
 const STOP_DEADLINE: Duration = Duration::from_secs(10);
@@ -123,9 +125,10 @@ pub async fn run(env: Env, options: Options) -> Result<()> {
     ];
     let render = observe::install(&tables)?;
     signals::watch(&tasks)?;
-    let member = store_config(&options)?.build(&env, render.clone()).await?;
+    let room = descriptors::for_clients(1);
+    let member = store_config(&options, room.clone())?.build(&env, render.clone()).await?;
     let api = match &options.pki_dir {
-        Some(dir) => Some(build_api(&env, &options, dir, member.store.clone(), render).await?),
+        Some(dir) => Some(build_api(&env, (&options, room), dir, member.store.clone(), render).await?),
         None => None,
     };
     let store = member.store.clone();
@@ -180,7 +183,7 @@ fn advertised(bound: IpAddr) -> IpAddr {
     route().unwrap_or(bound)
 }
 
-fn store_config(options: &Options) -> Result<member::Config> {
+fn store_config(options: &Options, room: Room) -> Result<member::Config> {
     Ok(member::Config {
         peer_tls: options.pki_dir.as_deref().map(|dir| peer_tls(dir, &options.name)).transpose()?,
         name: options.name.clone(),
@@ -197,6 +200,7 @@ fn store_config(options: &Options) -> Result<member::Config> {
         listen_clients: vec![member::listen_address(&options.listen_client_url)?],
         listen_http: Vec::new(),
         listen_metrics: Vec::new(),
+        room,
         sockets: SocketOptions::default(),
         advertise_client_urls: vec![options.listen_client_url.clone()],
         local_address: None,
@@ -214,6 +218,7 @@ fn store_config(options: &Options) -> Result<member::Config> {
         quota_bytes: None,
         client_memory_bytes: crate::memory::for_clients(),
         max_leases: etcd_api::MAX_LEASES,
+        max_learners: etcd_api::MAX_LEARNERS,
         max_concurrent_streams: u32::MAX,
         auth: etcd_api::AuthOptions::default(),
         lanes: 1,
@@ -228,7 +233,7 @@ fn store_config(options: &Options) -> Result<member::Config> {
 
 async fn build_api(
     env: &Env,
-    options: &Options,
+    (options, room): (&Options, Room),
     dir: &Path,
     store: Store,
     metrics: apiserver::MetricsText,
@@ -250,6 +255,7 @@ async fn build_api(
     };
     let listen = member::address_of(&options.bind)?;
     let mut config = ApiServerConfig {
+        room,
         advertise_address: options.advertise_address.unwrap_or_else(|| advertised(listen.ip())),
         kubelet_client: Some(kubelet),
         proxy_client: proxy_client(options, dir),

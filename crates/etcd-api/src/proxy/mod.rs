@@ -37,8 +37,8 @@ use tonic::service::Routes;
 use tonic::transport::{Channel, Server};
 use tower::ServiceExt as _;
 use transport::{
-    Address, Admission, Called, Dialer, Listener, Peer, PingPolicy, Security, SocketOptions, Tls, accepted,
-    admitted,
+    Address, Admission, Called, Dialer, Listener, Peer, PingPolicy, Room, Security, SocketOptions, Tls,
+    accepted, admitted,
 };
 
 use self::messages::Replaced;
@@ -64,6 +64,8 @@ pub struct ProxyConfig {
     pub listen: SocketAddr,
     /// Where health and metrics are served too (`--metrics-addr`).
     pub listen_metrics: Option<Address>,
+    /// How many connections there may be at a time on both.
+    pub room: Room,
     /// TLS towards clients; plain text without.
     pub tls: Option<Tls>,
     /// Members, as URLs or addresses.
@@ -166,7 +168,9 @@ async fn serve(
         PingPolicy { every: config.keep_alive_min, silence: HELLO_TIMEOUT, clock: shared.env.clock.clone() };
     let admission = Admission { security, endpoint: "client", protocol: None };
     let called = move |connection| Called::new(connection, pings.clone(), |_| Arc::new(()));
-    let incoming = admitted(accepted(listener), admission).map(called).map(Ok::<_, io::Error>);
+    let incoming = admitted(accepted(listener, config.room.clone(), shared.env.clone()), admission)
+        .map(called)
+        .map(Ok::<_, io::Error>);
     let mut server = Server::builder()
         .accept_http1(true)
         .max_concurrent_streams(config.max_concurrent_streams)

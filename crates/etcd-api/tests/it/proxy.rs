@@ -39,6 +39,7 @@ fn config(server: &Server) -> ProxyConfig {
     ProxyConfig {
         listen: env::ports::free_address(),
         listen_metrics: None,
+        room: transport::Room::unlimited(),
         tls: None,
         endpoints: vec![server.address.to_string()],
         member_tls: None,

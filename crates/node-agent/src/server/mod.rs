@@ -22,8 +22,8 @@ use rustls_pki_types::pem::PemObject;
 use rustls_pki_types::{CertificateDer, PrivateKeyDer};
 use serde_json::{Value, json};
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::OwnedSemaphorePermit;
 use tokio_rustls::TlsAcceptor;
+use transport::{Place, Room};
 use x509_parser::prelude::{FromDer, X509Certificate};
 
 use crate::context::Context;
@@ -94,14 +94,12 @@ impl Server {
     pub async fn run(self, address: SocketAddr, shutdown: Shutdown) -> std::io::Result<()> {
         let listener = TcpListener::bind(address).await?;
         let acceptor = TlsAcceptor::from(self.tls);
-        let places = Arc::new(tokio::sync::Semaphore::new(CONNECTIONS));
+        let room = Room::new(CONNECTIONS);
         loop {
-            let accepted = tokio::select! {
-                accepted = listener.accept() => accepted,
+            let ((socket, _), place) = tokio::select! {
+                accepted = room.next(&self.context.env, || listener.accept()) => accepted,
                 () = shutdown.wait() => return Ok(()),
             };
-            let Ok((socket, _)) = accepted else { continue };
-            let Ok(place) = places.clone().try_acquire_owned() else { continue };
             let (context, acceptor, shutdown) = (self.context.clone(), acceptor.clone(), shutdown.clone());
             self.context.tasks.spawn_detached("connection", async move {
                 tokio::select! {
@@ -113,12 +111,7 @@ impl Server {
     }
 }
 
-async fn connection(
-    context: Arc<Context>,
-    acceptor: TlsAcceptor,
-    socket: TcpStream,
-    place: Arc<OwnedSemaphorePermit>,
-) {
+async fn connection(context: Arc<Context>, acceptor: TlsAcceptor, socket: TcpStream, place: Arc<Place>) {
     env::tune(&socket);
     let Ok(stream) = acceptor.accept(socket).await else { return };
     let certificates = stream.get_ref().1.peer_certificates();
@@ -146,7 +139,7 @@ async fn answer<B>(
     context: &Arc<Context>,
     trusted: bool,
     request: Request<B>,
-    place: Arc<OwnedSemaphorePermit>,
+    place: Arc<Place>,
 ) -> Response<Body> {
     let (mut head, _) = request.into_parts();
     let path = head.uri.path();

@@ -14,7 +14,7 @@ use hyper_util::rt::TokioIo;
 use protos::cri;
 use serde_json::Value;
 use tokio::net::TcpStream;
-use tokio::sync::OwnedSemaphorePermit;
+use transport::Place;
 
 use super::bridge::{Greeting, bridge};
 use super::{Body, text};
@@ -41,7 +41,7 @@ pub(super) struct Wanted<'a> {
     /// The connection to come; none: this connection cannot be given away.
     pub upgrade: Option<OnUpgrade>,
     /// Its place among the connections of the server.
-    pub place: Arc<OwnedSemaphorePermit>,
+    pub place: Arc<Place>,
 }
 
 /// How a client's stream becomes the runtime's.

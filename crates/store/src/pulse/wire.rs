@@ -11,7 +11,7 @@ use prost::Message;
 use protos::peer;
 use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
-use transport::{Accepted, Admission, Connection, Dialer, Listener, Security};
+use transport::{Accepted, Admission, Connection, Dialer, Listener, Room, Security};
 
 use super::links::Word;
 use crate::consensus::Node;
@@ -142,7 +142,7 @@ pub(crate) async fn serve_door(inner: Arc<Inner>, door: Door) {
     let tasks = TaskGroup::new("door", inner.shutdown.child());
     let strangers = Arc::new(Semaphore::new(STRANGERS));
     let admission = Arc::new(Admission { security: door.security, endpoint: "peer", protocol: Some(NAME) });
-    let mut connections = Box::pin(transport::accepted(door.listener));
+    let mut connections = Box::pin(transport::accepted(door.listener, Room::unlimited(), inner.env.clone()));
     loop {
         let accepted = tokio::select! {
             accepted = connections.next() => accepted,

@@ -37,8 +37,6 @@ pub enum Effect {
     Works,
     /// Nothing: it tunes what this engine does not have or need, or what is fixed here at etcd's default.
     Moot,
-    /// Not built yet: another value than the default is refused.
-    Missing,
     /// Known from older versions, without effect in etcd too. Not shown.
     Old,
 }
@@ -148,7 +146,7 @@ pub const FLAGS: &[Flag] = &[
     flag("auto-compaction-mode", Kind::Text, "periodic", Effect::Works),
     flag("enable-pprof", Kind::Bool, "false", Effect::Moot),
     flag("metrics", Kind::Text, "basic", Effect::Works),
-    flag("enable-distributed-tracing", Kind::Bool, "false", Effect::Missing),
+    flag("enable-distributed-tracing", Kind::Bool, "false", Effect::Moot),
     flag("distributed-tracing-address", Kind::Text, "localhost:4317", Effect::Moot),
     flag("distributed-tracing-service-name", Kind::Text, "etcd", Effect::Moot),
     flag("distributed-tracing-instance-id", Kind::Text, "", Effect::Moot),
@@ -165,9 +163,9 @@ pub const FLAGS: &[Flag] = &[
     flag("downgrade-check-time", Kind::Duration, "5s", Effect::Moot),
     flag("warning-apply-duration", Kind::Duration, "100ms", Effect::Works),
     flag("warning-unary-request-duration", Kind::Duration, "300ms", Effect::Works),
-    flag("memory-mlock", Kind::Bool, "false", Effect::Missing),
+    flag("memory-mlock", Kind::Bool, "false", Effect::Works),
     flag("bootstrap-defrag-threshold-megabytes", Kind::Unsigned, "0", Effect::Moot),
-    flag("max-learners", Kind::Signed, "1", Effect::Moot),
+    flag("max-learners", Kind::Signed, "1", Effect::Works),
     flag("unsafe-no-fsync", Kind::Bool, "false", Effect::Works),
     flag("force-new-cluster", Kind::Bool, "false", Effect::Works),
     flag("feature-gates", Kind::Gates, "", Effect::Works),
@@ -445,15 +443,6 @@ impl Flags {
         Ok(())
     }
 
-    /// Flags that are set to what is not built yet.
-    pub fn missing(&self) -> Vec<&'static str> {
-        let missing = FLAGS.iter().filter(|flag| flag.effect == Effect::Missing);
-        missing
-            .filter(|flag| self.values.get(flag.name).is_some_and(|value| *value != flag.default))
-            .map(|flag| flag.name)
-            .collect()
-    }
-
     /// Whether a flag was set, to whatever.
     pub fn is_set(&self, name: &str) -> bool {
         self.values.contains_key(name)
@@ -496,6 +485,11 @@ impl Flags {
     /// A number, if one is set or the default.
     pub fn number(&self, name: &str) -> Option<u64> {
         self.get(name).parse().ok()
+    }
+
+    /// A whole number that has a default.
+    pub fn signed(&self, name: &str) -> i64 {
+        self.get(name).parse().unwrap_or(0)
     }
 
     /// A duration.
@@ -589,13 +583,5 @@ mod tests {
         assert_eq!((flags.get("cert-file"), flags.get("peer-trusted-ca-file")), ("c", "p"));
         assert!(flags.on("client-cert-auth") && flags.on("peer-client-cert-auth"));
         assert!(Flags::from_yaml("- a\n").is_err());
-    }
-
-    #[test]
-    fn what_is_not_built_is_refused_unless_it_is_the_default() {
-        assert!(
-            parse(&["--memory-mlock=false", "--quota-backend-bytes=0"]).expect("flags").missing().is_empty()
-        );
-        assert_eq!(parse(&["--memory-mlock"]).expect("flags").missing(), ["memory-mlock"]);
     }
 }

@@ -6,28 +6,30 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail};
-use env::{Clock, Env, Shutdown, TaskGroup};
+use env::{Env, Shutdown, TaskGroup};
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::Semaphore;
 
-use super::words::Words;
-use crate::{logging, signals};
+use super::words::Subcommand;
+use crate::{descriptors, logging, signals};
 
 /// Connections at a time.
 const MAX_CONNECTIONS: usize = 16_384;
 const STOP_DEADLINE: Duration = Duration::from_secs(2);
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// The flags, with their defaults.
-const FLAGS: &[(&str, &str)] = &[
-    ("listen-addr", "127.0.0.1:23790"),
-    ("endpoints", "127.0.0.1:2379"),
-    ("retry-delay", "1m0s"),
-    ("discovery-srv", ""),
-    ("discovery-srv-name", ""),
-    ("insecure-discovery", "false"),
-    ("trusted-ca-file", ""),
-];
+const GATEWAY: Subcommand = Subcommand {
+    name: "gateway",
+    about: "passes connections on to the members of a cluster",
+    flags: &[
+        ("listen-addr", "127.0.0.1:23790"),
+        ("endpoints", "127.0.0.1:2379"),
+        ("retry-delay", "1m0s"),
+        ("discovery-srv", ""),
+        ("discovery-srv-name", ""),
+        ("insecure-discovery", "false"),
+        ("trusted-ca-file", ""),
+    ],
+};
 
 /// A member.
 struct Remote {
@@ -39,7 +41,7 @@ struct Remote {
 struct Remotes {
     all: Vec<Remote>,
     next: AtomicUsize,
-    clock: Clock,
+    env: Env,
 }
 
 impl Remotes {
@@ -66,7 +68,7 @@ impl Remotes {
     async fn revive(self: Arc<Self>, delay: Duration, shutdown: Shutdown) {
         while !shutdown.is_triggered() {
             tokio::select! {
-                () = self.clock.sleep(delay) => {}
+                () = self.env.clock.sleep(delay) => {}
                 () = shutdown.wait() => return,
             }
             for remote in self.all.iter().filter(|remote| remote.lost.load(Ordering::Relaxed)) {
@@ -82,10 +84,10 @@ impl Remotes {
 
 /// Runs until SIGTERM or SIGINT.
 pub async fn run(env: Env, words: &[String]) -> Result<ExitCode> {
-    let words = Words::parse(words, FLAGS)?;
-    if words.positional != ["start"] {
-        bail!("usage: etcd gateway start --endpoints=<endpoints> --listen-addr=<address>");
-    }
+    let words = match GATEWAY.read(words) {
+        Ok(words) => words,
+        Err(code) => return Ok(code),
+    };
     if !words.get("discovery-srv").is_empty() {
         bail!("--discovery-srv is not implemented");
     }
@@ -102,7 +104,7 @@ pub async fn run(env: Env, words: &[String]) -> Result<ExitCode> {
     signals::watch(&tasks)?;
     let listener = TcpListener::bind(listen).await.with_context(|| format!("cannot listen on {listen}"))?;
     let addresses = all.iter().map(|remote| remote.address.as_str()).collect::<Vec<_>>().join(",");
-    let remotes = Arc::new(Remotes { all, next: AtomicUsize::new(0), clock: env.clock });
+    let remotes = Arc::new(Remotes { all, next: AtomicUsize::new(0), env });
     tasks.spawn_detached("revive", remotes.clone().revive(delay, tasks.shutdown().clone()));
     tasks.spawn_detached("accept", accept(listener, remotes, tasks.clone()));
     tracing::info!(endpoints = addresses, "ready to proxy client requests");
@@ -131,30 +133,22 @@ fn endpoints(text: &str, listen: &str) -> Result<Vec<String>> {
 }
 
 async fn accept(listener: TcpListener, remotes: Arc<Remotes>, tasks: TaskGroup) {
-    let (room, shutdown) = (Arc::new(Semaphore::new(MAX_CONNECTIONS)), tasks.shutdown().clone());
+    // A connection has two ends here.
+    let room = descriptors::for_clients(2).part(MAX_CONNECTIONS);
+    let shutdown = tasks.shutdown().clone();
     loop {
-        let Ok(place) = room.clone().acquire_owned().await else { return };
-        let accepted = tokio::select! {
-            accepted = listener.accept() => accepted,
+        let ((inside, _), place) = tokio::select! {
+            accepted = room.next(&remotes.env, || listener.accept()) => accepted,
             () = shutdown.wait() => return,
         };
-        match accepted {
-            Ok((inside, _)) => {
-                let (remotes, shutdown) = (remotes.clone(), shutdown.clone());
-                tasks.spawn_detached("connection", async move {
-                    tokio::select! {
-                        () = pass(inside, &remotes) => {}
-                        () = shutdown.wait() => {}
-                    }
-                    drop(place);
-                });
+        let (remotes, shutdown) = (remotes.clone(), shutdown.clone());
+        tasks.spawn_detached("connection", async move {
+            tokio::select! {
+                () = pass(inside, &remotes) => {}
+                () = shutdown.wait() => {}
             }
-            // Out of file descriptors, or a client that has gone already.
-            Err(error) => {
-                tracing::warn!(%error, "a connection could not be accepted");
-                tokio::task::yield_now().await;
-            }
-        }
+            drop(place);
+        });
     }
 }
 

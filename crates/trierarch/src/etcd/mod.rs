@@ -22,7 +22,7 @@ use etcd_api::{ETCD_VERSION, Retention, auto_compact};
 use store::Store;
 
 use self::flags::{Effect, FLAGS, FlagError, Flags};
-use crate::{logging, observe, signals, tools};
+use crate::{logging, memory, observe, signals, tools};
 
 const STOP_DEADLINE: Duration = Duration::from_secs(10);
 /// How long clients wait for the cluster's version, at most.
@@ -65,9 +65,6 @@ pub async fn run(env: Env, words: Vec<String>) -> Result<ExitCode> {
         tracing::warn!(variable, "unrecognized environment variable");
     }
     tracing::info!(args = ?words, "Running: ");
-    if let Some(name) = flags.missing().first() {
-        return Ok(refused(&format!("--{name}={} is not implemented", flags.get(name))));
-    }
     settings::warn(&flags);
     if let Err(error) = settings::check(&flags) {
         return Ok(refused(&error));
@@ -106,7 +103,6 @@ fn usage() -> String {
         let remark = match flag.effect {
             Effect::Works => "",
             Effect::Moot => " (no effect here)",
-            Effect::Missing => " (not implemented)",
             Effect::Old => continue,
         };
         text.push_str(&format!("  --{} '{}'{remark}\n", flag.name, flag.default));
@@ -120,6 +116,9 @@ async fn serve(env: Env, flags: &Flags) -> Result<()> {
     env::failpoints::start(&points).context("failpoints")?;
     let tasks = TaskGroup::new("etcd", Shutdown::new());
     signals::watch(&tasks)?;
+    if flags.on("memory-mlock") {
+        memory::lock().context("--memory-mlock")?;
+    }
     let retention = retention(flags)?;
     let metrics = observe::install(&[store::METRICS, etcd_api::METRICS])?;
     let stop = tasks.shutdown().clone();

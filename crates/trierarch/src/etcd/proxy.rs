@@ -9,9 +9,9 @@ use env::{Env, Shutdown, TaskGroup};
 use etcd_api::ProxyConfig;
 use transport::{Tls, TlsOptions, TlsVersions, cipher_suites, common_name};
 
-use super::words::Words;
+use super::words::{Subcommand, Words};
 use super::{security, settings};
-use crate::{logging, member, observe, signals};
+use crate::{descriptors, logging, member, observe, signals};
 
 const STOP_DEADLINE: Duration = Duration::from_secs(5);
 /// Where Linux says what the machine is called.
@@ -60,15 +60,18 @@ const FLAGS: &[(&str, &str)] = &[
     ("enable-pprof", "false"),
 ];
 
+const PROXY: Subcommand =
+    Subcommand { name: "grpc-proxy", about: "passes calls on to the members of a cluster", flags: FLAGS };
+
 /// Flags that are refused unless they have their defaults.
 const MISSING: &[&str] = &["discovery-srv", "experimental-leasing-prefix", "enable-pprof"];
 
 /// Runs until SIGTERM or SIGINT.
 pub async fn run(env: Env, words: &[String]) -> Result<ExitCode> {
-    let words = Words::parse(words, FLAGS)?;
-    if words.positional != ["start"] {
-        bail!("usage: etcd grpc-proxy start --endpoints=<endpoints> --listen-addr=<address>");
-    }
+    let words = match PROXY.read(words) {
+        Ok(words) => words,
+        Err(code) => return Ok(code),
+    };
     let changed =
         |name: &&&str| FLAGS.iter().any(|(known, default)| known == *name && words.get(name) != *default);
     if let Some(name) = MISSING.iter().find(changed) {
@@ -93,6 +96,7 @@ fn config(words: &Words) -> Result<ProxyConfig> {
     Ok(ProxyConfig {
         listen: member::address_of(words.get("listen-addr"))?,
         listen_metrics: some(words, "metrics-addr").map(str::parse).transpose()?,
+        room: descriptors::for_clients(1),
         tls: tls(words)?,
         endpoints: listed("endpoints").map(str::to_owned).collect(),
         member_tls: member_tls(words)?,

@@ -11,7 +11,7 @@ use transport::{Address, SocketOptions, TlsVersions, cipher_suites};
 
 use super::flags::{DEPRECATED, Flags};
 use super::security;
-use crate::{member, memory, tools};
+use crate::{descriptors, member, memory, tools};
 
 /// Threads that serve clients, at most: the consensus needs processors too.
 const MAX_LANES: usize = 8;
@@ -19,6 +19,8 @@ const MAX_LANES: usize = 8;
 const CACHE_BYTES: u64 = 64 << 20;
 /// etcd's name of a member that was given none.
 const DEFAULT_NAME: &str = "default";
+/// Samples of a million requests that may be asked for.
+const MAX_SAMPLING_RATE: i64 = 1_000_000;
 /// etcd's longest election timeout.
 const MAX_ELECTION_MILLIS: u64 = 50_000;
 
@@ -68,6 +70,10 @@ pub fn check(flags: &Flags) -> Result<()> {
     if persisted && !kept {
         bail!("enabling feature gate LeaseCheckpointPersist requires enabling feature gate LeaseCheckpoint");
     }
+    if flags.signed("max-learners") < 0 {
+        bail!("membership: too many learner members in cluster");
+    }
+    check_tracing(flags)?;
     if flags.duration("compact-hash-check-time").is_zero() {
         bail!("--compact-hash-check-time must be >0 (set to {})", flags.get("compact-hash-check-time"));
     }
@@ -78,6 +84,18 @@ pub fn check(flags: &Flags) -> Result<()> {
     }
     cipher_suites(&suites)?;
     Ok(())
+}
+
+/// What cannot be meant is refused, although nothing is traced.
+fn check_tracing(flags: &Flags) -> Result<()> {
+    let rate = flags.signed("distributed-tracing-sampling-rate");
+    let cause = match rate {
+        _ if !flags.on("enable-distributed-tracing") => return Ok(()),
+        ..0 => "tracing sampling rate must be positive",
+        0..=MAX_SAMPLING_RATE => return Ok(()),
+        _ => "tracing sampling rate must be less than 1000000",
+    };
+    bail!("distributed tracing configurition is not valid: ({cause})")
 }
 
 fn check_bootstrap(flags: &Flags) -> Result<()> {
@@ -118,6 +136,9 @@ pub fn warn(flags: &Flags) {
     if flags.on("unsafe-no-fsync") {
         tracing::warn!("--unsafe-no-fsync: what is acknowledged is lost when the machine loses its power");
     }
+    if flags.on("enable-distributed-tracing") {
+        tracing::warn!("--enable-distributed-tracing: no spans are exported, this is not implemented");
+    }
     if flags.some("listen-client-http-urls").is_none() {
         tracing::warn!(
             "Running http and grpc server on single port. This is not recommended for production."
@@ -153,6 +174,7 @@ pub fn member(flags: &Flags, initial_cluster: Vec<(String, String)>) -> Result<m
         listen_clients: flags.addresses("listen-client-urls"),
         listen_http: flags.addresses("listen-client-http-urls"),
         listen_metrics: flags.addresses("listen-metrics-urls"),
+        room: descriptors::for_clients(1),
         sockets: SocketOptions { reuse_port: flags.on("socket-reuse-port") },
         local_address: local_address(flags),
         access: Access {
@@ -175,6 +197,7 @@ pub fn member(flags: &Flags, initial_cluster: Vec<(String, String)>) -> Result<m
             bytes => bytes as u64,
         },
         max_leases: size("max-leases")?,
+        max_learners: size("max-learners")?,
         quota_bytes: flags.number("quota-backend-bytes").filter(|quota| *quota > 0),
         lanes: std::thread::available_parallelism().map_or(1, |cores| cores.get().min(MAX_LANES)),
         auth: AuthOptions::parse(
@@ -295,6 +318,12 @@ mod tests {
             refused(&["--tls-min-version=TLS1.3", "--cipher-suites=TLS_AES_128_GCM_SHA256"]),
             "cipher suites cannot be configured when only TLS1.3 is enabled"
         );
+        assert_eq!(refused(&["--max-learners=-1"]), "membership: too many learner members in cluster");
+        let traced = |rate: &str| {
+            refused(&["--enable-distributed-tracing", &format!("--distributed-tracing-sampling-rate={rate}")])
+        };
+        assert!(traced("-1").ends_with("(tracing sampling rate must be positive)"));
+        assert!(traced("1000001").ends_with("(tracing sampling rate must be less than 1000000)"));
         assert!(refused(&["--feature-gates=LeaseCheckpointPersist=true"]).contains("requires enabling"));
         assert_eq!(
             refused(&["--compact-hash-check-time=-1s"]),

@@ -23,14 +23,20 @@ impl Members {
 
     /// With further flags.
     pub fn start_with(size: usize, flags: &[&str]) -> Self {
+        Self::start_under(&[], size, flags)
+    }
+
+    /// With further flags, run by a program that limits them, with its own flags.
+    pub fn start_under(limiter: &[&str], size: usize, flags: &[&str]) -> Self {
         let urls: Vec<String> =
             (0..2 * size).map(|_| format!("http://127.0.0.1:{}", env::ports::free())).collect();
         let (clients, peers) = urls.split_at(size);
         let initial: Vec<String> = peers.iter().enumerate().map(|(n, url)| format!("m{n}={url}")).collect();
         let folder = tempfile::tempdir().expect("folder");
         let start = |(n, (client, peer)): (usize, (&String, &String))| {
-            let mut command = Command::new(env!("CARGO_BIN_EXE_trierarch"));
-            command.args(["etcd", "--name", &format!("m{n}"), "--data-dir"]);
+            let words = [limiter, &[env!("CARGO_BIN_EXE_trierarch"), "etcd"]].concat();
+            let mut command = Command::new(words[0]);
+            command.args(&words[1..]).args(["--name", &format!("m{n}"), "--data-dir"]);
             command.arg(folder.path().join(format!("m{n}")));
             command.args(["--listen-client-urls", client, "--advertise-client-urls", client]);
             command.args(["--listen-peer-urls", peer, "--initial-advertise-peer-urls", peer]);
@@ -59,6 +65,11 @@ impl Members {
     /// What a member has logged.
     pub fn log(&self, member: usize) -> String {
         std::fs::read_to_string(self.folder.path().join(format!("m{member}.log"))).expect("a log")
+    }
+
+    /// The number of a member's process.
+    pub fn process(&self, member: usize) -> u32 {
+        self.processes[member].id()
     }
 
     /// A page of a member: the code and the body.

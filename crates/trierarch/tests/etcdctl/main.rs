@@ -3,6 +3,8 @@
 
 mod cluster;
 mod commands;
+mod descriptors;
+mod flags;
 mod pages;
 #[path = "../shared/mod.rs"]
 mod shared;
