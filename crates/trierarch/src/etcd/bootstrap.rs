@@ -19,7 +19,7 @@ type Cluster = Vec<(String, String)>;
 pub async fn initial_cluster(env: &Env, flags: &Flags) -> Result<Cluster> {
     let own = own(flags);
     if settings::is_initialized(flags) {
-        return Ok(named(flags)?.unwrap_or(own));
+        return Ok(named(flags)?.filter(|cluster| !cluster.is_empty()).unwrap_or(own));
     }
     let join = flags.get("initial-cluster-state") == "existing";
     let cluster = if flags.some("discovery-endpoints").is_some() {
@@ -36,15 +36,20 @@ pub async fn initial_cluster(env: &Env, flags: &Flags) -> Result<Cluster> {
     Ok(cluster)
 }
 
-/// This member alone, at its advertised URLs.
+/// This member alone, at its advertised URLs. Without a name it has etcd's, which is then not found there.
 fn own(flags: &Flags) -> Cluster {
+    let name = flags.some("name").unwrap_or(settings::DEFAULT_NAME);
     let urls = flags.list("initial-advertise-peer-urls");
-    urls.into_iter().map(|url| (flags.get("name").to_owned(), url)).collect()
+    urls.into_iter().map(|url| (name.to_owned(), url)).collect()
 }
 
+/// Those that the flag names; it may name nobody.
 fn named(flags: &Flags) -> Result<Option<Cluster>> {
-    let named = flags.some("initial-cluster").map(member::parse_initial_cluster).transpose();
-    named.context("error setting up initial cluster")
+    let named = match flags.some("initial-cluster") {
+        None => return Ok(flags.is_set("initial-cluster").then(Vec::new)),
+        Some(text) => member::parse_initial_cluster(text),
+    };
+    named.map(Some).context("error setting up initial cluster")
 }
 
 fn text(cluster: &Cluster) -> String {

@@ -244,9 +244,45 @@ pub enum FlagError {
         /// Why not.
         cause: String,
     },
+    /// The same, of a value in the environment.
+    #[error("invalid value {value:?} for {variable}: {cause}")]
+    Environment {
+        /// Whose.
+        variable: String,
+        /// The value.
+        value: String,
+        /// Why not.
+        cause: String,
+    },
+    /// A flag is in the environment too.
+    #[error(
+        "conflicting environment variable {0:?} is shadowed by corresponding command-line flag (either unset \
+         environment variable or disable flag)"
+    )]
+    Shadowed(String),
     /// The file cannot be read.
     #[error("error loading config file: {0}")]
     File(String),
+}
+
+impl FlagError {
+    /// The same of a value that the environment gave.
+    fn of_variable(self, variable: String) -> Self {
+        match self {
+            Self::Value { value, cause, .. } => Self::Environment { variable, value, cause },
+            other => other,
+        }
+    }
+
+    /// The same of a value that the file gave.
+    fn of_file(self) -> Self {
+        match self {
+            Self::Value { name, value, cause } => {
+                Self::File(format!("invalid value {value:?} for {name}: {cause}"))
+            }
+            other => other,
+        }
+    }
 }
 
 /// The flags that were set, by name.
@@ -297,6 +333,15 @@ fn gates(text: &str) -> Result<Vec<(&'static str, bool)>, String> {
     Ok(set)
 }
 
+/// A number of a file: a whole one without point and exponent, as Go's decoder takes it (`1e9`).
+fn plain(number: &serde_json::Number) -> String {
+    let whole = number.as_f64().filter(|value| number.is_f64() && value.fract() == 0.0);
+    match whole.filter(|value| value.abs() < i64::MAX as f64) {
+        Some(value) => (value as i64).to_string(),
+        None => number.to_string(),
+    }
+}
+
 /// Go's `strconv.ParseBool`.
 fn boolean(text: &str) -> Option<bool> {
     match text {
@@ -335,27 +380,29 @@ impl Flags {
         Ok(flags)
     }
 
-    /// Adds what the environment says of flags that are not set; the names of `ETCD_` variables that say nothing.
+    /// Adds what the environment says; the names of `ETCD_` variables that say nothing.
     ///
     /// # Errors
-    /// A value is not of its flag's kind.
+    /// A value is not of its flag's kind, or the flag is set already.
     pub fn add_environment(
         &mut self,
         variables: impl Iterator<Item = (String, String)>,
     ) -> Result<Vec<String>, FlagError> {
-        let mut unknown = Vec::new();
+        let (mut unknown, mut invalid, given) = (Vec::new(), None, self.values.clone());
         for (variable, value) in variables {
             let Some(name) = variable.strip_prefix("ETCD_") else { continue };
             let name = name.to_ascii_lowercase().replace('_', "-");
             match find(&name) {
-                Some(flag) if !self.values.contains_key(flag.name) && !value.is_empty() => {
-                    self.values.insert(flag.name, checked(flag, value)?);
-                }
-                Some(_) => {}
+                Some(flag) if given.contains_key(flag.name) => return Err(FlagError::Shadowed(variable)),
+                Some(_) if value.is_empty() => {}
+                Some(flag) => match checked(flag, value) {
+                    Ok(value) => drop(self.values.insert(flag.name, value)),
+                    Err(error) => invalid = Some(error.of_variable(variable)),
+                },
                 None => unknown.push(variable),
             }
         }
-        Ok(unknown)
+        invalid.map_or(Ok(unknown), Err)
     }
 
     /// Reads a configuration file: the flags' names as keys, those of TLS below `client-transport-security` and
@@ -364,8 +411,13 @@ impl Flags {
     /// # Errors
     /// It is no YAML mapping, or a value is not of its flag's kind.
     pub fn from_yaml(text: &str) -> Result<Self, FlagError> {
+        // Of a key that stands there twice the last value holds, as with Go's decoder.
+        let options = serde_saphyr::options! {
+            duplicate_keys: serde_saphyr::options::DuplicateKeyPolicy::LastWins,
+        };
         let document: BTreeMap<String, serde_json::Value> =
-            serde_saphyr::from_str(text).map_err(|error| FlagError::File(error.to_string()))?;
+            serde_saphyr::from_str_with_options(text, options)
+                .map_err(|error| FlagError::File(error.to_string()))?;
         let mut flags = Self::default();
         for (key, value) in &document {
             let prefix = match key.as_str() {
@@ -434,11 +486,14 @@ impl Flags {
                 items.collect::<Vec<_>>().join(",")
             }
             // In files durations may be numbers of nanoseconds, as Go's decoder takes them.
-            serde_json::Value::Number(number) if flag.kind == Kind::Duration => format!("{number}ns"),
+            serde_json::Value::Number(number) if flag.kind == Kind::Duration => {
+                format!("{}ns", plain(number))
+            }
+            serde_json::Value::Number(number) => plain(number),
             other => other.to_string(),
         };
         if !text.is_empty() {
-            self.values.insert(flag.name, checked(flag, text)?);
+            self.values.insert(flag.name, checked(flag, text).map_err(FlagError::of_file)?);
         }
         Ok(())
     }
@@ -565,10 +620,19 @@ mod tests {
     #[test]
     fn the_environment_fills_in() {
         let mut flags = parse(&["--name=a"]).expect("flags");
-        let variables = [("ETCD_NAME", "b"), ("ETCD_DATA_DIR", "d"), ("ETCD_NONSENSE", "x"), ("PATH", "p")];
-        let variables = variables.into_iter().map(|(name, value)| (name.to_owned(), value.to_owned()));
-        assert_eq!(flags.add_environment(variables).expect("variables"), ["ETCD_NONSENSE"]);
-        assert_eq!((flags.get("name"), flags.get("data-dir")), ("a", "d"));
+        let mut add = |variables: &[(&str, &str)]| {
+            let variables = variables.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned()));
+            flags.add_environment(variables)
+        };
+        let variables = [("ETCD_METRICS", ""), ("ETCD_DATA_DIR", "d"), ("ETCD_NONSENSE", "x"), ("PATH", "p")];
+        assert_eq!(add(&variables).expect("variables"), ["ETCD_NONSENSE"]);
+        let refused = add(&[("ETCD_SNAPSHOT_COUNT", "x")]).expect_err("no number").to_string();
+        assert_eq!(refused, "invalid value \"x\" for ETCD_SNAPSHOT_COUNT: parse error");
+        for value in ["a", "b", ""] {
+            let refused = add(&[("ETCD_SNAPSHOT_COUNT", "x"), ("ETCD_NAME", value)]).expect_err("a flag too");
+            assert_eq!(refused, FlagError::Shadowed("ETCD_NAME".to_owned()));
+        }
+        assert_eq!((flags.get("name"), flags.get("data-dir"), flags.get("metrics")), ("a", "d", "basic"));
     }
 
     #[test]
@@ -583,5 +647,10 @@ mod tests {
         assert_eq!((flags.get("cert-file"), flags.get("peer-trusted-ca-file")), ("c", "p"));
         assert!(flags.on("client-cert-auth") && flags.on("peer-client-cert-auth"));
         assert!(Flags::from_yaml("- a\n").is_err());
+        let flags = Flags::from_yaml("name: a\nquota-backend-bytes: 1e9\nname: b\n").expect("a file");
+        assert_eq!((flags.get("name"), flags.get("quota-backend-bytes")), ("b", "1000000000"));
+        for wrong in ["quota-backend-bytes: 1.5", "snapshot-count: x", "pre-vote: maybe"] {
+            assert!(matches!(Flags::from_yaml(wrong), Err(FlagError::File(_))), "{wrong}");
+        }
     }
 }

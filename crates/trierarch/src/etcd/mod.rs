@@ -45,7 +45,12 @@ pub async fn run(env: Env, words: Vec<String>) -> Result<ExitCode> {
             print!("{}", usage());
             return Ok(ExitCode::SUCCESS);
         }
-        Err(error @ (FlagError::File(_) | FlagError::NotAFlag(_))) => {
+        Err(
+            error @ (FlagError::File(_)
+            | FlagError::NotAFlag(_)
+            | FlagError::Environment { .. }
+            | FlagError::Shadowed(_)),
+        ) => {
             logging::start_zap("info", "json", &["default".to_owned()], None)?;
             return Ok(refused(&error));
         }
@@ -83,15 +88,20 @@ fn refused(error: &dyn std::fmt::Display) -> ExitCode {
     ExitCode::FAILURE
 }
 
-/// A configuration file stands for everything else, as in etcd.
+/// A configuration file stands for everything else, as in etcd: nothing else is looked at then.
 fn read_flags(words: &[String]) -> Result<(Flags, Vec<String>), FlagError> {
     let mut flags = Flags::parse(words)?;
-    let unknown = flags.add_environment(std::env::vars())?;
-    let Some(file) = flags.some("config-file").filter(|_| !flags.on("version")) else {
+    if flags.on("version") {
+        return Ok((flags, Vec::new()));
+    }
+    let file = flags.some("config-file").map(str::to_owned);
+    let file = file.or_else(|| std::env::var("ETCD_CONFIG_FILE").ok()).filter(|file| !file.is_empty());
+    let Some(file) = file else {
+        let unknown = flags.add_environment(std::env::vars())?;
         return Ok((flags, unknown));
     };
     let text =
-        std::fs::read_to_string(file).map_err(|error| FlagError::File(format!("open {file}: {error}")))?;
+        std::fs::read_to_string(&file).map_err(|error| FlagError::File(format!("open {file}: {error}")))?;
     Ok((Flags::from_yaml(&text)?, Vec::new()))
 }
 

@@ -18,7 +18,9 @@ const MAX_LANES: usize = 8;
 /// Bytes of values that are kept in memory.
 const CACHE_BYTES: u64 = 64 << 20;
 /// etcd's name of a member that was given none.
-const DEFAULT_NAME: &str = "default";
+pub const DEFAULT_NAME: &str = "default";
+/// etcd's `--compaction-batch-limit`.
+const DEFAULT_BATCH: usize = 1000;
 /// Samples of a million requests that may be asked for.
 const MAX_SAMPLING_RATE: i64 = 1_000_000;
 /// etcd's longest election timeout.
@@ -209,10 +211,21 @@ pub fn member(flags: &Flags, initial_cluster: Vec<(String, String)>) -> Result<m
         watch_progress_notify_interval: flags.duration("watch-progress-notify-interval"),
         warn_unary: flags.duration("warning-unary-request-duration"),
         warn_apply: flags.duration("warning-apply-duration"),
-        compaction: (size("compaction-batch-limit")?, flags.duration("compaction-sleep-interval")),
+        compaction: (
+            batch(flags.signed("compaction-batch-limit")),
+            flags.duration("compaction-sleep-interval"),
+        ),
         extensive_metrics: flags.get("metrics") == "extensive",
         checks: checks(flags),
     })
+}
+
+/// Past versions that are deleted at a time: 0 is etcd's default, less is all of them.
+fn batch(limit: i64) -> usize {
+    match limit {
+        0 => DEFAULT_BATCH,
+        limit => usize::try_from(limit).unwrap_or(usize::MAX),
+    }
 }
 
 /// Which of etcd's comparisons of members are made.
@@ -329,6 +342,11 @@ mod tests {
             refused(&["--compact-hash-check-time=-1s"]),
             "--compact-hash-check-time must be >0 (set to -1s)"
         );
+    }
+
+    #[test]
+    fn compactions_may_be_in_one_step() {
+        assert_eq!((batch(-1), batch(0), batch(5)), (usize::MAX, DEFAULT_BATCH, 5));
     }
 
     #[test]

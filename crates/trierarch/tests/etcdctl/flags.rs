@@ -59,3 +59,27 @@ fn subcommands_print_their_help() {
         assert!(errors.starts_with("Error: unknown flag: --nonsense\nUsage:\n"), "{errors}");
     }
 }
+
+#[test]
+fn what_cannot_be_used_ends_with_a_line_and_etcds_code() {
+    let folder = tempfile::tempdir().expect("folder");
+    let file = folder.path().join("c.yaml");
+    let refused = |words: &[&str], variables: &[(&str, &str)]| {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_trierarch"));
+        command.arg("etcd").args(words).envs(variables.iter().copied()).current_dir(folder.path());
+        let output = command.output().expect("it runs");
+        let text = String::from_utf8(output.stderr).expect("text");
+        assert_eq!(output.status.code(), Some(1), "{words:?} {variables:?}: {text}");
+        text
+    };
+    let text = refused(&[], &[("ETCD_SNAPSHOT_COUNT", "x")]);
+    assert!(text.contains("for ETCD_SNAPSHOT_COUNT: parse error") && text.lines().count() == 1, "{text}");
+    let text = refused(&["--name=a"], &[("ETCD_NAME", "a")]);
+    assert!(text.contains("conflicting environment variable") && text.lines().count() == 1, "{text}");
+    std::fs::write(&file, "snapshot-count: x\n").expect("written");
+    let words = ["--config-file", file.to_str().expect("text")];
+    let text = refused(&words, &[("ETCD_CONFIG_FILE", "nothing"), ("ETCD_MAX_WALS", "x")]);
+    assert!(text.contains("for snapshot-count: parse error") && text.lines().count() == 1, "{text}");
+    assert!(refused(&["--initial-cluster="], &[]).contains("couldn't find local name \\\"default\\\""));
+    assert!(refused(&["--name="], &[]).contains("couldn't find local name \\\"\\\""));
+}
