@@ -36,6 +36,8 @@ use crate::witness::Witness;
 /// Entries that are committed and not yet applied, at most, before new ones are refused (etcd's
 /// `maxGapBetweenApplyAndCommitIndex`).
 const MAX_APPLY_GAP: u64 = 5000;
+/// How many times longer the only member of a cluster pauses between looks at others.
+const LONELY: u32 = 10;
 /// Pause while no leader is known.
 const LEADER_POLL: Duration = Duration::from_millis(10);
 
@@ -184,6 +186,12 @@ impl Inner {
         let (took_over, now) = (*self.leadership.borrow(), leadership::read(self));
         let leads = took_over.is_leader && now.is_leader && took_over.term == now.term;
         if leads { Ok(now.term) } else { Err(StoreError::NotLeader) }
+    }
+
+    /// A pause between looks at what only others can change: the only member of a cluster looks less often.
+    pub fn pause(&self, between: Duration) -> Duration {
+        let membership = self.shared.membership.load();
+        if consensus::is_only_member(&membership, self.me) { LONELY * between } else { between }
     }
 
     /// Whether this member leads alone, and shows everything that members before it have acknowledged. Then nobody can

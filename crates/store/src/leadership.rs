@@ -85,7 +85,7 @@ pub(crate) async fn follow(inner: Arc<Inner>, leadership: watch::Sender<Leadersh
             changed = changes.changed() => if changed.is_err() { break },
             changed = metrics.changed(), if unheard => if changed.is_err() { break },
             changed = verdict.changed() => if changed.is_err() { break },
-            () = inner.env.clock.sleep(CHECK_INTERVAL) => {}
+            () = inner.env.clock.sleep(inner.pause(CHECK_INTERVAL)) => {}
             () = inner.shutdown.wait() => break,
         }
     }
@@ -255,7 +255,7 @@ pub(crate) async fn pass_points(inner: Arc<Inner>) {
 pub(crate) async fn leave_slow_disk(inner: Arc<Inner>) {
     loop {
         tokio::select! {
-            () = inner.env.clock.sleep(DISK_INTERVAL) => {}
+            () = inner.env.clock.sleep(inner.pause(DISK_INTERVAL)) => {}
             () = inner.shutdown.wait() => return,
         }
         let latency = inner.disk.least();

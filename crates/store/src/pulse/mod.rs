@@ -126,7 +126,7 @@ pub(crate) async fn run(inner: Arc<Inner>, dialer: Dialer) {
             () = inner.env.clock.sleep_until(next) => {
                 let now = inner.env.clock.monotonic();
                 // Beats that are late are not made up for.
-                next = (next + inner.pulse.rhythm.beat).max(now);
+                next = (next + inner.pause(inner.pulse.rhythm.beat)).max(now);
                 number += 1;
                 inner.pulse.links.lock().beat(now);
                 callers.follow(&inner);
