@@ -11,6 +11,10 @@ use crate::shared::eventually;
 
 /// How an HTTP/2 connection begins, with settings that say nothing (RFC 9113, section 3.4).
 const HELLO: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0";
+/// Bytes of settings that say nothing.
+const SETTINGS: usize = 9;
+/// So long somebody may take who answers.
+const PATIENCE: Duration = Duration::from_secs(10);
 /// So long nobody is answered who has to wait.
 const WAIT: Duration = Duration::from_millis(500);
 
@@ -60,6 +64,12 @@ fn idle_connections_leave_a_member_what_it_needs() {
     eventually("snapshots go on", || {
         (value(&metrics(&watched), snapshots) > value(&full, snapshots)).then_some(())
     });
+    let known = runtime.block_on(client.member_list()).expect("served");
+    let mut member = TcpStream::connect(known.members()[0].peer_urls()[0].trim_start_matches("http://"))
+        .expect("it listens to members");
+    member.set_read_timeout(Some(PATIENCE)).expect("set");
+    member.write_all(HELLO).expect("it takes");
+    member.read_exact(&mut [0; SETTINGS]).expect("other members are answered");
     let mut waiting = TcpStream::connect(address).expect("it listens");
     waiting.set_read_timeout(Some(WAIT)).expect("set");
     waiting.write_all(b"GET /health HTTP/1.1\r\nHost: h\r\nConnection: close\r\n\r\n").expect("it takes");
