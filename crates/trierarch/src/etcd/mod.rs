@@ -17,17 +17,20 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result};
-use env::{Env, Shutdown, TaskGroup};
+use env::{Env, Metric, Shutdown, TaskGroup};
 use etcd_api::{ETCD_VERSION, Retention, auto_compact};
 use store::Store;
 
-use self::flags::{Effect, FLAGS, FlagError, Flags};
+use self::flags::{Effect, FLAGS, FlagError, Flags, GATES};
 use crate::{logging, memory, observe, signals, tools};
 
 const STOP_DEADLINE: Duration = Duration::from_secs(10);
 /// How long clients wait for the cluster's version, at most.
 const VERSION_PATIENCE: Duration = Duration::from_secs(1);
 const VERSION_POLL: Duration = Duration::from_millis(5);
+/// What only the drop-in has to show.
+const METRICS: &[Metric] =
+    &[Metric::gauge("etcd_server_feature_enabled", "Whether a feature gate is open.").labelled()];
 /// Go's exit code for a command line that cannot be read.
 const USAGE: u8 = 2;
 
@@ -130,7 +133,8 @@ async fn serve(env: Env, flags: &Flags) -> Result<()> {
         memory::lock().context("--memory-mlock")?;
     }
     let retention = retention(flags)?;
-    let metrics = observe::install(&[store::METRICS, etcd_api::METRICS])?;
+    let metrics = observe::install(&[store::METRICS, etcd_api::METRICS, METRICS])?;
+    show_gates(flags);
     let stop = tasks.shutdown().clone();
     let cluster = tokio::select! {
         cluster = bootstrap::initial_cluster(&env, flags) => cluster?,
@@ -152,6 +156,15 @@ async fn serve(env: Env, flags: &Flags) -> Result<()> {
         }
     });
     Ok(tasks.join(STOP_DEADLINE).await?)
+}
+
+/// Shows which feature gates are open.
+fn show_gates(flags: &Flags) {
+    for (name, default) in GATES {
+        let stage = if *default || *name == "AllBeta" { "BETA" } else { "ALPHA" };
+        let shown = metrics::gauge!("etcd_server_feature_enabled", "name" => *name, "stage" => stage);
+        shown.set(f64::from(u8::from(flags.gate(name))));
+    }
 }
 
 /// Waits until clients are served: the member has caught up, and the version that the cluster speaks is decided, unless a

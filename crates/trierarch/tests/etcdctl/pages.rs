@@ -82,6 +82,8 @@ fn metrics_have_etcds_names_and_meanings() {
     let all = texts.join("");
     for part in [
         "etcd_server_version{server_version=\"3.7.1\"} 1\n",
+        "etcd_server_feature_enabled{name=\"FastLeaseKeepAlive\",stage=\"BETA\"} 1\n",
+        "etcd_server_feature_enabled{name=\"CompactHashCheck\",stage=\"ALPHA\"} 0\n",
         "etcd_cluster_version{cluster_version=\"3.7\"} 1\n",
         "etcd_network_peer_sent_bytes_total{To=\"",
         "etcd_network_active_peers{Local=\"",
