@@ -15,6 +15,12 @@ pub(crate) const PREFIX: usize = 5;
 /// The first byte of a message that is compressed.
 pub(crate) const COMPRESSED: u8 = 1;
 
+/// Whether a request is a call of gRPC.
+pub(crate) fn is_grpc(headers: &HeaderMap) -> bool {
+    let kind = headers.get(header::CONTENT_TYPE);
+    kind.is_some_and(|kind| kind.as_bytes().starts_with(b"application/grpc"))
+}
+
 /// What stands before a message of so many bytes, with room for so many of them; `None` for 4 GiB and more.
 pub(crate) fn begin(length: u64, room: usize) -> Option<BytesMut> {
     let length = u32::try_from(length).ok()?;

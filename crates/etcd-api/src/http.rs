@@ -13,6 +13,7 @@ use store::hex;
 use crate::ETCD_VERSION;
 use crate::context::Context;
 use crate::counters::{Collector, Counted};
+use crate::framing::is_grpc;
 use crate::health;
 
 /// Renders this process' metrics as Prometheus text.
@@ -56,8 +57,7 @@ pub(crate) fn nothing() -> Router {
 
 /// What grpc-go answers for a service that is not there: UNIMPLEMENTED, in a response without a body.
 async fn unknown(request: Request) -> Response {
-    let is_grpc = |value: &HeaderValue| value.as_bytes().starts_with(b"application/grpc");
-    if !request.headers().get(header::CONTENT_TYPE).is_some_and(is_grpc) {
+    if !is_grpc(request.headers()) {
         return plain(StatusCode::NOT_FOUND, "404 page not found\n".to_owned());
     }
     let path = request.uri().path();

@@ -5,7 +5,7 @@
 //! - a request that was refused changed nothing, and is refused with etcd's code and text;
 //! - a watch stream delivers each revision of each watch once, whole and in order.
 //!
-//! Read `server.rs` (what is built from what), `convert.rs` (requests into the store's terms), then a service each:
+//! Read `server.rs` (what is built from what), `serving.rs` (connections), `deadline.rs` (how long calls take), `convert.rs` (requests into the store's terms), then a service each:
 //! `kv.rs`, `watch/`, `lease.rs`, `cluster.rs`, `maintenance.rs`, `version.rs`, `auth/` (who asks, and may they?),
 //! `lock.rs` and `election.rs` (both over `queue.rs`); `doors.rs` has the addresses, `access.rs` who may
 //! use pages, `path.rs` how their paths are read, `discovery.rs` how first members find each other; `http.rs` and `health.rs` have /metrics,
@@ -22,6 +22,7 @@ mod compactor;
 mod context;
 mod convert;
 mod counters;
+mod deadline;
 mod discovery;
 mod doors;
 mod election;
@@ -43,6 +44,7 @@ mod path;
 mod proxy;
 mod queue;
 mod server;
+mod serving;
 mod version;
 mod watch;
 

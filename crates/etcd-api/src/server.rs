@@ -19,7 +19,6 @@ use store::Store;
 use tokio::sync::{Semaphore, mpsc};
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::service::Routes;
-use tonic::transport::Server;
 use tower::Layer as _;
 use transport::{
     Accepted, Address, Admission, Called, Peer, PingPolicy, Room, SocketOptions, Tls, accepted, admitted,
@@ -41,6 +40,7 @@ use crate::kv::KvService;
 use crate::lease::LeaseService;
 use crate::lock::LockService;
 use crate::maintenance::MaintenanceService;
+use crate::serving::{self, Settings};
 use crate::version;
 use crate::watch::{WatchServer, WatchService};
 
@@ -329,14 +329,6 @@ async fn accept(
     }
 }
 
-/// What holds for every connection.
-#[derive(Clone)]
-struct Settings {
-    pings: PingPolicy,
-    streams: u32,
-    keep_alive: Option<(Duration, Duration)>,
-}
-
 /// Serves a lane's connections on one address.
 async fn serve(
     connections: mpsc::Receiver<Accepted>,
@@ -344,25 +336,15 @@ async fn serve(
     (routes, calls): (Routes, Calls),
     settings: Settings,
     shutdown: Shutdown,
-) -> Result<(), tonic::transport::Error> {
-    let (interval, timeout) = settings.keep_alive.unzip();
-    let mut server = Server::builder()
-        .accept_http1(true)
-        .max_concurrent_streams(settings.streams)
-        .http2_keepalive_interval(interval)
-        .http2_keepalive_timeout(timeout)
-        .layer(calls);
+) -> Result<(), RunError> {
+    let pings = settings.pings.clone();
     let called = move |connection| {
         let share = |peer: &Peer| budget.share(peer.address.map(|address| address.ip())).note();
-        Called::new(connection, settings.pings.clone(), share)
+        Called::new(connection, pings.clone(), share)
     };
     let incoming = admitted(ReceiverStream::new(connections), admission).map(called);
-    server
-        .add_routes(routes)
-        .serve_with_incoming_shutdown(Box::pin(incoming.map(Ok::<_, io::Error>)), async move {
-            shutdown.wait().await
-        })
-        .await
+    serving::serve(incoming, calls.layer(routes.prepare()), &settings, shutdown).await;
+    Ok(())
 }
 
 /// What the HTTP endpoints are made of.

@@ -9,7 +9,8 @@
 //! - what is refused is refused with the words that Go's library and etcd use, for those who read logs.
 //!
 //! Read `address.rs`, `socket.rs`, `options.rs`, `tls.rs`, `verify.rs`, `room.rs` (how many connections), `accept.rs`, `called.rs` (a client's
-//! connection), `outgoing.rs`, `gathering.rs`, `dial.rs`, `turns.rs`.
+//! connection), `outgoing.rs`, `gathering.rs`, `dial.rs`, `turns.rs`;
+//! `websocket.rs` is for servers that are asked to speak so.
 
 mod accept;
 mod address;
@@ -31,6 +32,7 @@ mod tests;
 mod tls;
 mod turns;
 mod verify;
+pub mod websocket;
 mod words;
 
 pub use accept::{Admission, Security, accepted, admit, admitted};

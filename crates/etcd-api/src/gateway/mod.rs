@@ -2,16 +2,18 @@
 //!
 //! One table of paths and one transcoder over the API's descriptors: a request becomes the gRPC call that a client would
 //! have made and takes the same way through the services, so that what holds there holds here. What it takes is counted as
-//! its client's, with the JSON on both sides. Read `headers.rs` for metadata and deadlines.
+//! its client's, with the JSON on both sides. Read `headers.rs` for metadata, `socket.rs` for
+//! calls in WebSockets.
 
 mod headers;
+mod socket;
 
 use std::convert::Infallible;
 use std::sync::Arc;
 
 use axum::Router;
 use axum::body::{Body, Bytes};
-use axum::extract::{Request, State};
+use axum::extract::{Extension, Request, State};
 use axum::http::{HeaderMap, HeaderValue, Method, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use axum::routing::any;
@@ -27,10 +29,11 @@ use tonic::{Code, Status};
 use tower::ServiceExt as _;
 use transport::Peer;
 
-use self::headers::Deadline;
+use self::socket::Sockets;
 use crate::budget::{Budget, CALL, Permit, Share};
 use crate::calls::Counted;
 use crate::context::Context;
+use crate::deadline::Deadline;
 use crate::framing::{self, PREFIX};
 
 /// Bytes of JSON for a byte of protobuf, at most about: text is written in base64, with names around it.
@@ -175,11 +178,26 @@ pub(crate) fn router(services: &Counted<Routes>, streams: u32, context: &Context
             router = router.route(path.trim_end_matches('/'), any(answer).with_state(call));
         }
     }
-    let unknown = || async { error(&Status::not_found("Not Found")) };
-    router.route("/v3/", any(unknown)).route("/v3/{*rest}", any(unknown))
+    router
+        .route("/v3/", any(unknown))
+        .route("/v3/{*rest}", any(unknown))
+        .layer(Extension(Sockets { tasks: context.tasks.clone(), shutdown: context.shutdown.clone() }))
 }
 
-async fn answer(State(call): State<Call>, request: Request) -> Response {
+async fn unknown(Extension(sockets): Extension<Sockets>, request: Request) -> Response {
+    sockets.serve(request, false, |_| async { error(&Status::not_found("Not Found")) }).await
+}
+
+async fn answer(
+    State(call): State<Call>,
+    Extension(sockets): Extension<Sockets>,
+    request: Request,
+) -> Response {
+    let takes_many = call.method.is_client_streaming();
+    sockets.serve(request, takes_many, |request| called(call, request)).await
+}
+
+async fn called(call: Call, request: Request) -> Response {
     if request.method() != Method::POST {
         return error(&Status::unimplemented("Method Not Allowed"));
     }

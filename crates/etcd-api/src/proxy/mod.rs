@@ -22,7 +22,7 @@ use std::time::Duration;
 use arc_swap::ArcSwap;
 use axum::Router;
 use axum::extract::{Request, State};
-use axum::http::{HeaderValue, StatusCode, Uri, header, uri::PathAndQuery};
+use axum::http::{StatusCode, Uri, uri::PathAndQuery};
 use axum::response::{IntoResponse, Response};
 use bytes::{Bytes, BytesMut};
 use env::{Env, Shutdown, TaskGroup};
@@ -238,8 +238,7 @@ impl Drop for Open {
 
 /// Answers a call.
 async fn forward(State(shared): State<Arc<Shared>>, request: Request) -> Response {
-    let is_grpc = |value: &HeaderValue| value.as_bytes().starts_with(b"application/grpc");
-    if !request.headers().get(header::CONTENT_TYPE).is_some_and(is_grpc) {
+    if !framing::is_grpc(request.headers()) {
         return (StatusCode::NOT_FOUND, "404 page not found\n").into_response();
     }
     let open =

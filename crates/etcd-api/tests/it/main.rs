@@ -8,6 +8,7 @@ mod limits;
 mod names;
 mod proxy;
 mod raw;
+mod sockets;
 mod unreadable;
 
 use std::net::SocketAddr;

@@ -8,14 +8,9 @@
 pub mod remote_command;
 pub mod spdy;
 pub mod tunnel;
-pub mod websocket;
 
 use bytes::{Bytes, BytesMut};
-
-/// The other side does not keep to the protocol.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-#[error("protocol error: {0}")]
-pub struct Broken(pub &'static str);
+pub use transport::websocket::{self, Broken};
 
 /// What a client's messages become for the runtime.
 pub trait Up: Send {

@@ -6,8 +6,6 @@ use base64::Engine as _;
 use bytes::{Buf, Bytes, BytesMut};
 use sha1::{Digest as _, Sha1};
 
-use super::Broken;
-
 /// What a server's key is made with (section 1.3).
 const GUID: &str = "258EAFA5-E914-47DA-95CA-C5AB0DC85B11";
 /// Bytes of a control frame's payload (section 5.5).
@@ -24,6 +22,14 @@ const PONG: u8 = 10;
 pub const NORMAL: u16 = 1000;
 /// The client did not keep to the protocol.
 pub const PROTOCOL_ERROR: u16 = 1002;
+
+/// The server goes.
+pub const GOING_AWAY: u16 = 1001;
+
+/// The other side does not keep to the protocol.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("protocol error: {0}")]
+pub struct Broken(pub &'static str);
 
 /// What a client says.
 #[derive(Debug, PartialEq, Eq)]
@@ -166,8 +172,8 @@ fn control(head: &Head, input: &mut BytesMut) -> Result<Option<Event>, Broken> {
     }
 }
 
-fn frame(code: u8, parts: &[&[u8]], out: &mut BytesMut) {
-    let length: usize = parts.iter().map(|part| part.len()).sum();
+/// What stands before the payload of a frame.
+fn begin(code: u8, length: usize, out: &mut BytesMut) {
     out.extend_from_slice(&[0x80 | code]);
     match length {
         0..126 => out.extend_from_slice(&[length as u8]),
@@ -180,7 +186,16 @@ fn frame(code: u8, parts: &[&[u8]], out: &mut BytesMut) {
             out.extend_from_slice(&(length as u64).to_be_bytes());
         }
     }
+}
+
+fn frame(code: u8, parts: &[&[u8]], out: &mut BytesMut) {
+    begin(code, parts.iter().map(|part| part.len()).sum(), out);
     parts.iter().for_each(|part| out.extend_from_slice(part));
+}
+
+/// What stands before a message of so many bytes of text, in one frame.
+pub fn text(length: usize, out: &mut BytesMut) {
+    begin(TEXT, length, out);
 }
 
 /// A binary message of these parts, in one frame.
@@ -205,11 +220,11 @@ pub fn accept(key: &str) -> String {
 }
 
 #[cfg(test)]
-pub(super) mod tests {
+mod tests {
     use super::*;
 
     /// A client's frame.
-    pub fn masked(start: u8, payload: &[u8]) -> Vec<u8> {
+    fn masked(start: u8, payload: &[u8]) -> Vec<u8> {
         let mut out = vec![start];
         match payload.len() {
             length @ 0..126 => out.push(0x80 | length as u8),
@@ -303,6 +318,9 @@ pub(super) mod tests {
             let mut out = BytesMut::new();
             message(&[&[1], &vec![9; length - 1]], &mut out);
             assert_eq!((&out[..head.len()], out.len()), (head.as_slice(), head.len() + length));
+            let mut begun = BytesMut::new();
+            text(length, &mut begun);
+            assert_eq!((begun[0], &begun[1..]), (0x81, &head[1..]), "{length}");
         }
     }
 
