@@ -1,6 +1,7 @@
 //! Elections (etcd's `v3election`).
 
 use bytes::Bytes;
+use futures::StreamExt as _;
 use futures::stream::BoxStream;
 use mvcc::{Caller, EventKind, KeyRange, KeyValue, Op, PutRequest, Revision, Txn};
 use protos::etcd::v3electionpb as pb;
@@ -21,7 +22,7 @@ fn not_leader() -> Status {
 
 fn place_of(leader: Option<pb::LeaderKey>) -> Result<Place, Status> {
     let leader = leader.ok_or_else(|| Status::unknown("\"leader\" field must be provided"))?;
-    Ok(Place { key: leader.key, lease: leader.lease, created: leader.rev })
+    Ok(Place { key: queue::key(leader.key)?, lease: leader.lease, created: leader.rev })
 }
 
 impl ElectionService {
@@ -53,71 +54,87 @@ impl Election for ElectionService {
         &self,
         request: Request<pb::CampaignRequest>,
     ) -> Result<Response<pb::CampaignResponse>, Status> {
-        let caller = self.0.caller(&request).await?;
-        let request = request.into_inner();
-        let lease = queue::session(&self.0, &caller, request.lease).await?;
-        let made = (request.lease == 0).then_some(lease);
-        let candidates = Queue::new(&self.0, &caller, &request.name);
-        let place = queue::alive(&self.0, made, async {
-            let (place, there) = candidates.enter(lease, request.value.clone()).await?;
-            if there.is_some_and(|kv| kv.value != request.value) {
-                self.proclaim_at(&caller, &place, request.value.clone()).await?;
-            }
-            candidates.wait(&place).await?;
-            Ok(place)
-        });
-        let place = place.await?;
-        let leader = pb::LeaderKey { name: request.name, key: place.key, rev: place.created, lease };
-        Ok(Response::new(pb::CampaignResponse { header: self.0.header_now(), leader: Some(leader) }))
+        queue::told(async {
+            let caller = self.0.caller(&request).await?;
+            let request = request.into_inner();
+            let lease = queue::session(&self.0, &caller, request.lease).await?;
+            let made = (request.lease == 0).then_some(lease);
+            let candidates = Queue::new(&self.0, &caller, &request.name);
+            let place = queue::alive(&self.0, made, async {
+                let (place, there) = candidates.enter(lease, request.value.clone()).await?;
+                if there.is_some_and(|kv| kv.value != request.value) {
+                    self.proclaim_at(&caller, &place, request.value.clone()).await?;
+                }
+                candidates.wait(&place).await?;
+                Ok(place)
+            });
+            let place = place.await?;
+            let leader = pb::LeaderKey { name: request.name, key: place.key, rev: place.created, lease };
+            Ok(Response::new(pb::CampaignResponse { header: self.0.header_now(), leader: Some(leader) }))
+        })
+        .await
     }
 
     async fn proclaim(
         &self,
         request: Request<pb::ProclaimRequest>,
     ) -> Result<Response<pb::ProclaimResponse>, Status> {
-        let caller = self.0.caller(&request).await?;
-        let request = request.into_inner();
-        let place = place_of(request.leader)?;
-        let revision = self.proclaim_at(&caller, &place, request.value).await?;
-        Ok(Response::new(pb::ProclaimResponse { header: self.0.header(revision) }))
+        queue::told(async {
+            let caller = self.0.caller(&request).await?;
+            let request = request.into_inner();
+            let place = place_of(request.leader)?;
+            let revision = self.proclaim_at(&caller, &place, request.value).await?;
+            Ok(Response::new(pb::ProclaimResponse { header: self.0.header(revision) }))
+        })
+        .await
     }
 
     async fn leader(
         &self,
         request: Request<pb::LeaderRequest>,
     ) -> Result<Response<pb::LeaderResponse>, Status> {
-        self.0.barrier(false).await?;
-        let caller = self.0.caller(&request).await?;
-        match Queue::new(&self.0, &caller, &request.into_inner().name).first()? {
-            (Some(kv), revision) => Ok(Response::new(self.answer(kv, revision))),
-            (None, _) => Err(Status::unknown("election: no leader")),
-        }
+        queue::told(async {
+            self.0.barrier(false).await?;
+            let caller = self.0.caller(&request).await?;
+            match Queue::new(&self.0, &caller, &request.into_inner().name).first()? {
+                (Some(kv), revision) => Ok(Response::new(self.answer(kv, revision))),
+                (None, _) => Err(Status::unknown("election: no leader")),
+            }
+        })
+        .await
     }
 
     async fn observe(
         &self,
         request: Request<pb::LeaderRequest>,
     ) -> Result<Response<Self::ObserveStream>, Status> {
-        self.0.barrier(false).await?;
-        let caller = self.0.caller(&request).await?;
-        let queue = Queue::new(&self.0, &caller, &request.into_inner().name);
-        let observer = Observer { context: self.0.clone(), queue, following: None };
-        Ok(Response::new(Box::pin(futures::stream::unfold(Some(observer), |observer| async {
-            let mut observer = observer?;
-            let next = observer.next().await;
-            let again = next.is_ok();
-            Some((next, again.then_some(observer)))
-        }))))
+        queue::told(async {
+            self.0.barrier(false).await?;
+            let caller = self.0.caller(&request).await?;
+            let queue = Queue::new(&self.0, &caller, &request.into_inner().name);
+            let observer = Observer { context: self.0.clone(), queue, following: None };
+            let leaders = futures::stream::unfold(Some(observer), |observer| async {
+                let mut observer = observer?;
+                let next = queue::told(observer.next()).await;
+                let again = next.is_ok();
+                Some((next, again.then_some(observer)))
+            });
+            Ok(Response::new(leaders.boxed()))
+        })
+        .await
     }
 
     async fn resign(
         &self,
         request: Request<pb::ResignRequest>,
     ) -> Result<Response<pb::ResignResponse>, Status> {
-        let caller = self.0.caller(&request).await?;
-        let place = place_of(request.into_inner().leader)?;
-        let revision = queue::delete_if(&self.0, caller, &place).await?;
-        Ok(Response::new(pb::ResignResponse { header: self.0.header(revision) }))
+        queue::told(async {
+            let caller = self.0.caller(&request).await?;
+            let place = place_of(request.into_inner().leader)?;
+            let revision = queue::delete_if(&self.0, caller, &place).await?;
+            Ok(Response::new(pb::ResignResponse { header: self.0.header(revision) }))
+        })
+        .await
     }
 }
 

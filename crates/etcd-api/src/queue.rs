@@ -6,8 +6,8 @@ use std::time::Duration;
 use bytes::Bytes;
 use mvcc::{
     Caller, Command, Compare, CompareResult, CompareTarget, DeleteRequest, EventKind, KeyRange, KeyValue,
-    LeaseId, Op, OpResponse, PutRequest, RangeRequest, Response as Answer, Revision, SortOrder, SortTarget,
-    Txn, TxnResponse,
+    LeaseId, MvccError, Op, OpResponse, PutRequest, RangeRequest, Response as Answer, Revision, SortOrder,
+    SortTarget, Txn, TxnResponse,
 };
 use store::WatchRequest;
 use tonic::Status;
@@ -19,6 +19,17 @@ use crate::error::{auth_status, mvcc_status, watch_status};
 const SESSION_TTL: i64 = 60;
 /// Such a lease is renewed this often while its caller waits.
 const SESSION_RENEW: Duration = Duration::from_secs(20);
+
+/// Does what a call asks. Whatever goes wrong is told without a code: in etcd these calls are made of others, whose
+/// errors have lost theirs.
+pub(crate) async fn told<T>(work: impl Future<Output = Result<T, Status>>) -> Result<T, Status> {
+    work.await.map_err(|status| Status::unknown(status.message()))
+}
+
+/// A key that a client names.
+pub(crate) fn key(key: Bytes) -> Result<Bytes, Status> {
+    if key.is_empty() { Err(mvcc_status(&MvccError::EmptyKey)) } else { Ok(key) }
+}
 
 /// A queue.
 #[derive(Clone)]

@@ -187,7 +187,15 @@ where
             if let Ok(true) = compressed {
                 request = inflate::request(request, &share, calls.max_message);
             }
-            return Box::pin(self.inner.call(request));
+            let unknown = unknown_method(request.uri().path());
+            let answer = self.inner.call(request);
+            return Box::pin(async move {
+                let response = answer.await?;
+                let status = Status::from_header_map(response.headers());
+                let is_unknown =
+                    |status: &Status| status.code() == Code::Unimplemented && status.message().is_empty();
+                Ok(if status.as_ref().is_some_and(is_unknown) { unknown.into_http() } else { response })
+            });
         };
         let calls_open = peer.map(|peer| peer.calls.clone()).unwrap_or_default();
         calls_open.fetch_add(1, Ordering::Relaxed);
@@ -232,6 +240,12 @@ where
             Ok(response.map(|body| Body::new(Answering::new(body, open, reserved))))
         })
     }
+}
+
+/// What grpc-go answers to a call of a service that has no such method.
+fn unknown_method(path: &str) -> Status {
+    let (service, method) = path.trim_start_matches('/').rsplit_once('/').unwrap_or((path, ""));
+    Status::unimplemented(format!("unknown method {method} for service {service}"))
 }
 
 /// The code that a body's trailers say.

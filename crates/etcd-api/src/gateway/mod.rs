@@ -179,6 +179,7 @@ pub(crate) fn router(services: &Counted<Routes>, streams: u32, context: &Context
         }
     }
     router
+        .route("/v3", any(async |method: Method| crate::http::moved(&method, "/v3/")))
         .route("/v3/", any(unknown))
         .route("/v3/{*rest}", any(unknown))
         .layer(Extension(Sockets { tasks: context.tasks.clone(), shutdown: context.shutdown.clone() }))

@@ -226,6 +226,7 @@ async fn paths_are_read_as_go_reads_them() {
     assert!(moved.starts_with("HTTP/1.1 307 "), "{moved}");
     assert!(moved.contains("\r\nlocation: /version?a=1\r\n"), "{moved}");
     assert!(moved.ends_with("\r\n\r\n<a href=\"/version?a=1\">Temporary Redirect</a>.\n\n"), "{moved}");
+    assert!(page(server.address, "/v3").await.contains("\r\nlocation: /v3/\r\n"));
     let mut answer = String::new();
     let mut socket = send(&server, "POST", "/v3//kv/./x/../range", "{}").await;
     socket.read_to_string(&mut answer).await.expect("read");
@@ -282,4 +283,25 @@ async fn a_call_takes_no_longer_than_its_client_says() {
     let observe = post_with(&server, "grpc-timeout: 50m\r\n", "/v3/election/observe", &json!({})).await;
     assert_eq!(observe, (504, json!({ "error": late })));
     eventually("nothing is held", async || (server.client_memory)() == 0).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_goes_wrong_with_locks_and_elections_has_no_code() {
+    let server = start().await;
+    connect(&server).await;
+    let leaderless = json!({ "name": "ZQ==" });
+    let gone = json!({ "name": "bA==", "lease": "77" });
+    let no_key = "etcdserver: key is not provided";
+    for (path, body, text) in [
+        ("lock/unlock", json!({}), no_key),
+        ("lock/lock", gone.clone(), "etcdserver: requested lease not found"),
+        ("election/campaign", gone, "etcdserver: requested lease not found"),
+        ("election/leader", leaderless, "election: no leader"),
+        ("election/proclaim", json!({}), "\"leader\" field must be provided"),
+        ("election/proclaim", json!({ "leader": {} }), no_key),
+        ("election/resign", json!({ "leader": {} }), no_key),
+    ] {
+        let answer = post(&server, &format!("/v3/{path}"), &body).await;
+        assert_eq!(answer, (500, json!({ "code": 2, "message": text })), "{path}: {body}");
+    }
 }

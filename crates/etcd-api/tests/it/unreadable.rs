@@ -174,3 +174,22 @@ async fn the_other_streams_of_its_connection_go_on() {
     assert_eq!(next(&mut watch).await.events().len(), 1);
     other.next().await.expect("open").expect("an event");
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_there_is_none_of_is_named() {
+    let server = start().await;
+    connect(&server).await;
+    let channel = channel(server.address).await;
+    for (path, text) in [
+        ("/etcdserverpb.KV/Nothing", "unknown method Nothing for service etcdserverpb.KV"),
+        ("/etcdserverpb.Watch/Nothing", "unknown method Nothing for service etcdserverpb.Watch"),
+        ("/v3lockpb.Lock/Nothing", "unknown method Nothing for service v3lockpb.Lock"),
+        ("/grpc.health.v1.Health/Nothing", "unknown method Nothing for service grpc.health.v1.Health"),
+        ("/nothing.Nothing/Nothing", "unknown service nothing.Nothing"),
+        ("/a/b/c", "unknown service a/b"),
+        ("/nothing", "malformed method name: \"/nothing\""),
+    ] {
+        let status = ends(&channel, path, &[b""]).await;
+        assert_eq!((status.code(), status.message()), (Code::Unimplemented, text), "{path}");
+    }
+}
