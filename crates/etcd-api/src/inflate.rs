@@ -4,19 +4,17 @@
 //! large as any other message, and is counted as its client's while it grows.
 
 use std::io::{self, Write};
-use std::pin::Pin;
-use std::task::{Context, Poll, ready};
 
 use bytes::{Buf as _, Bytes, BytesMut};
 use flate2::write::MultiGzDecoder;
 use http::{HeaderMap, Request, header};
-use http_body::Frame;
 use tonic::Status;
 use tonic::body::Body;
 
 use crate::budget::{Permit, Share};
 use crate::error::too_large;
 use crate::framing::{self, PREFIX};
+use crate::remade::{Remade, Remake};
 
 /// Metadata in which a client says how its messages are compressed.
 const ENCODING_KEY: &str = "grpc-encoding";
@@ -44,10 +42,7 @@ pub(crate) fn request(mut request: Request<Body>, share: &Share, max: usize) -> 
     // A prefix has four bytes for the length.
     let max = max.min(u32::MAX as usize);
     let share = share.clone();
-    request.map(|body| {
-        let part = Part::Prefix;
-        Body::new(Inflating { body, share, max, buffer: BytesMut::new(), part, over: false })
-    })
+    request.map(|body| Body::new(Remade::new(body, Inflating { share, max, part: Part::Prefix })))
 }
 
 /// What comes next.
@@ -59,35 +54,30 @@ enum Part {
     Compressed(usize, Box<MultiGzDecoder<Message>>),
 }
 
-/// A body whose compressed messages are inflated.
+/// Inflates the messages of a body that are compressed.
 struct Inflating {
-    body: Body,
     share: Share,
     /// Bytes that a message may have.
     max: usize,
-    /// What came and was not looked at.
-    buffer: BytesMut,
     part: Part,
-    over: bool,
 }
 
-impl Inflating {
-    /// What can be handed on of what came.
-    fn next(&mut self) -> Result<Option<Bytes>, Status> {
+impl Remake for Inflating {
+    fn next(&mut self, came: &mut BytesMut) -> Result<Option<Bytes>, Status> {
         loop {
             match &mut self.part {
                 Part::Prefix => {
-                    let Some(length) = framing::length(&self.buffer) else { return Ok(None) };
-                    if self.buffer[0] != framing::COMPRESSED {
+                    let Some(length) = framing::length(came) else { return Ok(None) };
+                    if came[0] != framing::COMPRESSED {
                         self.part = Part::Plain(length);
-                        return Ok(Some(self.buffer.split_to(PREFIX).freeze()));
+                        return Ok(Some(came.split_to(PREFIX).freeze()));
                     }
-                    self.buffer.advance(PREFIX);
+                    came.advance(PREFIX);
                     self.part = Part::Compressed(length, Box::new(self.begin(length)?));
                 }
                 Part::Plain(0) => self.part = Part::Prefix,
                 Part::Plain(left) => {
-                    let part = self.buffer.split_to(self.buffer.len().min(*left));
+                    let part = came.split_to(came.len().min(*left));
                     *left -= part.len();
                     return Ok((!part.is_empty()).then(|| part.freeze()));
                 }
@@ -98,7 +88,7 @@ impl Inflating {
                     return Ok(Some(message));
                 }
                 Part::Compressed(left, inflater) => {
-                    let part = self.buffer.split_to(self.buffer.len().min(*left));
+                    let part = came.split_to(came.len().min(*left));
                     *left -= part.len();
                     inflater.write_all(&part).map_err(unreadable)?;
                     if *left > 0 {
@@ -108,7 +98,9 @@ impl Inflating {
             }
         }
     }
+}
 
+impl Inflating {
     fn begin(&self, length: usize) -> Result<MultiGzDecoder<Message>, Status> {
         if length > self.max {
             return Err(too_large(length, self.max));
@@ -116,39 +108,6 @@ impl Inflating {
         let permit = self.share.try_take(STATE_BYTES)?;
         let bytes = BytesMut::zeroed(PREFIX);
         Ok(MultiGzDecoder::new(Message { bytes, max: self.max, share: self.share.clone(), permit }))
-    }
-}
-
-impl http_body::Body for Inflating {
-    type Data = Bytes;
-    type Error = Status;
-
-    fn poll_frame(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, Status>>> {
-        let this = &mut *self;
-        while !this.over {
-            match this.next() {
-                Ok(Some(bytes)) => return Poll::Ready(Some(Ok(Frame::data(bytes)))),
-                Ok(None) => {}
-                Err(status) => {
-                    this.over = true;
-                    return Poll::Ready(Some(Err(status)));
-                }
-            }
-            match ready!(Pin::new(&mut this.body).poll_frame(cx)) {
-                Some(Ok(frame)) => match frame.into_data() {
-                    Ok(data) => this.buffer.extend_from_slice(&data),
-                    Err(trailers) => return Poll::Ready(Some(Ok(trailers))),
-                },
-                end => {
-                    this.over = true;
-                    return Poll::Ready(end);
-                }
-            }
-        }
-        Poll::Ready(None)
     }
 }
 

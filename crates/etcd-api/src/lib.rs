@@ -9,7 +9,7 @@
 //! `kv.rs`, `watch/`, `lease.rs`, `cluster.rs`, `maintenance.rs`, `version.rs`, `auth/` (who asks, and may they?),
 //! `lock.rs` and `election.rs` (both over `queue.rs`); `doors.rs` has the addresses, `access.rs` who may
 //! use pages, `path.rs` how their paths are read, `discovery.rs` how first members find each other; `http.rs` and `health.rs` have /metrics,
-//! /health and their like, `counters.rs` and `calls/` what is counted, `inflate.rs` takes compressed messages, `gateway/` the
+//! /health and their like, `counters.rs` and `calls/` what is counted, `inflate.rs` takes compressed messages (`remade.rs`: bodies that become others), `gateway/` the
 //! calls as JSON, `proxy/` one address in front of a cluster; `files/` writes and reads
 //! etcd's own files.
 
@@ -43,6 +43,7 @@ mod maintenance;
 mod path;
 mod proxy;
 mod queue;
+mod remade;
 mod server;
 mod serving;
 mod version;

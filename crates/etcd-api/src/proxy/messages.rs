@@ -1,15 +1,12 @@
 //! Bodies of gRPC, whose messages are looked at one by one.
 
-use std::pin::Pin;
-use std::task::{Context, Poll, ready};
-
 use bytes::{Buf as _, BufMut as _, Bytes, BytesMut};
-use http_body::Frame;
 use prost::Message;
 use tonic::Status;
 use tonic::body::Body;
 
 use crate::framing::{self, PREFIX, length};
+use crate::remade::Remake;
 
 fn too_large() -> Status {
     Status::internal("a message is too large")
@@ -42,73 +39,35 @@ pub(super) fn take(buffer: &mut BytesMut) -> Result<Option<Bytes>, Status> {
     Ok(Some(buffer.split_to(length).freeze()))
 }
 
-/// A body whose messages are replaced on their way; so is the reason why one cannot be read, behind which there is nothing
+/// Replaces the messages of a body on their way; so is the reason why one cannot be read, behind which there is nothing
 /// more.
 pub(super) struct Replaced<F> {
-    body: Body,
     /// Bytes that a message may have.
     max: usize,
-    buffer: BytesMut,
     replace: F,
     over: bool,
 }
 
-impl<F> Replaced<F> {
-    pub fn new(body: Body, max: usize, replace: F) -> Self {
-        Self { body, max, buffer: BytesMut::new(), replace, over: false }
+impl<F: FnMut(Result<Bytes, Status>) -> Result<Vec<u8>, Status>> Replaced<F> {
+    pub fn new(max: usize, replace: F) -> Self {
+        Self { max, replace, over: false }
     }
 }
 
-impl<F: FnMut(Result<Bytes, Status>) -> Result<Vec<u8>, Status>> Replaced<F> {
-    fn next(&mut self) -> Result<Option<Bytes>, Status> {
+impl<F: FnMut(Result<Bytes, Status>) -> Result<Vec<u8>, Status>> Remake for Replaced<F> {
+    fn next(&mut self, came: &mut BytesMut) -> Result<Option<Bytes>, Status> {
         let too_large = || Status::resource_exhausted("grpc: received message larger than max");
-        let message = match length(&self.buffer) {
+        let message = match length(came) {
             Some(length) if length > self.max => Err(too_large()),
-            _ => take(&mut self.buffer),
+            _ => take(came),
         };
         let Some(message) = message.transpose() else { return Ok(None) };
         self.over |= message.is_err();
         frame(&(self.replace)(message)?).map(Some)
     }
-}
 
-impl<F> http_body::Body for Replaced<F>
-where
-    F: FnMut(Result<Bytes, Status>) -> Result<Vec<u8>, Status> + Unpin,
-{
-    type Data = Bytes;
-    type Error = Status;
-
-    fn poll_frame(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, Status>>> {
-        let this = &mut *self;
-        while !this.over {
-            match this.next() {
-                Ok(Some(message)) => return Poll::Ready(Some(Ok(Frame::data(message)))),
-                Ok(None) => {}
-                Err(status) => {
-                    this.over = true;
-                    return Poll::Ready(Some(Err(status)));
-                }
-            }
-            match ready!(Pin::new(&mut this.body).poll_frame(cx)) {
-                Some(Ok(frame)) => match frame.into_data() {
-                    Ok(data) => this.buffer.extend_from_slice(&data),
-                    Err(trailers) => return Poll::Ready(Some(Ok(trailers))),
-                },
-                end => {
-                    this.over = true;
-                    return Poll::Ready(end);
-                }
-            }
-        }
-        Poll::Ready(None)
-    }
-
-    fn is_end_stream(&self) -> bool {
-        self.over || (self.buffer.is_empty() && self.body.is_end_stream())
+    fn is_over(&self) -> bool {
+        self.over
     }
 }
 

@@ -47,6 +47,7 @@ use crate::budget::Budget;
 use crate::framing;
 use crate::http::Metrics;
 use crate::inflate;
+use crate::remade::Remade;
 use crate::server::{HELLO_TIMEOUT, RunError};
 
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
@@ -264,7 +265,7 @@ async fn answer(shared: &Shared, request: http::Request<Body>) -> Result<http::R
             let request = enter(namespace, call, request, shared.config.max_send_bytes).await?;
             let (answer, namespace) = (pass(shared, request).await?, namespace.clone());
             let replace = move |message: Result<Bytes, Status>| namespace.answer(call, message?);
-            Ok(answer.map(|body| Body::new(Replaced::new(body, usize::MAX, replace))))
+            Ok(answer.map(|body| Body::new(Remade::new(body, Replaced::new(usize::MAX, replace)))))
         }
         None => pass(shared, request).await,
     }
@@ -294,7 +295,10 @@ async fn enter(
                 .and_then(|message| namespace.request(call, message))
                 .unwrap_or_else(|_| NONSENSE.to_vec()))
         };
-        return Ok(http::Request::from_parts(parts, Body::new(Replaced::new(body, max, replace))));
+        return Ok(http::Request::from_parts(
+            parts,
+            Body::new(Remade::new(body, Replaced::new(max, replace))),
+        ));
     }
     let too_large =
         || Status::resource_exhausted(format!("trying to send message larger than max (max {max})"));
