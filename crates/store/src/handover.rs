@@ -33,15 +33,8 @@ pub(crate) async fn to_the_furthest(inner: &Inner) {
     }
     let deadline = inner.env.clock.monotonic() + PATIENCE;
     let mut verdict = inner.pulse.verdict();
-    let handed_over = async {
-        let target = tokio::time::timeout_at(deadline, heard_by(inner, &voters)).await;
-        match target.map_err(|_| StoreError::Timeout)? {
-            Some(target) => resign(inner, target, deadline).await,
-            None => Ok(()),
-        }
-    };
     let outcome = tokio::select! {
-        outcome = handed_over => outcome,
+        outcome = to_one_of(inner, &voters, deadline) => outcome,
         // An error is the end of the pulse, which says nothing of the others.
         Ok(_) = verdict.wait_for(|verdict| *verdict == Verdict::Deserted) => Err(StoreError::NoLeader),
     };
@@ -61,7 +54,12 @@ pub(crate) async fn soon(inner: &Inner, member: u64) -> Result<(), StoreError> {
 /// # Errors
 /// `Timeout` when this member still leads at the deadline, `Stopped`.
 pub(crate) async fn to(inner: &Inner, member: u64, deadline: Instant) -> Result<(), StoreError> {
-    match tokio::time::timeout_at(deadline, heard_by(inner, &[member].into())).await {
+    to_one_of(inner, &[member].into(), deadline).await
+}
+
+/// [`to`] the one of some members that is furthest along of those that answer.
+async fn to_one_of(inner: &Inner, members: &BTreeSet<u64>, deadline: Instant) -> Result<(), StoreError> {
+    match tokio::time::timeout_at(deadline, heard_by(inner, members)).await {
         Ok(Some(member)) => resign(inner, member, deadline).await,
         Ok(None) => Ok(()),
         Err(_) => Err(StoreError::Timeout),
