@@ -54,6 +54,9 @@ enum Command {
         /// Runs of each
         #[arg(long, default_value_t = 20)]
         runs: usize,
+        /// Milliseconds that one may take; a longer one ends the series, and the members' logs are kept
+        #[arg(long, default_value_t = 20_000)]
+        limit: u64,
         /// What happens (killed, stopped, frozen, cut-off, deaf, mute, slow-disk); everything if nothing is named
         outages: Vec<String>,
     },
@@ -84,7 +87,7 @@ enum Command {
 enum Scenarios {
     Kubernetes(Vec<chaos::Scenario>),
     Members(Vec<chaos::etcd::Scenario>, u64),
-    Outages(Vec<Outage>, usize),
+    Outages(Vec<Outage>, usize, Duration),
     Soak(Load, Duration),
 }
 
@@ -126,10 +129,10 @@ fn read(command: Command) -> Result<(PathBuf, Scenarios)> {
             scenarios.iter_mut().for_each(|scenario| scenario.runs = runs.unwrap_or(scenario.runs));
             Ok((binary, Scenarios::Members(scenarios, seed)))
         }
-        Command::Outages { binary, runs, outages } => {
+        Command::Outages { binary, runs, limit, outages } => {
             let named = outages.iter().map(|name| Outage::named(name)).collect::<Result<Vec<_>>>()?;
             let outages = if named.is_empty() { Outage::ALL.to_vec() } else { named };
-            Ok((binary, Scenarios::Outages(outages, runs.max(1))))
+            Ok((binary, Scenarios::Outages(outages, runs.max(1), Duration::from_millis(limit))))
         }
         Command::Soak { binary, minutes, writers, readers, watchers, keepers } => {
             let load = Load { writers, readers, watchers, keepers };
@@ -149,10 +152,10 @@ async fn all(binary: &Path, network: &Network, scenarios: &Scenarios) -> bool {
         });
     };
     match scenarios {
-        Scenarios::Outages(outages, runs) => {
+        &Scenarios::Outages(ref outages, runs, limit) => {
             println!("| leader | n | median ms | min ms | max ms |\n|---|---:|---:|---:|---:|");
             for &outage in outages {
-                let measured = chaos::etcd::measure(&env, binary, network, outage, *runs).await;
+                let measured = chaos::etcd::measure(&env, binary, network, outage, (runs, limit)).await;
                 let measured = measured.map(|took| {
                     let millis = |at: usize| took[at].as_millis();
                     let (median, most) = (millis(runs / 2), millis(runs - 1));

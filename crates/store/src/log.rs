@@ -242,6 +242,13 @@ impl Syncer {
     }
 }
 
+/// Whether a vote says no more than that the one before was for the member that was elected. It need not be durable before
+/// it counts: a member that forgets it still votes for nobody else in that term, and is told again by the leader. The sync
+/// of the next entry or vote makes it so.
+fn confirms(vote: &Vote, before: &Vote) -> bool {
+    vote.committed && vote.leader_id == before.leader_id
+}
+
 fn to_range(range: impl RangeBounds<u64>) -> Range<u64> {
     let start = match range.start_bound() {
         Bound::Included(&start) => start,
@@ -298,7 +305,10 @@ impl RaftLogStorage<TypeConfig> for Log {
         hit("voteBeforeSave");
         let meta = vec![(LogMeta::Vote, consensus::encode_vote(vote))];
         self.inner.engine.write(LogBatch { meta, ..LogBatch::default() })?;
-        *self.inner.vote.write() = Some(*vote);
+        let before = self.inner.vote.write().replace(*vote);
+        if before.is_some_and(|before| confirms(vote, &before)) {
+            return Ok(());
+        }
         let (done, synced) = oneshot::channel();
         self.flush(Flush::Vote(done)).await?;
         let synced = synced.await.map_err(|_| io::Error::other("the log's sync thread has ended"))?;
@@ -370,6 +380,8 @@ impl RaftLogStorage<TypeConfig> for Log {
 mod tests {
     use super::*;
     use crate::memory::MemoryStorage;
+    use crate::sessions::Outstanding;
+    use crate::state::{Pace, StateMachine};
     use crate::storage::Storage as _;
 
     fn syncer(took: Duration) -> Syncer {
@@ -388,6 +400,25 @@ mod tests {
             !syncer(Duration::from_millis(2)).is_better_here(true),
             "a slow disk must not hold up the consensus"
         );
+    }
+
+    #[tokio::test]
+    async fn a_vote_is_durable_when_it_is_saved_unless_it_only_confirms_one() {
+        let folder = tempfile::tempdir().expect("folder");
+        let (storage, env) = (Arc::new(MemoryStorage::new(folder.path())), env::Env::real());
+        let engine = storage.open_log().expect("a log");
+        let cache = (Pace::new((0, Duration::ZERO), Duration::MAX), 1 << 20);
+        let state = StateMachine::open(storage, env.clone(), Outstanding::new(1, 1), cache).expect("a state");
+        let owner = Owner { me: 1, shared: state.shared() };
+        let disk = Arc::new(Disk::new(env.clock.clone()));
+        let mut log = Log::open(engine, env.clock, disk, owner).expect("a log");
+        log.save_vote(&Vote::new(7, 2)).await.expect("saved");
+        // Nobody syncs any more.
+        log.flushes = mpsc::channel(1).0;
+        log.save_vote(&Vote::new_committed(7, 2)).await.expect("nothing to wait for");
+        assert_eq!(log.read_vote().await.expect("a vote"), Some(Vote::new_committed(7, 2)));
+        log.save_vote(&Vote::new(8, 2)).await.expect_err("another term");
+        log.save_vote(&Vote::new_committed(9, 3)).await.expect_err("another leader");
     }
 
     #[test]

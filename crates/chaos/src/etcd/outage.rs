@@ -7,7 +7,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
-use anyhow::{Context as _, Result};
+use anyhow::{Context as _, Result, ensure};
 use env::{Env, Shutdown, TaskGroup};
 use nix::sys::signal::Signal;
 use parking_lot::Mutex;
@@ -73,16 +73,17 @@ impl Outage {
     }
 }
 
-/// Measures an outage so many times; how long nothing was written, in order.
+/// Measures an outage so many times; how long nothing was written, in order. A run that takes longer than the limit is the
+/// last, and what the members said is kept: where, is part of the error.
 ///
 /// # Errors
-/// Members that cannot be started, or do not come back.
+/// Members that cannot be started, or do not come back within the limit.
 pub async fn measure(
     env: &Env,
     binary: &Path,
     network: &Network,
     outage: Outage,
-    runs: usize,
+    (runs, limit): (usize, Duration),
 ) -> Result<Vec<Duration>> {
     if outage.needs_network() {
         network.can_cut()?;
@@ -90,7 +91,7 @@ pub async fn measure(
     let mut members = Members::start(env, binary, network, 3, &[]).await?;
     let mut took = Vec::new();
     for run in 0..runs {
-        let once = strike(env, &mut members, outage, run).await;
+        let once = strike(env, &mut members, outage, run).await.and_then(|once| within(once, limit));
         let once = once.with_context(|| format!("{outage:?}, run {run}"));
         took.push(once.map_err(|error| members.with_words(&error))?);
     }
@@ -98,8 +99,13 @@ pub async fn measure(
     Ok(took)
 }
 
-/// When puts were sent and answered.
-type Answers = Arc<Mutex<Vec<(Instant, Instant)>>>;
+fn within(once: Duration, limit: Duration) -> Result<Duration> {
+    ensure!(once <= limit, "nothing was written for {once:?}, {limit:?} are allowed");
+    Ok(once)
+}
+
+/// When puts were sent, and when they were answered, if they were.
+type Answers = Arc<Mutex<Vec<(Instant, Option<Instant>)>>>;
 
 async fn strike(env: &Env, members: &mut Members<'_>, outage: Outage, run: usize) -> Result<Duration> {
     for index in 0..members.size() {
@@ -116,17 +122,14 @@ async fn strike(env: &Env, members: &mut Members<'_>, outage: Outage, run: usize
     // A cut takes a moment to be made; nothing that was sent before it counts.
     let slow = begin(members, leader, outage)?;
     let begun = env.clock.monotonic();
-    let quick = |took: Duration| outage != Outage::SlowDisk || took < SLOW / 2;
     if outage == Outage::SlowDisk {
         env.clock.sleep(SLOW_FOR).await;
     }
     let back = until(env, PATIENCE, async || {
         let answers = answers.lock();
-        let after: Vec<_> = answers.iter().filter(|(sent, _)| *sent >= begun).collect();
-        // A disk that is slow slows some puts before the leadership moves.
-        let slow = after.iter().rposition(|(sent, answered)| !quick(*answered - *sent));
-        let first = after.get(slow.map_or(0, |last| last + 1));
-        first.map(|(_, answered)| *answered).context("nothing is written")
+        let after = answers.iter().filter(|(sent, _)| *sent >= begun);
+        let back = if outage == Outage::SlowDisk { quick_again(after) } else { answered(after) };
+        back.context("nothing is written")
     });
     let back = back.await?;
     env.clock.sleep(AFTER).await;
@@ -135,6 +138,18 @@ async fn strike(env: &Env, members: &mut Members<'_>, outage: Outage, run: usize
     clients.shutdown().trigger();
     clients.join(PATIENCE).await?;
     Ok(back - begun)
+}
+
+/// When the first put was answered.
+fn answered<'a>(mut puts: impl Iterator<Item = &'a (Instant, Option<Instant>)>) -> Option<Instant> {
+    puts.find_map(|(_, answered)| *answered)
+}
+
+/// When the first put was answered after which none was slow or went without an answer: a disk that is slow slows some
+/// before the leadership moves.
+fn quick_again<'a>(puts: impl DoubleEndedIterator<Item = &'a (Instant, Option<Instant>)>) -> Option<Instant> {
+    let quick = |&(sent, answered): &(Instant, Option<Instant>)| answered.filter(|at| *at - sent < SLOW / 2);
+    puts.rev().map_while(quick).last()
 }
 
 fn begin(members: &mut Members<'_>, leader: usize, outage: Outage) -> Result<Option<TamperedDisk>> {
@@ -178,11 +193,27 @@ impl Client {
             let mut kv = KvClient::new(channels[at % channels.len()].clone());
             let sent = self.env.clock.monotonic();
             let put = pb::PutRequest { key: "outage".into(), value: "x".into(), ..Default::default() };
-            match tokio::time::timeout(self.patience, kv.put(put)).await {
-                Ok(Ok(_)) => self.answers.lock().push((sent, self.env.clock.monotonic())),
-                _ => at += 1,
-            }
+            let answered = matches!(tokio::time::timeout(self.patience, kv.put(put)).await, Ok(Ok(_)));
+            self.answers.lock().push((sent, answered.then(|| self.env.clock.monotonic())));
+            at += usize::from(!answered);
             self.env.clock.sleep(PAUSE).await;
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn puts_that_are_slow_or_not_answered_count_until_the_last_of_them() {
+        let begun = Env::real().clock.monotonic();
+        let at = |millis| begun + Duration::from_millis(millis);
+        let put = |sent, answered: Option<u64>| (at(sent), answered.map(at));
+        let puts = [put(0, Some(2)), put(10, None), put(610, Some(900)), put(910, Some(912)), put(920, Some(921))];
+        assert_eq!(quick_again(puts.iter()), Some(at(912)));
+        assert_eq!(quick_again(puts[..3].iter()), None);
+        assert_eq!(quick_again(puts[..1].iter()), Some(at(2)));
+        assert_eq!(answered(puts[1..].iter()), Some(at(900)));
     }
 }
