@@ -46,7 +46,7 @@ pub(crate) struct Api {
     pub pieces: Arc<Pieces>,
     pub event_leases: EventLeases,
     pub health: Health,
-    pub nodes: Option<NodeClient>,
+    pub nodes: Option<Arc<NodeClient>>,
     pub metrics: Option<MetricsText>,
     pub counts: Counts,
     /// When the server was built, milliseconds since the epoch.
@@ -65,7 +65,7 @@ impl Api {
         authorizer: Authorizer,
         plugins: Enabled,
         aggregation: Aggregation,
-        nodes: Option<NodeClient>,
+        nodes: Option<Arc<NodeClient>>,
         tasks: TaskGroup,
     ) -> Self {
         let started = storage.env.clock.now().millis();

@@ -14,7 +14,7 @@
 //!
 //! Reading order: [`ApiServerConfig`], `server.rs` (connections), `handler.rs` (the way of a request), `info.rs`,
 //! `negotiate.rs`, `call.rs`, `authn/`, `audit/` (what is written of it), `flow/` (whose turn it is), `authz/`, `remote.rs` (servers that know tokens or decide), `admission/`, `registry/` (the writes and reads), `storage.rs` (the
-//! store in the API's terms), `encode.rs`, `watch.rs`, `subresources/` (streams and proxies go out through `dial.rs`), `aggregation/` (servers of other groups), `discovery/`, `bootstrap/`,
+//! store in the API's terms), `encode.rs`, `watch.rs`, `subresources/` (streams and proxies go out through `dial.rs`), `reach.rs` (what answers for a Service), `aggregation/` (servers of other groups), `discovery/`, `bootstrap/`,
 //! `counters/` (what is counted), `zpages.rs`.
 
 mod admission;
@@ -53,6 +53,7 @@ mod negotiate;
 mod newest;
 mod node_client;
 mod options;
+mod reach;
 mod registry;
 mod remote;
 mod reviews;

@@ -66,8 +66,8 @@ impl ApiServerConfig {
         let sealing = Sealing::new(file, is_followed, env.clock.clone(), tasks.clone()).await;
         let sealing = Arc::new(sealing.map_err(BuildError::EncryptionConfig)?);
         let authenticator = Authenticator::new(&self, &env, &tasks)?;
-        let nodes =
-            self.kubelet_client.as_ref().map(|config| NodeClient::new(config, tasks.clone())).transpose()?;
+        let nodes = self.kubelet_client.as_ref().map(|config| NodeClient::new(config, tasks.clone()));
+        let nodes = nodes.transpose()?.map(Arc::new);
         let plugins = Enabled::new(&self.admission, &env.rng).map_err(BuildError::Admission)?;
         let audit = Audit::build(&self.audit, &env).map_err(BuildError::Audit)?;
         let address = self.listen;

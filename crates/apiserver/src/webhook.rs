@@ -1,5 +1,4 @@
-//! Calls to webhooks: HTTPS to a URL, or to an endpoint of a Service (masters have no service proxy), over connections
-//! that are kept. [`Sender`] is what servers that a kubeconfig names are called with too (`remote.rs`).
+//! Calls to webhooks: HTTPS to a URL, or to what answers for a Service (`reach.rs`), over connections that are kept. [`Sender`] is what servers that a kubeconfig names are called with too (`remote.rs`).
 
 use std::error::Error as _;
 use std::net::IpAddr;
@@ -7,7 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use api_rules::look::Look;
-use api_types::{Value, codec, table};
+use api_types::Value;
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use bytes::Bytes;
@@ -16,17 +15,15 @@ use http::{HeaderValue, Request, header};
 use http_body_util::{BodyExt, Full};
 use hyper::client::conn::http1::{SendRequest, handshake};
 use hyper_util::rt::TokioIo;
-use mvcc::KeyRange;
 use parking_lot::Mutex;
 use rustls::pki_types::ServerName;
 use tokio::io::{AsyncRead, AsyncWrite};
-use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
 use url::Url;
 
 use crate::api::Api;
 use crate::body::{self, BoxError, ReadError};
-use crate::storage::{self, View};
+use crate::reach::{Answerer, answerers};
 use crate::tls;
 
 /// Connections to a webhook that wait for the next call, at most.
@@ -56,7 +53,7 @@ pub(crate) struct Sender {
 
 /// Addresses to try, and what is asked of whom there.
 pub(crate) struct Call {
-    pub addresses: Vec<(String, u16)>,
+    pub addresses: Vec<Answerer>,
     /// The name that the certificate must have.
     pub server: String,
     pub authority: String,
@@ -78,7 +75,7 @@ impl Call {
         let port = url.port_or_known_default().unwrap_or(443);
         Self {
             authority: url.authority().to_owned(),
-            addresses: vec![(host.clone(), port)],
+            addresses: vec![Answerer::direct(host.clone(), port)],
             server: host,
             path: url[url::Position::BeforePath..url::Position::AfterQuery].to_owned(),
             shown: url.to_string(),
@@ -139,21 +136,21 @@ impl Client {
         max_answer: usize,
     ) -> Result<Bytes, String> {
         let seconds = body.is_some().then_some(timeout.as_secs());
-        let mut call = self.prepare(&api.storage.view(), seconds)?;
+        let mut call = self.prepare(api, seconds)?;
         call.authorization = authorization;
         let answer = self.sender.exchange(&api.tasks, &call, body, timeout, max_answer).await;
         answer.map_err(|refusal| refusal.text)
     }
 
     /// `seconds`: how long the other side may take, if it is told.
-    fn prepare(&self, view: &View, seconds: Option<u64>) -> Result<Call, String> {
+    fn prepare(&self, api: &Api, seconds: Option<u64>) -> Result<Call, String> {
         match self.place.as_ref().map_err(Clone::clone)? {
             Place::Url(url) => Ok(Call::to_url(url, seconds)),
             Place::Service { namespace, name, path, port } => {
                 let server = format!("{name}.{namespace}.svc");
                 let path = seconds.map_or(path.clone(), |seconds| format!("{path}?timeout={seconds}s"));
                 let shown = format!("https://{server}:{port}{path}");
-                let addresses = endpoints(view, namespace, name, *port)
+                let addresses = answerers(api, &api.storage.view(), namespace, name, *port)
                     .map_err(|error| format!("Post {}: {error}", api_types::field::quote(&shown)))?;
                 let authority = format!("{server}:{port}");
                 Ok(Call { authority, addresses, server, path, shown, authorization: None })
@@ -274,19 +271,14 @@ impl Sender {
             }
         };
         let mut last = Failure::Text("no address is known".to_owned());
-        for (host, port) in &call.addresses {
-            let stream = match TcpStream::connect((host.as_str(), *port)).await {
+        for address in &call.addresses {
+            let stream = match address.connect().await {
                 Ok(stream) => stream,
                 Err(error) => {
-                    let why = match error.kind() {
-                        std::io::ErrorKind::ConnectionRefused => "connect: connection refused".to_owned(),
-                        _ => error.to_string(),
-                    };
-                    last = Failure::Text(format!("dial tcp {host}:{port}: {why}"));
+                    last = Failure::Text(error.to_string());
                     continue;
                 }
             };
-            stream.set_nodelay(true).map_err(|error| Failure::Text(error.to_string()))?;
             let Some(connector) = connector else { return begin(tasks, stream).await };
             let stream = connector
                 .connect(name.clone(), stream)
@@ -385,46 +377,4 @@ fn place(config: &Value) -> Result<Place, String> {
         path: if path.starts_with('/') { path } else { format!("/{path}") },
         port,
     })
-}
-
-/// Where a Service's port is answered, ready endpoints in the order of their slices.
-pub(crate) fn endpoints(
-    view: &View,
-    namespace: &str,
-    name: &str,
-    port: u16,
-) -> Result<Vec<(String, u16)>, String> {
-    let missing = || format!("service {} not found", api_types::field::quote(name));
-    let services = table::find("", "v1", "services").ok_or_else(missing)?;
-    let stored =
-        storage::get(view, services.key(namespace, name).as_bytes()).map_err(|error| error.message)?;
-    let service = stored.and_then(|kv| codec::from_stored(&kv.value, 0).ok()).ok_or_else(missing)?;
-    if service["spec"]["type"] == "ExternalName" {
-        return Ok(vec![(service.text("spec.externalName").to_owned(), port)]);
-    }
-    let ports = service.items("spec.ports");
-    let Some(wanted) = ports.iter().find(|own| own["port"] == port) else {
-        return Err(format!("no service port {port} found for service {}", api_types::field::quote(name)));
-    };
-    let wanted = wanted.text("name");
-    let slices = KeyRange::prefix(format!("/registry/endpointslices/{namespace}/"));
-    let mut found = Vec::new();
-    for kv in storage::each(view, &slices) {
-        let kv = kv.map_err(|error| error.message)?;
-        let Ok(slice) = codec::from_stored(&kv.value, 0) else { continue };
-        if api_types::meta::label(&slice, "kubernetes.io/service-name") != Some(name) {
-            continue;
-        }
-        let of_port = slice.items("ports").iter().find(|own| own.text("name") == wanted);
-        let Some(number) = of_port.and_then(|own| own["port"].as_u64()) else { continue };
-        let ready = |endpoint: &&Value| endpoint["conditions"]["ready"] != false;
-        for endpoint in slice.items("endpoints").iter().filter(ready) {
-            let addresses = endpoint.texts("addresses");
-            found.extend(addresses.filter_map(|ip| Some((ip.to_owned(), u16::try_from(number).ok()?))));
-        }
-    }
-    match found.is_empty() {
-        true => Err(format!("no endpoints available for service {}", api_types::field::quote(name))),
-        false => Ok(found),
-    }
 }

@@ -45,7 +45,7 @@ async fn attempt(api: &Api, remote: &Remote, path: &str, user: &UserInfo) -> Res
     let endpoints = remote.endpoints(api, &api.storage.view())?;
     // As upstream, each attempt is about one endpoint.
     let endpoint = endpoints.get(..1).unwrap_or_default();
-    let url = endpoint.first().map(|one| format!("https://{}{path}", one.authority())).unwrap_or_default();
+    let url = endpoint.first().map(|one| format!("https://{}{path}", one.at.authority())).unwrap_or_default();
     let failed = |why: String| format!("failing or missing response from {url}: {why}");
     let question = Question { path, accept: "*/*", known: "", user, timeout: TIMEOUT, limit: 0 };
     let get = |why: String| failed(format!("Get {}: {why}", api_types::field::quote(&url)));

@@ -18,6 +18,7 @@ use crate::dial;
 use crate::forward::{self, asks_for_upgrade};
 use crate::info::escape;
 use crate::node_client::Endpoint;
+use crate::reach::Answerer;
 
 /// How long discovery of a group and version may take (upstream's `aggregatedDiscoveryTimeout`).
 const DISCOVERY_TIMEOUT: Duration = Duration::from_secs(5);
@@ -95,7 +96,7 @@ impl Api {
         &self,
         call: &Call,
         remote: &Remote,
-        endpoints: &[Endpoint],
+        endpoints: &[Answerer],
         upgrades: bool,
     ) -> Result<Response<Incoming>, BoxError> {
         let (stream, endpoint) = remote.connect(&self.aggregation, endpoints).await?;

@@ -19,10 +19,10 @@ use crate::api::Api;
 use crate::body::{self, Body, BoxError, ReadError};
 use crate::dial::{self, Connection};
 use crate::node_client::Endpoint;
+use crate::reach::{Answerer, answerers};
 use crate::storage::View;
 use crate::tls;
 use crate::user::UserInfo;
-use crate::webhook;
 
 const USER: &str = "x-remote-user";
 const UID: &str = "x-remote-uid";
@@ -120,10 +120,8 @@ impl Remote {
     }
 
     /// Where it answers: ready endpoints of the service, a random one first.
-    pub(super) fn endpoints(&self, api: &Api, view: &View) -> Result<Vec<Endpoint>, String> {
-        let found = webhook::endpoints(view, &self.namespace, &self.service, self.port)?;
-        let mut found: Vec<Endpoint> =
-            found.into_iter().map(|(host, port)| Endpoint { host, port }).collect();
+    pub(super) fn endpoints(&self, api: &Api, view: &View) -> Result<Vec<Answerer>, String> {
+        let mut found = answerers(api, view, &self.namespace, &self.service, self.port)?;
         let first = api.storage.env.rng.below(found.len().max(1) as u64);
         found.rotate_left(usize::try_from(first).unwrap_or_default());
         found.truncate(MAX_TRIES);
@@ -139,16 +137,16 @@ impl Remote {
     pub(super) async fn connect<'a>(
         &self,
         aggregation: &Aggregation,
-        endpoints: &'a [Endpoint],
+        endpoints: &'a [Answerer],
     ) -> Result<(Connection, &'a Endpoint), BoxError> {
         let connector = self.trust.connector(aggregation.identity.current())?;
         let connected = async {
             let mut failure: BoxError = "no address is known".into();
             for endpoint in endpoints {
-                match dial::tcp(&endpoint.host, endpoint.port, false).await {
+                match endpoint.connect().await {
                     Ok(stream) => {
                         let secured = dial::tls(&connector, &self.server(), stream).await;
-                        return Ok((secured.map_err(in_gos_words)?, endpoint));
+                        return Ok((secured.map_err(in_gos_words)?, &endpoint.at));
                     }
                     Err(error) => failure = error,
                 }
@@ -162,7 +160,7 @@ impl Remote {
     pub(super) async fn ask(
         &self,
         api: &Api,
-        endpoints: &[Endpoint],
+        endpoints: &[Answerer],
         question: &Question<'_>,
     ) -> Result<Response<Incoming>, BoxError> {
         let (stream, endpoint) = self.connect(&api.aggregation, endpoints).await?;

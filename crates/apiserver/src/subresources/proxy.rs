@@ -11,7 +11,6 @@ use api_types::{Value, table};
 use http::header::{self, HeaderMap, HeaderValue};
 use http::{Method, Request, Response, StatusCode};
 use http_body_util::BodyExt;
-use mvcc::KeyRange;
 
 use super::links::Links;
 use crate::api::Api;
@@ -22,8 +21,9 @@ use crate::dial::{self, Connection};
 use crate::forward::{self, asks_for_upgrade};
 use crate::negotiate;
 use crate::node_client::Endpoint;
+use crate::reach;
 use crate::registry::Target;
-use crate::storage::{self, View};
+use crate::storage::View;
 
 /// Segments of a path before what is the backend's: `/api/v1/nodes/n/proxy`, and with a namespace.
 const SEGMENTS: [usize; 2] = [5, 7];
@@ -142,31 +142,12 @@ impl Api {
             Ok(number) => self.port_name(view, namespace, name, number)?,
             Err(_) => wanted.port.to_owned(),
         };
-        let mut found = Vec::new();
-        for slice in slices(view, namespace, name)? {
-            let mut ports = slice["ports"].as_array().into_iter().flatten();
-            let fits = |each: &&Value| each["name"].as_str().unwrap_or_default() == port;
-            let number = ports.find(fits).and_then(|port| u16::try_from(port["port"].as_u64()?).ok());
-            let Some(number) = number else { continue };
-            for endpoint in slice["endpoints"].as_array().into_iter().flatten() {
-                if endpoint["conditions"]["ready"] != false
-                    && endpoint["targetRef"]["kind"] == "Pod"
-                    && endpoint["targetRef"]["namespace"] == namespace
-                {
-                    found.push((
-                        endpoint["targetRef"]["name"].clone(),
-                        endpoint["addresses"][0].clone(),
-                        number,
-                    ));
-                }
-            }
-        }
+        let mut found = reach::ready(view, namespace, name, &port)?;
         while !found.is_empty() {
             let at = usize::try_from(self.storage.env.rng.below(found.len() as u64)).unwrap_or_default();
-            let (pod, address, number) = found.swap_remove(at);
-            let Ok(pod) = self.pod(view, namespace, pod.as_str().unwrap_or_default()) else { continue };
-            let mut own = pod["status"]["podIPs"].as_array().into_iter().flatten();
-            if own.any(|own| own["ip"] == address) {
+            let (endpoint, number) = found.swap_remove(at);
+            let address = endpoint["addresses"][0].as_str().unwrap_or_default();
+            if let Some(pod) = reach::pod_of(view, namespace, &endpoint, address) {
                 return self.backend_of(view, namespace, &pod, number, wanted.tls);
             }
         }
@@ -273,21 +254,6 @@ fn port(text: &str) -> Result<u16, Status> {
     number.ok_or_else(|| {
         Status::service_unavailable(format!("error trying to reach service: invalid port {}", quote(text)))
     })
-}
-
-/// Slices of a service.
-fn slices(view: &View, namespace: &str, service: &str) -> Result<Vec<Value>, Status> {
-    let kind = table::find("discovery.k8s.io", "v1", "endpointslices")
-        .expect("invariant: the table of kinds holds EndpointSlice");
-    let range = KeyRange::prefix(Target::new(kind, namespace, "").prefix());
-    let mut found = Vec::new();
-    for kv in storage::each(view, &range) {
-        let slice = convert::decode(kind, &kv?)?;
-        if slice["metadata"]["labels"]["kubernetes.io/service-name"] == service {
-            found.push(slice);
-        }
-    }
-    Ok(found)
 }
 
 /// What of a path follows its first segments, as it was written: empty, or from a slash on.

@@ -75,7 +75,7 @@ impl Api {
 
     pub(super) fn node_client(&self) -> Result<&NodeClient, Status> {
         let missing = "the server has no credentials for calls to nodes";
-        self.nodes.as_ref().ok_or_else(|| Status::failure(501, "NotImplemented", missing))
+        self.nodes.as_deref().ok_or_else(|| Status::failure(501, "NotImplemented", missing))
     }
 
     /// Where the agent of a pod's node answers.

@@ -11,7 +11,7 @@ use hyper_util::rt::TokioIo;
 use serde_json::{Value, json};
 use tokio::net::TcpListener;
 
-use crate::cluster::{Cluster, Running};
+use crate::cluster::{Cluster, Running, ask};
 
 pub type Asked = Request<Incoming>;
 pub type Said = Response<Full<Bytes>>;
@@ -79,4 +79,35 @@ where
     let port = agent(&cluster, answer).await;
     with_node(&cluster, port).await;
     cluster
+}
+
+/// A pod of the node `n1` that has an address.
+pub async fn with_pod_at(cluster: &Running, name: &str, spec: Value, address: &str) {
+    with_pod(cluster, name, spec).await;
+    let status = json!({"status": {"phase": "Running", "podIP": address, "podIPs": [{"ip": address}]}});
+    let patch = ask("PATCH", &format!("/api/v1/namespaces/default/pods/{name}/status"));
+    cluster.root(patch.body("application/merge-patch+json", status.to_string())).await.expect(200);
+}
+
+/// An address that leads nowhere (RFC 5737).
+pub const NOWHERE: &str = "192.0.2.1";
+pub const SLICES: &str = "/apis/discovery.k8s.io/v1/namespaces/default/endpointslices";
+
+/// A Service whose port leads to one pod, which its node's agent alone can reach: it is a port of this machine.
+pub async fn with_service_of_pod(cluster: &Running, name: &'static str, port: u16, listens: u16) {
+    let agent = agent(cluster, move |request| async move {
+        match request.uri().path() == format!("/dial/default/{name}/8443") {
+            true => crate::streams::connect(request, listens),
+            false => said(404, "no such pod"),
+        }
+    });
+    with_node(cluster, agent.await).await;
+    let spec = json!({"nodeName": "n1", "containers": [{"name": "c", "image": "i"}]});
+    with_pod_at(cluster, name, spec, NOWHERE).await;
+    let service = json!({"metadata": {"name": name}, "spec": {"ports": [{"port": port}]}});
+    cluster.create("/api/v1/namespaces/default/services", &service).await;
+    let pod = json!({"kind": "Pod", "namespace": "default", "name": name});
+    let slice = json!({"metadata": {"name": name, "labels": {"kubernetes.io/service-name": name}},
+        "addressType": "IPv4", "ports": [{"port": 8443}], "endpoints": [{"addresses": [NOWHERE], "targetRef": pod}]});
+    cluster.create(SLICES, &slice).await;
 }

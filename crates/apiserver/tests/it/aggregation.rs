@@ -6,6 +6,7 @@ use apiserver::{AggregationConfig, ProxyClient};
 use http_body_util::BodyExt;
 use serde_json::{Value, json};
 
+use crate::agents;
 use crate::cluster::{Answer, Authority, Cluster, Keyed, Running, ask, eventually};
 use crate::other_server::{API_SERVICES, BASE, GROUP, Mode, OtherServer};
 use crate::streams::talk;
@@ -285,6 +286,20 @@ async fn every_replica_passes_on_at_once() {
     for replica in &replicas {
         replica.root(ask("GET", THINGS)).await.expect(200);
     }
+}
+
+#[tokio::test]
+async fn pods_that_serve_are_reached_through_their_nodes() {
+    let proxies = Authority::new();
+    let cluster = cluster(&proxies).await;
+    let server = OtherServer::start(&cluster, &proxies).await;
+    let port = server.address.port();
+    agents::with_service_of_pod(&cluster, "things", port, port).await;
+    cluster.create(API_SERVICES, &server.api_service(&cluster, |_| ())).await;
+    set_available(&cluster, "True").await;
+    cluster.root(ask("GET", THINGS)).await.expect(200);
+    let heard = server.heard(THINGS);
+    assert_eq!(heard[0].headers["host"], format!("{}:8443", agents::NOWHERE));
 }
 
 #[tokio::test]

@@ -5,6 +5,7 @@ use std::sync::atomic::Ordering;
 use base64::Engine as _;
 use serde_json::{Value, json};
 
+use crate::agents;
 use crate::cluster::{Answer, CONFIG_MAPS, Cluster, Keyed, Running, ask, config_map, eventually};
 use crate::hook_server::HookServer;
 
@@ -207,6 +208,35 @@ async fn a_service_is_reached_at_its_endpoints() {
     cluster.create("/apis/discovery.k8s.io/v1/namespaces/default/endpointslices", &slice).await;
     post(&cluster, "x").await.expect(201);
     assert_eq!(server.asked(), ["/allow"]);
+}
+
+#[tokio::test]
+async fn pods_behind_a_service_are_reached_through_their_nodes() {
+    let cluster = Cluster::start().await;
+    let keyed = cluster.authority.issue_for("hook.default.svc");
+    let server = HookServer::start_with(&cluster, &keyed, "127.0.0.1:0").await;
+    agents::with_service_of_pod(&cluster, "hook", 443, server.address.port()).await;
+    let hook = |path: &str| {
+        let mut hook = server.hook(&cluster, "svc", "/allow");
+        let bundle = hook["clientConfig"]["caBundle"].clone();
+        hook["clientConfig"] =
+            json!({"service": {"namespace": "default", "name": "hook", "path": path}, "caBundle": bundle});
+        hook["timeoutSeconds"] = json!(1);
+        hook
+    };
+    configure(&cluster, "validating", "svc", &[hook("/allow")]).await;
+    post(&cluster, "x").await.expect(201);
+    assert_eq!(server.asked(), ["/allow"]);
+    // An endpoint that says it is a pod, but has not its address, does not lead there.
+    let pod = json!({"kind": "Pod", "namespace": "default", "name": "hook"});
+    let endpoints = json!({"endpoints": [{"addresses": ["192.0.2.2"], "targetRef": pod}]}).to_string();
+    let patch = ask("PATCH", &format!("{}/hook", agents::SLICES));
+    cluster.root(patch.body("application/merge-patch+json", endpoints)).await.expect(200);
+    configure(&cluster, "validating", "other", &[hook("/other")]).await;
+    let refused = post(&cluster, "y").await;
+    refused.expect(500);
+    assert!(message(&refused).contains("hook.default.svc:443/other"), "{}", message(&refused));
+    assert!(!server.asked().contains(&"/other".to_owned()), "{:?}", server.asked());
 }
 
 #[tokio::test]

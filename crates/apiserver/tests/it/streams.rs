@@ -43,6 +43,15 @@ where
     response
 }
 
+/// Connects whoever asks for an upgrade to a port of this machine.
+pub fn connect(request: Asked, port: u16) -> Said {
+    switch(request, move |connection| async move {
+        let there = tokio::net::TcpStream::connect(("127.0.0.1", port)).await.expect("connected");
+        let idle = std::time::Duration::from_secs(60);
+        env::relay(connection, there, idle, &env::Env::real().clock).await;
+    })
+}
+
 /// Says what it was asked, then whatever it hears, until it hears the end.
 async fn echo(request: Asked) -> Said {
     let path = request.uri().to_string();
@@ -259,11 +268,7 @@ async fn proxied() -> Running {
             path if path.starts_with("/dial/default/web/81") => {
                 said(502, "dial tcp 10.1.2.3:81: connect: connection refused")
             }
-            path if path.starts_with("/dial/default/web/") => switch(request, move |connection| async move {
-                let there = tokio::net::TcpStream::connect(("127.0.0.1", port)).await.expect("connected");
-                let idle = std::time::Duration::from_secs(60);
-                env::relay(connection, there, idle, &env::Env::real().clock).await;
-            }),
+            path if path.starts_with("/dial/default/web/") => connect(request, port),
             _ => page(request).await,
         }
     })
@@ -271,13 +276,8 @@ async fn proxied() -> Running {
     agents::with_node(&cluster, agent).await;
     let ports = json!([{"name": "http", "containerPort": 8080}]);
     let spec = json!({"nodeName": "n1", "containers": [{"name": "c", "image": "i", "ports": ports}]});
-    agents::with_pod(&cluster, "web", spec.clone()).await;
-    agents::with_pod(&cluster, "local", spec).await;
-    for (name, address) in [("web", "10.1.2.3"), ("local", "127.0.0.1")] {
-        let status = json!({"status": {"phase": "Running", "podIP": address, "podIPs": [{"ip": address}]}});
-        let patch = ask("PATCH", &format!("{PODS}/{name}/status"));
-        cluster.root(patch.body("application/merge-patch+json", status.to_string())).await.expect(200);
-    }
+    agents::with_pod_at(&cluster, "web", spec.clone(), "10.1.2.3").await;
+    agents::with_pod_at(&cluster, "local", spec, "127.0.0.1").await;
     cluster
 }
 
