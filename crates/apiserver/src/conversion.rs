@@ -2,6 +2,7 @@
 //! two steps where that is so: the stored objects are brought to the version of the request, which may take a call,
 //! and then read as those of every other kind (upstream: `apiextensions-apiserver/pkg/apiserver/conversion`).
 
+use std::borrow::Cow;
 use std::time::Duration;
 
 use api_rules::look::Look;
@@ -20,6 +21,7 @@ use crate::call::Call;
 use crate::catalog::{CustomKind, Kind};
 use crate::convert;
 use crate::registry::Target;
+use crate::select::Selection;
 use crate::webhook::Client;
 
 const TIMEOUT: Duration = Duration::from_secs(30);
@@ -228,6 +230,32 @@ impl Api {
                 }
                 bytes = 0;
             }
+        }
+        Ok(())
+    }
+
+    /// A stored object, if a selection wants it: in the version of its kind, where it takes that to know.
+    pub(crate) async fn selected<'a>(
+        &self,
+        selection: &Selection,
+        kv: &'a KeyValue,
+    ) -> Result<Option<Cow<'a, KeyValue>>, Status> {
+        if !selection.matches(kv) {
+            return Ok(None);
+        }
+        if !selection.needs_version() {
+            return Ok(Some(Cow::Borrowed(kv)));
+        }
+        let mut kv = kv.clone();
+        self.bring_to(selection.kind(), std::slice::from_mut(&mut kv)).await?;
+        Ok(selection.matches(&kv).then_some(Cow::Owned(kv)))
+    }
+
+    /// Brings the objects that a selection may want to the version of its kind, and leaves out those that it does not.
+    pub(crate) async fn sift(&self, selection: &Selection, kvs: &mut Vec<KeyValue>) -> Result<(), Status> {
+        self.bring_to(selection.kind(), kvs).await?;
+        if selection.needs_version() {
+            kvs.retain(|kv| selection.matches(kv));
         }
         Ok(())
     }

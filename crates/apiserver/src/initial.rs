@@ -9,7 +9,6 @@ use mvcc::{KeyRange, KeyValue, MvccError, RangeRequest};
 use parking_lot::Mutex;
 
 use crate::api::Api;
-use crate::catalog::Kind;
 use crate::encode::{Form, Writer};
 use crate::newest::Newest;
 use crate::select::Selection;
@@ -42,7 +41,7 @@ impl Initial {
     ///
     /// # Errors
     /// 410 when what was there has been compacted meanwhile.
-    pub async fn fill(&mut self, api: &Api, kind: &Kind, selection: &Selection) -> Result<(), Status> {
+    pub async fn fill(&mut self, api: &Api, selection: &Selection) -> Result<(), Status> {
         while self.page.len() == 0 {
             let Some((view, range)) = self.rest.take() else {
                 self.reader = None;
@@ -58,7 +57,7 @@ impl Initial {
                 self.rest = Some((view, request.range.behind(&last.key)));
             }
             page.retain(|kv| selection.matches(kv));
-            api.bring_to(kind, &mut page).await?;
+            api.sift(selection, &mut page).await?;
             self.page = page.into_iter();
         }
         Ok(())

@@ -274,7 +274,7 @@ mod tests {
         assert_eq!(target.authority.as_deref(), Some(&b"authority"[..]));
         let call = target.call(30).unwrap();
         assert_eq!(call.path, "/sink?timeout=30s");
-        assert_eq!((call.addresses[0].0.as_str(), call.addresses[0].1), ("audit.test", 8443));
+        assert_eq!(call.addresses[0].at.authority(), "audit.test:8443");
         assert_eq!((call.server.as_str(), call.authority.as_str()), ("other", "audit.test:8443"));
         assert_eq!(call.authorization.unwrap(), "Bearer secret");
     }

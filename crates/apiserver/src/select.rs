@@ -53,13 +53,34 @@ impl Selection {
         self.fields.exact("metadata.namespace")
     }
 
-    /// Whether a stored object is wanted; one that cannot be read is, so that its error is seen.
+    /// The kind, in the version that fields are asked for in.
+    pub fn kind(&self) -> &Kind {
+        &self.resource
+    }
+
+    /// Whether there are objects that [`Self::matches`] cannot judge before they are in the version of the kind, which
+    /// takes a webhook.
+    pub fn needs_version(&self) -> bool {
+        let own = |field: &str| !matches!(field, "metadata.name" | "metadata.namespace");
+        let mut fields = self.fields.requirements.iter();
+        self.resource.is_converted() && fields.any(|requirement| own(&requirement.field))
+    }
+
+    /// Whether a stored object is wanted; one that cannot be read is, so that its error is seen, and one whose fields
+    /// can be read in another version only, if its labels do ([`Self::needs_version`]).
     pub fn matches(&self, kv: &KeyValue) -> bool {
         if self.is_everything() {
             return true;
         }
         let Ok(object) = peek::open(&kv.value) else { return true };
-        self.match_labels(&object) && self.fields.matches(|label| field(&self.resource, &object, label))
+        self.match_labels(&object)
+            && (self.is_in_other_version(&object)
+                || self.fields.matches(|label| field(&self.resource, &object, label)))
+    }
+
+    fn is_in_other_version(&self, object: &Peek<'_>) -> bool {
+        let is_other = |kind: &CustomKind| kind.resource.api_version() != object.api_version();
+        self.needs_version() && self.resource.custom().is_some_and(|kind| is_other(kind))
     }
 
     fn match_labels(&self, object: &Peek<'_>) -> bool {

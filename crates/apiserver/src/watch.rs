@@ -1,5 +1,6 @@
 //! Watches: the store's events as the API's, filtered, encoded once for all who watch alike.
 
+use std::borrow::Cow;
 use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::Duration;
@@ -171,7 +172,7 @@ impl Api {
             Begin::After(revision) => (Initial::default(), revision + 1),
             _ => (Initial::of(self, &view, &range), view.revision() + 1),
         };
-        initial.fill(self, &target.resource, &options.selection).await?;
+        initial.fill(self, &options.selection).await?;
         let beside = self.beside(target, &options, view.revision() + 1);
         Ok(Stream {
             api: self.clone(),
@@ -332,7 +333,7 @@ impl Stream {
 
     /// The next of what was there at the beginning; none at its end.
     async fn initial_piece(&mut self) -> Result<Option<Arc<Piece>>, Status> {
-        self.initial.fill(&self.api, &self.writer.resource, &self.selection).await?;
+        self.initial.fill(&self.api, &self.selection).await?;
         if let Some(piece) = self.initial.take_shared(&self.writer) {
             return Ok(Some(piece));
         }
@@ -358,17 +359,16 @@ impl Stream {
             let text = format!("too old resource version: {}", event.kv.mod_revision - 1);
             return Err(Status::expired(text));
         }
-        let before = event.prev.as_deref().filter(|kv| self.selection.matches(kv));
-        let after = match event.kind {
-            EventKind::Put => Some(&event.kv).filter(|kv| self.selection.matches(kv)),
-            EventKind::Delete => None,
-        };
+        let (api, selection) = (&self.api, &self.selection);
+        let before = selected(api, selection, event.prev.as_deref()).await?;
+        let after = Some(&event.kv).filter(|_| event.kind == EventKind::Put);
+        let after = selected(api, selection, after).await?;
         match (before, after) {
             (None, None) => Ok(None),
-            (None, Some(kv)) => self.framed(What::Added, kv).await.map(Some),
-            (Some(_), Some(kv)) => self.framed(What::Modified, kv).await.map(Some),
+            (None, Some(kv)) => self.framed(What::Added, &kv).await.map(Some),
+            (Some(_), Some(kv)) => self.framed(What::Modified, &kv).await.map(Some),
             (Some(kv), None) => {
-                let gone = KeyValue { mod_revision: event.kv.mod_revision, ..kv.clone() };
+                let gone = KeyValue { mod_revision: event.kv.mod_revision, ..kv.into_owned() };
                 self.framed(What::Deleted, &gone).await.map(Some)
             }
         }
@@ -474,6 +474,17 @@ impl Stream {
             Format::Protobuf => proto_frame(event.event_type(), object, out),
             _ => json_frame(event.event_type(), object, out),
         }
+    }
+}
+
+async fn selected<'a>(
+    api: &Api,
+    selection: &Selection,
+    kv: Option<&'a KeyValue>,
+) -> Result<Option<Cow<'a, KeyValue>>, Status> {
+    match kv {
+        Some(kv) => api.selected(selection, kv).await,
+        None => Ok(None),
     }
 }
 

@@ -135,6 +135,7 @@ impl Api {
         let view = self.view_for(list.revision()?.filter(|revision| *revision > 0)).await?;
         let mut deleted = Vec::new();
         for kv in self.select(&view, target, &list.selection)? {
+            let Some(kv) = self.selected(&list.selection, &kv).await? else { continue };
             let object = self.read(&target.resource, &kv).await?;
             let one = Target::new(&target.resource, meta::namespace(&object), meta::name(&object));
             match self.delete(call, &one, &options).await {

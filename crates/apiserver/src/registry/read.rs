@@ -112,7 +112,7 @@ impl Api {
         };
         let kind = &target.resource;
         self.counts.of(kind).listed(kind, found.seen, found.items.len());
-        self.bring_to(&target.resource, &mut found.items).await?;
+        self.sift(&options.selection, &mut found.items).await?;
         let metadata = list_metadata(&found, &prefix);
         let (form, body) = match stored::is_wanted(call, &writer) {
             true => (STORED_MEDIA_TYPE, stored::list(&writer, &metadata, &found.items)?),
@@ -123,7 +123,7 @@ impl Api {
         Ok(response)
     }
 
-    /// All objects of a collection that a selection wants, with the revision they were read at.
+    /// All objects of a collection that a selection may want ([`Selection::matches`]).
     pub(crate) fn select(
         &self,
         view: &View,

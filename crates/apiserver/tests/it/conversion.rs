@@ -75,6 +75,58 @@ async fn objects_are_read_and_written_in_every_version() {
 }
 
 #[tokio::test]
+async fn fields_are_selected_in_the_version_that_is_asked_for() {
+    let cluster = Cluster::start().await;
+    let server = HookServer::start(&cluster).await;
+    let mut definition = definition(&cluster, &server, "/convert");
+    let fields = |paths: &[&str]| paths.iter().map(|path| json!({"jsonPath": path})).collect::<Value>();
+    definition["spec"]["versions"][0]["selectableFields"] = fields(&[".spec.hostPort"]);
+    definition["spec"]["versions"][1]["selectableFields"] = fields(&[".spec.host", ".spec.port"]);
+    establish(&cluster, &definition).await;
+    cluster.create(V1, &route("v1", "a", json!({"hostPort": "h:1"}))).await;
+    let b = cluster.create(V2, &route("v2", "b", json!({"host": "h", "port": "2"}))).await;
+    cluster.create(V2, &route("v2", "c", json!({"host": "k", "port": "1"}))).await;
+    let names = async |path: String| {
+        let list = cluster.root(ask("GET", &path)).await.expect(200);
+        let items = list["items"].as_array().expect("items").clone();
+        items
+            .iter()
+            .map(|item| item["metadata"]["name"].as_str().expect("name").to_owned())
+            .collect::<Vec<_>>()
+    };
+    assert_eq!(names(format!("{V2}?fieldSelector=spec.host=h")).await, ["a", "b"]);
+    assert_eq!(names(format!("{V2}?fieldSelector=spec.host=h,spec.port!=2")).await, ["a"]);
+    assert_eq!(names(format!("{V2}?fieldSelector=spec.host=h,metadata.name=c")).await, [""; 0]);
+    assert_eq!(names(format!("{V1}?fieldSelector=spec.hostPort=h:2")).await, ["b"]);
+    let events = async |query: &str| {
+        let path = format!("{V2}?watch=true&timeoutSeconds=1&fieldSelector=spec.host=h&{query}");
+        let text = cluster.root(ask("GET", &path)).await.text();
+        let event = |line: &str| {
+            let event: Value = serde_json::from_str(line).expect("JSON");
+            let of = |value: &Value| value.as_str().expect("text").to_owned();
+            (of(&event["type"]), of(&event["object"]["metadata"]["name"]))
+        };
+        text.lines().map(event).collect::<Vec<_>>()
+    };
+    let told = |all: &[(&str, &str)]| -> Vec<(String, String)> {
+        all.iter().map(|&(kind, name)| (kind.to_owned(), name.to_owned())).collect()
+    };
+    assert_eq!(events("resourceVersion=0").await, told(&[("ADDED", "a"), ("ADDED", "b")]));
+    // What leaves the selection is gone for who watches it, and what enters it is new.
+    for (name, host) in [("a", "k"), ("c", "h"), ("b", "h")] {
+        let patch = json!({"spec": {"host": host}, "metadata": {"labels": {"changed": "yes"}}}).to_string();
+        let patch = ask("PATCH", &format!("{V2}/{name}")).body("application/merge-patch+json", patch);
+        cluster.root(patch).await.expect(200);
+    }
+    let since = b["metadata"]["resourceVersion"].as_str().expect("a revision");
+    let expected = told(&[("DELETED", "a"), ("ADDED", "c"), ("MODIFIED", "b")]);
+    assert_eq!(events(&format!("resourceVersion={since}")).await, expected);
+    let all = ask("DELETE", &format!("{V2}?fieldSelector=spec.host=h,spec.port=1"));
+    cluster.root(all).await.expect(200);
+    assert_eq!(names(V2.to_owned()).await, ["a", "b"]);
+}
+
+#[tokio::test]
 async fn a_webhook_that_fails_is_told_of() {
     for (path, text) in [
         ("/garbage", "conversion webhook for example.com/v1, Kind=Route failed: "),
