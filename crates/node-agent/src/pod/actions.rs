@@ -13,6 +13,7 @@ use super::hooks::{self, POST_START_LIMIT, Whose};
 use super::image::{self, ImageDecision};
 use super::lifecycle::{self, Kind};
 use super::observed::{Observed, Waiting};
+use super::paths::PodPaths;
 use super::plan::{DEFAULT_GRACE_SECONDS, PodAction};
 use super::resources;
 use super::rotation;
@@ -72,7 +73,8 @@ impl Worker {
                 }
                 removed
             }
-            (PodAction::CleanUp, _) => return self.clean_up(target.is_none()),
+            (PodAction::CleanUp, _) => return self.clean_up(),
+            (PodAction::RemoveFiles, _) => return self.remove_files(),
             (PodAction::Prepare, Some(target)) => return self.prepare(target).await,
             (PodAction::RunSandbox { attempt }, Some(target)) => {
                 self.make_cgroup(&target.pod, observed);
@@ -102,21 +104,27 @@ impl Worker {
         }
     }
 
-    fn clean_up(&mut self, logs: bool) -> bool {
-        self.memory.cleaned = true;
+    fn clean_up(&mut self) -> bool {
+        self.memory.cleaned = self.take_down(mounter::remove_volumes);
+        self.memory.cleaned
+    }
+
+    fn remove_files(&mut self) -> bool {
+        let _ = std::fs::remove_dir_all(&self.paths.logs);
+        self.memory.removed = self.take_down(mounter::remove_all);
+        self.memory.removed
+    }
+
+    fn take_down(&self, remove: impl FnOnce(&PodPaths) -> std::io::Result<()>) -> bool {
         if self.context.runtime.is_simulated() {
             return true;
         }
-        let volumes = mounter::remove_all(&self.paths);
         cgroups::remove(&self.context.cgroup_root, &self.uid);
-        if logs {
-            let _ = std::fs::remove_dir_all(&self.paths.logs);
-        }
-        if let Err(error) = volumes {
+        let removed = remove(&self.paths);
+        if let Err(error) = &removed {
             tracing::warn!(uid = %self.uid, %error, "the pod's files were not removed");
-            self.memory.cleaned = false;
         }
-        self.memory.cleaned
+        removed.is_ok()
     }
 
     async fn prepare(&mut self, target: &Target) -> bool {

@@ -59,6 +59,13 @@ pub fn has_terminal_phase(pod: &Pod) -> bool {
     matches!(phase, Some("Succeeded" | "Failed"))
 }
 
+/// When the pod's time on the node is over, if it is limited (`activeDeadlineSeconds`).
+pub fn deadline(pod: &Pod) -> Option<Timestamp> {
+    let seconds = pod.spec.as_ref()?.active_deadline_seconds?;
+    let started = pod.status.as_ref()?.start_time.as_ref()?.0.as_millisecond();
+    Some(Timestamp::from_millis(started.saturating_add(seconds.saturating_mul(1000))))
+}
+
 /// Whether a container that ended with `exit_code` starts again.
 ///
 /// The pod's restart policy, the container's own, or the first of its rules whose exit codes match (KEP-5307).

@@ -245,8 +245,10 @@ pub struct Memory {
     pub prepared: bool,
     /// No new try of preparing, or of the sandbox, before.
     pub prepare_retry: Option<(Timestamp, Duration)>,
-    /// Volumes, control groups and directories are gone again.
+    /// Volumes and control groups are gone again.
     pub cleaned: bool,
+    /// So are all files of a pod that is gone.
+    pub removed: bool,
     /// The shortest grace period that was asked for.
     pub grace: Option<i64>,
 }

@@ -4,6 +4,9 @@ use std::path::{Path, PathBuf};
 
 use k8s_openapi::api::core::v1::Pod;
 
+const VOLUMES: &str = "volumes";
+const PARTS: &str = "volume-subpaths";
+
 /// Files of one pod.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct PodPaths {
@@ -36,12 +39,17 @@ impl PodPaths {
 
     /// A volume's directory.
     pub fn volume(&self, plugin: &str, name: &str) -> PathBuf {
-        self.dir.join("volumes").join(format!("kubernetes.io~{plugin}")).join(name)
+        self.dir.join(VOLUMES).join(format!("kubernetes.io~{plugin}")).join(name)
+    }
+
+    /// The directories of all volumes and their parts.
+    pub fn volumes(&self) -> [PathBuf; 2] {
+        [VOLUMES, PARTS].map(|name| self.dir.join(name))
     }
 
     /// Where the part of a volume is mounted that a container's mount of this number shows.
     pub fn part(&self, volume: &str, container: &str, index: usize) -> PathBuf {
-        self.dir.join("volume-subpaths").join(volume).join(container).join(index.to_string())
+        self.dir.join(PARTS).join(volume).join(container).join(index.to_string())
     }
 
     /// The termination message of one attempt.

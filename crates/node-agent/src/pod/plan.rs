@@ -60,8 +60,10 @@ pub enum PodAction {
         /// The runtime's id.
         id: String,
     },
-    /// Take volumes, control groups and directories down.
+    /// Take volumes and control groups down; what containers left is kept for who asks.
     CleanUp,
+    /// The pod is gone: remove all its files, logs too.
+    RemoveFiles,
     /// Nothing runs any more: write the final status and delete the object with grace 0.
     DeleteObject,
 }
@@ -129,8 +131,8 @@ fn plan_gone(observed: &Observed, memory: &Memory) -> Plan {
         .iter()
         .filter(|container| !observed.sandboxes.iter().any(|sandbox| sandbox.id == container.sandbox));
     actions.extend(orphans.map(|container| PodAction::RemoveContainer { id: container.id.clone() }));
-    if !memory.cleaned {
-        actions.push(PodAction::CleanUp);
+    if !memory.removed {
+        actions.push(PodAction::RemoveFiles);
     }
     Plan { finished: actions.is_empty(), actions, recheck_after: None }
 }
@@ -188,6 +190,9 @@ fn plan_running(pod: &Pod, spec: &PodSpec, observed: &Observed, memory: &Memory,
         return plan;
     }
     let mut plan = Plan::default();
+    if let Some(deadline) = lifecycle::deadline(pod) {
+        plan.recheck_at(deadline, now);
+    }
     if !memory.prepared {
         plan.actions.push(PodAction::Prepare);
     }
@@ -428,7 +433,21 @@ mod tests {
         let cleaned = Memory { cleaned: true, ..ready() };
         assert_eq!(plan(Some(&deleted), &over, &cleaned, NOW).actions, [PodAction::DeleteObject]);
         let gone = plan(None, &over, &cleaned, NOW).actions;
-        assert_eq!(gone, [PodAction::RemoveSandbox { id: "s".into() }]);
-        assert!(plan(None, &Observed::default(), &cleaned, NOW).finished);
+        assert_eq!(gone, [PodAction::RemoveSandbox { id: "s".into() }, PodAction::RemoveFiles]);
+        let removed = Memory { removed: true, ..cleaned };
+        assert!(plan(None, &Observed::default(), &removed, NOW).finished);
+    }
+
+    #[test]
+    fn a_running_pod_is_looked_at_when_its_time_is_over() {
+        let mut limited = pod(json!({}));
+        let status = json!({"startTime": jiff::Timestamp::UNIX_EPOCH.to_string()});
+        limited.status = Some(serde_json::from_value(status).expect("a status"));
+        if let Some(spec) = limited.spec.as_mut() {
+            spec.active_deadline_seconds = Some(NOW.millis() / 1000 + 7);
+        }
+        let seen = Observed::new(vec![sandbox()], vec![container(State::Running, 0)]);
+        let plan = plan(Some(&limited), &seen, &ready(), NOW);
+        assert_eq!((plan.actions, plan.recheck_after), (vec![], Some(Duration::from_secs(7))));
     }
 }

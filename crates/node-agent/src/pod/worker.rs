@@ -29,6 +29,8 @@ use crate::volumes::mounter::Mounted;
 const IDLE: Duration = Duration::from_secs(60);
 /// After a failure of the runtime.
 const RETRY: Duration = Duration::from_secs(1);
+/// The reason of a pod whose time was over.
+const DEADLINE_EXCEEDED: &str = "DeadlineExceeded";
 /// How long `ErrImagePull` shows before it becomes `ImagePullBackOff`.
 const PULL_ERROR_SHOWS: Duration = Duration::from_secs(2);
 
@@ -143,6 +145,7 @@ impl Worker {
         };
         if let Some(target) = &target {
             self.admit(target, &observed);
+            self.end_in_time(target, &observed);
             self.prober.follow(target, &observed);
         }
         self.memory.probes = self.prober.results();
@@ -254,6 +257,21 @@ impl Worker {
             }
         }
         admitted.insert(self.uid.clone(), target.pod.clone());
+    }
+
+    /// Fails a pod whose time is over; one that ended by itself did so in time.
+    fn end_in_time(&mut self, target: &Target, observed: &Observed) {
+        let pod = &target.pod;
+        let finished = pod.spec.as_ref().is_some_and(|spec| lifecycle::is_finished(spec, observed));
+        let now = self.context.env.clock.now();
+        let is_over = lifecycle::deadline(pod).is_some_and(|deadline| now >= deadline);
+        if !is_over || finished || self.memory.failed.is_some() || lifecycle::has_terminal_phase(pod) {
+            return;
+        }
+        // Upstream's words.
+        let text = "Pod was active on the node longer than the specified deadline";
+        self.context.recorder.record(&target.value, EventType::Normal, DEADLINE_EXCEEDED, text);
+        self.memory.failed = Some((DEADLINE_EXCEEDED.to_owned(), text.to_owned()));
     }
 
     /// Hands the status to the writer if the API shows another.

@@ -158,11 +158,21 @@ fn sub_path(wanted: &VolumeMount, values: &BTreeMap<String, String>) -> Option<S
     expanded.or_else(|| wanted.sub_path.clone()).filter(|path| !path.is_empty())
 }
 
-/// Unmounts what is mounted below the pod's directory and removes it. Parts of volumes are mounted there: nothing is
-/// removed while one still is.
+/// Unmounts what is mounted below the pod's directory and removes its volumes. Parts of volumes are mounted there: nothing
+/// is removed while one still is.
+pub fn remove_volumes(paths: &PodPaths) -> io::Result<()> {
+    sub_path::unmount_below(&paths.dir)?;
+    paths.volumes().iter().try_for_each(|dir| remove(dir))
+}
+
+/// The same, and removes everything else that is below the pod's directory.
 pub fn remove_all(paths: &PodPaths) -> io::Result<()> {
     sub_path::unmount_below(&paths.dir)?;
-    match fs::remove_dir_all(&paths.dir) {
+    remove(&paths.dir)
+}
+
+fn remove(dir: &Path) -> io::Result<()> {
+    match fs::remove_dir_all(dir) {
         Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
         _ => Ok(()),
     }

@@ -71,8 +71,8 @@ async fn containers_run_log_restart_and_outlive_agent_and_runtime() {
         json!({"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "c1"}, "data": {"k": "conf"}});
     cluster.api("configmaps").create(&map).await.expect("created");
     token(&cluster, &name).await;
-    once(&cluster, &name).await;
-    failures(&cluster, &name).await;
+    once(&cluster, &node, &name).await;
+    failures(&cluster, &node, &name).await;
     hooks(&cluster, &node, &name).await;
     runtime_classes(&cluster, &name).await;
     ephemeral(&cluster, &name).await;
@@ -101,7 +101,7 @@ async fn token(cluster: &Cluster, node: &str) {
     assert!(log.starts_with("roottestey"), "{log}");
 }
 
-async fn once(cluster: &Cluster, node: &str) {
+async fn once(cluster: &Cluster, node: &Node, name: &str) {
     let mut main = container("echo hello $A $B $C; cat /v/k; echo bye > /dev/termination-log; exit 3");
     main["env"] = json!([
         {"name": "A", "value": "lit"},
@@ -118,8 +118,15 @@ async fn once(cluster: &Cluster, node: &str) {
         "initContainers": [init], "containers": [main],
         "volumes": [{"name": "v", "configMap": {"name": "c1"}}],
     });
-    cluster.api("pods").create(&pod("once", node, spec)).await.expect("created");
+    cluster.api("pods").create(&pod("once", name, spec)).await.expect("created");
     cluster.wait("once", "/status/phase", &json!("Failed")).await;
+    let uid = cluster.field("pods", "once", "/metadata/uid").await.expect("a uid");
+    let files = node.root().join("pods").join(uid.as_str().expect("text"));
+    let gone = |path: PathBuf| async move { (!path.exists()).then_some(()) };
+    eventually("the end of its volumes", || gone(files.join("volumes"))).await;
+    // The status is made anew at every look.
+    let left = std::fs::read_to_string(files.join("containers/c/0"));
+    assert_eq!(left.expect("its last words"), "bye\n");
     let ended =
         cluster.field("pods", "once", "/status/containerStatuses/0/state/terminated").await.expect("ended");
     assert_eq!((&ended["exitCode"], &ended["reason"]), (&json!(3), &json!("Error")), "{ended}");
@@ -129,7 +136,7 @@ async fn once(cluster: &Cluster, node: &str) {
     assert_eq!(only.trim(), "conf", "the only main container needs no name, whatever stands before it");
 }
 
-async fn failures(cluster: &Cluster, node: &str) {
+async fn failures(cluster: &Cluster, machine: &Node, node: &str) {
     let alone = |container: Value| json!({"automountServiceAccountToken": false, "terminationGracePeriodSeconds": 1, "containers": [container]});
     cluster.api("pods").create(&pod("loop", node, alone(container("exit 1")))).await.expect("created");
     let mut absent = container("true");
@@ -143,8 +150,14 @@ async fn failures(cluster: &Cluster, node: &str) {
     for name in ["loop", "noimage", "once"] {
         cluster.api("pods").delete(name, &Default::default()).await.expect("deleted");
     }
+    let logs = machine.root().join("logs/pods");
+    let left = |name: &str| {
+        let all = std::fs::read_dir(&logs).expect("logs").flatten();
+        all.filter(|one| one.file_name().to_string_lossy().starts_with(&format!("test_{name}_"))).count()
+    };
     for name in ["loop", "noimage", "once"] {
         eventually(name, || async { cluster.api("pods").get(name).await.err() }).await;
+        eventually("the end of its logs", || async { (left(name) == 0).then_some(()) }).await;
     }
 }
 

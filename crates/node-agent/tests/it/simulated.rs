@@ -80,3 +80,23 @@ async fn pods_run_are_reported_and_deleted() {
     cluster.wait("huge", "/status/reason", &json!("OutOfcpu")).await;
     stop.trigger();
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_pod_whose_time_is_over_fails() {
+    let cluster = Cluster::start().await;
+    let (folder, stop) = (tempfile::tempdir().expect("folder"), Shutdown::new());
+    cluster.agent("n1", &folder.path().join("agent"), "simulated", "/", &stop);
+    cluster.node_ready("n1").await;
+    let spec = json!({"containers": [{"name": "c", "image": "i"}], "terminationGracePeriodSeconds": 1});
+    cluster.api("pods").create(&pod("limited", "n1", spec)).await.expect("created");
+    cluster.wait("limited", "/status/phase", &json!("Running")).await;
+    let patch = client::Patch::Merge(json!({"spec": {"activeDeadlineSeconds": 1}}));
+    cluster.api("pods").patch("limited", "", &patch).await.expect("patched");
+    cluster.wait("limited", "/status/phase", &json!("Failed")).await;
+    let status = cluster.field("pods", "limited", "/status").await.expect("a status");
+    let text = "Pod was active on the node longer than the specified deadline";
+    assert_eq!((&status["reason"], &status["message"]), (&json!("DeadlineExceeded"), &json!(text)));
+    assert!(status["containerStatuses"][0]["state"]["terminated"].is_object(), "{status}");
+    assert_eq!(cluster.event("limited", "DeadlineExceeded").await["message"], text);
+    stop.trigger();
+}
