@@ -39,6 +39,11 @@ pub(crate) fn asks_for_upgrade(call: &Call) -> bool {
     given && named.any(|name| name.trim().eq_ignore_ascii_case("upgrade"))
 }
 
+/// Whether the name of a WebSocket's protocol is a token.
+pub(crate) fn is_token(protocol: &str) -> bool {
+    protocol.starts_with(TOKEN_PROTOCOL)
+}
+
 /// A client's request for a path of another server. Its body is taken out of the call.
 pub(crate) fn request(call: &Call, path: &str, upgrades: bool) -> Result<Request<Body>, http::Error> {
     let uri = match call.wire.query.as_str() {
@@ -100,8 +105,7 @@ fn drop_credentials(headers: &mut HeaderMap) {
     let has_token = |value: &HeaderValue| value.to_str().is_ok_and(|text| text.contains(TOKEN_PROTOCOL));
     if all.iter().any(has_token) {
         let texts = all.iter().filter_map(|value| value.to_str().ok()).flat_map(|text| text.split(','));
-        let kept: Vec<&str> =
-            texts.map(str::trim).filter(|protocol| !protocol.starts_with(TOKEN_PROTOCOL)).collect();
+        let kept: Vec<&str> = texts.map(str::trim).filter(|protocol| !is_token(protocol)).collect();
         headers.remove(PROTOCOLS);
         if !kept.is_empty() {
             set(headers, PROTOCOLS, &kept.join(", "));

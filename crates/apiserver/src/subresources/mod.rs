@@ -4,6 +4,7 @@ mod binding;
 mod eviction;
 mod links;
 mod log;
+mod log_socket;
 mod proxy;
 pub(crate) mod scale;
 mod stream;
