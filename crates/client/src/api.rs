@@ -6,9 +6,9 @@ use api_types::{Resource, ResourceRef, codec};
 use http::Method;
 use serde_json::{Value, json};
 
-use crate::cache::{Came, Packed};
 use crate::client::{Client, JSON, failure, objects_request};
 use crate::error::ClientError;
+use crate::object::{Came, Packed};
 use crate::stored;
 use crate::watch::WatchStream;
 

@@ -1,41 +1,48 @@
 //! What an informer knows: objects by key, and the indexes that were asked for.
 //!
-//! A tree takes ten times the memory of what it says. Where there are many objects, only those that changed last are
+//! A tree takes ten times the memory of what it says. Where there are many objects, only those that changed last may be
 //! kept as trees; the others are packed, and unpacked for whoever reads them.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 use std::sync::Arc;
 
+use api_types::codec::peek::Peek;
 use api_types::selector::LabelSelector;
-use api_types::{Resource, codec, meta};
-use bytes::Bytes;
 use parking_lot::RwLock;
 use serde_json::Value;
 use tokio::sync::watch;
 
-use crate::error::ClientError;
+use crate::object::{Object, Packed};
 
 /// A change of what an informer shows.
 #[derive(Clone, Debug)]
 pub enum Change {
     /// An object came.
-    Added(Arc<Value>),
+    Added(Arc<Object>),
     /// An object changed.
     Updated {
         /// As it was.
-        old: Arc<Value>,
+        old: Arc<Object>,
         /// As it is.
-        new: Arc<Value>,
+        new: Arc<Object>,
     },
     /// An object went; as it was last known.
-    Deleted(Arc<Value>),
+    Deleted(Arc<Object>),
 }
 
 impl Change {
     /// The object, as it is or was last.
-    pub fn object(&self) -> &Arc<Value> {
+    pub fn object(&self) -> &Arc<Object> {
         match self {
             Self::Added(object) | Self::Deleted(object) | Self::Updated { new: object, .. } => object,
+        }
+    }
+
+    /// The object as it was before it changed.
+    pub fn before(&self) -> Option<&Arc<Object>> {
+        match self {
+            Self::Updated { old, .. } => Some(old),
+            Self::Added(_) | Self::Deleted(_) => None,
         }
     }
 }
@@ -46,7 +53,7 @@ pub struct Index {
     /// The index's name.
     pub name: &'static str,
     /// The values of an object.
-    pub values: fn(&Value) -> Vec<String>,
+    pub values: fn(&Peek<'_>) -> Vec<String>,
 }
 
 /// Namespace and name.
@@ -97,112 +104,32 @@ impl Found {
     }
 }
 
-/// An object in few bytes.
-#[derive(Clone)]
-pub(crate) enum Packed {
-    /// Of [`codec::pack`].
-    Own(Arc<[u8]>),
-    /// As the server stores it at a revision, in the server's memory if it is in this process.
-    Stored(Bytes, i64),
-}
-
-impl Packed {
-    fn of(tree: &Value) -> Self {
-        Self::Own(codec::pack(tree).into())
-    }
-
-    fn bytes(&self) -> &[u8] {
-        match self {
-            Self::Own(bytes) => bytes,
-            Self::Stored(bytes, _) => bytes,
-        }
-    }
-
-    /// The object.
-    ///
-    /// # Errors
-    /// `Decode` for bytes that are no object.
-    fn tree(&self) -> Result<Value, ClientError> {
-        let tree = match self {
-            Self::Own(bytes) => codec::unpack(bytes),
-            Self::Stored(bytes, revision) => codec::from_stored_bare(bytes, *revision),
-        };
-        tree.map_err(|error| ClientError::Decode(error.to_string()))
-    }
-}
-
-/// An object as it came.
-pub(crate) enum Came {
-    Tree(Value),
-    Packed(Packed),
-}
-
-impl Came {
-    /// An object as JSON has it: one of a list does not say its kind, metadata alone says another.
-    pub(crate) fn from_json(mut object: Value, resource: &Resource) -> Self {
-        meta::set_kind(&mut object, &resource.api_version(), &resource.kind);
-        meta::metadata_mut(&mut object).remove("managedFields");
-        Self::Tree(object)
-    }
-
-    /// The object.
-    ///
-    /// # Errors
-    /// `Decode` for bytes that are no object.
-    pub(crate) fn tree(self) -> Result<Value, ClientError> {
-        match self {
-            Self::Tree(tree) => Ok(tree),
-            Self::Packed(packed) => packed.tree(),
-        }
-    }
-
-    /// The object, and as it came if that was packed.
-    pub(crate) fn both(self) -> Result<(Value, Option<Packed>), ClientError> {
-        let packed = match &self {
-            Self::Tree(_) => None,
-            Self::Packed(packed) => Some(packed.clone()),
-        };
-        Ok((self.tree()?, packed))
-    }
-}
-
 /// An object as it is kept.
 #[derive(Clone)]
 enum Kept {
-    Tree {
-        tree: Arc<Value>,
-        /// The number of its change.
-        change: u64,
-        /// If it came so.
-        packed: Option<Packed>,
-    },
+    /// One of the last that changed, and the number of its change.
+    Newest(Arc<Object>, u64),
     Packed(Packed),
 }
 
 impl Kept {
-    fn tree(&self) -> Arc<Value> {
+    fn object(self) -> Arc<Object> {
         match self {
-            Self::Tree { tree, .. } => tree.clone(),
-            Self::Packed(packed) => Arc::new(packed.tree().expect("invariant: it was read before")),
+            Self::Newest(object, _) => object,
+            Self::Packed(packed) => Arc::new(Object::known(packed)),
         }
     }
 
-    fn is_selected(&self, selector: &LabelSelector) -> bool {
-        match self {
-            Self::Tree { tree, .. } => selector.matches_object(tree),
-            Self::Packed(packed) => {
-                let peek = codec::peek::open(packed.bytes()).expect("invariant: it was read before");
-                selector.matches(|key| peek.label(key))
-            }
-        }
+    fn tree(self) -> Arc<Value> {
+        self.object().tree().clone()
     }
 }
 
 #[derive(Default)]
 struct Objects {
     by_key: BTreeMap<Arc<Key>, Kept>,
-    /// The trees in the order of their changes, of which some are outdated.
-    trees: VecDeque<(Arc<Key>, u64)>,
+    /// Those that changed last in the order of their changes, of which some are outdated.
+    newest: VecDeque<(Arc<Key>, u64)>,
     changes: u64,
     indexes: HashMap<&'static str, Entries>,
     /// The newest version that was seen.
@@ -214,13 +141,14 @@ struct Objects {
 pub struct Lister {
     objects: Arc<RwLock<Objects>>,
     indexes: Arc<[Index]>,
-    /// How many objects are trees.
+    /// How many objects may be trees.
     trees: usize,
     synced: watch::Receiver<bool>,
 }
 
-pub(crate) fn key_of(object: &Value) -> Key {
-    (meta::namespace(object).to_owned(), meta::name(object).to_owned())
+pub(crate) fn key_of(object: &Object) -> Key {
+    let peek = object.peek();
+    (peek.namespace().into_owned(), peek.name().into_owned())
 }
 
 impl Lister {
@@ -231,7 +159,7 @@ impl Lister {
     /// A lister of fixed objects, for tests of what reads them.
     pub fn of(indexes: Vec<Index>, objects: Vec<Value>) -> Self {
         let lister = Self::new(indexes, usize::MAX, watch::channel(true).1);
-        objects.into_iter().for_each(|object| drop(lister.show(object, None)));
+        objects.into_iter().for_each(|object| drop(lister.show(object.into())));
         lister
     }
 
@@ -242,7 +170,7 @@ impl Lister {
 
     /// One object.
     pub fn get(&self, namespace: &str, name: &str) -> Option<Arc<Value>> {
-        self.kept(&(namespace.to_owned(), name.to_owned())).map(|kept| kept.tree())
+        self.kept(&(namespace.to_owned(), name.to_owned())).map(Kept::tree)
     }
 
     fn kept(&self, key: &Key) -> Option<Kept> {
@@ -252,12 +180,12 @@ impl Lister {
     /// Every object.
     pub fn all(&self) -> Vec<Arc<Value>> {
         let kept: Vec<Kept> = self.objects.read().by_key.values().cloned().collect();
-        kept.iter().map(Kept::tree).collect()
+        kept.into_iter().map(Kept::tree).collect()
     }
 
     /// The objects of a namespace.
     pub fn in_namespace(&self, namespace: &str) -> Vec<Arc<Value>> {
-        self.kept_in(namespace).iter().map(Kept::tree).collect()
+        self.kept_in(namespace).into_iter().map(Kept::tree).collect()
     }
 
     fn kept_in(&self, namespace: &str) -> Vec<Kept> {
@@ -269,7 +197,9 @@ impl Lister {
 
     /// The objects of a namespace whose labels fit.
     pub fn select(&self, namespace: &str, selector: &LabelSelector) -> Vec<Arc<Value>> {
-        self.kept_in(namespace).iter().filter(|kept| kept.is_selected(selector)).map(Kept::tree).collect()
+        let objects = self.kept_in(namespace).into_iter().map(Kept::object);
+        let selected = objects.filter(|object| selector.matches_peek(&object.peek()));
+        selected.map(|object| object.tree().clone()).collect()
     }
 
     /// The objects that an index has under a value.
@@ -280,7 +210,7 @@ impl Lister {
             let keys = found.into_iter().flat_map(Found::keys);
             keys.filter_map(|key| objects.by_key.get(key)).cloned().collect()
         };
-        kept.iter().map(Kept::tree).collect()
+        kept.into_iter().map(Kept::tree).collect()
     }
 
     /// How many objects an index has under a value.
@@ -316,40 +246,31 @@ impl Lister {
     }
 
     /// Shows an object as it is now; what changed by that.
-    #[cfg(test)]
-    pub(crate) fn put(&self, object: Value) -> Option<Change> {
-        self.show(object, None)
-    }
-
-    /// Shows an object as it is now, which came packed or not; what changed by that.
-    pub(crate) fn show(&self, object: Value, packed: Option<Packed>) -> Option<Change> {
+    pub(crate) fn show(&self, object: Object) -> Option<Change> {
         let (key, new) = (key_of(&object), Arc::new(object));
-        let old = self.kept(&key).map(|kept| kept.tree());
+        let old = self.kept(&key).map(Kept::object);
         let mut objects = self.objects.write();
         let key = objects.shared(key);
         objects.saw(&new);
-        if let Some(old) = &old {
-            objects.unindex(&self.indexes, &key, old);
-        }
-        objects.index(&self.indexes, &key, &new);
-        objects.keep(key, new.clone(), packed, self.trees);
+        objects.reindex(&self.indexes, &key, old.as_deref(), Some(&new));
+        objects.keep(key, new.clone(), self.trees);
         match old {
             None => Some(Change::Added(new)),
-            Some(old) if meta::resource_version(&old) == meta::resource_version(&new) => None,
+            Some(old) if old.version() == new.version() => None,
             Some(old) => Some(Change::Updated { old, new }),
         }
     }
 
-    /// Forgets an object. `last` is how it was last, if that is known better than by what is shown.
-    pub(crate) fn remove(&self, object: &Value) -> Option<Change> {
-        let key = key_of(object);
-        let old = self.kept(&key).map(|kept| kept.tree());
+    /// Forgets an object; what changed by that, with the object as it is known to have been last.
+    pub(crate) fn remove(&self, object: Object) -> Option<Change> {
+        let key = key_of(&object);
+        let old = self.kept(&key).map(Kept::object);
         let mut objects = self.objects.write();
-        objects.saw(object);
+        objects.saw(&object);
         let old = old?;
         objects.by_key.remove(&key);
-        objects.unindex(&self.indexes, &key, &old);
-        Some(Change::Deleted(Arc::new(object.clone())))
+        objects.reindex(&self.indexes, &Arc::new(key), Some(&old), None);
+        Some(Change::Deleted(Arc::new(object)))
     }
 
     /// Forgets all objects but these; what changed by that.
@@ -358,9 +279,9 @@ impl Lister {
         let objects = &mut *guard;
         let gone: Vec<_> = objects.by_key.extract_if(.., |key, _| !keys.contains(&**key)).collect();
         let forget = |(key, kept): (Arc<Key>, Kept)| {
-            let tree = kept.tree();
-            objects.unindex(&self.indexes, &key, &tree);
-            Change::Deleted(tree)
+            let object = kept.object();
+            objects.reindex(&self.indexes, &key, Some(&object), None);
+            Change::Deleted(object)
         };
         gone.into_iter().map(forget).collect()
     }
@@ -372,46 +293,46 @@ impl Objects {
         self.by_key.get_key_value(&key).map_or_else(|| Arc::new(key), |(shared, _)| shared.clone())
     }
 
-    /// Keeps an object as a tree, and `trees` of them at most: those that changed last.
-    fn keep(&mut self, key: Arc<Key>, tree: Arc<Value>, packed: Option<Packed>, trees: usize) {
+    /// Keeps an object as it is, and `trees` of them at most: those that changed last.
+    fn keep(&mut self, key: Arc<Key>, object: Arc<Object>, trees: usize) {
         self.changes += 1;
-        let packed = packed.filter(|_| trees != usize::MAX);
-        self.by_key.insert(key.clone(), Kept::Tree { tree, change: self.changes, packed });
+        self.by_key.insert(key.clone(), Kept::Newest(object, self.changes));
         if trees == usize::MAX {
             return;
         }
-        self.trees.push_back((key, self.changes));
-        while self.trees.len() > trees {
-            let Some((key, number)) = self.trees.pop_front() else { return };
+        self.newest.push_back((key, self.changes));
+        while self.newest.len() > trees {
+            let Some((key, number)) = self.newest.pop_front() else { return };
             let Some(kept) = self.by_key.get_mut(&key) else { continue };
-            if let Kept::Tree { tree, change, packed } = kept
+            if let Kept::Newest(object, change) = kept
                 && *change == number
             {
-                *kept = Kept::Packed(packed.take().unwrap_or_else(|| Packed::of(tree)));
+                *kept = Kept::Packed(object.pack());
             }
         }
     }
 
-    fn saw(&mut self, object: &Value) {
-        self.version = meta::resource_version(object).parse().unwrap_or(0).max(self.version);
+    fn saw(&mut self, object: &Object) {
+        self.version = object.version().parse().unwrap_or(0).max(self.version);
     }
 
-    fn index(&mut self, indexes: &[Index], key: &Arc<Key>, object: &Value) {
+    /// Finds an object by what it says now instead of what it said.
+    fn reindex(&mut self, indexes: &[Index], key: &Arc<Key>, old: Option<&Object>, new: Option<&Object>) {
+        let [old, new] = [old, new].map(|object| object.map(Object::peek));
         for index in indexes {
+            let of = |peek: &Option<Peek<'_>>| peek.as_ref().map(index.values).unwrap_or_default();
+            let (old, new) = (of(&old), of(&new));
+            if old == new {
+                continue;
+            }
             let entries = self.indexes.entry(index.name).or_default();
-            for value in (index.values)(object) {
-                entries.entry(value).or_insert_with(|| Found::One(key.clone())).insert(key);
-            }
-        }
-    }
-
-    fn unindex(&mut self, indexes: &[Index], key: &Key, object: &Value) {
-        for index in indexes {
-            let Some(entries) = self.indexes.get_mut(index.name) else { continue };
-            for value in (index.values)(object) {
+            for value in old {
                 if entries.get_mut(&value).is_some_and(|found| found.remove(key)) {
                     entries.remove(&value);
                 }
+            }
+            for value in new {
+                entries.entry(value).or_insert_with(|| Found::One(key.clone())).insert(key);
             }
         }
     }
@@ -419,20 +340,24 @@ impl Objects {
 
 #[cfg(test)]
 mod tests {
+    use api_types::{codec, meta};
+    use bytes::Bytes;
     use serde_json::json;
 
     use super::*;
+    use crate::object::Came;
 
     fn lister() -> Lister {
         let node = Index {
             name: "node",
-            values: |pod| pod["spec"]["nodeName"].as_str().map(str::to_owned).into_iter().collect(),
+            values: |pod| pod.scalar(&["spec", "nodeName"]).map(Into::into).into_iter().collect(),
         };
         Lister::new(vec![node], usize::MAX, watch::channel(true).1)
     }
 
-    fn pod(name: &str, version: &str, node: &str) -> Value {
+    fn pod(name: &str, version: &str, node: &str) -> Object {
         json!({ "metadata": { "name": name, "namespace": "ns", "resourceVersion": version }, "spec": { "nodeName": node } })
+            .into()
     }
 
     /// An object as a server stores it, with what nobody here keeps.
@@ -446,9 +371,9 @@ mod tests {
         }
     }
 
-    fn replace(lister: &Lister, items: Vec<Value>) -> Vec<Change> {
+    fn replace(lister: &Lister, items: Vec<Object>) -> Vec<Change> {
         let keys = items.iter().map(key_of).collect();
-        let changes = items.into_iter().filter_map(|object| lister.put(object));
+        let changes = items.into_iter().filter_map(|object| lister.show(object));
         changes.collect::<Vec<_>>().into_iter().chain(lister.retain(&keys)).collect()
     }
 
@@ -459,21 +384,21 @@ mod tests {
     #[test]
     fn an_index_follows_the_objects() {
         let lister = lister();
-        assert!(matches!(lister.put(pod("a", "1", "n1")), Some(Change::Added(_))));
-        assert!(lister.put(pod("a", "1", "n1")).is_none(), "the same version is no change");
-        lister.put(pod("b", "2", "n1"));
+        assert!(matches!(lister.show(pod("a", "1", "n1")), Some(Change::Added(_))));
+        assert!(lister.show(pod("a", "1", "n1")).is_none(), "the same version is no change");
+        lister.show(pod("b", "2", "n1"));
         assert_eq!(names(lister.by_index("node", "n1")), ["a", "b"]);
-        assert!(matches!(lister.put(pod("a", "3", "n2")), Some(Change::Updated { .. })));
+        assert!(matches!(lister.show(pod("a", "3", "n2")), Some(Change::Updated { .. })));
         assert_eq!(names(lister.by_index("node", "n1")), ["b"]);
-        assert!(matches!(lister.remove(&pod("b", "4", "n1")), Some(Change::Deleted(_))));
+        assert!(matches!(lister.remove(pod("b", "4", "n1")), Some(Change::Deleted(_))));
         assert!(lister.by_index("node", "n1").is_empty());
-        assert!(lister.remove(&pod("b", "4", "n1")).is_none());
+        assert!(lister.remove(pod("b", "4", "n1")).is_none());
     }
 
     #[test]
     fn a_replacement_tells_what_came_changed_and_went() {
         let lister = lister();
-        ["a", "b", "c"].iter().for_each(|name| drop(lister.put(pod(name, "1", "n"))));
+        ["a", "b", "c"].iter().for_each(|name| drop(lister.show(pod(name, "1", "n"))));
         let changes = replace(&lister, vec![pod("b", "1", "n"), pod("c", "2", "n"), pod("d", "3", "n")]);
         let told: Vec<_> = changes
             .iter()
@@ -511,23 +436,26 @@ mod tests {
                 version += 1;
                 let each = object(api_version, kind, number, version);
                 let told = |change: Option<Change>| match change {
-                    Some(Change::Updated { old, new }) => Some((Some((*old).clone()), (*new).clone())),
-                    Some(Change::Added(new)) => Some((None, (*new).clone())),
+                    Some(Change::Updated { old, new }) => {
+                        Some((Some(old.tree().clone()), new.tree().clone()))
+                    }
+                    Some(Change::Added(new)) => Some((None, new.tree().clone())),
                     _ => None,
                 };
                 // They come in every way.
-                let packed = match number % 3 {
-                    0 => None,
-                    1 => Some(Packed::of(&each)),
-                    _ => Some(Packed::Stored(stored(&each), version as i64)),
+                let came = match number % 3 {
+                    0 => Came::Tree(each.clone()),
+                    1 => Came::Packed(Packed::of(&each)),
+                    _ => Came::Packed(Packed::Stored(stored(&each), version as i64)),
                 };
-                let told = (told(all.put(each.clone())), told(few.show(each, packed)));
+                let came = came.object().expect("an object");
+                let told = (told(all.show(each.into())), told(few.show(came)));
                 assert_eq!(told.0, told.1, "{round}, {number}");
             }
             let packed =
                 few.objects.read().by_key.values().filter(|kept| matches!(kept, Kept::Packed(_))).count();
             assert_eq!((few.len(), packed), (8, 6));
-            assert!(few.objects.read().trees.len() <= 2);
+            assert!(few.objects.read().newest.len() <= 2);
             assert_eq!(all.all(), few.all());
             assert_eq!(all.get("ns", "o0"), few.get("ns", "o0"));
             assert_eq!(all.by_index("node", "n1"), few.by_index("node", "n1"));
@@ -535,8 +463,9 @@ mod tests {
                 let selector = LabelSelector::parse(selector).expect("a selector");
                 assert_eq!(all.select("ns", &selector), few.select("ns", &selector), "{selector}");
             }
-            let kept = vec![object(api_version, kind, 3, 99), object(api_version, kind, 9, 98)];
-            assert_eq!(replace(&all, kept.clone()).len(), replace(&few, kept).len());
+            let kept =
+                || vec![object(api_version, kind, 3, 99).into(), object(api_version, kind, 9, 98).into()];
+            assert_eq!(replace(&all, kept()).len(), replace(&few, kept()).len());
             assert_eq!(all.all(), few.all());
             replace(&few, Vec::new());
         }
@@ -545,8 +474,42 @@ mod tests {
     #[test]
     fn a_namespace_is_not_a_prefix_of_another() {
         let lister = lister();
-        lister.put(json!({ "metadata": { "name": "x", "namespace": "a" } }));
-        lister.put(json!({ "metadata": { "name": "y", "namespace": "ab" } }));
+        lister.show(json!({ "metadata": { "name": "x", "namespace": "a" } }).into());
+        lister.show(json!({ "metadata": { "name": "y", "namespace": "ab" } }).into());
         assert_eq!(names(lister.in_namespace("a")), ["x"]);
+    }
+
+    #[test]
+    fn nothing_is_read_as_a_tree_that_nobody_reads() {
+        let tests = lister();
+        let (lister, came) = (
+            Lister::new(tests.indexes.to_vec(), 1, watch::channel(true).1),
+            |version: i64| {
+                let pod = json!({
+                    "apiVersion": "v1", "kind": "Pod",
+                    "metadata": { "name": "a", "namespace": "ns" }, "spec": { "nodeName": format!("n{version}") },
+                });
+                Came::Packed(Packed::Stored(stored(&pod), version)).object().expect("a pod")
+            },
+        );
+        lister.show(came(1));
+        let Some(Change::Updated { old, new }) = lister.show(came(2)) else { panic!("it changed") };
+        assert_eq!((lister.index_len("node", "n1"), lister.index_len("node", "n2")), (0, 1));
+        assert!([&old, &new].iter().all(|object| !object.is_tree()));
+        assert_eq!(meta::resource_version(&lister.get("ns", "a").expect("a pod")), "2");
+        assert!(new.is_tree(), "what was read is kept of the newest");
+        assert!(!old.is_same_in(&new, "spec"));
+        assert!(old.is_same_in(&new, "status"));
+    }
+
+    #[test]
+    fn what_cannot_be_read_does_not_come() {
+        let pod = json!({ "apiVersion": "v1", "kind": "Pod", "metadata": { "name": "a" }, "spec": { "nodeName": "n" } });
+        let whole = stored(&pod);
+        for end in 0..whole.len() {
+            let came = Came::Packed(Packed::Stored(whole.slice(..end), 1)).object();
+            assert!(came.is_err() || came.is_ok_and(|object| object.tree().is_object()), "{end} bytes");
+        }
+        assert!(Came::Packed(Packed::Stored(Bytes::from_static(b"{"), 1)).object().is_err());
     }
 }

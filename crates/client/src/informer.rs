@@ -3,14 +3,15 @@
 use std::collections::BTreeSet;
 use std::time::Duration;
 
-use api_types::{ResourceRef, Value, meta};
+use api_types::{ResourceRef, Value};
 use env::{Backoff, Env, Shutdown};
 use tokio::sync::watch;
 
 use crate::api::{Api, ListParams};
-use crate::cache::{Came, Change, Index, Lister, Packed, key_of};
+use crate::cache::{Change, Index, Lister, key_of};
 use crate::client::Client;
 use crate::error::ClientError;
+use crate::object::{Came, Object};
 use crate::watch::EventKind;
 
 /// Objects asked for at a time.
@@ -32,8 +33,8 @@ pub struct InformerConfig {
     pub field_selector: String,
     /// Ways to find objects.
     pub indexes: Vec<Index>,
-    /// How many objects are kept as trees, those that changed last; the others take a tenth of the memory, and time
-    /// whenever they are read.
+    /// How many objects are kept as trees once they were read so, of those that changed last; the others take a tenth of
+    /// the memory, and time whenever they are read.
     pub trees: usize,
     /// Nothing of the objects but their metadata.
     pub metadata_only: bool,
@@ -149,9 +150,9 @@ impl Informer {
         loop {
             let page = self.api.list_as_it_came(&params).await?;
             for came in page.items {
-                let (object, packed) = self.trimmed(came)?;
+                let object = self.trimmed(came)?;
                 seen.insert(key_of(&object));
-                self.tell(self.lister.show(object, packed));
+                self.tell(self.lister.show(object));
             }
             if page.continue_token.is_empty() {
                 self.lister.retain(&seen).into_iter().for_each(|change| self.tell(Some(change)));
@@ -161,12 +162,12 @@ impl Informer {
         }
     }
 
-    /// An object without what nobody needs, and as it came if it was packed and is the same still.
-    fn trimmed(&self, came: Came) -> Result<(Value, Option<Packed>), ClientError> {
-        let (mut object, packed) = came.both()?;
-        let Some(trim) = self.trim else { return Ok((object, packed)) };
-        trim(&mut object);
-        Ok((object, None))
+    /// An object without what nobody needs.
+    fn trimmed(&self, came: Came) -> Result<Object, ClientError> {
+        let Some(trim) = self.trim else { return came.object() };
+        let mut tree = came.tree()?;
+        trim(&mut tree);
+        Ok(tree.into())
     }
 
     /// One watch, until it ends.
@@ -178,18 +179,18 @@ impl Informer {
         };
         loop {
             let event = match stream.next_as_it_came().await {
-                Ok(Some((kind, came))) => self.trimmed(came).map(|(object, packed)| (kind, object, packed)),
+                Ok(Some((kind, came))) => self.trimmed(came).map(|object| (kind, object)),
                 Ok(None) => return Ended::At(version),
                 Err(error) => Err(error),
             };
-            let (kind, object, packed) = match event {
+            let (kind, object) = match event {
                 Ok(event) => event,
                 Err(error) => return self.ended(version, &error),
             };
-            meta::resource_version(&object).clone_into(&mut version);
+            version = object.version();
             let change = match kind {
-                EventKind::Put { .. } => self.lister.show(object, packed),
-                EventKind::Deleted => self.lister.remove(&object),
+                EventKind::Put { .. } => self.lister.show(object),
+                EventKind::Deleted => self.lister.remove(object),
                 EventKind::Bookmark => None,
             };
             pause.reset();

@@ -10,8 +10,8 @@
 //! - a [`WorkQueue`] never hands out a key that is being worked on;
 //! - what a [`LeaderElector`] starts is stopped before another may start it, and all it wrote carries the fence.
 //!
-//! Read `client.rs`, `api.rs` (requests), `masters.rs` (connections), `informer.rs`, `cache.rs`, `queue.rs`,
-//! `events.rs`, `election.rs`, `counters.rs` (what is counted).
+//! Read `client.rs`, `api.rs` (requests), `masters.rs` (connections), `informer.rs`, `object.rs`, `cache.rs`,
+//! `queue.rs`, `events.rs`, `election.rs`, `counters.rs` (what is counted).
 
 mod api;
 mod cache;
@@ -22,6 +22,7 @@ mod error;
 mod events;
 mod informer;
 mod masters;
+mod object;
 mod queue;
 mod stored;
 mod watch;
@@ -35,5 +36,6 @@ pub use error::ClientError;
 pub use events::{EventRecorder, EventType};
 pub use informer::{Informer, InformerConfig};
 pub use masters::{MastersConfig, MastersError};
+pub use object::Object;
 pub use queue::WorkQueue;
 pub use watch::{WatchEvent, WatchStream};

@@ -9,9 +9,9 @@ use http::header::CONTENT_TYPE;
 use http_body_util::BodyExt as _;
 
 use crate::api::Page;
-use crate::cache::{Came, Packed};
 use crate::client::Body;
 use crate::error::ClientError;
+use crate::object::{Came, Packed};
 
 /// Bytes of an object, at most.
 const MAX_OBJECT: u32 = 64 << 20;

@@ -8,9 +8,9 @@ use http::header::CONTENT_TYPE;
 use http_body_util::BodyExt as _;
 use serde_json::Value;
 
-use crate::cache::{Came, Packed};
 use crate::client::{Body, PROTOBUF, failure};
 use crate::error::ClientError;
+use crate::object::{Came, Packed};
 use crate::stored::{self, undecodable};
 
 /// Bytes of one event, at most: an object with its envelope.

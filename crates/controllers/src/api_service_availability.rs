@@ -276,7 +276,8 @@ mod tests {
         local["metadata"]["name"] = json!("v1.c.d");
         let all = listers(vec![remote(), local]);
         let watches = Availability { interval: PROBE_INTERVAL }.watches();
-        let keys = |at: usize, object: Value| (watches[at].keys)(&Change::Added(Arc::new(object)), &all);
+        let keys =
+            |at: usize, object: Value| (watches[at].keys)(&Change::Added(Arc::new(object.into())), &all);
         let own = vec![Key::new(API_SERVICES, "", "v1.a.b")];
         assert_eq!(keys(1, service(443)), own);
         assert_eq!(keys(2, slice(true, "https")), own);

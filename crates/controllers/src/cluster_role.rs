@@ -118,7 +118,7 @@ mod tests {
     #[test]
     fn any_change_of_a_role_concerns_those_that_are_made_of_others() {
         let known = listers(vec![sum(&[]), role("a", "sum", &[])]);
-        let change = Change::Deleted(std::sync::Arc::new(role("a", "sum", &[])));
+        let change = Change::Deleted(std::sync::Arc::new(role("a", "sum", &[]).into()));
         assert_eq!(aggregated(&change, &known), [Key::new(ROLES, "", "sum")]);
     }
 }

@@ -4,14 +4,15 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
+use api_types::codec::peek::Peek;
 use api_types::{Resource, meta, table};
-use client::{Change, Index, Lister};
+use client::{Change, Index, Lister, Object};
 use parking_lot::RwLock;
 use serde_json::Value;
 
 use crate::plan::Plan;
 use crate::storage_protection::claims;
-use crate::template::is_over;
+use crate::template::has_ended;
 
 /// An object that needs a look.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -34,6 +35,11 @@ impl Key {
     pub fn of(resource: &str, object: &Value) -> Self {
         Self::new(resource, meta::namespace(object), meta::name(object))
     }
+
+    /// The key of an object that is not read whole.
+    pub(crate) fn peeked(resource: &str, object: &Peek<'_>) -> Self {
+        Self::new(resource, &object.namespace(), &object.name())
+    }
 }
 
 /// Finds objects by any of their owners' uids.
@@ -54,25 +60,25 @@ pub(crate) const CLAIM_INDEX: &str = "claim";
 pub(crate) fn indexes() -> Vec<Index> {
     let owner = Index {
         name: OWNER_INDEX,
-        values: |object| meta::owner_references(object).into_iter().map(|owner| owner.uid).collect(),
+        values: |object| object.owner_references().into_iter().map(|owner| owner.uid).collect(),
     };
-    let uid = Index { name: UID_INDEX, values: |object| vec![meta::uid(object).to_owned()] };
+    let uid = Index { name: UID_INDEX, values: |object| vec![object.uid().into_owned()] };
     let node = Index {
         name: NODE_INDEX,
-        values: |object| object["spec"]["nodeName"].as_str().map(str::to_owned).into_iter().collect(),
+        values: |object| object.scalar(&["spec", "nodeName"]).map(Into::into).into_iter().collect(),
     };
     let state = Index {
         name: STATE_INDEX,
         values: |object| {
-            let going = meta::is_being_deleted(object).then_some(GOING);
-            going.into_iter().chain(is_over(object).then_some(OVER)).map(str::to_owned).collect()
+            let going = object.is_being_deleted().then_some(GOING);
+            going.into_iter().chain(has_ended(object).then_some(OVER)).map(str::to_owned).collect()
         },
     };
     let claim = Index {
         name: CLAIM_INDEX,
         values: |object| {
-            let namespace = meta::namespace(object);
-            claims(object).map(|name| format!("{namespace}/{name}")).collect()
+            let namespace = object.namespace();
+            claims(object).iter().map(|name| format!("{namespace}/{name}")).collect()
         },
     };
     vec![owner, uid, node, state, claim]
@@ -216,19 +222,18 @@ pub(crate) fn served_kinds() -> impl Iterator<Item = &'static Resource> {
 
 /// The changed object's own key.
 pub(crate) fn own_key(resource: &str, change: &Change) -> Vec<Key> {
-    vec![Key::of(resource, change.object())]
+    vec![Key::peeked(resource, &change.object().peek())]
 }
 
 /// The key of the changed object's controller, of a kind; before and after the change.
 pub(crate) fn controller_key(resource: &str, kind: &str, change: &Change) -> Vec<Key> {
-    let of = |object: &Value| {
-        let owner = meta::controller(object).filter(|owner| owner.kind == kind)?;
-        Some(Key::new(resource, meta::namespace(object), &owner.name))
+    let of = |object: &Arc<Object>| {
+        let object = object.peek();
+        let owner = object.controller().filter(|owner| owner.kind == kind)?;
+        Some(Key::new(resource, &object.namespace(), &owner.name))
     };
-    let mut keys: Vec<Key> = of(change.object()).into_iter().collect();
-    if let Change::Updated { old, .. } = change {
-        keys.extend(of(old));
-        keys.dedup();
-    }
+    let mut keys: Vec<Key> =
+        [Some(change.object()), change.before()].into_iter().flatten().filter_map(of).collect();
+    keys.dedup();
     keys
 }

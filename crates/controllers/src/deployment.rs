@@ -68,7 +68,7 @@ fn pod_changed(change: &Change, listers: &Listers) -> Vec<Key> {
     let set = controller_key(SETS, "ReplicaSet", &Change::Deleted(pod.clone())).into_iter().next();
     let set = set.and_then(|key| listers.object(&key));
     let owner = set.as_ref().and_then(|set| meta::controller(set));
-    owner.map(|owner| Key::new(DEPLOYMENTS, meta::namespace(pod), &owner.name)).into_iter().collect()
+    owner.map(|owner| Key::new(DEPLOYMENTS, &pod.peek().namespace(), &owner.name)).into_iter().collect()
 }
 
 fn revision(object: &Value) -> i64 {

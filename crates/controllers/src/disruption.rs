@@ -15,7 +15,7 @@ use serde_json::{Map, Value, json};
 
 use crate::controller::{Controller, Key, Listers, Now, Watch, kind, own_key};
 use crate::plan::{Action, Plan};
-use crate::template::{condition, is_over, is_ready};
+use crate::template::{condition, condition_of, is_over, is_ready};
 
 const BUDGETS: &str = "poddisruptionbudgets.policy";
 const PODS: &str = "pods";
@@ -67,21 +67,17 @@ impl Controller for Disruption {
 
 /// The budgets that select the pod, or did; and the pod, when it says that it is being disrupted.
 fn pod_changed(change: &Change, listers: &Listers) -> Vec<Key> {
-    let pod = change.object();
-    let all =
-        listers.get(BUDGETS).map(|lister| lister.in_namespace(meta::namespace(pod))).unwrap_or_default();
+    let (pod, before) = (change.object().peek(), change.before().map(|before| before.peek()));
+    let all = listers.get(BUDGETS).map(|lister| lister.in_namespace(&pod.namespace())).unwrap_or_default();
     let concerns = |budget: &Value| {
         let Ok(selector) = LabelSelector::from_value(&budget["spec"]["selector"]) else { return false };
-        let before = match change {
-            Change::Updated { old, .. } => selector.matches_object(old),
-            _ => false,
-        };
-        before || selector.matches_object(pod)
+        before.is_some_and(|before| selector.matches_peek(&before)) || selector.matches_peek(&pod)
     };
     let mut keys: Vec<Key> =
         all.iter().filter(|budget| concerns(budget)).map(|budget| Key::of(BUDGETS, budget)).collect();
-    if !matches!(change, Change::Deleted(_)) && disrupted_since(pod).is_some() {
-        keys.push(Key::of(PODS, pod));
+    let is_target = || condition_of(&pod.part(&["status", "conditions"]), TARGET).is_some();
+    if !matches!(change, Change::Deleted(_)) && is_target() && disrupted_since(change.object()).is_some() {
+        keys.push(Key::peeked(PODS, &pod));
     }
     keys
 }

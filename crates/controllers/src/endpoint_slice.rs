@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use api_types::codec::peek::Peek;
 use api_types::meta;
 use api_types::selector::LabelSelector;
 use client::{Change, DeleteParams};
@@ -10,7 +11,7 @@ use serde_json::{Value, json};
 
 use crate::controller::{Controller, Key, Listers, Now, OWNER_INDEX, Watch, kind, own_key};
 use crate::plan::{Action, Plan};
-use crate::template::{is_over, is_ready};
+use crate::template::{has_ended, is_over, is_ready, says_ready};
 
 const SLICES: &str = "endpointslices.discovery.k8s.io";
 const SERVICE_LABEL: &str = "kubernetes.io/service-name";
@@ -56,33 +57,31 @@ pub(crate) fn selected_pods(listers: &Listers, service: &Value) -> Option<Vec<Ar
 
 /// The services that choose a pod, as it is and as it was.
 pub(crate) fn pod_changed(change: &Change, listers: &Listers) -> Vec<Key> {
-    let mut pods = vec![change.object().clone()];
-    if let Change::Updated { old, new } = change {
-        if !matters(old, new) {
-            return Vec::new();
-        }
-        pods.push(old.clone());
-    }
     let Some(services) = listers.get("services") else { return Vec::new() };
-    let namespace = meta::namespace(change.object());
-    let chosen = services.in_namespace(namespace).into_iter().filter(|service| {
+    let (pod, before) = (change.object().peek(), change.before().map(|before| before.peek()));
+    let chosen = services.in_namespace(&pod.namespace()).into_iter().filter(|service| {
         let selector = service["spec"]["selector"].as_object().filter(|selector| !selector.is_empty());
         selector.is_some_and(|selector| {
             let selector = LabelSelector::from_map(selector);
-            pods.iter().any(|pod| selector.matches_object(pod))
+            selector.matches_peek(&pod) || before.is_some_and(|before| selector.matches_peek(&before))
         })
     });
-    chosen.map(|service| Key::of("services", &service)).collect()
+    let keys: Vec<Key> = chosen.map(|service| Key::of("services", &service)).collect();
+    match before {
+        Some(before) if !keys.is_empty() && !matters(&before, &pod) => Vec::new(),
+        _ => keys,
+    }
 }
 
 /// Whether a change of a pod can change a slice.
-fn matters(old: &Value, new: &Value) -> bool {
-    meta::labels(old) != meta::labels(new)
-        || old["status"]["podIPs"] != new["status"]["podIPs"]
-        || old["spec"]["nodeName"] != new["spec"]["nodeName"]
+fn matters(old: &Peek<'_>, new: &Peek<'_>) -> bool {
+    let is_ready = |pod: &Peek<'_>| says_ready(&pod.part(&["status", "conditions"]));
+    old.labels() != new.labels()
+        || old.part(&["status", "podIPs"]) != new.part(&["status", "podIPs"])
+        || old.scalar(&["spec", "nodeName"]) != new.scalar(&["spec", "nodeName"])
         || is_ready(old) != is_ready(new)
-        || is_over(old) != is_over(new)
-        || meta::is_being_deleted(old) != meta::is_being_deleted(new)
+        || has_ended(old) != has_ended(new)
+        || old.is_being_deleted() != new.is_being_deleted()
 }
 
 fn slice_changed(change: &Change, _: &Listers) -> Vec<Key> {

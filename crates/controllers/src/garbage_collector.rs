@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use api_types::codec::peek::Peek;
 use api_types::{Resource, ResourceRef, meta, table};
 use client::{Change, DeleteParams, Patch, Propagation};
 use serde_json::{Value, json};
@@ -72,20 +73,21 @@ pub(crate) fn kind_of(listers: &Listers, api_version: &str, kind: &str) -> Optio
 
 /// The object itself, and those that are tied to it when it goes.
 pub(crate) fn concerned(change: &Change, listers: &Listers) -> Vec<Key> {
-    let object = change.object();
+    let object = &change.object().peek();
     let is_gone = matches!(change, Change::Deleted(_));
     // Most objects have no owner and stay: nothing is to be collected.
-    if !is_gone && !meta::is_being_deleted(object) && meta::owner_references(object).is_empty() {
+    if !is_gone && !object.is_being_deleted() && object.owner_references().is_empty() {
         return Vec::new();
     }
-    let Some(resource) = kind_of(listers, meta::api_version(object), meta::kind(object)) else {
+    let Some(resource) = kind_of(listers, object.api_version(), object.kind()) else {
         return Vec::new();
     };
     let mut keys = match change {
-        Change::Deleted(_) => {
-            dependents(listers, object).into_iter().map(|(kind, found)| Key::of(&kind, &found)).collect()
-        }
-        Change::Added(_) | Change::Updated { .. } => vec![Key::of(&resource.qualified(), object)],
+        Change::Deleted(_) => dependents(listers, &object.uid())
+            .into_iter()
+            .map(|(kind, found)| Key::of(&kind, &found))
+            .collect(),
+        Change::Added(_) | Change::Updated { .. } => vec![Key::peeked(&resource.qualified(), object)],
     };
     // An owner that waits for its dependents looks again when one goes.
     if is_gone {
@@ -94,24 +96,19 @@ pub(crate) fn concerned(change: &Change, listers: &Listers) -> Vec<Key> {
     keys
 }
 
-fn owners_that_wait(listers: &Listers, object: &Value) -> Vec<Key> {
-    let owners = meta::owner_references(object);
+fn owners_that_wait(listers: &Listers, object: &Peek<'_>) -> Vec<Key> {
+    let (owners, own) = (object.owner_references(), object.namespace());
     let kinds = owners.iter().filter_map(|owner| {
         let kind = kind_of(listers, &owner.api_version, &owner.kind)?;
-        Some(Key::new(
-            &kind.qualified(),
-            if kind.namespaced { meta::namespace(object) } else { "" },
-            &owner.name,
-        ))
+        Some(Key::new(&kind.qualified(), if kind.namespaced { &own } else { "" }, &owner.name))
     });
     kinds.filter(|key| listers.object(key).is_some_and(|owner| meta::is_being_deleted(&owner))).collect()
 }
 
-/// Everything that names `owner` among its owners, with its kind.
-fn dependents(listers: &Listers, owner: &Value) -> Vec<(String, Arc<Value>)> {
-    let uid = meta::uid(owner);
+/// Everything that names an object among its owners, by its uid; with its kind.
+fn dependents(listers: &Listers, owner: &str) -> Vec<(String, Arc<Value>)> {
     let found = listers.everything().into_iter().flat_map(|(resource, lister)| {
-        lister.by_index(OWNER_INDEX, uid).into_iter().map(move |object| (resource.clone(), object))
+        lister.by_index(OWNER_INDEX, owner).into_iter().map(move |object| (resource.clone(), object))
     });
     found.collect()
 }
@@ -138,7 +135,7 @@ fn dependent(listers: &Listers, resource: ResourceRef, object: &Arc<Value>) -> P
 fn foreground(listers: &Listers, resource: ResourceRef, owner: &Arc<Value>) -> Plan {
     let mut actions = Vec::new();
     let mut blocked = false;
-    for (kind, found) in dependents(listers, owner) {
+    for (kind, found) in dependents(listers, meta::uid(owner)) {
         let Some(kind) = resource_of(listers, &kind) else { continue };
         let references = meta::owner_references(&found);
         let blocks = references
@@ -160,7 +157,7 @@ fn foreground(listers: &Listers, resource: ResourceRef, owner: &Arc<Value>) -> P
 /// Dependents forget the owner, then it goes.
 fn orphan(listers: &Listers, resource: ResourceRef, owner: &Arc<Value>) -> Plan {
     let mut actions = Vec::new();
-    for (kind, found) in dependents(listers, owner) {
+    for (kind, found) in dependents(listers, meta::uid(owner)) {
         let Some(kind) = resource_of(listers, &kind) else { continue };
         let references = found["metadata"]["ownerReferences"].as_array().cloned().unwrap_or_default();
         let kept: Vec<Value> =
@@ -185,6 +182,8 @@ fn without_finalizer(resource: ResourceRef, object: &Arc<Value>, finalizer: &str
 
 #[cfg(test)]
 mod tests {
+    use client::Object;
+
     use super::*;
     use crate::testing::{listers, show};
 
@@ -230,14 +229,14 @@ mod tests {
         let mut going = free.clone();
         going["metadata"]["deletionTimestamp"] = json!("2026-01-01T00:00:00Z");
         let known = listers(vec![pod("q"), owner(None)]);
-        let (free, going, owned) = (Arc::new(free), Arc::new(going), Arc::new(pod("p")));
+        let [free, going, owned] = [free, going, pod("p")].map(|pod| Arc::new(Object::from(pod)));
         let keys = |change: Change| concerned(&change, &known);
         assert!(keys(Change::Added(free.clone())).is_empty());
         assert!(keys(Change::Updated { old: owned.clone(), new: free.clone() }).is_empty());
         let own = vec![Key::new("pods", "ns", "p")];
         assert_eq!(keys(Change::Updated { old: free.clone(), new: owned }), own);
         assert_eq!(keys(Change::Updated { old: free, new: going }), own);
-        let dependents = keys(Change::Deleted(Arc::new(owner(None))));
+        let dependents = keys(Change::Deleted(Arc::new(owner(None).into())));
         assert_eq!(dependents, [Key::new("pods", "ns", "q")]);
     }
 

@@ -118,7 +118,7 @@ mod tests {
     #[test]
     fn no_two_nodes_are_decided_on_at_once() {
         let ipam = NodeIpam { cluster: Ipv4Range::parse("10.244.0.0/16").expect("a range") };
-        let added = |name: &str| Change::Added(std::sync::Arc::new(node(name, None)));
+        let added = |name: &str| Change::Added(std::sync::Arc::new(node(name, None).into()));
         let watch = ipam.watches().remove(0);
         let keys = |name: &str| (watch.keys)(&added(name), &listers(Vec::new()));
         assert_eq!(keys("a"), keys("b"));

@@ -134,6 +134,8 @@ fn force(pod: &Arc<Value>, disruption: Option<&str>, now: Now) -> Vec<Action> {
 
 #[cfg(test)]
 mod tests {
+    use client::Object;
+
     use super::*;
     use crate::testing::{listers, show};
 
@@ -177,7 +179,7 @@ mod tests {
     #[test]
     fn pods_that_come_and_change_bring_nothing_up() {
         let collector = PodGc::default();
-        let (listers, pod) = (listers(Vec::new()), Arc::new(pod(Some("n"), true)));
+        let (listers, pod) = (listers(Vec::new()), Arc::new(Object::from(pod(Some("n"), true))));
         let changes = [
             Change::Added(pod.clone()),
             Change::Updated { old: pod.clone(), new: pod.clone() },

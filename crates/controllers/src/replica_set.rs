@@ -56,16 +56,16 @@ impl Controller for ReplicaSets {
 
 /// The set that owns a pod; without an owner, every set that would like it.
 fn pod_changed(change: &Change, listers: &Listers) -> Vec<Key> {
-    let pod = change.object();
+    let pod = change.object().peek();
     let keys = controller_key(SETS, "ReplicaSet", change);
-    if !keys.is_empty() || meta::controller(pod).is_some() {
+    if !keys.is_empty() || pod.controller().is_some() {
         return keys;
     }
     let Some(sets) = listers.get(SETS) else { return Vec::new() };
     let likes = |set: &Arc<Value>| {
-        LabelSelector::from_value(&set["spec"]["selector"]).is_ok_and(|selector| selector.matches_object(pod))
+        LabelSelector::from_value(&set["spec"]["selector"]).is_ok_and(|selector| selector.matches_peek(&pod))
     };
-    sets.in_namespace(meta::namespace(pod))
+    sets.in_namespace(&pod.namespace())
         .iter()
         .filter(|set| likes(set))
         .map(|set| Key::of(SETS, set))

@@ -11,13 +11,14 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use api_rules::quota;
+use api_types::codec::peek::Peek;
 use api_types::{Resource, meta};
 use client::Change;
 use serde_json::Value;
 
 use crate::controller::{Controller, Key, Listers, Now, Watch, kind, served_kinds};
 use crate::plan::{Action, Plan};
-use crate::template::is_over;
+use crate::template::has_ended;
 
 pub(crate) const NAME: &str = "resourcequota-controller";
 const QUOTAS: &str = "resourcequotas";
@@ -76,8 +77,8 @@ impl Controller for ResourceQuotas {
 
 /// A quota that is new or changed, and those of which something is given back.
 fn concerned(change: &Change, listers: &Listers) -> Vec<Key> {
-    let object = change.object();
-    let found = api_types::table::by_api_version(meta::api_version(object), meta::kind(object));
+    let object = change.object().peek();
+    let found = api_types::table::by_api_version(object.api_version(), object.kind());
     let Some(resource) = found.map(Resource::qualified) else { return Vec::new() };
     let mut keys = BTreeSet::new();
     if resource == QUOTAS {
@@ -88,10 +89,10 @@ fn concerned(change: &Change, listers: &Listers) -> Vec<Key> {
             }
             Change::Deleted(_) => false,
         };
-        keys.extend(changed.then(|| Key::of(QUOTAS, object)));
+        keys.extend(changed.then(|| Key::peeked(QUOTAS, &object)));
     }
     if gives_back(&resource, change) {
-        let quotas = listers.get(QUOTAS).map(|lister| lister.in_namespace(meta::namespace(object)));
+        let quotas = listers.get(QUOTAS).map(|lister| lister.in_namespace(&object.namespace()));
         let tracking = quotas.into_iter().flatten().filter(|quota| {
             let hard = quota["spec"]["hard"].as_object();
             hard.is_some_and(|hard| hard.keys().any(|name| quota::tracks(&resource, name)))
@@ -117,10 +118,13 @@ fn gives_back(resource: &str, change: &Change) -> bool {
         Change::Deleted(_) => true,
         Change::Updated { old, new } => match resource {
             "pods" => {
-                is_over(new) && !is_over(old) || new["spec"] != old["spec"] || has_other_resources(old, new)
+                let (before, now) = (old.peek(), new.peek());
+                has_ended(&now) && !has_ended(&before)
+                    || !old.is_same_in(new, "spec")
+                    || has_other_resources(&before, &now)
             }
             "services" | "persistentvolumeclaims" => {
-                new["spec"] != old["spec"] || new["status"] != old["status"]
+                !old.is_same_in(new, "spec") || !old.is_same_in(new, "status")
             }
             _ => false,
         },
@@ -128,10 +132,10 @@ fn gives_back(resource: &str, change: &Change) -> bool {
 }
 
 /// Whether the resources that a pod's containers have are others.
-fn has_other_resources(old: &Value, new: &Value) -> bool {
-    let has = |pod: &Value| -> Vec<Value> {
-        let statuses = pod["status"]["containerStatuses"].as_array().into_iter().flatten();
-        statuses.map(|status| status["resources"].clone()).collect()
+fn has_other_resources(old: &Peek<'_>, new: &Peek<'_>) -> bool {
+    let has = |pod: &Peek<'_>| -> Vec<Value> {
+        let statuses = pod.part(&["status", "containerStatuses"]);
+        statuses.as_array().into_iter().flatten().map(|status| status["resources"].clone()).collect()
     };
     has(old) != has(new)
 }
@@ -185,6 +189,7 @@ fn same_status(one: &Value, other: &Value) -> bool {
 
 #[cfg(test)]
 mod tests {
+    use client::Object;
     use serde_json::json;
 
     use super::*;
@@ -244,13 +249,13 @@ mod tests {
         let known = listers(vec![quota("1", json!({}))]);
         let keys = |change: Change| concerned(&change, &known);
         let own = vec![Key::new(QUOTAS, "ns", "q")];
-        let running = Arc::new(pod("a", "2"));
+        let running = Arc::new(Object::from(pod("a", "2")));
         let mut ended = pod("a", "3");
         ended["status"] = json!({ "phase": "Succeeded" });
         assert_eq!(keys(Change::Deleted(running.clone())), own);
-        assert_eq!(keys(Change::Updated { old: running.clone(), new: Arc::new(ended) }), own);
+        assert_eq!(keys(Change::Updated { old: running.clone(), new: Arc::new(ended.into()) }), own);
         assert!(keys(Change::Added(running)).is_empty());
-        let secret = Arc::new(object("v1", "Secret", "s", "4"));
+        let secret = Arc::new(object("v1", "Secret", "s", "4").into());
         assert!(keys(Change::Deleted(secret)).is_empty(), "not counted");
     }
 
@@ -258,7 +263,7 @@ mod tests {
     fn a_charge_that_is_seen_after_what_it_was_for_has_gone_is_counted_again() {
         let later = ResourceQuotas.later().expect("a kind that is watched patiently").0.keys;
         let (old, new) = (json!({ "pods": "0" }), json!({ "pods": "1" }));
-        let charged = |version: &str, used: &Value| Arc::new(quota(version, used.clone()));
+        let charged = |version: &str, used: &Value| Arc::new(quota(version, used.clone()).into());
         let keys = |pods: Vec<Value>, version: &str, used: &Value| {
             let change = Change::Updated { old: charged("5", &old), new: charged(version, used) };
             later(&change, &listers(pods))
@@ -276,7 +281,8 @@ mod tests {
     #[test]
     fn a_charge_is_no_reason_to_count() {
         let known = listers(vec![]);
-        let (old, new) = (Arc::new(quota("1", json!({}))), Arc::new(quota("2", json!({ "pods": "1" }))));
+        let [old, new] =
+            [quota("1", json!({})), quota("2", json!({ "pods": "1" }))].map(|quota| Arc::new(quota.into()));
         assert!(concerned(&Change::Updated { old, new: new.clone() }, &known).is_empty());
         assert_eq!(concerned(&Change::Added(new), &known).len(), 1);
     }

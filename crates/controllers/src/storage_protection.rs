@@ -4,13 +4,14 @@
 
 use std::sync::Arc;
 
+use api_types::codec::peek::Peek;
 use api_types::meta;
 use client::{Change, Patch};
 use serde_json::{Value, json};
 
 use crate::controller::{CLAIM_INDEX, Controller, Key, Listers, Now, Watch, kind, own_key};
 use crate::plan::{Action, Plan};
-use crate::template::is_over;
+use crate::template::{has_ended, is_over};
 
 const CLAIMS: &str = "persistentvolumeclaims";
 const VOLUMES: &str = "persistentvolumes";
@@ -50,22 +51,23 @@ impl Controller for StorageProtection {
 
 /// The claims of a pod that has ended or is gone.
 fn pod_changed(change: &Change, _: &Listers) -> Vec<Key> {
-    let pod = change.object();
-    if !matches!(change, Change::Deleted(_)) && !is_over(pod) {
+    let pod = change.object().peek();
+    if !matches!(change, Change::Deleted(_)) && !has_ended(&pod) {
         return Vec::new();
     }
-    claims(pod).map(|name| Key::new(CLAIMS, meta::namespace(pod), &name)).collect()
+    claims(&pod).iter().map(|name| Key::new(CLAIMS, &pod.namespace(), name)).collect()
 }
 
 /// The claims that a pod names; an ephemeral volume's claim is called after the pod and the volume.
-pub(crate) fn claims(pod: &Value) -> impl Iterator<Item = String> {
-    let volumes = pod["spec"]["volumes"].as_array().into_iter().flatten();
-    volumes.filter_map(move |volume| {
+pub(crate) fn claims(pod: &Peek<'_>) -> Vec<String> {
+    let volumes = pod.part(&["spec", "volumes"]);
+    let claim = |volume: &Value| {
         if volume["ephemeral"].is_object() {
-            return Some(format!("{}-{}", meta::name(pod), volume["name"].as_str()?));
+            return Some(format!("{}-{}", pod.name(), volume["name"].as_str()?));
         }
         volume["persistentVolumeClaim"]["claimName"].as_str().map(str::to_owned)
-    })
+    };
+    volumes.as_array().into_iter().flatten().filter_map(claim).collect()
 }
 
 fn is_claimed(listers: &Listers, key: &Key) -> bool {

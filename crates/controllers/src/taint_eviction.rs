@@ -90,9 +90,10 @@ fn node_taints(node: &Value) -> impl Iterator<Item = &Value> {
 
 /// The pod, if its node has taints or it is gone; when taints come later, they concern all pods of their node.
 fn pod_changed(change: &Change, listers: &Listers) -> Vec<Key> {
-    let Some(node) = change.object()["spec"]["nodeName"].as_str() else { return Vec::new() };
+    let pod = change.object().peek();
+    let Some(node) = pod.scalar(&["spec", "nodeName"]) else { return Vec::new() };
     let is_tainted = || {
-        let node = listers.object(&Key::new("nodes", "", node));
+        let node = listers.object(&Key::new("nodes", "", &node));
         node.is_some_and(|node| node_taints(&node).next().is_some())
     };
     match matches!(change, Change::Deleted(_)) || is_tainted() {
@@ -195,7 +196,8 @@ mod tests {
         let known =
             listers(vec![node("tainted", unreachable()), node("soft", soft), node("plain", json!([]))]);
         let pod = |node: &str| {
-            Arc::new(json!({ "metadata": { "name": "p", "namespace": "ns" }, "spec": { "nodeName": node } }))
+            let pod = json!({ "metadata": { "name": "p", "namespace": "ns" }, "spec": { "nodeName": node } });
+            Arc::new(pod.into())
         };
         let keys = |change: Change| pod_changed(&change, &known).len();
         for (node, expected) in [("tainted", 1), ("soft", 0), ("plain", 0), ("unknown", 0), ("", 0)] {

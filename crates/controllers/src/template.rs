@@ -1,5 +1,6 @@
 //! Pods from templates, and what makes one template differ from another.
 
+use api_types::codec::peek::{self, Peek};
 use api_types::meta;
 use serde_json::{Value, json};
 
@@ -50,12 +51,22 @@ pub fn pod(template: &Value, owner: &Value, generate_name: &str) -> Value {
 
 /// What a pod says of one of its conditions, `True` for instance.
 pub fn condition<'a>(object: &'a Value, kind: &str) -> Option<&'a Value> {
-    object["status"]["conditions"].as_array()?.iter().find(|condition| condition["type"] == kind)
+    condition_of(&object["status"]["conditions"], kind)
+}
+
+/// One of some conditions.
+pub fn condition_of<'a>(conditions: &'a Value, kind: &str) -> Option<&'a Value> {
+    conditions.as_array()?.iter().find(|condition| condition["type"] == kind)
 }
 
 /// Whether a pod is ready.
 pub fn is_ready(pod: &Value) -> bool {
-    condition(pod, "Ready").is_some_and(|condition| condition["status"] == "True")
+    says_ready(&pod["status"]["conditions"])
+}
+
+/// Whether the conditions of a pod say that it is ready.
+pub fn says_ready(conditions: &Value) -> bool {
+    condition_of(conditions, "Ready").is_some_and(|condition| condition["status"] == "True")
 }
 
 /// Whether a pod has been ready for so many seconds.
@@ -70,7 +81,12 @@ pub fn is_available(pod: &Value, min_ready_seconds: i64, now_millis: i64) -> boo
 
 /// Whether a pod has ended.
 pub fn is_over(pod: &Value) -> bool {
-    matches!(pod["status"]["phase"].as_str(), Some("Succeeded" | "Failed"))
+    has_ended(&peek::of_tree(pod))
+}
+
+/// Whether a pod that is not read whole has ended.
+pub fn has_ended(pod: &Peek<'_>) -> bool {
+    matches!(pod.scalar(&["status", "phase"]).as_deref(), Some("Succeeded" | "Failed"))
 }
 
 /// A pod whose status says why it is about to be disrupted (upstream's `DisruptionTarget` condition).

@@ -1,11 +1,13 @@
 //! The only part that knows the API: informers in, decisions, bindings out.
 
+use std::borrow::Cow;
 use std::ops::{Deref, DerefMut};
 use std::sync::Arc;
 use std::time::Duration;
 
+use api_types::codec::peek::Peek;
 use api_types::{meta, table, time};
-use client::{Change, Client, EventRecorder, EventType, Fence, Informer, Lister, Patch};
+use client::{Change, Client, EventRecorder, EventType, Fence, Informer, Lister, Object, Patch};
 use env::{Env, Shutdown, TaskGroup};
 use k8s_openapi::api::core::v1::{Node, Pod};
 use parking_lot::{Mutex, MutexGuard};
@@ -73,16 +75,16 @@ impl Config {
     }
 }
 
-fn is_over(pod: &Value) -> bool {
-    matches!(pod["status"]["phase"].as_str(), Some("Succeeded" | "Failed"))
+fn is_over(pod: &Peek<'_>) -> bool {
+    matches!(pod.scalar(&["status", "phase"]).as_deref(), Some("Succeeded" | "Failed"))
 }
 
-fn node_of(pod: &Value) -> Option<&str> {
-    pod["spec"]["nodeName"].as_str().filter(|node| !node.is_empty())
+fn node_of<'a>(pod: &Peek<'a>) -> Option<Cow<'a, str>> {
+    pod.scalar(&["spec", "nodeName"]).filter(|node| !node.is_empty())
 }
 
-fn is_ours(pod: &Value) -> bool {
-    pod["spec"]["schedulerName"].as_str().is_none_or(|name| name == DEFAULT_NAME)
+fn is_ours(pod: &Peek<'_>) -> bool {
+    pod.scalar(&["spec", "schedulerName"]).is_none_or(|name| name == DEFAULT_NAME)
 }
 
 /// The state while nobody else has it. How many pods wait is shown when it is given back.
@@ -118,27 +120,27 @@ impl Shared {
 
     fn pod_changed(&self, change: &Change) {
         let now = self.env.clock.monotonic();
-        let object = change.object();
-        let key = meta::key(object);
+        let pod = change.object().peek();
+        let key = pod.key();
         let gone = matches!(change, Change::Deleted(_));
         let mut state = self.state();
-        if gone || is_over(object) {
+        if gone || is_over(&pod) {
             state.queue.remove(&key);
             if state.cache.remove_pod(&key) {
                 state.queue.wake(ClusterEvent::PodRemoved, &self.plugins, now);
             }
-        } else if let Some(node) = node_of(object) {
+        } else if let Some(node) = node_of(&pod) {
             if let Change::Updated { old, new } = change
                 && counts_the_same(old, new)
             {
                 return;
             }
             state.queue.remove(&key);
-            if let Some(pod) = parse::<Pod>(object) {
-                state.cache.confirm(&key, &pod, node);
+            if let Some(pod) = parse::<Pod>(change.object()) {
+                state.cache.confirm(&key, &pod, &node);
             }
-        } else if is_ours(object) && !meta::is_being_deleted(object) {
-            if let Some(pod) = parse::<Pod>(object) {
+        } else if is_ours(&pod) && !pod.is_being_deleted() {
+            if let Some(pod) = parse::<Pod>(change.object()) {
                 state.queue.upsert(key, Arc::new(pod), may_help(change), now);
             }
         } else {
@@ -171,14 +173,17 @@ impl Shared {
 }
 
 /// Whether a pod that is on a node takes the same of it as before.
-fn counts_the_same(old: &Value, new: &Value) -> bool {
-    node_of(old).is_some() && !is_over(old) && old["spec"] == new["spec"]
+fn counts_the_same(old: &Object, new: &Object) -> bool {
+    let before = old.peek();
+    node_of(&before).is_some() && !is_over(&before) && old.is_same_in(new, "spec")
 }
 
 /// Whether a change of a waiting pod may help it: its status alone does not.
 fn may_help(change: &Change) -> bool {
     match change {
-        Change::Updated { old, new } => old["spec"] != new["spec"] || meta::labels(old) != meta::labels(new),
+        Change::Updated { old, new } => {
+            !old.is_same_in(new, "spec") || old.peek().labels() != new.peek().labels()
+        }
         Change::Added(_) | Change::Deleted(_) => true,
     }
 }

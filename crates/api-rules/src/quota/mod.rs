@@ -247,10 +247,13 @@ pub fn charge(quotas: &[Value], charge: &Charge<'_>) -> Result<Vec<(usize, Amoun
         }
         concerned.push((position, hard, used));
     }
+    if concerned.is_empty() {
+        return Ok(Vec::new());
+    }
     let negative = usage(charge.resource, charge.new, charge.now);
     let negative: Vec<&String> =
         negative.iter().filter(|(_, amount)| amount.is_negative()).map(|(name, _)| name).collect();
-    if let ([first, ..], false) = (negative.as_slice(), concerned.is_empty()) {
+    if let [first, ..] = negative.as_slice() {
         return Err(format!("quota usage is negative for resource(s): {first}"));
     }
     let mut charged = Vec::new();

@@ -29,7 +29,7 @@ impl Unknown<'_> {
         CodecError::NotRegistered { api_version: self.api_version.into(), kind: self.kind.into() }
     }
 
-    fn message(&self) -> Result<MessageId, CodecError> {
+    pub(super) fn message(&self) -> Result<MessageId, CodecError> {
         lookup_api_version(self.api_version, self.kind).ok_or_else(|| self.not_known())
     }
 
@@ -227,7 +227,7 @@ pub fn list_to_bare(
 }
 
 /// A message without the managed fields in its metadata (field 1).
-fn without_managed_fields(raw: &[u8]) -> Result<Cow<'_, [u8]>, CodecError> {
+pub(super) fn without_managed_fields(raw: &[u8]) -> Result<Cow<'_, [u8]>, CodecError> {
     let mut reader = Reader::new(raw);
     let Some((1, Wire::Bytes(metadata))) = reader.field()? else { return Ok(raw.into()) };
     let rest = &raw[reader.at..];

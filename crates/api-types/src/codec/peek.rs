@@ -1,4 +1,5 @@
-//! Cheap reads of stored bytes: metadata and scalar fields without decoding the object.
+//! Cheap reads of stored bytes: metadata and single fields without decoding the object. Who asks may not care whether it
+//! is a tree already: [`of_tree`].
 //!
 //! ```
 //! # use api_types::{codec, table};
@@ -11,11 +12,13 @@
 //! assert_eq!(peek.scalar(&["spec", "nodeName"]).as_deref(), Some("n"));
 //! ```
 
-use super::envelope::{is_proto, unwrap_unknown};
+use super::envelope::{is_proto, unwrap_unknown, without_managed_fields};
+use super::sink::NoSink;
 use super::stored_json::member;
+use super::walk::{self, Fill};
 use super::wire::{Reader, Wire, first_bytes};
 use super::{CodecError, from_proto};
-use crate::meta::OwnerReference;
+use crate::meta::{self, OwnerReference};
 use crate::schema::{FieldInfo, MessageId, Shape, Special, Type, lookup_api_version};
 use serde_json::Value;
 use std::borrow::Cow;
@@ -32,6 +35,7 @@ pub struct Peek<'a> {
 enum Form<'a> {
     Proto { message: MessageId, raw: &'a [u8], metadata: &'a [u8] },
     Json(&'a [u8]),
+    Tree(&'a Value),
 }
 
 /// Field numbers of ObjectMeta.
@@ -66,6 +70,28 @@ pub fn open(stored: &[u8]) -> Result<Peek<'_>, CodecError> {
         kind: unknown.kind,
         ..p
     })
+}
+
+/// An object that is a tree.
+pub fn of_tree(tree: &Value) -> Peek<'_> {
+    Peek { form: Form::Tree(tree), api_version: meta::api_version(tree), kind: meta::kind(tree) }
+}
+
+/// Whether bytes are an object in protobuf that can be read as a tree; `false` for those in JSON.
+///
+/// # Errors
+/// Bytes of protobuf that no tree can be read from.
+pub fn check(bytes: &[u8]) -> Result<bool, CodecError> {
+    if !is_proto(bytes) {
+        return Ok(false);
+    }
+    let unknown = unwrap_unknown(bytes)?;
+    if unknown.content_type.contains("json") {
+        return Ok(false);
+    }
+    let bare = without_managed_fields(unknown.raw)?;
+    walk::object(&mut NoSink::default(), unknown.message()?, &bare, None, Fill::Nowhere)?;
+    Ok(true)
 }
 
 /// Opens a bare message (an item of a protobuf list, or an envelope's content whose kind is known).
@@ -106,6 +132,14 @@ impl<'a> Peek<'a> {
         self.text(number::NAMESPACE, "namespace")
     }
 
+    /// `namespace/name`, or `name` for cluster-scoped objects: [`meta::key`].
+    pub fn key(&self) -> String {
+        match self.namespace() {
+            namespace if namespace.is_empty() => self.name().into_owned(),
+            namespace => format!("{namespace}/{}", self.name()),
+        }
+    }
+
     pub fn uid(&self) -> Cow<'a, str> {
         self.text(number::UID, "uid")
     }
@@ -121,6 +155,14 @@ impl<'a> Peek<'a> {
                 let text = self.scalar(&["metadata", "deletionTimestamp"])?;
                 crate::time::parse(&text).ok().map(|m| m.seconds)
             }
+            Form::Tree(tree) => crate::time::parse(meta::deletion_timestamp(tree)).ok().map(|m| m.seconds),
+        }
+    }
+
+    pub fn is_being_deleted(&self) -> bool {
+        match self.form {
+            Form::Tree(tree) => meta::is_being_deleted(tree),
+            _ => self.deletion_timestamp().is_some(),
         }
     }
 
@@ -147,6 +189,10 @@ impl<'a> Peek<'a> {
                 }
                 _ => vec![],
             },
+            Form::Tree(tree) => {
+                let labels = meta::labels(tree).into_iter().flatten();
+                labels.map(|(key, value)| (Cow::Borrowed(key.as_str()), text_of(value))).collect()
+            }
         }
     }
 
@@ -159,7 +205,13 @@ impl<'a> Peek<'a> {
                 Some(Value::Array(list)) => list.into_iter().map(|v| Cow::Owned(scalar_text(v))).collect(),
                 _ => vec![],
             },
+            Form::Tree(tree) => meta::finalizers(tree).map(Cow::Borrowed).collect(),
         }
+    }
+
+    /// The owner that manages the object.
+    pub fn controller(&self) -> Option<OwnerReference> {
+        self.owner_references().into_iter().find(|owner| owner.controller)
     }
 
     pub fn owner_references(&self) -> Vec<OwnerReference> {
@@ -173,8 +225,9 @@ impl<'a> Peek<'a> {
                     .and_then(|m| from_proto(m, metadata).ok())
             }
             Form::Json(_) => self.json(&["metadata"]),
+            Form::Tree(tree) => return meta::owner_references(tree),
         };
-        crate::meta::owner_references(&serde_json::json!({ "metadata": metadata }))
+        meta::owner_references(&serde_json::json!({ "metadata": metadata }))
     }
 
     /// A scalar by its path of JSON names: strings as they are, numbers and booleans as text. None when absent (or
@@ -191,6 +244,37 @@ impl<'a> Peek<'a> {
                 (!value.is_object() && !value.is_array() && !value.is_null())
                     .then(|| Cow::Owned(scalar_text(value)))
             }
+            Form::Tree(tree) => {
+                let value = path.iter().try_fold(tree, |value, name| value.as_object()?.get(*name))?;
+                (!value.is_object() && !value.is_array() && !value.is_null()).then(|| text_of(value))
+            }
+        }
+    }
+
+    /// What stands at a path of JSON names, as a tree of its own; null when absent.
+    pub fn part(&self, path: &[&str]) -> Cow<'a, Value> {
+        match self.form {
+            Form::Proto { message, raw, .. } => {
+                Cow::Owned(proto_part(message, raw, path).unwrap_or_default())
+            }
+            Form::Json(_) => Cow::Owned(self.json(path).unwrap_or_default()),
+            Form::Tree(tree) => Cow::Borrowed(path.iter().fold(tree, |value, name| &value[*name])),
+        }
+    }
+
+    /// Whether two objects have the same bytes in a field of their own. What has others may still say the same.
+    pub fn has_same_bytes(&self, other: &Peek<'_>, field: &str) -> bool {
+        match (self.form, other.form) {
+            (Form::Proto { message, raw, .. }, Form::Proto { message: same, raw: others, .. }) => {
+                let number = message.field(field).map(|field| field.number);
+                let bytes = |raw| first_bytes(raw, number.unwrap_or_default()).ok().flatten();
+                number.is_some() && std::ptr::eq(message, same) && bytes(raw) == bytes(others)
+            }
+            (Form::Json(json), Form::Json(others)) => {
+                json_slice(json, &[field]) == json_slice(others, &[field])
+            }
+            (Form::Tree(tree), Form::Tree(others)) => std::ptr::eq(tree, others),
+            _ => false,
         }
     }
 
@@ -199,7 +283,7 @@ impl<'a> Peek<'a> {
             Form::Proto { metadata, .. } => {
                 lossy(first_bytes(metadata, number).ok().flatten().unwrap_or_default())
             }
-            Form::Json(_) => self.scalar(&["metadata", name]).unwrap_or_default(),
+            Form::Json(_) | Form::Tree(_) => self.scalar(&["metadata", name]).unwrap_or_default(),
         }
     }
 
@@ -209,14 +293,14 @@ impl<'a> Peek<'a> {
                 .filter_map(|e| entry_of(e).ok())
                 .find(|(k, _)| *k == key.as_bytes())
                 .map(|(_, v)| lossy(v)),
-            Form::Json(_) => self.scalar(&["metadata", name, key]),
+            Form::Json(_) | Form::Tree(_) => self.scalar(&["metadata", name, key]),
         }
     }
 
     fn json(&self, path: &[&str]) -> Option<Value> {
         match self.form {
             Form::Json(json) => serde_json::from_slice(json_slice(json, path)?).ok(),
-            Form::Proto { .. } => None,
+            Form::Proto { .. } | Form::Tree(_) => None,
         }
     }
 }
@@ -229,6 +313,13 @@ fn scalar_text(value: Value) -> String {
     match value {
         Value::String(text) => text,
         other => other.to_string(),
+    }
+}
+
+fn text_of(value: &Value) -> Cow<'_, str> {
+    match value {
+        Value::String(text) => Cow::Borrowed(text),
+        other => Cow::Owned(other.to_string()),
     }
 }
 
@@ -264,13 +355,15 @@ fn json_slice<'a>(json: &'a [u8], path: &[&str]) -> Option<&'a [u8]> {
     Some(slice)
 }
 
+/// The embedded struct that a field is of.
+fn embedding(message: MessageId, name: &str) -> Option<&'static FieldInfo> {
+    message.fields.iter().find(|f| f.inline && f.message().is_some_and(|m| m.field(name).is_some()))
+}
+
 fn proto_scalar<'a>(message: MessageId, raw: &'a [u8], path: &[&str]) -> Option<Cow<'a, str>> {
     let (name, rest) = path.split_first()?;
     let Some(field) = message.fields.iter().find(|f| f.name == *name) else {
-        let embedded = message
-            .fields
-            .iter()
-            .find(|f| f.inline && f.message().is_some_and(|m| m.field(name).is_some()))?;
+        let embedded = embedding(message, name)?;
         return proto_scalar(embedded.message()?, first_bytes(raw, embedded.number).ok()??, path);
     };
     match (field.shape, field.ty) {
@@ -286,6 +379,32 @@ fn proto_scalar<'a>(message: MessageId, raw: &'a [u8], path: &[&str]) -> Option<
         }
         _ => None,
     }
+}
+
+/// What stands at a path that leads through messages only.
+fn proto_part(message: MessageId, raw: &[u8], path: &[&str]) -> Option<Value> {
+    let (name, rest) = path.split_first()?;
+    let Some(field) = message.fields.iter().find(|field| field.name == *name) else {
+        let embedded = embedding(message, name)?;
+        return proto_part(embedded.message()?, first_bytes(raw, embedded.number).ok()??, path);
+    };
+    if let (Shape::Single, Type::Message(inner), false) = (field.shape, field.ty, rest.is_empty())
+        && inner.special.is_none()
+    {
+        return proto_part(inner, first_bytes(raw, field.number).ok()??, rest);
+    }
+    // The message with nothing else in it says it as the whole does.
+    let (mut alone, mut reader) = (Vec::new(), Reader::new(raw));
+    loop {
+        let at = reader.at;
+        match reader.field().ok()? {
+            Some((number, _)) if number == field.number => alone.extend_from_slice(&raw[at..reader.at]),
+            Some(_) => {}
+            None => break,
+        }
+    }
+    let part = from_proto(message, &alone).ok()?;
+    path.iter().try_fold(part, |mut value, name| value.as_object_mut()?.remove(*name))
 }
 
 fn leaf<'a>(field: &FieldInfo, raw: &'a [u8]) -> Option<Cow<'a, str>> {

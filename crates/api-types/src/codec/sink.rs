@@ -353,6 +353,54 @@ impl Sink for TreeSink {
     }
 }
 
+/// Keeps nothing: whether a message can be read is all that is asked.
+#[derive(Default)]
+pub(crate) struct NoSink {
+    depth: usize,
+}
+
+impl Sink for NoSink {
+    fn begin_object(&mut self) {
+        self.depth += 1;
+    }
+
+    fn depth(&self) -> usize {
+        self.depth
+    }
+
+    fn key(&mut self, _: &str) {}
+
+    fn name(&mut self, _: &FieldInfo) {}
+
+    fn end_object(&mut self) {
+        self.depth -= 1;
+    }
+
+    fn begin_array(&mut self) {
+        self.depth += 1;
+    }
+
+    fn end_array(&mut self) {
+        self.depth -= 1;
+    }
+
+    fn string(&mut self, _: &[u8]) {}
+
+    fn int(&mut self, _: i64) {}
+
+    fn float(&mut self, _: f64) {}
+
+    fn bool(&mut self, _: bool) {}
+
+    fn null(&mut self) {}
+
+    fn raw(&mut self, json: &[u8]) -> Result<(), CodecError> {
+        TreeSink::default().raw(json)
+    }
+
+    fn base64(&mut self, _: &[u8]) {}
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

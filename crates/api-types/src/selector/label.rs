@@ -2,6 +2,7 @@
 
 use super::SelectorError;
 use super::names::{MAX_NAME, VALUE_RULE, is_label_value, label_key_fault};
+use crate::codec::peek::Peek;
 use crate::field::{FieldError, Path, aggregate, quote};
 use serde_json::{Map, Value};
 use std::fmt;
@@ -136,6 +137,11 @@ impl LabelSelector {
 
     pub fn matches_labels(&self, labels: Option<&Map<String, Value>>) -> bool {
         self.matches(|key| labels?.get(key)?.as_str())
+    }
+
+    /// Matches the labels of an object that is not read whole.
+    pub fn matches_peek(&self, object: &Peek<'_>) -> bool {
+        self.matches(|key| object.label(key))
     }
 
     /// Matches the labels of an object's metadata.

@@ -198,8 +198,9 @@ fn errors_name_the_path() {
 fn peeking_equals_decoding() {
     let object = pod();
     let stored = codec::to_stored(message("v1", "Pod"), "v1", "Pod", &object).unwrap();
-    for stored in [stored, codec::json_to_stored(&object)] {
-        let peek = codec::peek::open(&stored).unwrap();
+    let json = codec::json_to_stored(&object);
+    let opened = [&stored, &json].map(|stored| codec::peek::open(stored).unwrap());
+    for peek in opened.into_iter().chain([codec::peek::of_tree(&object)]) {
         assert_eq!((peek.api_version(), peek.kind()), ("v1", "Pod"));
         assert_eq!((&*peek.name(), &*peek.namespace(), &*peek.uid()), ("web-0", "default", "u-1"));
         assert_eq!(peek.label("a/b").as_deref(), Some("c"));
@@ -215,6 +216,28 @@ fn peeking_equals_decoding() {
         assert_eq!(peek.scalar(&["spec", "nodeSelector", "disk"]).as_deref(), Some("ssd"));
         assert_eq!(peek.scalar(&["spec", "containers"]), None);
         assert_eq!(peek.scalar(&["metadata", "name"]).as_deref(), Some("web-0"));
+        assert!(!peek.is_being_deleted());
+        for path in
+            [&["spec", "containers"][..], &["spec", "nodeName"], &["metadata", "labels"], &["spec", "none"]]
+        {
+            let expected = path.iter().fold(&object, |value, name| &value[*name]);
+            assert_eq!(&*peek.part(path), expected, "{path:?}");
+        }
+    }
+}
+
+#[test]
+fn peeking_sees_that_bytes_are_the_same() {
+    let (one, mut other) = (pod(), pod());
+    other["status"]["phase"] = json!("Failed");
+    let proto = |pod| codec::to_stored(message("v1", "Pod"), "v1", "Pod", pod).unwrap();
+    for [one, other] in
+        [[proto(&one), proto(&other)], [codec::json_to_stored(&one), codec::json_to_stored(&other)]]
+    {
+        let [one, other] = [&one, &other].map(|stored| codec::peek::open(stored).unwrap());
+        assert!(one.has_same_bytes(&other, "spec"));
+        assert!(!one.has_same_bytes(&other, "status"));
+        assert!(!one.has_same_bytes(&codec::peek::of_tree(&pod()), "spec"), "which is in another form");
     }
 }
 

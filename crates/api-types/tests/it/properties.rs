@@ -129,8 +129,16 @@ proptest! {
         let given = object(resource.built_in_message(), &mut Random(seed), 0);
         let stored = codec::to_stored(resource.built_in_message(), &resource.api_version(), &resource.kind, &given).unwrap();
         let tree = codec::from_stored(&stored, 0).unwrap();
-        for stored in [stored, codec::json_to_stored(&tree)] {
-            let peek = codec::peek::open(&stored).unwrap();
+        let json = codec::json_to_stored(&tree);
+        let opened = [&stored, &json].map(|stored| codec::peek::open(stored).unwrap());
+        for peek in opened.into_iter().chain([codec::peek::of_tree(&tree)]) {
+            for (name, value) in tree.as_object().into_iter().flatten().filter(|(name, _)| !matches!(name.as_str(), "kind" | "apiVersion")) {
+                prop_assert_eq!(&*peek.part(&[name]), value);
+                let inner = value.as_object().into_iter().flatten();
+                for (inner, value) in inner.filter(|(inner, _)| inner.bytes().all(|byte| byte.is_ascii_alphanumeric())) {
+                    prop_assert_eq!(&*peek.part(&[name, inner]), value, "{} {}.{}", resource.kind, name, inner);
+                }
+            }
             prop_assert_eq!(&*peek.name(), api_types::meta::name(&tree));
             prop_assert_eq!(&*peek.uid(), api_types::meta::uid(&tree));
             prop_assert_eq!(peek.owner_references(), api_types::meta::owner_references(&tree));
@@ -147,8 +155,13 @@ proptest! {
         let given = object(resource.built_in_message(), &mut Random(seed), 2);
         let mut stored = codec::to_stored(resource.built_in_message(), &resource.api_version(), &resource.kind, &given).unwrap();
         let at = at.index(stored.len());
+        prop_assert_eq!(codec::peek::check(&stored), Ok(true));
         stored[at] = byte;
         let _ = codec::from_stored(&stored, 1);
+        if codec::peek::check(&stored) == Ok(true) {
+            prop_assert!(codec::from_stored_bare(&stored, 1).is_ok());
+            prop_assert!(codec::peek::open(&stored).is_ok());
+        }
         let _ = codec::stored_to_json(&stored, &mut Vec::new(), 1);
         let _ = codec::stored_to_proto(&stored, &mut Vec::new(), 1);
         let _ = codec::peek::open(&stored).map(|p| (p.labels(), p.finalizers(), p.scalar(&["spec", "nodeName"])));
