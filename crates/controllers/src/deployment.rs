@@ -5,10 +5,12 @@ mod proportion;
 use std::sync::Arc;
 use std::time::Duration;
 
+use api_types::selector::LabelSelector;
 use api_types::{meta, time};
 use client::{Change, DeleteParams, EventType};
 use serde_json::{Value, json};
 
+use crate::claim::{self, Claimable};
 use crate::controller::{Controller, Key, Listers, Now, Watch, controller_key, kind, own_key};
 use crate::plan::{Action, Plan};
 use crate::template::{self, HASH_LABEL, condition};
@@ -44,7 +46,7 @@ impl Controller for Deployments {
             },
             Watch {
                 resource: kind("apps", "v1", "replicasets"),
-                keys: |change, _| controller_key(DEPLOYMENTS, "Deployment", change),
+                keys: |change, listers| claim::keys(DEPLOYMENTS, "Deployment", change, listers),
             },
             Watch { resource: kind("", "v1", "pods"), keys: pod_changed },
         ]
@@ -52,10 +54,18 @@ impl Controller for Deployments {
 
     fn reconcile(&self, listers: &Listers, key: &Key, now: Now) -> Plan {
         let Some(deployment) = listers.object(key) else { return Plan::nothing() };
-        let mut sets = listers.controlled(SETS, &deployment);
+        let Ok(selector) = LabelSelector::from_value(&deployment["spec"]["selector"]) else {
+            return Plan::nothing();
+        };
+        let mut claims = Vec::new();
+        let all = Claimable { resource: kind("apps", "v1", "replicasets"), name: SETS, is_wanted: |_| true };
+        let mut sets = all.claim(listers, &deployment, &selector, &mut claims);
         sets.sort_by_key(|set| (revision(set), meta::creation_timestamp(set).to_owned()));
         if meta::is_being_deleted(&deployment) {
             return Plan { actions: status_action(&deployment, &sets, now.wall_millis), recheck_after: None };
+        }
+        if !claims.is_empty() {
+            return Plan { actions: claims, recheck_after: None };
         }
         let rollout = Rollout::of(listers, deployment, sets);
         rollout.plan(now.wall_millis)
@@ -513,6 +523,7 @@ impl Progress<'_> {
 mod tests {
     use super::*;
     use crate::testing::{listers, show};
+    use client::Patch;
 
     fn deployment(replicas: i64, image: &str) -> Value {
         json!({
@@ -538,7 +549,7 @@ mod tests {
             "apiVersion": "apps/v1",
             "kind": "ReplicaSet",
             "metadata": {
-                "name": name, "namespace": "ns", "uid": name,
+                "name": name, "namespace": "ns", "uid": name, "labels": { "a": "b" },
                 "annotations": { REVISION: revision.to_string(), DESIRED: "4" },
                 "ownerReferences": [meta::OwnerReference::controller_of(&deployment(0, "")).to_value()],
             },
@@ -573,6 +584,40 @@ mod tests {
         assert_eq!(meta::name(set), format!("d-{hash}"));
         assert_eq!(set["spec"]["selector"]["matchLabels"][HASH_LABEL], hash);
         assert!(show(&done).iter().any(|line| line.ends_with("from 0 to 3")));
+    }
+
+    #[test]
+    fn a_set_without_an_owner_that_fits_is_adopted_and_counts_then() {
+        let mut orphan = set("orphan", "old", 1, 1, 7);
+        meta::child_mut(&mut orphan, &["metadata"]).remove("ownerReferences");
+        let owners = |plan: &Plan| match plan.actions.as_slice() {
+            [Action::Patch(_, set, Patch::Strategic(patch))] => {
+                (meta::name(set).to_owned(), patch["metadata"]["ownerReferences"].clone())
+            }
+            other => panic!("{other:?}"),
+        };
+        let adopts = plan(vec![deployment(1, "one"), orphan.clone()]);
+        let own = meta::OwnerReference::controller_of(&deployment(0, "")).to_value();
+        assert_eq!(owners(&adopts), ("orphan".to_owned(), json!([own])));
+        // Another's, and one that does not fit, are left alone; one that fits no more is let go.
+        let mut foreign = orphan.clone();
+        foreign["metadata"]["ownerReferences"] =
+            json!([{"kind": "X", "name": "x", "uid": "x", "controller": true}]);
+        let mut other = orphan.clone();
+        other["metadata"]["labels"] = json!({ "a": "c" });
+        for left in [foreign, other] {
+            assert!(
+                show(&plan(vec![deployment(1, "one"), left])).iter().all(|line| !line.contains("orphan"))
+            );
+        }
+        let mut lost = set("lost", "old", 1, 1, 7);
+        lost["metadata"]["labels"] = json!({ "a": "c" });
+        let released = owners(&plan(vec![deployment(1, "one"), lost]));
+        assert_eq!(released, ("lost".to_owned(), json!([{"$patch": "delete", "uid": "u"}])));
+        // Once it is its own, the next revision is behind the set's.
+        let made = plan(vec![deployment(1, "one"), set("orphan", "old", 1, 1, 3_546_343_826_724_305_832)]);
+        let Some(Action::Create(_, new)) = made.actions.first() else { panic!("{made:?}") };
+        assert_eq!(revision(new), 3_546_343_826_724_305_833);
     }
 
     #[test]
@@ -624,7 +669,8 @@ mod tests {
         let world = deployment(1, "one");
         let taken = format!("d-{}", new_hash(&world));
         let mut foreign = set(&taken, "other", 0, 0, 1);
-        foreign["metadata"]["ownerReferences"] = json!([]);
+        foreign["metadata"]["ownerReferences"] =
+            json!([{ "kind": "Deployment", "name": "x", "uid": "x", "controller": true }]);
         let done = plan(vec![world, foreign]);
         let [Action::UpdateStatus(_, told)] = done.actions.as_slice() else { panic!("{done:?}") };
         assert_eq!(told["status"]["collisionCount"], 1);

@@ -9,6 +9,7 @@
 
 mod api_service_availability;
 mod api_service_registration;
+mod claim;
 mod cluster_role;
 mod controller;
 mod custom_informers;

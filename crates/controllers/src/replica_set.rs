@@ -5,10 +5,11 @@ use std::time::Duration;
 
 use api_types::meta;
 use api_types::selector::LabelSelector;
-use client::{Change, DeleteParams, EventType, Patch};
+use client::{Change, DeleteParams, EventType};
 use serde_json::{Value, json};
 
-use crate::controller::{Controller, Key, Listers, Now, Watch, controller_key, kind, own_key};
+use crate::claim::{self, Claimable};
+use crate::controller::{Controller, Key, Listers, Now, Watch, kind, own_key};
 use crate::plan::{Action, Plan};
 use crate::template::{self, is_available, is_over, is_ready};
 
@@ -37,7 +38,9 @@ impl Controller for ReplicaSets {
             return Plan::nothing();
         };
         let mut actions = Vec::new();
-        let owned = claim(listers, &set, &selector, &mut actions);
+        let pods =
+            Claimable { resource: kind("", "v1", "pods"), name: "pods", is_wanted: |pod| !is_over(pod) };
+        let owned = pods.claim(listers, &set, &selector, &mut actions);
         let active: Vec<Arc<Value>> =
             owned.iter().filter(|pod| !is_over(pod) && !meta::is_being_deleted(pod)).cloned().collect();
         let wanted = usize::try_from(set["spec"]["replicas"].as_i64().unwrap_or(1)).unwrap_or(0);
@@ -54,60 +57,8 @@ impl Controller for ReplicaSets {
     }
 }
 
-/// The set that owns a pod; without an owner, every set that would like it.
 fn pod_changed(change: &Change, listers: &Listers) -> Vec<Key> {
-    let pod = change.object().peek();
-    let keys = controller_key(SETS, "ReplicaSet", change);
-    if !keys.is_empty() || pod.controller().is_some() {
-        return keys;
-    }
-    let Some(sets) = listers.get(SETS) else { return Vec::new() };
-    let likes = |set: &Arc<Value>| {
-        LabelSelector::from_value(&set["spec"]["selector"]).is_ok_and(|selector| selector.matches_peek(&pod))
-    };
-    sets.in_namespace(&pod.namespace())
-        .iter()
-        .filter(|set| likes(set))
-        .map(|set| Key::of(SETS, set))
-        .collect()
-}
-
-/// The pods that the set owns; orphans that fit are adopted, and those that fit no more are released.
-fn claim(
-    listers: &Listers,
-    set: &Arc<Value>,
-    selector: &LabelSelector,
-    actions: &mut Vec<Action>,
-) -> Vec<Arc<Value>> {
-    let pods = kind("", "v1", "pods");
-    let mut owned = Vec::new();
-    let mut candidates = listers.controlled("pods", set);
-    let fitting = listers.get("pods").map(|lister| lister.select(meta::namespace(set), selector));
-    candidates.extend(fitting.into_iter().flatten().filter(|pod| !meta::is_controlled_by(pod, set)));
-    for pod in candidates {
-        let fits = selector.matches_object(&pod);
-        if meta::is_controlled_by(&pod, set) {
-            if fits {
-                owned.push(pod);
-            } else if !meta::is_being_deleted(&pod) {
-                let owners = json!([{ "$patch": "delete", "uid": meta::uid(set) }]);
-                let metadata = json!({ "uid": meta::uid(&pod), "ownerReferences": owners });
-                actions.push(Action::Patch(
-                    pods.into(),
-                    pod,
-                    Patch::Strategic(json!({ "metadata": metadata })),
-                ));
-            }
-        } else if fits && meta::controller(&pod).is_none() && !meta::is_being_deleted(set) {
-            if meta::is_being_deleted(&pod) || is_over(&pod) {
-                continue;
-            }
-            let owners = json!([meta::OwnerReference::controller_of(set).to_value()]);
-            let metadata = json!({ "uid": meta::uid(&pod), "ownerReferences": owners });
-            actions.push(Action::Patch(pods.into(), pod, Patch::Strategic(json!({ "metadata": metadata }))));
-        }
-    }
-    owned
+    claim::keys(SETS, "ReplicaSet", change, listers)
 }
 
 fn scale(set: &Arc<Value>, wanted: usize, active: &[Arc<Value>], actions: &mut Vec<Action>) {
