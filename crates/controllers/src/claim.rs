@@ -66,10 +66,16 @@ pub(crate) fn keys(owners: &'static str, kind: &str, change: &Change, listers: &
         return keys;
     }
     let Some(all) = listers.get(owners) else { return Vec::new() };
-    let likes = |owner: &&Arc<Value>| {
-        let selector = LabelSelector::from_value(&owner["spec"]["selector"]);
-        selector.is_ok_and(|selector| selector.matches_peek(&object))
-    };
+    let likes = |owner: &&Arc<Value>| selector(owner).is_some_and(|selector| selector.matches_peek(&object));
     let found = all.in_namespace(&object.namespace());
     found.iter().filter(likes).map(|owner| Key::of(owners, owner)).collect()
+}
+
+/// What an owner selects: a ReplicationController has a plain map, others a selector. None: it cannot be read.
+pub(crate) fn selector(owner: &Value) -> Option<LabelSelector> {
+    let selector = &owner["spec"]["selector"];
+    match meta::kind(owner) {
+        "ReplicationController" => Some(LabelSelector::from_map(selector.as_object()?)),
+        _ => LabelSelector::from_value(selector).ok(),
+    }
 }

@@ -10,7 +10,7 @@ use client::{Change, Index, Lister, Object};
 use parking_lot::RwLock;
 use serde_json::Value;
 
-use crate::plan::Plan;
+use crate::plan::{Action, Plan};
 use crate::storage_protection::claims;
 use crate::template::has_ended;
 
@@ -205,6 +205,11 @@ pub trait Controller: Send + Sync + 'static {
     /// What is to be done for a key. Reads nothing but the listers and the time; a controller that has to know since
     /// when something is so remembers when it saw it, and starts anew with a new leader.
     fn reconcile(&self, listers: &Listers, key: &Key, now: Now) -> Plan;
+
+    /// What is to be said of an object that no pod could be made for.
+    fn no_pod(&self, _listers: &Listers, _key: &Key, _why: &str, _now: Now) -> Option<Action> {
+        None
+    }
 }
 
 /// A row of the table that must be there.

@@ -5,7 +5,6 @@ mod proportion;
 use std::sync::Arc;
 use std::time::Duration;
 
-use api_types::selector::LabelSelector;
 use api_types::{meta, time};
 use client::{Change, DeleteParams, EventType};
 use serde_json::{Value, json};
@@ -54,9 +53,7 @@ impl Controller for Deployments {
 
     fn reconcile(&self, listers: &Listers, key: &Key, now: Now) -> Plan {
         let Some(deployment) = listers.object(key) else { return Plan::nothing() };
-        let Ok(selector) = LabelSelector::from_value(&deployment["spec"]["selector"]) else {
-            return Plan::nothing();
-        };
+        let Some(selector) = claim::selector(&deployment) else { return Plan::nothing() };
         let mut claims = Vec::new();
         let all = Claimable { resource: kind("apps", "v1", "replicasets"), name: SETS, is_wanted: |_| true };
         let mut sets = all.claim(listers, &deployment, &selector, &mut claims);

@@ -1,10 +1,9 @@
-//! A ReplicaSet keeps as many pods as it says.
+//! A ReplicaSet keeps as many pods as it says; so does a ReplicationController, which is the same with a plainer selector.
 
 use std::sync::Arc;
 use std::time::Duration;
 
-use api_types::meta;
-use api_types::selector::LabelSelector;
+use api_types::{Resource, meta, time};
 use client::{Change, DeleteParams, EventType};
 use serde_json::{Value, json};
 
@@ -14,51 +13,107 @@ use crate::plan::{Action, Plan};
 use crate::template::{self, is_available, is_over, is_ready};
 
 const SETS: &str = "replicasets.apps";
+const CONTROLLERS: &str = "replicationcontrollers";
 /// Pods made or deleted at a time (upstream's `BurstReplicas`).
 const BURST: usize = 500;
+/// The condition of an owner whose pods cannot be made.
+const FAILURE: &str = "ReplicaFailure";
 
-/// See the module.
-pub struct ReplicaSets;
+/// A kind of owners that want so many pods.
+#[derive(Debug)]
+pub struct Replicas {
+    name: &'static str,
+    group: &'static str,
+    resource: &'static str,
+    owner_changed: fn(&Change, &Listers) -> Vec<Key>,
+    pod_changed: fn(&Change, &Listers) -> Vec<Key>,
+}
 
-impl Controller for ReplicaSets {
+/// ReplicaSets.
+pub static REPLICA_SETS: Replicas = Replicas {
+    name: "replicaset-controller",
+    group: "apps",
+    resource: "replicasets",
+    owner_changed: |change, _| own_key(SETS, change),
+    pod_changed: |change, listers| claim::keys(SETS, "ReplicaSet", change, listers),
+};
+
+/// ReplicationControllers.
+pub static REPLICATION_CONTROLLERS: Replicas = Replicas {
+    name: "replication-controller",
+    group: "",
+    resource: "replicationcontrollers",
+    owner_changed: |change, _| own_key(CONTROLLERS, change),
+    pod_changed: |change, listers| claim::keys(CONTROLLERS, "ReplicationController", change, listers),
+};
+
+impl Controller for &'static Replicas {
     fn name(&self) -> &'static str {
-        "replicaset-controller"
+        self.name
     }
 
     fn watches(&self) -> Vec<Watch> {
         vec![
-            Watch { resource: kind("apps", "v1", "replicasets"), keys: |change, _| own_key(SETS, change) },
-            Watch { resource: kind("", "v1", "pods"), keys: pod_changed },
+            Watch { resource: self.owners(), keys: self.owner_changed },
+            Watch { resource: kind("", "v1", "pods"), keys: self.pod_changed },
         ]
     }
 
     fn reconcile(&self, listers: &Listers, key: &Key, now: Now) -> Plan {
         let Some(set) = listers.object(key) else { return Plan::nothing() };
-        let Ok(selector) = LabelSelector::from_value(&set["spec"]["selector"]) else {
-            return Plan::nothing();
-        };
         let mut actions = Vec::new();
-        let pods =
-            Claimable { resource: kind("", "v1", "pods"), name: "pods", is_wanted: |pod| !is_over(pod) };
-        let owned = pods.claim(listers, &set, &selector, &mut actions);
-        let active: Vec<Arc<Value>> =
-            owned.iter().filter(|pod| !is_over(pod) && !meta::is_being_deleted(pod)).cloned().collect();
-        let wanted = usize::try_from(set["spec"]["replicas"].as_i64().unwrap_or(1)).unwrap_or(0);
+        let Some(active) = active(listers, &set, &mut actions) else { return Plan::nothing() };
         if !meta::is_being_deleted(&set) && actions.is_empty() {
-            scale(&set, wanted, &active, &mut actions);
+            scale(&set, wanted(&set), &active, &mut actions);
         }
         let (status, recheck_after) = status(&set, &active, now.wall_millis);
-        if status != set["status"] {
-            let mut changed = (*set).clone();
-            changed["status"] = status;
-            actions.push(Action::UpdateStatus(kind("apps", "v1", "replicasets"), changed));
-        }
+        actions.extend(self.show(&set, status));
         Plan { actions, recheck_after }
+    }
+
+    fn no_pod(&self, listers: &Listers, key: &Key, why: &str, now: Now) -> Option<Action> {
+        let set = listers.object(key)?;
+        let active = active(listers, &set, &mut Vec::new())?;
+        let (mut status, _) = status(&set, &active, now.wall_millis);
+        let mut conditions = status["conditions"].as_array().cloned().unwrap_or_default();
+        let is_told = |condition: &Value| condition["type"] == FAILURE && condition["message"] == why;
+        if !conditions.iter().any(is_told) {
+            conditions.retain(|condition| condition["type"] != FAILURE);
+            conditions.push(json!({
+                "type": FAILURE, "status": "True", "reason": "FailedCreate", "message": why,
+                "lastTransitionTime": time::from_millis(now.wall_millis),
+            }));
+            status["conditions"] = json!(conditions);
+        }
+        self.show(&set, status)
     }
 }
 
-fn pod_changed(change: &Change, listers: &Listers) -> Vec<Key> {
-    claim::keys(SETS, "ReplicaSet", change, listers)
+impl Replicas {
+    fn owners(&self) -> &'static Resource {
+        kind(self.group, "v1", self.resource)
+    }
+
+    /// Writes a status that is another one than before.
+    fn show(&self, set: &Arc<Value>, status: Value) -> Option<Action> {
+        if status == set["status"] {
+            return None;
+        }
+        let mut changed = (**set).clone();
+        changed["status"] = status;
+        Some(Action::UpdateStatus(self.owners(), changed))
+    }
+}
+
+fn wanted(set: &Value) -> usize {
+    usize::try_from(set["spec"]["replicas"].as_i64().unwrap_or(1)).unwrap_or(0)
+}
+
+/// The owner's pods that count. None: its selector cannot be read.
+fn active(listers: &Listers, set: &Arc<Value>, actions: &mut Vec<Action>) -> Option<Vec<Arc<Value>>> {
+    let pods = Claimable { resource: kind("", "v1", "pods"), name: "pods", is_wanted: |pod| !is_over(pod) };
+    let owned = pods.claim(listers, set, &claim::selector(set)?, actions);
+    Some(owned.into_iter().filter(|pod| !is_over(pod) && !meta::is_being_deleted(pod)).collect())
 }
 
 fn scale(set: &Arc<Value>, wanted: usize, active: &[Arc<Value>], actions: &mut Vec<Action>) {
@@ -117,8 +172,12 @@ fn status(set: &Value, active: &[Arc<Value>], now_millis: i64) -> (Value, Option
     put("fullyLabeledReplicas", count(&labelled));
     put("readyReplicas", ready);
     put("availableReplicas", available);
-    if let Some(conditions) = set["status"].get("conditions") {
-        status["conditions"] = conditions.clone();
+    let conditions = set["status"]["conditions"].as_array().into_iter().flatten();
+    // As long as pods are to be made, it is not known whether they can be.
+    let holds = |condition: &&Value| condition["type"] != FAILURE || active.len() < wanted(set);
+    let conditions: Vec<&Value> = conditions.filter(holds).collect();
+    if !conditions.is_empty() {
+        status["conditions"] = json!(conditions);
     }
     let recheck = (available < ready).then(|| Duration::from_secs(min_ready.max(1).cast_unsigned()));
     (status, recheck)
@@ -158,7 +217,7 @@ mod tests {
     }
 
     fn plan(objects: Vec<Value>) -> Plan {
-        ReplicaSets.reconcile(&listers(objects), &Key::new(SETS, "ns", "rs"), Now::at(0))
+        (&REPLICA_SETS).reconcile(&listers(objects), &Key::new(SETS, "ns", "rs"), Now::at(0))
     }
 
     #[test]
@@ -192,6 +251,46 @@ mod tests {
         let mut going = pod("p", true);
         going["metadata"]["deletionTimestamp"] = json!("2026-01-01T00:00:00Z");
         assert!(show(&plan(vec![set(1), going])).contains(&"create pod rs- for ns/rs".to_owned()));
+    }
+
+    #[test]
+    fn a_replication_controller_does_the_same() {
+        let mut owner = set(2);
+        (owner["apiVersion"], owner["kind"]) = (json!("v1"), json!("ReplicationController"));
+        owner["spec"]["selector"] = json!({ "a": "b" });
+        let mut own = pod("own", true);
+        own["metadata"]["ownerReferences"] = json!([meta::OwnerReference::controller_of(&owner).to_value()]);
+        let mut other = own.clone();
+        (other["metadata"]["name"], other["metadata"]["uid"]) = (json!("other"), json!("other"));
+        other["metadata"]["labels"] = json!({ "a": "c" });
+        let plan = |objects| {
+            let key = Key::new(CONTROLLERS, "ns", "rs");
+            show(&(&REPLICATION_CONTROLLERS).reconcile(&listers(objects), &key, Now::at(0)))
+        };
+        let made = plan(vec![owner.clone(), own.clone()]);
+        assert_eq!(made, ["create pod rs- for ns/rs", "status replicationcontrollers ns/rs"]);
+        let released = plan(vec![owner, own, other]);
+        assert_eq!(released, ["patch pods ns/other", "status replicationcontrollers ns/rs"]);
+    }
+
+    #[test]
+    fn pods_that_cannot_be_made_are_told_of_until_they_need_not_be() {
+        let key = Key::new(SETS, "ns", "rs");
+        let refused = |set: Value| {
+            let world = listers(vec![set, pod("a", true)]);
+            (&REPLICA_SETS).no_pod(&world, &key, "exceeded quota", Now::at(0))
+        };
+        let Some(Action::UpdateStatus(_, told)) = refused(set(2)) else { panic!("nothing is said") };
+        let condition = &told["status"]["conditions"][0];
+        assert_eq!((&condition["type"], &condition["status"]), (&json!("ReplicaFailure"), &json!("True")));
+        assert_eq!(condition["message"], "exceeded quota");
+        assert_eq!(told["status"]["replicas"], 1);
+        assert!(refused(told.clone()).is_none(), "once is enough");
+        let still = plan(vec![told.clone(), pod("a", true)]);
+        assert!(show(&still).iter().all(|line| !line.starts_with("status")), "{still:?}");
+        let enough = plan(vec![told, pod("a", true), pod("b", true)]);
+        let Some(Action::UpdateStatus(_, well)) = enough.actions.last() else { panic!("{enough:?}") };
+        assert!(well["status"]["conditions"].is_null());
     }
 
     #[test]

@@ -90,7 +90,8 @@ impl Controllers {
     /// Every controller over `client`, which is who they are to the API.
     pub fn new(env: Env, client: Client, config: ControllersConfig) -> Self {
         let mut controllers: Vec<Arc<dyn Controller>> = vec![
-            Arc::new(replica_set::ReplicaSets),
+            Arc::new(&replica_set::REPLICA_SETS),
+            Arc::new(&replica_set::REPLICATION_CONTROLLERS),
             Arc::new(deployment::Deployments),
             Arc::new(endpoint_slice::EndpointSlices),
             Arc::new(endpoints::Endpoints),
@@ -264,6 +265,7 @@ fn queue_name(controller: &'static str) -> &'static str {
         "namespace-controller" => "namespace",
         "node-lifecycle-controller" => "node_lifecycle_controller",
         "replicaset-controller" => "replicaset",
+        "replication-controller" => "replicationmanager",
         resource_quota::NAME => "resourcequota_primary",
         "root-ca-certificate-publisher-controller" => "root_ca_cert_publisher",
         "serviceaccount-controller" => "serviceaccount",
@@ -376,15 +378,27 @@ impl Worker {
 
     async fn carry_out(&self, key: &Key, plan: Plan, client: &Client) -> Result<(), ClientError> {
         for action in plan.actions {
-            if let Some(unseen) = self.act(action, client).await? {
-                let mut all = self.unseen.lock();
-                let now = self.env.clock.monotonic();
-                let entry = all.entry(key.clone()).or_insert_with(|| (now, Vec::new()));
-                entry.0 = now;
-                entry.1.push(unseen);
+            let makes_pod = matches!(action, Action::CreatePod(..));
+            let done = self.act(action, client).await;
+            if let (true, Err(error)) = (makes_pod, &done) {
+                let said = self.controller.no_pod(&self.listers, key, &error.to_string(), self.now());
+                if let Some(action) = said {
+                    self.note(key, self.act(action, client).await?);
+                }
             }
+            self.note(key, done?);
         }
         Ok(())
+    }
+
+    /// Notes what was written for a key until the informers show it.
+    fn note(&self, key: &Key, unseen: Option<Unseen>) {
+        let Some(unseen) = unseen else { return };
+        let mut all = self.unseen.lock();
+        let now = self.env.clock.monotonic();
+        let entry = all.entry(key.clone()).or_insert_with(|| (now, Vec::new()));
+        entry.0 = now;
+        entry.1.push(unseen);
     }
 
     async fn act(&self, action: Action, client: &Client) -> Result<Option<Unseen>, ClientError> {
