@@ -143,6 +143,9 @@ fn foreground(listers: &Listers, resource: ResourceRef, owner: &Arc<Value>) -> P
             .any(|reference| reference.uid == meta::uid(owner) && reference.block_owner_deletion);
         blocked |= blocks;
         if !meta::is_being_deleted(&found) {
+            if dependents(listers, meta::uid(&found)).iter().any(|(_, other)| is_waiting(other)) {
+                actions.push(unblocking(kind.clone(), &found));
+            }
             let params =
                 DeleteParams { propagation: Some(Propagation::Foreground), ..DeleteParams::default() };
             actions.push(Action::Delete(kind, found, params));
@@ -152,6 +155,22 @@ fn foreground(listers: &Listers, resource: ResourceRef, owner: &Arc<Value>) -> P
         actions.push(without_finalizer(resource, owner, FOREGROUND));
     }
     Plan { actions, recheck_after: None }
+}
+
+/// Whether an object waits for its dependents to go.
+fn is_waiting(object: &Value) -> bool {
+    meta::is_being_deleted(object) && meta::has_finalizer(object, FOREGROUND)
+}
+
+/// An object lets its owners go before it: one that depends on it waits already, so that they may wait for each other in a
+/// circle.
+fn unblocking(resource: ResourceRef, object: &Arc<Value>) -> Action {
+    let mut references = object["metadata"]["ownerReferences"].clone();
+    for reference in references.as_array_mut().into_iter().flatten() {
+        reference["blockOwnerDeletion"] = json!(false);
+    }
+    let metadata = json!({ "uid": meta::uid(object), "ownerReferences": references });
+    Action::Patch(resource, object.clone(), Patch::Merge(json!({ "metadata": metadata })))
 }
 
 /// Dependents forget the owner, then it goes.
@@ -273,6 +292,32 @@ mod tests {
         going["metadata"]["deletionTimestamp"] = json!("2026-01-01T00:00:00Z");
         assert!(plan(&key, vec![ending(), going]).is_empty());
         assert_eq!(plan(&key, vec![ending()]), ["patch replicasets.apps ns/rs"]);
+    }
+
+    #[test]
+    fn a_circle_does_not_wait_for_itself() {
+        let owned = |name: &str, by: &str| {
+            let mut pod = pod(name);
+            let reference = &mut pod["metadata"]["ownerReferences"][0];
+            (reference["apiVersion"], reference["kind"]) = (json!("v1"), json!("Pod"));
+            (reference["name"], reference["uid"]) = (json!(by), json!(by));
+            pod
+        };
+        let waiting = |mut pod: Value| {
+            pod["metadata"]["deletionTimestamp"] = json!("2026-01-01T00:00:00Z");
+            pod["metadata"]["finalizers"] = json!([FOREGROUND]);
+            pod
+        };
+        let (a, b, c) = (waiting(owned("a", "c")), owned("b", "a"), owned("c", "b"));
+        let of = |name: &str, b: &Value, c: &Value| {
+            plan(&Key::new("pods", "ns", name), vec![a.clone(), b.clone(), c.clone()])
+        };
+        assert_eq!(of("a", &b, &c), ["delete pods ns/b"]);
+        let b = waiting(b);
+        assert_eq!(of("b", &b, &c), ["patch pods ns/c", "delete pods ns/c"], "what a waits for waits for a");
+        let mut c = waiting(c);
+        c["metadata"]["ownerReferences"][0]["blockOwnerDeletion"] = json!(false);
+        assert_eq!(of("b", &b, &c), ["patch pods ns/b"], "its finalizer goes");
     }
 
     #[test]

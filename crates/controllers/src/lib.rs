@@ -20,6 +20,7 @@ mod endpoint_slice;
 mod endpoints;
 mod garbage_collector;
 mod namespace;
+mod namespace_status;
 mod node_ipam;
 mod node_lifecycle;
 mod plan;

@@ -41,7 +41,8 @@ impl Controller for Namespaces {
         vec![namespaces, definitions]
     }
 
-    /// First everything is deleted, whatever the informers show; then the API is asked until nothing is left.
+    /// First everything is deleted, whatever the informers show; then the API is asked until nothing is left. Pods go
+    /// before what they use (KEP-5080).
     fn reconcile(&self, listers: &Listers, key: &Key, _now: Now) -> Plan {
         let Some(namespace) = listers.object(key) else { return Plan::nothing() };
         let finalizers = namespace["spec"]["finalizers"].as_array();
@@ -49,9 +50,12 @@ impl Controller for Namespaces {
         if !meta::is_being_deleted(&namespace) || !held {
             return Plan::nothing();
         }
-        let deletes = contents(listers).into_iter();
-        let mut actions: Vec<Action> =
-            deletes.map(|resource| Action::DeleteCollection(resource, key.name.clone())).collect();
+        let pods = ResourceRef::from(kind("", "v1", "pods"));
+        let delete = |resource: ResourceRef| Action::DeleteCollection(resource, key.name.clone());
+        let mut actions = vec![delete(pods.clone()), Action::AwaitNone(pods.clone(), namespace.clone())];
+        let others =
+            contents(listers).into_iter().filter(|resource| resource.qualified() != pods.qualified());
+        actions.extend(others.map(delete));
         actions.push(Action::FinalizeNamespace(namespace));
         Plan { actions, recheck_after: Some(RECHECK) }
     }
@@ -74,7 +78,8 @@ mod tests {
         assert!(plan(ending.clone()).is_empty());
         ending["metadata"]["deletionTimestamp"] = json!("2026-01-01T00:00:00Z");
         let done = plan(ending.clone());
-        assert!(done.contains(&"delete all pods in ns".to_owned()), "{done:?}");
+        assert_eq!(done[..2], ["delete all pods in ns", "await no pods in ns"]);
+        assert!(done.contains(&"delete all configmaps in ns".to_owned()), "{done:?}");
         assert_eq!(done.last().map(String::as_str), Some("finalize ns"));
         ending["spec"]["finalizers"] = json!([]);
         assert!(plan(ending).is_empty());

@@ -49,7 +49,9 @@ pub enum Action {
     FinalizeDefinition(ResourceRef, Arc<Value>),
     /// Delete a dependent whose owners are all gone, if the API confirms that they are.
     Collect(ResourceRef, Arc<Value>),
-    /// Let a namespace go, if the API confirms that nothing is left in it.
+    /// Go on if the API confirms that nothing of a kind is left in a namespace; else the namespace says what is.
+    AwaitNone(ResourceRef, Arc<Value>),
+    /// Let a namespace go, if the API confirms that nothing is left in it; else it says what is.
     FinalizeNamespace(Arc<Value>),
     /// Write what is used of a quota, by what the API shows of these kinds (`resource.group`) and the informers of others.
     CountQuota(Arc<Value>, Vec<String>),

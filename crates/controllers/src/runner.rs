@@ -18,6 +18,7 @@ use tokio::time::Instant;
 use crate::api_service_availability::{ApiProbe, Finding};
 use crate::controller::{Controller, Key, Listers, Now, UID_INDEX, indexes};
 use crate::custom_informers::CustomInformers;
+use crate::namespace_status::Left;
 use crate::node_ipam::{self, Ipv4Range};
 use crate::plan::{Action, Plan};
 use crate::service_account_tokens::{ServiceAccountTokens, TokenSigner};
@@ -57,6 +58,9 @@ pub struct ControllersConfig {
     /// How long a node may be silent before it counts as unreachable.
     pub node_monitor_grace: Duration,
 }
+
+/// Objects of a namespace that ends which are counted at a time.
+const PAGE: u64 = 500;
 
 /// All controllers, not yet running.
 pub struct Controllers {
@@ -435,8 +439,12 @@ impl Worker {
                 custom_resources::finalize(client, &resource, &definition).await?;
                 Ok(None)
             }
+            Action::AwaitNone(resource, namespace) => {
+                self.await_none(client, &[resource], &namespace).await.map(|()| None)
+            }
             Action::FinalizeNamespace(namespace) => {
-                finalize_namespace(client, &namespace::contents(&self.listers), &namespace).await
+                self.await_none(client, &namespace::contents(&self.listers), &namespace).await?;
+                finalize_namespace(client, &namespace).await
             }
             Action::ProbeApiService(service) => self.probe_api_service(service, client).await,
             Action::Event(object, kind, reason, text) => {
@@ -469,6 +477,28 @@ impl Worker {
     }
 
     /// Writes a status. APIServices that are not available any more are counted.
+    /// Fails if something of these kinds is left in a namespace, which then says what.
+    async fn await_none(
+        &self,
+        client: &Client,
+        contents: &[ResourceRef],
+        namespace: &Value,
+    ) -> Result<(), ClientError> {
+        let name = meta::name(namespace);
+        let metadata = ListParams { limit: PAGE, metadata_only: true, ..ListParams::default() };
+        let mut left = Left::default();
+        for resource in contents {
+            left.add(resource, &client.namespaced(resource, name).list_all(&metadata).await?.items);
+        }
+        if left.is_empty() {
+            return Ok(());
+        }
+        if let Some(told) = left.told(namespace, self.now().wall_millis) {
+            client.all(crate::controller::kind("", "v1", "namespaces")).update_status(&told).await?;
+        }
+        Err(ClientError::Decode(format!("namespace {name} is not empty")))
+    }
+
     async fn update_status(
         &self,
         resource: &'static Resource,
@@ -577,20 +607,8 @@ async fn collect(
 }
 
 /// Takes the finalizer off a namespace in which the API finds nothing any more.
-async fn finalize_namespace(
-    client: &Client,
-    contents: &[ResourceRef],
-    namespace: &Value,
-) -> Result<Option<Unseen>, ClientError> {
+async fn finalize_namespace(client: &Client, namespace: &Value) -> Result<Option<Unseen>, ClientError> {
     let name = meta::name(namespace);
-    for resource in contents {
-        let found =
-            client.namespaced(resource, name).list(&ListParams { limit: 1, ..ListParams::default() }).await?;
-        if !found.items.is_empty() {
-            let message = format!("{} of namespace {name} are left", resource.qualified());
-            return Err(ClientError::Decode(message));
-        }
-    }
     let mut finalized = namespace.clone();
     if let Some(finalizers) = finalized["spec"]["finalizers"].as_array_mut() {
         finalizers.retain(|finalizer| finalizer != namespace::FINALIZER);

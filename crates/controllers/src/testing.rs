@@ -56,6 +56,9 @@ pub fn show(plan: &Plan) -> Vec<String> {
         }
         Action::Collect(resource, object) => format!("collect {} {}", resource.qualified(), key(object)),
         Action::FinalizeDefinition(resource, _) => format!("empty {}", resource.qualified()),
+        Action::AwaitNone(resource, namespace) => {
+            format!("await no {} in {}", resource.qualified(), meta::name(namespace))
+        }
         Action::FinalizeNamespace(namespace) => format!("finalize {}", meta::name(namespace)),
         Action::CountQuota(quota, kinds) => format!("count {} for {}", kinds.join(","), key(quota)),
         Action::ProbeApiService(service) => format!("probe {}", meta::name(service)),
