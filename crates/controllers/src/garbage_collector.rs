@@ -131,17 +131,18 @@ fn dependent(listers: &Listers, resource: ResourceRef, object: &Arc<Value>) -> P
     Plan::of(Action::Collect(resource, object.clone()))
 }
 
-/// Dependents go first; the owner when none that blocks it is left.
+/// Dependents go first, but for those that another owner keeps; the owner when none that blocks it is left.
 fn foreground(listers: &Listers, resource: ResourceRef, owner: &Arc<Value>) -> Plan {
     let mut actions = Vec::new();
     let mut blocked = false;
     for (kind, found) in dependents(listers, meta::uid(owner)) {
         let Some(kind) = resource_of(listers, &kind) else { continue };
         let references = meta::owner_references(&found);
-        let blocks = references
-            .iter()
-            .any(|reference| reference.uid == meta::uid(owner) && reference.block_owner_deletion);
-        blocked |= blocks;
+        if references.iter().any(|other| other.uid != meta::uid(owner) && stays(listers, other)) {
+            actions.push(forgetting(kind, &found, owner));
+            continue;
+        }
+        blocked |= references.iter().any(|own| own.uid == meta::uid(owner) && own.block_owner_deletion);
         if !meta::is_being_deleted(&found) {
             if dependents(listers, meta::uid(&found)).iter().any(|(_, other)| is_waiting(other)) {
                 actions.push(unblocking(kind.clone(), &found));
@@ -155,6 +156,22 @@ fn foreground(listers: &Listers, resource: ResourceRef, owner: &Arc<Value>) -> P
         actions.push(without_finalizer(resource, owner, FOREGROUND));
     }
     Plan { actions, recheck_after: None }
+}
+
+/// Whether an owner is there, and not about to go as soon as its dependents have; one of an unknown kind may be.
+fn stays(listers: &Listers, owner: &meta::OwnerReference) -> bool {
+    let kind = kind_of(listers, &owner.api_version, &owner.kind);
+    let lister = kind.and_then(|kind| listers.any(&kind.qualified())).filter(|lister| lister.is_synced());
+    lister.is_none_or(|lister| lister.by_index(UID_INDEX, &owner.uid).iter().any(|one| !is_waiting(one)))
+}
+
+/// An object no longer names an owner.
+fn forgetting(resource: ResourceRef, object: &Arc<Value>, owner: &Value) -> Action {
+    let references = object["metadata"]["ownerReferences"].as_array().cloned().unwrap_or_default();
+    let kept: Vec<Value> =
+        references.into_iter().filter(|reference| reference["uid"] != owner["metadata"]["uid"]).collect();
+    let metadata = json!({ "uid": meta::uid(object), "ownerReferences": kept });
+    Action::Patch(resource, object.clone(), Patch::Merge(json!({ "metadata": metadata })))
 }
 
 /// Whether an object waits for its dependents to go.
@@ -178,11 +195,7 @@ fn orphan(listers: &Listers, resource: ResourceRef, owner: &Arc<Value>) -> Plan 
     let mut actions = Vec::new();
     for (kind, found) in dependents(listers, meta::uid(owner)) {
         let Some(kind) = resource_of(listers, &kind) else { continue };
-        let references = found["metadata"]["ownerReferences"].as_array().cloned().unwrap_or_default();
-        let kept: Vec<Value> =
-            references.into_iter().filter(|reference| reference["uid"] != owner["metadata"]["uid"]).collect();
-        let metadata = json!({ "uid": meta::uid(&found), "ownerReferences": kept });
-        actions.push(Action::Patch(kind, found.clone(), Patch::Merge(json!({ "metadata": metadata }))));
+        actions.push(forgetting(kind, &found, owner));
     }
     actions.push(without_finalizer(resource, owner, ORPHAN));
     Plan { actions, recheck_after: None }
@@ -292,6 +305,30 @@ mod tests {
         going["metadata"]["deletionTimestamp"] = json!("2026-01-01T00:00:00Z");
         assert!(plan(&key, vec![ending(), going]).is_empty());
         assert_eq!(plan(&key, vec![ending()]), ["patch replicasets.apps ns/rs"]);
+    }
+
+    #[test]
+    fn what_another_owner_keeps_stays() {
+        let key = Key::new("replicasets.apps", "ns", "rs");
+        let mut other = owner(None);
+        (other["metadata"]["name"], other["metadata"]["uid"]) = (json!("other"), json!("u2"));
+        let mut shared = pod("p");
+        let reference = json!({"apiVersion": "apps/v1", "kind": "ReplicaSet", "name": "other", "uid": "u2"});
+        shared["metadata"]["ownerReferences"].as_array_mut().expect("owners").push(reference);
+        let ending = owner(Some(FOREGROUND));
+        let world = |other: &Value| vec![ending.clone(), other.clone(), shared.clone(), pod("q")];
+        assert_eq!(plan(&key, world(&other)), ["patch pods ns/p", "delete pods ns/q"]);
+        let alone = plan(&key, vec![ending.clone(), other.clone(), shared.clone()]);
+        assert_eq!(alone, ["patch pods ns/p", "patch replicasets.apps ns/rs"], "nothing is waited for");
+        // One that waits itself keeps nothing, nor does one that is gone.
+        other["metadata"]["deletionTimestamp"] = json!("2026-01-01T00:00:00Z");
+        other["metadata"]["finalizers"] = json!([FOREGROUND]);
+        let mut gone = other.clone();
+        gone["metadata"]["uid"] = json!("u3");
+        for other in [other, gone] {
+            let both = plan(&key, world(&other));
+            assert!(both.contains(&"delete pods ns/p".to_owned()), "{both:?}");
+        }
     }
 
     #[test]

@@ -1,8 +1,8 @@
 //! What the proxy's table must hold, and the commands from one state to the next. Pure.
 //!
 //! Four kinds of elements: `vips` and `ports` send a service port's connections to the chain of its endpoint count;
-//! that chain picks a slot at random and looks the endpoint up in `eps` (or `port_eps`); `empty` and `empty_ports`
-//! refuse service ports without endpoints; `hairpin` holds endpoint addresses, so that a pod that reaches itself
+//! that chain picks a slot at random, or by the client's address where the service wants that, and looks the endpoint up
+//! in `eps` (or `port_eps`); `empty` and `empty_ports` refuse service ports without endpoints; `hairpin` holds endpoint addresses, so that a pod that reaches itself
 //! through its service is masqueraded. The table's name is ours alone.
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -18,6 +18,8 @@ pub const TABLE: &str = "trierarch";
 pub const MAX_ENDPOINTS: usize = 1024;
 /// Chains for so many endpoints are made with the table.
 const USUAL_ENDPOINTS: usize = 64;
+/// Of the hash of clients' addresses.
+const SEED: &str = "0x7472";
 /// Mark of connections that must come back through this node.
 const MASQUERADE: &str = "0x4000";
 
@@ -59,11 +61,20 @@ pub enum Front {
 /// An endpoint.
 pub type Endpoint = (Ipv4Addr, u16);
 
+/// What a front leads to.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Backends {
+    /// Sorted, so that all nodes have them in the same slots; none: refused.
+    pub endpoints: Vec<Endpoint>,
+    /// A client gets the same endpoint as long as these are the same (`sessionAffinity: ClientIP`).
+    pub is_sticky: bool,
+}
+
 /// Everything that the table holds.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Ruleset {
-    /// Endpoints of each front, sorted; none: refused.
-    pub fronts: BTreeMap<Front, Vec<Endpoint>>,
+    /// Where each front leads.
+    pub fronts: BTreeMap<Front, Backends>,
     /// Pod networks of all nodes: what leaves them for elsewhere is masqueraded.
     pub pod_networks: BTreeSet<Ipv4Net>,
 }
@@ -77,19 +88,20 @@ pub fn ruleset(services: &[&Value], slices: &[&Value], pod_networks: BTreeSet<Ip
             continue;
         }
         let addresses = addresses(service);
+        let is_sticky = spec["sessionAffinity"] == "ClientIP";
         for port in spec["ports"].as_array().into_iter().flatten() {
             let Some(protocol) = Protocol::parse(port["protocol"].as_str()) else { continue };
-            let endpoints = endpoints(service, port, slices);
+            let backends = Backends { endpoints: endpoints(service, port, slices), is_sticky };
             let number = |value: &Value| {
                 value.as_u64().and_then(|port| u16::try_from(port).ok()).filter(|port| *port > 0)
             };
             if let Some(number) = number(&port["port"]) {
                 for address in &addresses {
-                    fronts.insert(Front::Address(*address, protocol, number), endpoints.clone());
+                    fronts.insert(Front::Address(*address, protocol, number), backends.clone());
                 }
             }
             if let Some(number) = number(&port["nodePort"]) {
-                fronts.insert(Front::Port(protocol, number), endpoints);
+                fronts.insert(Front::Port(protocol, number), backends);
             }
         }
     }
@@ -224,52 +236,67 @@ type Element = (&'static str, String, Option<String>);
 
 fn elements(rules: &Ruleset) -> BTreeMap<(&'static str, String), Option<String>> {
     let mut found: Vec<Element> = Vec::new();
-    for (front, endpoints) in &rules.fronts {
-        let count = endpoints.len();
-        let (key, maps, letter) = match front {
+    for (front, backends) in &rules.fronts {
+        let count = backends.endpoints.len();
+        let (key, maps) = match front {
             Front::Address(ip, protocol, port) => {
-                (format!("{ip} . {} . {port}", protocol.name()), ("vips", "eps", "empty"), "n")
+                (format!("{ip} . {} . {port}", protocol.name()), ("vips", "eps", "empty"))
             }
             Front::Port(protocol, port) => {
-                (format!("{} . {port}", protocol.name()), ("ports", "port_eps", "empty_ports"), "p")
+                (format!("{} . {port}", protocol.name()), ("ports", "port_eps", "empty_ports"))
             }
         };
         if count == 0 {
             found.push((maps.2, key, None));
             continue;
         }
-        for (slot, (ip, port)) in endpoints.iter().enumerate() {
+        for (slot, (ip, port)) in backends.endpoints.iter().enumerate() {
             found.push((maps.1, format!("{key} . {slot}"), Some(format!("{ip} . {port}"))));
             found.push(("hairpin", format!("{ip} . {ip}"), None));
         }
-        found.push((maps.0, key, Some(format!("goto {letter}{count}"))));
+        found.push((maps.0, key, Some(format!("goto {}{count}", letter(front, backends)))));
     }
     found.extend(rules.pod_networks.iter().map(|network| ("pod_networks", network.to_string(), None)));
     found.into_iter().map(|(set, key, value)| ((set, key), value)).collect()
 }
 
+/// The letter of a chain: of fronts with an address or of node ports, at random or by the client's address.
+fn letter(front: &Front, backends: &Backends) -> &'static str {
+    match (front, backends.is_sticky) {
+        (Front::Address(..), false) => "n",
+        (Front::Address(..), true) => "h",
+        (Front::Port(..), false) => "p",
+        (Front::Port(..), true) => "q",
+    }
+}
+
 /// Chains by letter and endpoint count: the usual ones always, so that a change rarely needs a new one.
 fn chains(rules: &Ruleset) -> BTreeSet<(&'static str, usize)> {
-    let letter = |front: &Front| if matches!(front, Front::Address(..)) { "n" } else { "p" };
-    let usual = (1..=USUAL_ENDPOINTS).flat_map(|count| [("n", count), ("p", count)]);
-    let needed = rules.fronts.iter().filter(|(_, list)| !list.is_empty());
-    usual.chain(needed.map(|(front, list)| (letter(front), list.len()))).collect()
+    let usual = (1..=USUAL_ENDPOINTS).flat_map(|count| ["n", "h", "p", "q"].map(|letter| (letter, count)));
+    let needed = rules.fronts.iter().filter(|(_, backends)| !backends.endpoints.is_empty());
+    let needed = needed.map(|(front, backends)| (letter(front, backends), backends.endpoints.len()));
+    usual.chain(needed).collect()
 }
 
 fn add_chain(script: &mut String, letter: &str, count: usize) {
     let (key, map) = match letter {
-        "n" => ("ip daddr . meta l4proto . th dport", "eps"),
+        "n" | "h" => ("ip daddr . meta l4proto . th dport", "eps"),
         _ => ("meta l4proto . th dport", "port_eps"),
     };
+    let slot = match letter {
+        "n" | "p" => format!("numgen random mod {count}"),
+        // The same seed on every node.
+        _ => format!("jhash ip saddr mod {count} seed {SEED}"),
+    };
     let _ = writeln!(script, "add chain ip {TABLE} {letter}{count}");
-    if letter == "p" {
+    if map == "port_eps" {
         // The answer has to come back through this node, whichever node the endpoint is on.
         let _ =
             writeln!(script, "add rule ip {TABLE} {letter}{count} meta mark set meta mark or {MASQUERADE}");
     }
     let _ = writeln!(
         script,
-        "add rule ip {TABLE} {letter}{count} meta l4proto {{ tcp, udp }} dnat ip to {key} . numgen random mod {count} map @{map}"
+        "add rule ip {TABLE} {letter}{count} meta l4proto {{ tcp, udp }} dnat ip to {key} . {slot} map @{map}"
     );
 }
 
@@ -332,9 +359,10 @@ mod tests {
     fn only_ready_endpoints_are_used_unless_there_is_none() {
         let both = rules(&[("10.1.0.2", true), ("10.1.0.3", false)]);
         let front = Front::Address(Ipv4Addr::new(10, 96, 0, 5), Protocol::Tcp, 80);
-        assert_eq!(both.fronts[&front], [(Ipv4Addr::new(10, 1, 0, 2), 8080)]);
-        assert_eq!(rules(&[("10.1.0.3", false)]).fronts[&front], [(Ipv4Addr::new(10, 1, 0, 3), 8080)]);
-        assert!(rules(&[]).fronts[&front].is_empty());
+        assert_eq!(both.fronts[&front].endpoints, [(Ipv4Addr::new(10, 1, 0, 2), 8080)]);
+        let serving = rules(&[("10.1.0.3", false)]);
+        assert_eq!(serving.fronts[&front].endpoints, [(Ipv4Addr::new(10, 1, 0, 3), 8080)]);
+        assert!(rules(&[]).fronts[&front].endpoints.is_empty());
         assert_eq!(both.fronts.len(), 2, "and the node port");
     }
 
@@ -343,6 +371,24 @@ mod tests {
         let mut headless = service("None");
         headless["spec"]["ports"][0]["nodePort"] = Value::Null;
         assert!(ruleset(&[&headless], &[], BTreeSet::new()).fronts.is_empty());
+    }
+
+    #[test]
+    fn clients_are_told_apart_where_the_service_wants_it() {
+        let mut sticky = service("10.96.0.5");
+        sticky["spec"]["sessionAffinity"] = json!("ClientIP");
+        let slice = slice(&[("10.1.0.2", true), ("10.1.0.3", true)]);
+        let sticky = ruleset(&[&sticky], &[&slice], BTreeSet::new());
+        let plain = ruleset(&[&service("10.96.0.5")], &[&slice], BTreeSet::new());
+        assert!(script(None, &sticky).contains("{ 10.96.0.5 . tcp . 80 : goto h2 }"));
+        let change = script(Some(&plain), &sticky);
+        let expected = [
+            "delete element ip trierarch ports { tcp . 30080 : goto p2 }",
+            "delete element ip trierarch vips { 10.96.0.5 . tcp . 80 : goto n2 }",
+            "add element ip trierarch ports { tcp . 30080 : goto q2 }",
+            "add element ip trierarch vips { 10.96.0.5 . tcp . 80 : goto h2 }",
+        ];
+        assert_eq!(change.lines().collect::<Vec<_>>(), expected);
     }
 
     #[test]

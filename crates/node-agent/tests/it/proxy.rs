@@ -6,9 +6,9 @@ use std::process::Command;
 use node_agent::proxy::ruleset::{Ruleset, ruleset, script};
 use serde_json::{Value, json};
 
-fn rules(endpoints: &[&str]) -> Ruleset {
+fn rules(affinity: &str, endpoints: &[&str]) -> Ruleset {
     let service = json!({"metadata": {"namespace": "n", "name": "s"}, "spec": {"clusterIP": "10.96.0.5",
-        "ports": [{"port": 80, "nodePort": 30080, "protocol": "TCP"}]}});
+        "sessionAffinity": affinity, "ports": [{"port": 80, "nodePort": 30080, "protocol": "TCP"}]}});
     let endpoints: Vec<Value> =
         endpoints.iter().map(|ip| json!({"addresses": [ip], "conditions": {"ready": true}})).collect();
     let slice = json!({"metadata": {"namespace": "n", "labels": {"kubernetes.io/service-name": "s"}},
@@ -21,13 +21,16 @@ fn rules(endpoints: &[&str]) -> Ruleset {
 #[ignore = "needs root and nftables: make test-all"]
 fn connections_are_spread_moved_and_refused() {
     let folder = tempfile::tempdir().expect("folder");
-    let (none, one, two) = (rules(&[]), rules(&["10.1.0.3"]), rules(&["10.1.0.2", "10.1.0.3"]));
+    let both = ["10.1.0.2", "10.1.0.3"];
+    let (none, one, two) = (rules("None", &[]), rules("None", &["10.1.0.3"]), rules("None", &both));
+    let sticky = rules("ClientIP", &both);
     let steps = [
         script(None, &two),
         script(Some(&two), &one),
         script(Some(&one), &none),
         script(Some(&none), &two),
         script(None, &one),
+        script(Some(&one), &sticky),
     ];
     for (number, step) in steps.iter().enumerate() {
         std::fs::write(folder.path().join(format!("step{number}")), step).expect("written");
@@ -50,6 +53,12 @@ fn connections_are_spread_moved_and_refused() {
             echo "$n: $(ask 10.96.0.5)/ $(ask 10.98.0.2:30080)"
             [ $(($(date +%s) - start)) -lt 10 ] || echo slow
         done
+        nft -f step5
+        for i in $(seq 20 35); do
+            ip addr add 10.98.0.$i/24 dev o0; ip route replace 10.96.0.5 via 10.98.0.1 src 10.98.0.$i
+            ask 10.96.0.5 | tr ' ' '\n'
+        done >answers
+        echo "5: $(grep -c . answers) answers: $(sort -u answers | xargs)/ $(ask 10.98.0.2:30080 | wc -w)"
     "#;
     let output = Command::new("unshare")
         .args(["-n", "sh", "-c", commands, "sh"])
@@ -58,6 +67,7 @@ fn connections_are_spread_moved_and_refused() {
         .expect("unshare: run scripts/node-deps");
     let seen = String::from_utf8_lossy(&output.stdout);
     let errors = String::from_utf8_lossy(&output.stderr);
-    let expected = "0: 2 3 / 2 3 \n1: 3 / 3 \n2: none / none \n3: 2 3 / 2 3 \n4: 3 / 3 \n";
+    let expected = "0: 2 3 / 2 3 \n1: 3 / 3 \n2: none / none \n3: 2 3 / 2 3 \n4: 3 / 3 \n\
+        5: 16 answers: 2 3/ 1\n";
     assert_eq!(seen, expected, "{errors}");
 }
