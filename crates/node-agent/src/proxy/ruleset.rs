@@ -2,7 +2,7 @@
 //!
 //! Four kinds of elements: `vips` and `ports` send a service port's connections to the chain of its endpoint count;
 //! that chain picks a slot at random, or by the client's address where the service wants that, and looks the endpoint up
-//! in `eps` (or `port_eps`); `empty` and `empty_ports` refuse service ports without endpoints; `hairpin` holds endpoint addresses, so that a pod that reaches itself
+//! in `eps` (or `port_eps`); `empty` and `empty_ports` refuse service ports without endpoints, `cluster_ips` what is no service port; `hairpin` holds endpoint addresses, so that a pod that reaches itself
 //! through its service is masqueraded. The table's name is ours alone.
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -75,18 +75,22 @@ pub struct Backends {
 pub struct Ruleset {
     /// Where each front leads.
     pub fronts: BTreeMap<Front, Backends>,
+    /// Cluster addresses: on a port that no service has there, connections are refused.
+    pub cluster_ips: BTreeSet<Ipv4Addr>,
     /// Pod networks of all nodes: what leaves them for elsewhere is masqueraded.
     pub pod_networks: BTreeSet<Ipv4Net>,
 }
 
 /// The table's content for these objects. IPv4; sources outside the pod networks are masqueraded on NodePorts.
 pub fn ruleset(services: &[&Value], slices: &[&Value], pod_networks: BTreeSet<Ipv4Net>) -> Ruleset {
-    let mut fronts = BTreeMap::new();
+    let (mut fronts, mut cluster_ips) = (BTreeMap::new(), BTreeSet::new());
     for service in services {
         let spec = &service["spec"];
         if spec["type"] == "ExternalName" {
             continue;
         }
+        let own = spec["clusterIPs"].as_array().into_iter().flatten().filter_map(Value::as_str);
+        cluster_ips.extend(own.filter_map(|text| text.parse::<Ipv4Addr>().ok()));
         let addresses = addresses(service);
         let is_sticky = spec["sessionAffinity"] == "ClientIP";
         for port in spec["ports"].as_array().into_iter().flatten() {
@@ -105,7 +109,7 @@ pub fn ruleset(services: &[&Value], slices: &[&Value], pod_networks: BTreeSet<Ip
             }
         }
     }
-    Ruleset { fronts, pod_networks }
+    Ruleset { fronts, cluster_ips, pod_networks }
 }
 
 fn addresses(service: &Value) -> BTreeSet<Ipv4Addr> {
@@ -183,6 +187,9 @@ fn skeleton() -> String {
 \tset empty_ports {{
 \t\ttype inet_proto . inet_service
 \t}}
+\tset cluster_ips {{
+\t\ttype ipv4_addr
+\t}}
 \tset hairpin {{
 \t\ttype ipv4_addr . ipv4_addr
 \t}}
@@ -211,6 +218,8 @@ fn skeleton() -> String {
 \tchain refuse {{
 \t\tmeta l4proto tcp ip daddr . meta l4proto . th dport @empty reject with tcp reset
 \t\tip daddr . meta l4proto . th dport @empty reject
+\t\tmeta l4proto tcp ip daddr @cluster_ips reject with tcp reset
+\t\tip daddr @cluster_ips reject
 \t\tmeta l4proto tcp fib daddr type local meta l4proto . th dport @empty_ports reject with tcp reset
 \t\tfib daddr type local meta l4proto . th dport @empty_ports reject
 \t}}
@@ -256,6 +265,7 @@ fn elements(rules: &Ruleset) -> BTreeMap<(&'static str, String), Option<String>>
         }
         found.push((maps.0, key, Some(format!("goto {}{count}", letter(front, backends)))));
     }
+    found.extend(rules.cluster_ips.iter().map(|ip| ("cluster_ips", ip.to_string(), None)));
     found.extend(rules.pod_networks.iter().map(|network| ("pod_networks", network.to_string(), None)));
     found.into_iter().map(|(set, key, value)| ((set, key), value)).collect()
 }
@@ -371,6 +381,18 @@ mod tests {
         let mut headless = service("None");
         headless["spec"]["ports"][0]["nodePort"] = Value::Null;
         assert!(ruleset(&[&headless], &[], BTreeSet::new()).fronts.is_empty());
+    }
+
+    #[test]
+    fn cluster_addresses_have_no_other_ports() {
+        let mut service = service("10.96.0.5");
+        service["spec"]["clusterIPs"] = json!(["10.96.0.5", "fd00::5"]);
+        service["spec"]["externalIPs"] = json!(["192.0.2.1"]);
+        let rules = ruleset(&[&service], &[], BTreeSet::new());
+        assert_eq!(rules.cluster_ips, BTreeSet::from([Ipv4Addr::new(10, 96, 0, 5)]));
+        assert!(script(None, &rules).contains("add element ip trierarch cluster_ips { 10.96.0.5 }"));
+        service["spec"]["clusterIPs"] = json!(["None"]);
+        assert!(ruleset(&[&service], &[], BTreeSet::new()).cluster_ips.is_empty());
     }
 
     #[test]

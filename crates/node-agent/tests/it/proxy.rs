@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 
 fn rules(affinity: &str, endpoints: &[&str]) -> Ruleset {
     let service = json!({"metadata": {"namespace": "n", "name": "s"}, "spec": {"clusterIP": "10.96.0.5",
-        "sessionAffinity": affinity, "ports": [{"port": 80, "nodePort": 30080, "protocol": "TCP"}]}});
+        "clusterIPs": ["10.96.0.5"], "sessionAffinity": affinity, "ports": [{"port": 80, "nodePort": 30080, "protocol": "TCP"}]}});
     let endpoints: Vec<Value> =
         endpoints.iter().map(|ip| json!({"addresses": [ip], "conditions": {"ready": true}})).collect();
     let slice = json!({"metadata": {"namespace": "n", "labels": {"kubernetes.io/service-name": "s"}},
@@ -53,6 +53,9 @@ fn connections_are_spread_moved_and_refused() {
             echo "$n: $(ask 10.96.0.5)/ $(ask 10.98.0.2:30080)"
             [ $(($(date +%s) - start)) -lt 10 ] || echo slow
         done
+        busybox httpd -f -p 10.98.0.2:81 -h w2 & echo $! >>pids
+        start=$(date +%s%N); ask 10.96.0.5:81 >other
+        echo "other port: $(cat other), slow: $(($(date +%s%N) - start > 15000000000))"
         nft -f step5
         for i in $(seq 20 35); do
             ip addr add 10.98.0.$i/24 dev o0; ip route replace 10.96.0.5 via 10.98.0.1 src 10.98.0.$i
@@ -68,6 +71,7 @@ fn connections_are_spread_moved_and_refused() {
     let seen = String::from_utf8_lossy(&output.stdout);
     let errors = String::from_utf8_lossy(&output.stderr);
     let expected = "0: 2 3 / 2 3 \n1: 3 / 3 \n2: none / none \n3: 2 3 / 2 3 \n4: 3 / 3 \n\
+        other port: none , slow: 0\n\
         5: 16 answers: 2 3/ 1\n";
     assert_eq!(seen, expected, "{errors}");
 }
