@@ -395,6 +395,21 @@ mod tests {
         assert!(lister.remove(pod("b", "4", "n1")).is_none());
     }
 
+    /// Protobuf says that a pod has no node yet, and a tree says nothing.
+    #[test]
+    fn an_index_follows_what_was_read_as_a_tree_meanwhile() {
+        let lister = lister();
+        let pod = |spec: Value, revision: i64| {
+            let pod = json!({"apiVersion": "v1", "kind": "Pod", "metadata": { "name": "a", "namespace": "ns" }, "spec": spec});
+            Came::Packed(Packed::Stored(stored(&pod), revision)).object().expect("an object")
+        };
+        lister.show(pod(json!({ "containers": [] }), 1));
+        assert!(lister.index_values("node").is_empty());
+        drop(lister.all());
+        lister.show(pod(json!({ "containers": [], "nodeName": "n1" }), 2));
+        assert_eq!(lister.index_values("node"), ["n1"]);
+    }
+
     #[test]
     fn a_replacement_tells_what_came_changed_and_went() {
         let lister = lister();

@@ -231,7 +231,7 @@ impl<'a> Peek<'a> {
     }
 
     /// A scalar by its path of JSON names: strings as they are, numbers and booleans as text. None when absent (or
-    /// when the path leads through a list, or to no scalar).
+    /// when the path leads through a list, or to no scalar). What protobuf holds and JSON leaves out is absent.
     pub fn scalar(&self, path: &[&str]) -> Option<Cow<'a, str>> {
         match self.form {
             Form::Proto { message, raw, .. } => proto_scalar(message, raw, path),
@@ -412,6 +412,9 @@ fn leaf<'a>(field: &FieldInfo, raw: &'a [u8]) -> Option<Cow<'a, str>> {
     while let Some((number, wire)) = reader.field().ok()? {
         if number != field.number {
             continue;
+        }
+        if walk::is_left_out(field, wire) {
+            return None;
         }
         return Some(match (field.ty, wire) {
             (Type::String, Wire::Bytes(text)) => lossy(text),

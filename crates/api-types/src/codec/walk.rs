@@ -291,11 +291,16 @@ fn single<S: Sink>(
         absent(sink, field);
         return Ok(());
     };
-    if field.omit_empty && !field.pointer && is_zero(wire) {
+    if is_left_out(field, wire) {
         return Ok(());
     }
     sink.name(field);
     scalar(sink, field.ty, wire)
+}
+
+/// Whether a scalar that protobuf holds is not shown.
+pub(super) fn is_left_out(field: &FieldInfo, wire: Wire<'_>) -> bool {
+    field.omit_empty && !field.pointer && is_zero(wire)
 }
 
 fn is_zero(wire: Wire<'_>) -> bool {
