@@ -52,6 +52,8 @@ impl Change {
 pub struct Index {
     /// The index's name.
     pub name: &'static str,
+    /// The field of the object that the values are in, such as `spec`; empty when they are in several.
+    pub field: &'static str,
     /// The values of an object.
     pub values: fn(&Peek<'_>) -> Vec<String>,
 }
@@ -177,6 +179,11 @@ impl Lister {
         self.objects.read().by_key.get(key).cloned()
     }
 
+    /// What is kept, and its key in the memory that all share.
+    fn known(&self, key: &Key) -> Option<(Arc<Key>, Kept)> {
+        self.objects.read().by_key.get_key_value(key).map(|(key, kept)| (key.clone(), kept.clone()))
+    }
+
     /// Every object.
     pub fn all(&self) -> Vec<Arc<Value>> {
         let kept: Vec<Kept> = self.objects.read().by_key.values().cloned().collect();
@@ -248,9 +255,12 @@ impl Lister {
     /// Shows an object as it is now; what changed by that.
     pub(crate) fn show(&self, object: Object) -> Option<Change> {
         let (key, new) = (key_of(&object), Arc::new(object));
-        let old = self.kept(&key).map(Kept::object);
+        // Nobody else writes.
+        let (key, old) = match self.known(&key) {
+            Some((key, kept)) => (key, Some(kept.object())),
+            None => (Arc::new(key), None),
+        };
         let mut objects = self.objects.write();
-        let key = objects.shared(key);
         objects.saw(&new);
         objects.reindex(&self.indexes, &key, old.as_deref(), Some(&new));
         objects.keep(key, new.clone(), self.trees);
@@ -288,11 +298,6 @@ impl Lister {
 }
 
 impl Objects {
-    /// A key in the memory of the object that is there, if one is.
-    fn shared(&self, key: Key) -> Arc<Key> {
-        self.by_key.get_key_value(&key).map_or_else(|| Arc::new(key), |(shared, _)| shared.clone())
-    }
-
     /// Keeps an object as it is, and `trees` of them at most: those that changed last.
     fn keep(&mut self, key: Arc<Key>, object: Arc<Object>, trees: usize) {
         self.changes += 1;
@@ -320,6 +325,10 @@ impl Objects {
     fn reindex(&mut self, indexes: &[Index], key: &Arc<Key>, old: Option<&Object>, new: Option<&Object>) {
         let [old, new] = [old, new].map(|object| object.map(Object::peek));
         for index in indexes {
+            let is_same = |old: Peek<'_>, new: Peek<'_>| old.has_same_bytes(&new, index.field);
+            if old.zip(new).is_some_and(|(old, new)| is_same(old, new)) {
+                continue;
+            }
             let of = |peek: &Option<Peek<'_>>| peek.as_ref().map(index.values).unwrap_or_default();
             let (old, new) = (of(&old), of(&new));
             if old == new {
@@ -350,6 +359,7 @@ mod tests {
     fn lister() -> Lister {
         let node = Index {
             name: "node",
+            field: "spec",
             values: |pod| pod.scalar(&["spec", "nodeName"]).map(Into::into).into_iter().collect(),
         };
         Lister::new(vec![node], usize::MAX, watch::channel(true).1)

@@ -7,7 +7,7 @@ use std::fmt;
 use std::ops::Deref;
 use std::sync::{Arc, OnceLock};
 
-use api_types::codec::peek::{self, Peek};
+use api_types::codec::peek::{self, Peek, Places};
 use api_types::{Resource, codec, meta};
 use bytes::Bytes;
 use serde_json::Value;
@@ -90,6 +90,8 @@ impl Came {
 pub struct Object {
     /// What is known to be good.
     packed: Option<Packed>,
+    /// In what is packed; none if that is JSON.
+    places: OnceLock<Option<Places>>,
     tree: OnceLock<Arc<Value>>,
 }
 
@@ -98,14 +100,14 @@ impl Object {
         if peek::check(packed.bytes()).map_err(undecodable)? {
             return Ok(Self::known(packed));
         }
-        let tree = OnceLock::from(Arc::new(packed.tree()?));
+        let object = Self::from(packed.tree()?);
         // JSON in an envelope is packed otherwise here.
-        Ok(Self { packed: Some(packed).filter(|packed| !codec::is_proto(packed.bytes())), tree })
+        Ok(Self { packed: Some(packed).filter(|packed| !codec::is_proto(packed.bytes())), ..object })
     }
 
     /// What [`Self::pack`] gave.
     pub(crate) fn known(packed: Packed) -> Self {
-        Self { packed: Some(packed), tree: OnceLock::new() }
+        Self { packed: Some(packed), places: OnceLock::new(), tree: OnceLock::new() }
     }
 
     /// The object as a tree.
@@ -121,9 +123,11 @@ impl Object {
 
     /// Reads parts of the object. What `resourceVersion` is this does not always know.
     pub fn peek(&self) -> Peek<'_> {
-        match (self.tree.get(), &self.packed) {
-            (None, Some(packed)) => peek::open(packed.bytes()).expect("invariant: what is packed is good"),
-            _ => peek::of_tree(self.tree()),
+        let bytes = self.packed.as_ref().map(Packed::bytes);
+        let places = |bytes| peek::open(bytes).expect("invariant: what is packed is good").places(bytes);
+        match bytes.and_then(|bytes| Some((self.places.get_or_init(|| places(bytes)).as_ref()?, bytes))) {
+            Some((places, bytes)) => places.open(bytes),
+            None => peek::of_tree(self.tree()),
         }
     }
 
@@ -148,7 +152,7 @@ impl Object {
 
 impl From<Value> for Object {
     fn from(tree: Value) -> Self {
-        Self { packed: None, tree: OnceLock::from(Arc::new(tree)) }
+        Self { packed: None, places: OnceLock::new(), tree: OnceLock::from(Arc::new(tree)) }
     }
 }
 

@@ -60,15 +60,18 @@ pub(crate) const CLAIM_INDEX: &str = "claim";
 pub(crate) fn indexes() -> Vec<Index> {
     let owner = Index {
         name: OWNER_INDEX,
+        field: "metadata",
         values: |object| object.owner_references().into_iter().map(|owner| owner.uid).collect(),
     };
-    let uid = Index { name: UID_INDEX, values: |object| vec![object.uid().into_owned()] };
+    let uid = Index { name: UID_INDEX, field: "metadata", values: |object| vec![object.uid().into_owned()] };
     let node = Index {
         name: NODE_INDEX,
+        field: "spec",
         values: |object| object.scalar(&["spec", "nodeName"]).map(Into::into).into_iter().collect(),
     };
     let state = Index {
         name: STATE_INDEX,
+        field: "",
         values: |object| {
             let going = object.is_being_deleted().then_some(GOING);
             going.into_iter().chain(has_ended(object).then_some(OVER)).map(str::to_owned).collect()
@@ -76,6 +79,7 @@ pub(crate) fn indexes() -> Vec<Index> {
     };
     let claim = Index {
         name: CLAIM_INDEX,
+        field: "spec",
         values: |object| {
             let namespace = object.namespace();
             claims(object).iter().map(|name| format!("{namespace}/{name}")).collect()

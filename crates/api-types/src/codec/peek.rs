@@ -22,6 +22,7 @@ use crate::meta::{self, OwnerReference};
 use crate::schema::{FieldInfo, MessageId, Shape, Special, Type, lookup_api_version};
 use serde_json::Value;
 use std::borrow::Cow;
+use std::ops::Range;
 
 /// A stored object, opened for reading.
 #[derive(Clone, Copy)]
@@ -72,6 +73,36 @@ pub fn open(stored: &[u8]) -> Result<Peek<'_>, CodecError> {
     })
 }
 
+/// Where in the bytes of an object in protobuf its parts are, for who opens the same bytes many times.
+#[derive(Clone, Debug)]
+pub struct Places {
+    message: MessageId,
+    raw: Range<usize>,
+    metadata: Range<usize>,
+    api_version: Range<usize>,
+    kind: Range<usize>,
+}
+
+impl Places {
+    /// Opens the bytes that the places are of.
+    ///
+    /// # Panics
+    /// For shorter ones.
+    pub fn open<'a>(&self, stored: &'a [u8]) -> Peek<'a> {
+        let bytes = |place: &Range<usize>| &stored[place.clone()];
+        let text = |place| std::str::from_utf8(bytes(place)).unwrap_or_default();
+        Peek {
+            form: Form::Proto {
+                message: self.message,
+                raw: bytes(&self.raw),
+                metadata: bytes(&self.metadata),
+            },
+            api_version: text(&self.api_version),
+            kind: text(&self.kind),
+        }
+    }
+}
+
 /// An object that is a tree.
 pub fn of_tree(tree: &Value) -> Peek<'_> {
     Peek { form: Form::Tree(tree), api_version: meta::api_version(tree), kind: meta::kind(tree) }
@@ -110,6 +141,22 @@ fn plain_string(json: &[u8]) -> Option<&str> {
 }
 
 impl<'a> Peek<'a> {
+    /// Where in the bytes that were opened everything is; none for those that are not protobuf.
+    pub fn places(&self, stored: &'a [u8]) -> Option<Places> {
+        let Form::Proto { message, raw, metadata } = self.form else { return None };
+        let place = |part: &[u8]| {
+            let start = (part.as_ptr() as usize).wrapping_sub(stored.as_ptr() as usize);
+            if part.is_empty() { 0..0 } else { start..start + part.len() }
+        };
+        Some(Places {
+            message,
+            raw: place(raw),
+            metadata: place(metadata),
+            api_version: place(self.api_version.as_bytes()),
+            kind: place(self.kind.as_bytes()),
+        })
+    }
+
     /// Empty for a bare message.
     pub fn api_version(&self) -> &'a str {
         self.api_version
@@ -271,7 +318,7 @@ impl<'a> Peek<'a> {
                 number.is_some() && std::ptr::eq(message, same) && bytes(raw) == bytes(others)
             }
             (Form::Json(json), Form::Json(others)) => {
-                json_slice(json, &[field]) == json_slice(others, &[field])
+                !field.is_empty() && json_slice(json, &[field]) == json_slice(others, &[field])
             }
             (Form::Tree(tree), Form::Tree(others)) => std::ptr::eq(tree, others),
             _ => false,

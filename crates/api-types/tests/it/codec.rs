@@ -227,6 +227,18 @@ fn peeking_equals_decoding() {
 }
 
 #[test]
+fn what_was_opened_is_opened_again_by_its_places() {
+    let stored = codec::to_stored(message("v1", "Pod"), "v1", "Pod", &pod()).unwrap();
+    let places = codec::peek::open(&stored).unwrap().places(&stored).unwrap();
+    let moved = stored.clone();
+    let peek = places.open(&moved);
+    assert_eq!((peek.api_version(), peek.kind(), &*peek.name()), ("v1", "Pod", "web-0"));
+    assert_eq!(peek.scalar(&["spec", "nodeName"]).as_deref(), Some("n1"));
+    let json = codec::json_to_stored(&pod());
+    assert!(codec::peek::open(&json).unwrap().places(&json).is_none());
+}
+
+#[test]
 fn peeking_sees_that_bytes_are_the_same() {
     let (one, mut other) = (pod(), pod());
     other["status"]["phase"] = json!("Failed");
@@ -238,6 +250,7 @@ fn peeking_sees_that_bytes_are_the_same() {
         assert!(one.has_same_bytes(&other, "spec"));
         assert!(!one.has_same_bytes(&other, "status"));
         assert!(!one.has_same_bytes(&codec::peek::of_tree(&pod()), "spec"), "which is in another form");
+        assert!(!one.has_same_bytes(&other, ""), "which is no field");
     }
 }
 
