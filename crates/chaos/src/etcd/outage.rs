@@ -210,7 +210,8 @@ mod tests {
         let begun = Env::real().clock.monotonic();
         let at = |millis| begun + Duration::from_millis(millis);
         let put = |sent, answered: Option<u64>| (at(sent), answered.map(at));
-        let puts = [put(0, Some(2)), put(10, None), put(610, Some(900)), put(910, Some(912)), put(920, Some(921))];
+        let puts =
+            [put(0, Some(2)), put(10, None), put(610, Some(900)), put(910, Some(912)), put(920, Some(921))];
         assert_eq!(quick_again(puts.iter()), Some(at(912)));
         assert_eq!(quick_again(puts[..3].iter()), None);
         assert_eq!(quick_again(puts[..1].iter()), Some(at(2)));
