@@ -476,7 +476,6 @@ impl Worker {
         Ok(version_of(resource_quota::resource(), &written))
     }
 
-    /// Writes a status. APIServices that are not available any more are counted.
     /// Fails if something of these kinds is left in a namespace, which then says what.
     async fn await_none(
         &self,
@@ -499,6 +498,7 @@ impl Worker {
         Err(ClientError::Decode(format!("namespace {name} is not empty")))
     }
 
+    /// Writes a status. APIServices that are not available any more are counted.
     async fn update_status(
         &self,
         resource: &'static Resource,
