@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use api_types::{ResourceRef, meta, time};
+use api_types::{ResourceRef, condition, meta, time};
 use serde_json::{Value, json};
 
 /// What a namespace still holds.
@@ -78,22 +78,12 @@ impl Left {
     /// The namespace as it should be; none if it says all this already.
     pub fn told(&self, namespace: &Value, now_millis: i64) -> Option<Value> {
         let mut changed = namespace.clone();
-        let mut conditions = changed["status"]["conditions"].as_array().cloned().unwrap_or_default();
+        let now = time::from_millis(now_millis);
         for (kind, holds, reason, message) in self.conditions() {
             let status = if holds { "True" } else { "False" };
-            let before = conditions.iter().find(|condition| condition["type"] == kind);
-            let since = before.filter(|before| before["status"] == status);
-            let since = since.and_then(|before| before["lastTransitionTime"].as_str().map(str::to_owned));
-            let condition = json!({
-                "type": kind, "status": status, "reason": reason, "message": message,
-                "lastTransitionTime": since.unwrap_or_else(|| time::from_millis(now_millis)),
-            });
-            match conditions.iter_mut().find(|condition| condition["type"] == kind) {
-                Some(before) => *before = condition,
-                None => conditions.push(condition),
-            }
+            let made = json!({ "type": kind, "status": status, "reason": reason, "message": message });
+            condition::set(&mut changed["status"], made, &now);
         }
-        meta::child_mut(&mut changed, &["status"]).insert("conditions".to_owned(), json!(conditions));
         (changed != *namespace).then_some(changed)
     }
 }
