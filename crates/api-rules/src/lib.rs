@@ -47,4 +47,4 @@ pub use kinds::pod::{
 pub use kinds::pod_certificate as pod_certificates;
 pub use kinds::resource as devices;
 pub use rules::{Rules, custom_rules, rules, rules_of};
-pub use warnings::deprecation;
+pub use warnings::{Deprecation, deprecation};

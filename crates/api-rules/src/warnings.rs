@@ -53,8 +53,17 @@ const SECCOMP_POD: &str = "seccomp.security.alpha.kubernetes.io/pod";
 /// The release that these rules are of.
 const RELEASE: (u32, u32) = (1, 37);
 
-/// The warning that every request to a deprecated version of a kind gets.
-pub fn deprecation(resource: &Resource) -> Option<String> {
+/// That a kind is deprecated in one of its versions.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Deprecation {
+    /// The text of the warning that every request gets.
+    pub warning: String,
+    /// The release without it, as in `1.39`; empty where that is not known.
+    pub removed: &'static str,
+}
+
+/// Whether a kind is deprecated in this version.
+pub fn deprecation(resource: &Resource) -> Option<Deprecation> {
     let (since, removed, instead) = match (resource.group.as_str(), resource.kind.as_str()) {
         ("", "ComponentStatus") => ("1.19", "", ""),
         ("", "Endpoints") => ("1.33", "", "discovery.k8s.io/v1 EndpointSlice"),
@@ -68,7 +77,7 @@ pub fn deprecation(resource: &Resource) -> Option<String> {
     if !instead.is_empty() {
         text.push_str(&format!("; use {instead}"));
     }
-    Some(text)
+    Some(Deprecation { warning: text, removed })
 }
 
 fn release(text: &str) -> Option<(u32, u32)> {
@@ -502,13 +511,17 @@ mod tests {
         let of = |group: &str, version: &str, resource: &str| {
             deprecation(api_types::table::find(group, version, resource)?)
         };
+        let said = |warning: &str, removed| Some(Deprecation { warning: warning.to_owned(), removed });
         assert_eq!(
-            of("", "v1", "endpoints").as_deref(),
-            Some("v1 Endpoints is deprecated in v1.33+; use discovery.k8s.io/v1 EndpointSlice")
+            of("", "v1", "endpoints"),
+            said("v1 Endpoints is deprecated in v1.33+; use discovery.k8s.io/v1 EndpointSlice", "")
         );
         assert_eq!(
-            of("resource.k8s.io", "v1beta2", "deviceclasses").as_deref(),
-            Some("resource.k8s.io/v1beta2 DeviceClass is deprecated in v1.36+, unavailable in v1.39+")
+            of("resource.k8s.io", "v1beta2", "deviceclasses"),
+            said(
+                "resource.k8s.io/v1beta2 DeviceClass is deprecated in v1.36+, unavailable in v1.39+",
+                "1.39"
+            )
         );
         assert_eq!(of("apps", "v1", "deployments"), None);
         assert_eq!(of("scheduling.k8s.io", "v1beta1", "workloads"), None, "only from 1.40 on");

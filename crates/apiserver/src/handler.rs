@@ -6,6 +6,7 @@ use std::pin::Pin;
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
+use api_rules::Deprecation;
 use api_types::status::Status;
 use http::{HeaderMap, HeaderValue, Method, Request, Response, Uri, header, request};
 use mvcc::KeyRange;
@@ -53,6 +54,9 @@ const SPACED_TOKEN: &str =
 /// What the audit log says about authorization.
 const DECISION: &str = "authorization.k8s.io/decision";
 const REASON: &str = "authorization.k8s.io/reason";
+/// What it says about kinds and versions that will not stay.
+const DEPRECATED: &str = "k8s.io/deprecated";
+const REMOVED_RELEASE: &str = "k8s.io/removed-release";
 
 /// An answer to come.
 type Answer<'a> = Pin<Box<dyn Future<Output = Result<Response<Body>, Status>> + Send + 'a>>;
@@ -443,6 +447,18 @@ impl Api {
         }
     }
 
+    /// Tells the client, the audit log and whoever looks at the metrics that a deprecated version is asked for.
+    fn tell_deprecated(&self, call: &Call, kind: &Kind, deprecation: Deprecation) {
+        let Deprecation { warning, removed } = deprecation;
+        call.warn(warning);
+        call.annotate(DEPRECATED, "true");
+        if !removed.is_empty() {
+            call.annotate(REMOVED_RELEASE, removed);
+        }
+        let subresource = kind.subresource(&call.info.subresource).map_or("", |known| known.name);
+        self.counts.of(kind).deprecated(kind, subresource, removed);
+    }
+
     async fn resource(self: &Arc<Self>, call: &Call) -> Result<Response<Body>, Status> {
         let info = &call.info;
         if info.path.starts_with("//") {
@@ -462,9 +478,8 @@ impl Api {
         if is_read_only || call.method == Method::HEAD && !info.is_connection() {
             return Err(Status::method_not_allowed());
         }
-        if let Some(warning) = resource.custom().and_then(|kind| kind.warning.as_ref()) {
-            call.warn(warning.clone());
-            call.annotate("k8s.io/deprecated", "true");
+        if let Some(deprecation) = resource.deprecation() {
+            self.tell_deprecated(call, &resource, deprecation);
         }
         let namespace = if resource.namespaced { info.namespace.as_str() } else { "" };
         let target = Target::new(&resource, namespace, &info.name);

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use api_rules::patch::apply::Type;
 use api_rules::strategy::{self, DefaultDeletion};
-use api_rules::{CustomRules, rules};
+use api_rules::{CustomRules, Deprecation, rules};
 use api_types::field::FieldError;
 use api_types::openapi::CustomSchema;
 use api_types::status::Status;
@@ -196,6 +196,14 @@ impl Kind {
         match self {
             Self::BuiltIn(resource) => (rules(resource).validate_status_update)(new, old),
             Self::Custom(kind) => kind.rules.validate_update(new, old),
+        }
+    }
+
+    /// That this version is deprecated.
+    pub fn deprecation(&self) -> Option<Deprecation> {
+        match self {
+            Self::BuiltIn(resource) => api_rules::deprecation(resource),
+            Self::Custom(kind) => kind.warning.clone().map(|warning| Deprecation { warning, removed: "" }),
         }
     }
 

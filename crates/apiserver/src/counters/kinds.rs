@@ -4,7 +4,7 @@ use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use api_types::{Resource, table};
-use metrics::{Counter, Histogram, counter, histogram};
+use metrics::{Counter, Gauge, Histogram, counter, gauge, histogram};
 
 use super::few::Few;
 use super::requests::{Asked, Series};
@@ -18,6 +18,8 @@ pub(crate) struct KindCounts {
     watched: OnceLock<Box<Watched>>,
     lists: OnceLock<Box<Lists>>,
     writes: Few<&'static str, Written>,
+    /// By subresource, if the kind is deprecated.
+    deprecated: Few<&'static str, Gauge>,
 }
 
 impl KindCounts {
@@ -38,6 +40,21 @@ impl KindCounts {
         lists.fetched.increment(seen as u64);
         lists.evaluated.increment(seen as u64);
         lists.returned.increment(returned as u64);
+    }
+
+    /// A deprecated version was asked for, which goes with a release.
+    pub fn deprecated(&self, kind: &Resource, subresource: &'static str, removed: &'static str) {
+        let made = || {
+            let labels = [
+                ("group", kind.group.to_string()),
+                ("version", kind.version.to_string()),
+                ("resource", kind.resource.to_string()),
+                ("subresource", subresource.to_owned()),
+                ("removed_release", removed.to_owned()),
+            ];
+            gauge!("apiserver_requested_deprecated_apis", &labels)
+        };
+        self.deprecated.get(subresource, made).set(1.0);
     }
 
     /// An object was written, or was not because the store failed.

@@ -89,6 +89,11 @@ pub const METRICS: &[Metric] = &[
         "[ALPHA] Number of requests which apiserver aborted possibly due to a timeout, for each group, version, verb, resource, subresource and scope",
     )
     .labelled(),
+    Metric::gauge(
+        "apiserver_requested_deprecated_apis",
+        "[STABLE] Gauge of deprecated APIs that have been requested, broken out by API group, version, resource, subresource, and removed_release.",
+    )
+    .labelled(),
     Metric::counter(
         "apiserver_tls_handshake_errors_total",
         "[ALPHA] Number of requests dropped with 'TLS handshake error from' error",

@@ -335,6 +335,11 @@ async fn admission_notes_what_it_did() {
     assert_eq!(noted["watched/size"], "1");
     let failure = noted["validation.policy.admission.k8s.io/validation_failure"].as_str().expect("failure");
     assert!(failure.contains("\"message\":\"never\""), "{failure}");
+    // Versions that will not stay.
+    let noted = audited.annotations(ask("GET", "/api/v1/endpoints")).await;
+    assert_eq!(noted["k8s.io/deprecated"], "true");
+    assert!(noted.get("k8s.io/removed-release").is_none(), "there is no such release yet");
+    assert!(audited.annotations(ask("GET", CONFIG_MAPS)).await.get("k8s.io/deprecated").is_none());
 }
 
 #[tokio::test]

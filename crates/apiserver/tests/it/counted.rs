@@ -105,6 +105,40 @@ fn series(name: &str, verb: &str, scope: &str, more: &str) -> String {
     format!("{name}{{{}}}", labels.join(","))
 }
 
+/// Kinds of the table and versions of definitions, whatever is asked of them.
+#[tokio::test]
+async fn who_asks_for_what_is_deprecated_is_warned_and_it_is_counted() {
+    let recorded = recorded();
+    let cluster = Cluster::start().await;
+    let endpoints = "/api/v1/namespaces/default/endpoints";
+    let text = "299 - \"v1 Endpoints is deprecated in v1.33+; use discovery.k8s.io/v1 EndpointSlice\"";
+    let object = json!({"apiVersion": "v1", "kind": "Endpoints", "metadata": {"name": "old"}});
+    let one = format!("{endpoints}/old");
+    for (request, code) in [
+        (ask("POST", endpoints).json(&object), 201),
+        (ask("GET", &one), 200),
+        (ask("GET", endpoints), 200),
+        (ask("GET", &format!("{endpoints}?watch=true&timeoutSeconds=1")), 200),
+        (ask("PUT", &one).json(&object), 200),
+        (ask("DELETE", &one), 200),
+        (ask("GET", &one), 404),
+    ] {
+        let answer = cluster.root(request).await;
+        assert_eq!(answer.code, code);
+        assert_eq!(answer.headers["warning"], text);
+    }
+    let status = cluster.root(ask("GET", "/api/v1/componentstatuses")).await;
+    assert_eq!(status.headers["warning"], "299 - \"v1 ComponentStatus is deprecated in v1.19+\"");
+    let slices = cluster.root(ask("GET", "/apis/discovery.k8s.io/v1/endpointslices")).await;
+    assert!(!slices.headers.contains_key("warning"));
+    let deprecated = |resource: &str| {
+        let labels = format!("group=,removed_release=,resource={resource},subresource=,version=v1");
+        f64::from_bits(recorded.of(&format!("apiserver_requested_deprecated_apis{{{labels}}}")))
+    };
+    assert!(deprecated("endpoints") == 1.0 && deprecated("componentstatuses") == 1.0);
+    assert!(deprecated("pods") == 0.0);
+}
+
 #[tokio::test]
 async fn requests_are_counted_under_upstreams_names() {
     let recorded = recorded();
