@@ -15,7 +15,7 @@ use crate::catalog::Catalog;
 use crate::config::{ApiServerConfig, MetricsText};
 use crate::counters::Counts;
 use crate::discovery::Documents;
-use crate::flow::Flow;
+use crate::flow::{Flow, Room};
 use crate::health::Health;
 use crate::impersonate::Modes;
 use crate::initial::Pieces;
@@ -54,6 +54,8 @@ pub(crate) struct Api {
     /// The flags that it was started with.
     pub flags: BTreeMap<String, String>,
     pub flow: Flow,
+    /// Memory of the lists that are being sent.
+    pub room: Room,
     pub audit: Option<Arc<Audit>>,
 }
 
@@ -76,6 +78,7 @@ impl Api {
             impersonations: Modes::new(&storage.env.rng),
             aggregation,
             flow: Flow::new(&storage, storage.env.clock.clone()),
+            room: Room::new(config.list_memory),
             storage,
             shutdown: tasks.shutdown().clone(),
             tasks,

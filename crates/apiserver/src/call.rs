@@ -15,6 +15,7 @@ use crate::audit::{Level, Trail};
 use crate::body::{self, Body};
 use crate::catalog::Kind;
 use crate::encode::{Include, Writer};
+use crate::flow::Held;
 use crate::info::{Query, RequestInfo};
 use crate::negotiate::{self, Format, Media, Shape};
 use crate::storage::Fence;
@@ -45,6 +46,8 @@ pub(crate) struct Call {
     pub trail: Option<Arc<Trail>>,
     /// The connection that it came by.
     pub wire: Wire,
+    /// What the answer is to hold until it is sent.
+    pub held: Mutex<Held>,
     warnings: Mutex<Vec<String>>,
     /// Nanoseconds that were spent waiting for webhooks.
     waited: AtomicU64,
@@ -88,6 +91,7 @@ impl Call {
             audit_id: String::new(),
             trail: None,
             wire: Wire::default(),
+            held: Mutex::default(),
             warnings: Mutex::default(),
             waited: AtomicU64::new(0),
         }

@@ -139,6 +139,8 @@ pub struct ApiServerConfig {
     pub default_unreachable_toleration_seconds: i64,
     /// How long the store's history is kept, at least (upstream's `--etcd-compaction-interval`); zero keeps it all.
     pub compaction_interval: Duration,
+    /// Bytes that lists hold together while they are sent to clients, about.
+    pub list_memory: usize,
     /// How long a connection may be open without a request.
     pub idle_timeout: Duration,
     /// What `/metrics` answers.
@@ -186,6 +188,7 @@ impl ApiServerConfig {
             default_not_ready_toleration_seconds: 300,
             default_unreachable_toleration_seconds: 300,
             compaction_interval: Duration::from_secs(300),
+            list_memory: 1 << 30,
             idle_timeout: Duration::from_secs(90),
             metrics: None,
             audit: AuditConfig::default(),

@@ -317,6 +317,17 @@ impl Writer {
         }
     }
 
+    /// Bytes that a list holds until it is sent, of so many that are stored, about: its objects, and the whole text where
+    /// that is made at once.
+    pub fn held_bytes(&self, stored: usize) -> usize {
+        match (self.media.format, self.media.shape) {
+            _ if self.media.pretty => stored.saturating_mul(4),
+            (Format::Yaml, _) => stored.saturating_mul(3),
+            (Format::Protobuf, Shape::Metadata) => stored.saturating_mul(2),
+            _ => stored,
+        }
+    }
+
     /// A list's beginning, up to its items.
     fn list_head(&self, metadata: &Value) -> Vec<u8> {
         let mut out = Vec::new();

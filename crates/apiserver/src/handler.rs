@@ -23,7 +23,7 @@ use crate::call::{Call, status_response};
 use crate::catalog::Kind;
 use crate::counters::{Asked, Counted, DryRun, Way};
 use crate::discovery;
-use crate::flow::{self, Classified, Permit};
+use crate::flow::{self, Classified, Held, Permit};
 use crate::info::{self, Query, RequestInfo};
 use crate::negotiate::{self, Media};
 use crate::registry::{Target, UpdateKind};
@@ -33,7 +33,7 @@ use crate::wire::{Door, Stranger};
 use crate::zpages::Page;
 
 /// How long a request may take that is not meant to last (upstream's `--request-timeout`); it may ask for less.
-const REQUEST_TIMEOUT: Duration = Duration::from_secs(60);
+pub(crate) const REQUEST_TIMEOUT: Duration = Duration::from_secs(60);
 
 /// Where a request comes from.
 #[derive(Clone)]
@@ -73,8 +73,10 @@ struct Notes {
     trail: OnceLock<Arc<Trail>>,
     /// Set once it is known that it is not known who asks.
     stranger: OnceLock<()>,
-    /// It is about a kind that this replica knew when it came.
-    is_known: bool,
+    /// The kind that it is about, if this replica knew it when it came.
+    kind: Option<Kind>,
+    /// What its answer holds until it is sent.
+    held: OnceLock<Held>,
     /// What is counted of it, and what that depends on.
     counted: Counted,
     way: Way,
@@ -107,12 +109,16 @@ impl Api {
             }),
         };
         let mut response = answer.unwrap_or_else(|status| status_response(&status, media));
-        let Notes { id, classified, trail, stranger, counted, way, .. } = notes;
+        let Notes { id, classified, trail, stranger, counted, way, held, .. } = notes;
         if let Some(trail) = trail.into_inner() {
             response = Box::pin(trail.answered(response)).await;
         }
         if compressible {
             response = crate::compress::response(response).await;
+        }
+        if let Some(held) = held.into_inner() {
+            let until = started + limit.unwrap_or(REQUEST_TIMEOUT);
+            response = flow::hold(response, held, until, self.storage.env.clock.clone(), &self.tasks);
         }
         body::set_header(&mut response, header::HeaderName::from_static("audit-id"), &id);
         if let Some(classified) = classified.get() {
@@ -137,7 +143,8 @@ impl Api {
             classified: OnceLock::new(),
             trail: OnceLock::new(),
             stranger: OnceLock::new(),
-            is_known: kind.is_some(),
+            held: OnceLock::new(),
+            kind,
             counted: Counted::new(series, info, DryRun::of(query), started),
             way: Way::default(),
         }
@@ -208,11 +215,12 @@ impl Api {
         body: Body,
         notes: &Notes,
     ) -> Result<Response<Body>, Status> {
-        let permit = self.admit_flow(call, &notes.classified).await;
+        let permit = self.admit_flow(call, notes).await;
         let permit = permit.inspect_err(|_| notes.way.drop_out())?;
         let _executing = permit.is_some().then(|| self.counts.requests.executing(call.info.verb));
         notes.way.wait(permit.as_ref().map_or(Duration::ZERO, Permit::waited));
         let began = permit.as_ref().map_or_else(|| self.storage.env.clock.monotonic(), Permit::began);
+        call.held.get_mut().seat = permit;
         call.lap("apf-queue-wait");
         if let Err(status) = self.authorize(call, began).await {
             let mut response = call.status(&status);
@@ -222,7 +230,7 @@ impl Api {
             return Ok(response);
         }
         call.wire.door = door;
-        let service = self.api_service(&call.info, notes.is_known).await?;
+        let service = self.api_service(&call.info, notes.kind.is_some()).await?;
         let remote = service.as_ref().and_then(|service| Some((service, service.remote.as_ref()?)));
         if remote.is_some() || call.info.is_connection() {
             call.wire.query = uri.query().unwrap_or_default().to_owned();
@@ -245,6 +253,10 @@ impl Api {
             None => self.dispatch(call).await,
         };
         notes.way.wait(call.waited());
+        let held = std::mem::take(call.held.get_mut());
+        if call.wire.door.is_some() && answer.as_ref().is_ok_and(|response| is_large(response.body())) {
+            drop(notes.held.set(held));
+        }
         answer
     }
 
@@ -285,21 +297,17 @@ impl Api {
     }
 
     /// Waits until it is the request's turn by the priority of its flow.
-    async fn admit_flow(
-        &self,
-        call: &Call,
-        classified: &OnceLock<Classified>,
-    ) -> Result<Option<Permit>, Status> {
+    async fn admit_flow(&self, call: &Call, notes: &Notes) -> Result<Option<Permit>, Status> {
         // A watch takes seats until it has begun.
         if call.info.is_long_running() && call.info.verb != "watch" {
             return Ok(None);
         }
         let way = {
             let view = self.storage.view();
-            let objects = listed(&view, call);
-            let request = flow::Request { info: &call.info, user: &call.user, objects };
+            let bytes = notes.kind.as_ref().map_or(0, |kind| listed(&view, call, kind));
+            let request = flow::Request { info: &call.info, user: &call.user, bytes };
             let (found, way) = self.flow.classify(&view, &request);
-            drop(classified.set(found));
+            drop(notes.classified.set(found));
             way
         };
         self.flow.enter(way).await.map(Some)
@@ -559,19 +567,30 @@ fn asked_time(query: &Query) -> Result<Option<Duration>, Status> {
     }
 }
 
-/// Objects that a list goes through.
-fn listed(view: &View, call: &Call) -> i64 {
-    if call.info.verb != "list" || !call.info.name.is_empty() {
-        return 1;
-    }
-    let Some(resource) = discovery::find(&call.info.group, &call.info.version, &call.info.resource) else {
-        return 1;
+/// Bytes of the objects that a list goes through, or a watch that begins with one, as far as they count.
+fn listed(view: &View, call: &Call, kind: &Kind) -> u64 {
+    let is_list = match call.info.verb {
+        "list" => true,
+        verb => verb == "watch" && call.query.switch("sendInitialEvents") == Some(true),
     };
-    let there = view.count(&KeyRange::prefix(Target::new(resource, &call.info.namespace, "").prefix()));
-    match call.query.get("limit").parse::<i64>() {
-        Ok(limit) if limit > 0 => there.min(limit),
-        _ => there,
+    if !is_list || !call.info.name.is_empty() {
+        return 0;
     }
+    let range = KeyRange::prefix(Target::new(kind, &call.info.namespace, "").prefix());
+    let limit = call.query.get("limit").parse().ok().filter(|limit| *limit > 0);
+    let mut bytes = 0;
+    for size in view.sizes(&range).take(limit.unwrap_or(usize::MAX)) {
+        bytes += size as u64;
+        if bytes >= flow::MOST_BYTES {
+            break;
+        }
+    }
+    bytes
+}
+
+/// Whether an answer may be on its way for long.
+fn is_large(body: &Body) -> bool {
+    http_body::Body::size_hint(body).exact().is_none_or(|bytes| bytes >= flow::LARGE as u64)
 }
 
 /// What upstream answers on a path of no group that it knows.

@@ -22,6 +22,8 @@ use crate::body::{self, Body, BoxError};
 use crate::call::Call;
 use crate::counters::Watched;
 use crate::encode::{self, Form, Writer};
+use crate::flow::Seated;
+use crate::handler::REQUEST_TIMEOUT;
 use crate::initial::{Initial, PIECE_BYTES, Piece};
 use crate::negotiate::{Format, Media, Shape};
 use crate::newest::Newest;
@@ -94,6 +96,8 @@ struct Stream {
     /// What may happen beside events. It waits by itself, and costs nothing while events come.
     beside: FuturesUnordered<BoxFuture<'static, Beside>>,
     initial: Initial,
+    /// Held until what there was has been told.
+    seat: Option<Seated>,
     /// Revision of the bookmark that ends the initial events.
     initial_end: Option<i64>,
     headed: bool,
@@ -130,6 +134,7 @@ impl Api {
         let is_stored = matches!(begin, Begin::After(_)) && stored::is_wanted(call, &writer);
         let mut stream = self.begin_watch(target, writer, options, begin).await?;
         stream.stored = is_stored.then(VecDeque::new);
+        stream.seat = self.seated(call, &stream.initial);
         let content_type = match format {
             _ if is_stored => STORED_MEDIA_TYPE,
             Format::Protobuf => "application/vnd.kubernetes.protobuf;stream=watch",
@@ -142,6 +147,13 @@ impl Api {
         let mut response = body::response(200, content_type, Bytes::new());
         *response.body_mut() = body::stream(pieces);
         Ok(response)
+    }
+
+    /// The seats that a watch holds while it is told what there was, for as long as other requests may take.
+    fn seated(&self, call: &Call, initial: &Initial) -> Option<Seated> {
+        let seat = call.held.lock().seat.take().filter(|_| initial.bytes() > 0)?;
+        let clock = self.storage.env.clock.clone();
+        Some(Seated::until(seat, clock.monotonic() + REQUEST_TIMEOUT, clock, &self.tasks))
     }
 
     async fn begin_watch(
@@ -181,6 +193,7 @@ impl Api {
             watcher: self.storage.watch(WatchRequest { range, start_revision: start }),
             beside,
             initial,
+            seat: None,
             initial_end: matches!(begin, Begin::Initial { .. })
                 .then(|| view.revision())
                 .filter(|_| options.bookmarks),
@@ -281,6 +294,7 @@ impl Stream {
         if let Some(piece) = self.next_initial().await {
             return Some(piece);
         }
+        self.seat = None;
         loop {
             let batch = tokio::select! {
                 biased;

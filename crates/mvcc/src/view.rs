@@ -149,6 +149,12 @@ impl View {
         live.map(|(key, entry)| (key, entry.main))
     }
 
+    /// Bytes of the current values of a range in key order, lazily; no value is read.
+    pub fn sizes(&self, range: &KeyRange) -> impl Iterator<Item = usize> {
+        let live = self.state.index.range(range).filter(|(_, entry)| entry.is_live());
+        live.map(|(_, entry)| entry.value_len as usize)
+    }
+
     /// How many keys are in a range. Takes logarithmic time.
     pub fn count(&self, range: &KeyRange) -> i64 {
         i64::try_from(self.state.index.count(range)).unwrap_or(i64::MAX)

@@ -4,7 +4,7 @@
 //!
 //! Pure: `rules.rs` (whose request is whose), `config.rs` (objects into rules and seats), `seats.rs` (who may run, in
 //! virtual time), `defaults.rs` (what every cluster has). This file is the driver; `keep.rs` keeps the objects in shape,
-//! `class.rs` is what is counted.
+//! `class.rs` is what is counted. Seats are held, and with them memory (`room.rs`), until an answer is sent (`held.rs`).
 //!
 //! Unlike upstream, which moves lent seats between levels every ten seconds, a level lends what it does not need at
 //! once, and has it back as soon as who borrowed it is done.
@@ -12,7 +12,9 @@
 mod class;
 mod config;
 mod defaults;
+mod held;
 mod keep;
+mod room;
 mod rules;
 mod seats;
 
@@ -32,7 +34,9 @@ use store::WatchRequest;
 use tokio::sync::oneshot;
 use tokio::time::Instant;
 
+pub(crate) use held::{Held, Seated, hold};
 pub(crate) use keep::keep;
+pub(crate) use room::{LARGE, Room};
 
 use crate::body::{self, Body};
 use crate::info::RequestInfo;
@@ -47,8 +51,11 @@ const SEATS: u32 = 600;
 const PATIENCE: Duration = Duration::from_secs(15);
 /// Seconds after which a client that was refused may come again.
 const RETRY_AFTER: i32 = 1;
-/// Objects that a list makes of one seat (upstream's `objectsPerSeat`).
-const OBJECTS_A_SEAT: i64 = 100;
+/// Bytes of objects that a list goes through for one seat (upstream's `bytesPerSeat`).
+const BYTES_A_SEAT: u64 = 100_000;
+/// Bytes from which on a list takes no more seats, since it is sent in pieces (upstream's
+/// `cacheWithStreamingMaxMemoryUsage`).
+pub(crate) const MOST_BYTES: u64 = 1_000_000;
 
 const FLOW_SCHEMAS: &str = "/registry/flowschemas/";
 const LEVELS: &str = "/registry/prioritylevelconfigurations/";
@@ -133,6 +140,16 @@ impl Permit {
         self.began.unwrap_or(self.arrived)
     }
 
+    /// The flow it belongs to.
+    pub fn flow(&self) -> u64 {
+        self.way.flow
+    }
+
+    /// Nobody of the level ever waits.
+    pub fn is_exempt(&self) -> bool {
+        self.way.is_exempt
+    }
+
     /// How long it had to wait before.
     pub fn waited(&self) -> Duration {
         self.began().saturating_duration_since(self.arrived)
@@ -159,8 +176,8 @@ impl Drop for Permit {
 pub(crate) struct Request<'a> {
     pub info: &'a RequestInfo,
     pub user: &'a UserInfo,
-    /// Objects that it will go through, if it is a list.
-    pub objects: i64,
+    /// Bytes of the objects that it will go through, if it is a list; up to [`MOST_BYTES`].
+    pub bytes: u64,
 }
 
 impl Flow {
@@ -190,7 +207,7 @@ impl Flow {
         let way = Way {
             level: schema.level.clone(),
             flow: schema.flow(request.info, request.user),
-            seats: seats_of(level, request.objects),
+            seats: seats_of(level, request.bytes),
             is_exempt: level.is_exempt(),
             is_watch: request.info.verb == "watch",
             has_queues: level.has_queues(),
@@ -305,13 +322,32 @@ pub(crate) struct Way {
     class: Arc<Class>,
 }
 
-/// Seats that a request takes: more for a list of many objects, but never so many that few lists fill a level.
-fn seats_of(level: &Level, objects: i64) -> u32 {
-    let wanted = objects.saturating_add(OBJECTS_A_SEAT - 1) / OBJECTS_A_SEAT;
+/// Seats that a request takes: more for a list of many bytes, but never so many that few lists fill a level.
+fn seats_of(level: &Level, bytes: u64) -> u32 {
+    let wanted = bytes.min(MOST_BYTES).div_ceil(BYTES_A_SEAT);
     u32::try_from(wanted).unwrap_or(u32::MAX).clamp(1, level.max_seats(SEATS))
 }
 
 fn refused(class: &Class, reason: &'static str) -> Status {
     class.refused(reason);
     Status::too_many("Too many requests, please try again later.", RETRY_AFTER)
+}
+
+#[cfg(test)]
+mod tests {
+    use api_types::{Value, meta};
+
+    use super::*;
+
+    #[test]
+    fn a_list_takes_seats_by_its_size() {
+        let levels: Vec<Value> = defaults::all().into_iter().map(|default| default.object).collect();
+        let is_level = |object: &&Value| meta::kind(object) == defaults::LEVEL;
+        let levels: Vec<Value> = levels.iter().filter(is_level).cloned().collect();
+        let config = Config::of(&[], &levels);
+        let seats = |level: &str, bytes| seats_of(config.level(&level.into()), bytes);
+        let low = [0, 1, 100_000, 100_001, 950_000, 1 << 40].map(|bytes| seats("workload-low", bytes));
+        assert_eq!(low, [1, 1, 1, 2, 10, 10]);
+        assert_eq!(seats("leader-election", 1 << 40), 4, "few lists must not fill a level");
+    }
 }

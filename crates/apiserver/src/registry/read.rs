@@ -16,6 +16,8 @@ use super::pages::{self, Page};
 use crate::api::Api;
 use crate::body::{self, Body};
 use crate::call::{Call, status_response};
+use crate::encode::Writer;
+use crate::flow::{self, Permit};
 use crate::info::Query;
 use crate::negotiate::Media;
 use crate::options::ListOptions;
@@ -32,6 +34,12 @@ struct Found {
     /// The last key, when there is more behind it.
     last: Option<Bytes>,
     remaining: Option<i64>,
+}
+
+impl Found {
+    fn bytes(&self) -> usize {
+        self.items.iter().map(|kv| kv.value.len()).sum()
+    }
 }
 
 /// A `resourceVersion` parameter; none when it is not given.
@@ -105,7 +113,8 @@ impl Api {
             Some(page) => Some(page.revision).filter(|&revision| revision > 0),
             None => revision.filter(|_| options.matching == "Exact"),
         };
-        let mut found = match find_page(&view, target, &options, page.as_ref(), exact) {
+        let wanted = Wanted { view: &view, target, options: &options, page: page.as_ref(), exact };
+        let mut found = match self.find_with_room(call, &writer, &wanted).await? {
             Ok(found) => found,
             Err(MvccError::Compacted { .. }) => return Ok(expired(call, &prefix, page.as_ref())),
             Err(error) => return Err(Status::internal(error)),
@@ -121,6 +130,36 @@ impl Api {
         let mut response = body::response(200, form, Bytes::new());
         *response.body_mut() = body;
         Ok(response)
+    }
+
+    /// The page, and room for it in memory, which goes with the answer. Only what is selected is held: how much that is
+    /// shows when it has been found, and if there is no room then, it is let go and found again when there is.
+    async fn find_with_room(
+        &self,
+        call: &Call,
+        writer: &Writer,
+        wanted: &Wanted<'_>,
+    ) -> Result<Result<Found, MvccError>, Status> {
+        let Some(flow) = charged_flow(call) else { return Ok(wanted.find()) };
+        let mut charge = None;
+        if wanted.options.selection.is_everything() {
+            let bytes = writer.held_bytes(wanted.bytes());
+            if bytes >= flow::LARGE {
+                charge = Some(self.room.take(flow, bytes).await?);
+            }
+        }
+        let mut found = wanted.find();
+        let bytes = writer.held_bytes(found.as_ref().map_or(0, Found::bytes));
+        if charge.is_none() && bytes >= flow::LARGE {
+            charge = self.room.try_take(flow, bytes);
+            if charge.is_none() {
+                drop(found);
+                charge = Some(self.room.take(flow, bytes).await?);
+                found = wanted.find();
+            }
+        }
+        call.held.lock().charge = charge;
+        Ok(found)
     }
 
     /// All objects of a collection that a selection may want ([`Selection::matches`]).
@@ -142,26 +181,50 @@ pub(super) fn page_of(prefix: &str, options: &ListOptions) -> Result<Option<Page
     (!token.is_empty()).then(|| pages::decode(prefix, token)).transpose()
 }
 
-fn find_page(
-    view: &View,
-    target: &Target,
-    options: &ListOptions,
-    page: Option<&Page>,
+/// A page that is asked for.
+struct Wanted<'a> {
+    view: &'a View,
+    target: &'a Target,
+    options: &'a ListOptions,
+    page: Option<&'a Page>,
     exact: Option<i64>,
-) -> Result<Found, MvccError> {
-    let (prefix, selection, size) =
-        (target.prefix(), &options.selection, options.limit.unwrap_or(usize::MAX));
-    let range = range(target, selection, &prefix, page);
-    match exact {
-        Some(revision) if revision != view.revision() => {
-            let limit = if selection.is_everything() { limit(size) } else { 0 };
-            let request = RangeRequest { limit, revision, ..RangeRequest::new(range) };
-            let answer = view.range(&request)?;
-            let items = answer.kvs.into_iter().map(Ok);
-            collect(items, answer.count, selection, size, revision)
-        }
-        _ => collect(view.iter(&range), view.count(&range), selection, size, view.revision()),
+}
+
+impl Wanted<'_> {
+    fn range(&self) -> KeyRange {
+        range(self.target, &self.options.selection, &self.target.prefix(), self.page)
     }
+
+    fn size(&self) -> usize {
+        self.options.limit.unwrap_or(usize::MAX)
+    }
+
+    /// Bytes of the page, if everything is selected.
+    fn bytes(&self) -> usize {
+        self.view.sizes(&self.range()).take(self.size()).sum()
+    }
+
+    fn find(&self) -> Result<Found, MvccError> {
+        let (view, selection, size, range) = (self.view, &self.options.selection, self.size(), self.range());
+        match self.exact {
+            Some(revision) if revision != view.revision() => {
+                let limit = if selection.is_everything() { limit(size) } else { 0 };
+                let request = RangeRequest { limit, revision, ..RangeRequest::new(range) };
+                let answer = view.range(&request)?;
+                let items = answer.kvs.into_iter().map(Ok);
+                collect(items, answer.count, selection, size, revision)
+            }
+            _ => collect(view.iter(&range), view.count(&range), selection, size, view.revision()),
+        }
+    }
+}
+
+/// The flow whose room an answer takes; none for callers in the process, who take what there is at once, and for those
+/// who never wait.
+fn charged_flow(call: &Call) -> Option<u64> {
+    call.wire.door.as_ref()?;
+    let held = call.held.lock();
+    held.seat.as_ref().filter(|seat| !seat.is_exempt()).map(Permit::flow)
 }
 
 fn limit(limit: usize) -> i64 {

@@ -7,8 +7,9 @@ use std::sync::{Arc, Mutex, OnceLock};
 use metrics::{Counter, Gauge, Histogram, HistogramFn, Key, KeyName, Metadata, SharedString, Unit};
 use serde_json::{Value, json};
 
-use crate::cluster::{Cluster, ask};
+use crate::cluster::{Cluster, ask, eventually};
 use crate::custom::establish;
+use crate::flow::{SlowReader, level_of, reader};
 
 const THINGS: &str = "/apis/counted.example.org/v1/namespaces/default/things";
 
@@ -137,6 +138,52 @@ async fn who_asks_for_what_is_deprecated_is_warned_and_it_is_counted() {
     };
     assert!(deprecated("endpoints") == 1.0 && deprecated("componentstatuses") == 1.0);
     assert!(deprecated("pods") == 0.0);
+}
+
+/// A list holds seats by the size of what it goes through, custom kinds too, until the client has read it; a watch that
+/// begins with what there was, until that was told.
+#[tokio::test]
+async fn lists_hold_their_seats_until_they_are_read() {
+    let recorded = recorded();
+    let cluster = Cluster::start().await;
+    // Things of another group: these are not counted above.
+    let other = definition().to_string().replace("counted.example", "heavy.example");
+    establish(&cluster, &serde_json::from_str(&other).expect("JSON")).await;
+    let things = THINGS.replace("counted.example", "heavy.example");
+    for name in 0..5 {
+        let mut large = thing(&format!("large{name}"));
+        large["apiVersion"] = "heavy.example.org/v1".into();
+        large["data"] = "v".repeat(100_000).into();
+        cluster.create(&things, &large).await;
+    }
+    level_of(&cluster, "hana", "heavy", 100).await;
+    reader(&cluster, "hana", "cluster-admin").await;
+    let seats = || {
+        let series = "apiserver_flowcontrol_current_executing_seats{flow_schema=heavy,priority_level=heavy}";
+        f64::from_bits(recorded.of(series))
+    };
+    let free = || eventually("free seats", || async { (seats() == 0.0).then_some(()) });
+    let slow = SlowReader::connect(&cluster).await;
+    let list = slow.begin("hana", &things).await;
+    assert_eq!(seats(), 6.0, "one for each 100,000 bytes that were begun");
+    let small = slow.begin("hana", &format!("{things}/large0/none")).await;
+    assert_eq!((small.status(), seats()), (http::StatusCode::NOT_FOUND, 6.0));
+    drop(http_body_util::BodyExt::collect(list.into_body()).await.expect("a body"));
+    free().await;
+    let all = "watch=1&sendInitialEvents=true&resourceVersionMatch=NotOlderThan&allowWatchBookmarks=true";
+    let watch = slow.begin("hana", &format!("{things}?{all}")).await;
+    assert_eq!(seats(), 6.0);
+    let mut body = watch.into_body();
+    let mut told = String::new();
+    while !told.contains("initial-events-end") {
+        let frame = http_body_util::BodyExt::frame(&mut body).await.expect("a frame").expect("a piece");
+        told.push_str(&String::from_utf8_lossy(&frame.into_data().expect("data")));
+    }
+    free().await;
+    let later = slow.begin("hana", &format!("{things}?watch=1&resourceVersion=0&limit=1")).await;
+    assert_eq!(seats(), 1.0);
+    drop(later);
+    free().await;
 }
 
 #[tokio::test]

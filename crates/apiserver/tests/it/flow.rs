@@ -1,5 +1,10 @@
 //! Priority and fairness, seen from outside.
 
+use bytes::Bytes;
+use http::{Request, Response};
+use http_body_util::{BodyExt as _, Full};
+use hyper::body::Incoming;
+use hyper_util::rt::{TokioExecutor, TokioIo};
 use serde_json::{Value, json};
 
 use crate::cluster::{Answer, CONFIG_MAPS, Cluster, Running, ask, eventually};
@@ -39,16 +44,22 @@ async fn answers_say_what_a_request_belongs_to() {
 
 /// A level with as good as no seats and no queues, and a schema that sends a user to it.
 async fn narrow(cluster: &Running, user: &str) -> [String; 2] {
-    let limited = json!({"nominalConcurrencyShares": 0, "lendablePercent": 0, "borrowingLimitPercent": 0,
+    level_of(cluster, user, "narrow", 0).await
+}
+
+/// A level without queues, with so many shares of the seats, and a schema that sends a user to it.
+pub async fn level_of(cluster: &Running, user: &str, name: &str, shares: u32) -> [String; 2] {
+    let limited = json!({"nominalConcurrencyShares": shares, "lendablePercent": 0, "borrowingLimitPercent": 0,
         "limitResponse": {"type": "Reject"}});
     let spec = json!({"type": "Limited", "limited": limited});
-    let level = cluster.create(LEVELS, &json!({"metadata": {"name": "narrow"}, "spec": spec})).await;
+    let level = cluster.create(LEVELS, &json!({"metadata": {"name": name}, "spec": spec})).await;
     let rule = json!({
         "subjects": [{"kind": "User", "user": {"name": user}}],
         "resourceRules": [{"verbs": ["*"], "apiGroups": ["*"], "resources": ["*"], "namespaces": ["*"], "clusterScope": true}],
     });
-    let spec = json!({"priorityLevelConfiguration": {"name": "narrow"}, "matchingPrecedence": 1000, "rules": [rule]});
-    let schema = cluster.create(SCHEMAS, &json!({"metadata": {"name": "narrow"}, "spec": spec})).await;
+    let spec =
+        json!({"priorityLevelConfiguration": {"name": name}, "matchingPrecedence": 1000, "rules": [rule]});
+    let schema = cluster.create(SCHEMAS, &json!({"metadata": {"name": name}, "spec": spec})).await;
     [&schema, &level].map(|object| object["metadata"]["uid"].as_str().expect("uid").to_owned())
 }
 
@@ -95,6 +106,80 @@ async fn who_is_too_many_is_told_to_come_again() {
         assert_eq!(answer.json()["message"], "Too many requests, please try again later.");
     }
     write("last".to_owned()).await.expect(201);
+}
+
+/// Streams of one connection that take as little of an answer as they can.
+pub struct SlowReader(hyper::client::conn::http2::SendRequest<Full<Bytes>>);
+
+impl SlowReader {
+    pub async fn connect(cluster: &Running) -> Self {
+        let stream = cluster.tls(Some(&cluster.admin), &["h2"]).await.expect("a connection");
+        let hello = hyper::client::conn::http2::Builder::new(TokioExecutor::new())
+            .initial_stream_window_size(1 << 16)
+            .initial_connection_window_size(1 << 28)
+            .handshake(TokioIo::new(stream));
+        let (sender, connection) = hello.await.expect("HTTP/2");
+        cluster.tasks.spawn_detached("slow", async move { drop(connection.await) });
+        Self(sender)
+    }
+
+    /// What is answered; its body comes as it is read.
+    pub async fn begin(&self, user: &str, path: &str) -> Response<Incoming> {
+        let request = Request::get(format!("https://localhost{path}")).header("impersonate-user", user);
+        let sent = self.0.clone().send_request(request.body(Full::default()).expect("a request"));
+        sent.await.expect("an answer")
+    }
+}
+
+/// A user with a role.
+pub async fn reader(cluster: &Running, user: &str, role: &str) {
+    let binding = json!({"metadata": {"name": user},
+        "roleRef": {"apiGroup": "rbac.authorization.k8s.io", "kind": "ClusterRole", "name": role},
+        "subjects": [{"kind": "User", "apiGroup": "rbac.authorization.k8s.io", "name": user}]});
+    cluster.create("/apis/rbac.authorization.k8s.io/v1/clusterrolebindings", &binding).await;
+}
+
+#[tokio::test]
+async fn slow_readers_of_large_lists_fill_no_more_memory_than_there_is_for_them() {
+    const LIST: usize = 20 * (100 << 10);
+    // Half of it is a flow's.
+    let cluster = Cluster::start_with(|config| config.list_memory = 5 << 20).await;
+    for name in 0..20 {
+        let mut map = crate::cluster::config_map(&format!("c{name}"));
+        map["data"]["k"] = "v".repeat(100 << 10).into();
+        cluster.create(CONFIG_MAPS, &map).await;
+    }
+    reader(&cluster, "jane", "view").await;
+    reader(&cluster, "bob", "view").await;
+    let slow = SlowReader::connect(&cluster).await;
+    let first = slow.begin("jane", CONFIG_MAPS).await;
+    assert_eq!(first.status(), 200);
+    let mut others = Vec::new();
+    for _ in 0..10 {
+        others.push(Box::pin(slow.begin("jane", CONFIG_MAPS)));
+    }
+    let mut others = futures::future::select_all(others);
+    // They wait, while small requests of the same user and all those of others go on.
+    for _ in 0..20 {
+        assert!(futures::poll!(&mut others).is_pending());
+        let small =
+            slow.begin("jane", &format!("{CONFIG_MAPS}?limit=0&fieldSelector=metadata.name%3Dx")).await;
+        assert_eq!(small.status(), 200);
+        let ask = ask("GET", CONFIG_MAPS).header("impersonate-user", "bob");
+        let whole = cluster.send_as(ask, &cluster.admin).await.expect("an answer");
+        assert!(whole.code == 200 && whole.bytes.len() > LIST);
+    }
+    // Each that is read makes room for another.
+    let whole = first.into_body().collect().await.expect("a body").to_bytes();
+    assert!(whole.len() > LIST);
+    let (mut next, _, mut rest) = others.await;
+    for _ in 0..3 {
+        assert_eq!(next.status(), 200);
+        assert!(rest.iter_mut().all(|other| futures::FutureExt::now_or_never(other).is_none()));
+        // Who goes away makes room too.
+        drop(next);
+        (next, _, rest) = futures::future::select_all(rest).await;
+    }
 }
 
 #[tokio::test]
