@@ -1,5 +1,6 @@
 //! Lists: pages, selectors, revisions.
 
+use std::io::Read as _;
 use std::time::Duration;
 
 use mvcc::Command;
@@ -115,4 +116,38 @@ async fn history_is_forgotten_after_a_while() {
     })
     .await;
     cluster.root(ask("GET", &format!("{CONFIG_MAPS}/a"))).await.expect(200);
+}
+
+#[tokio::test]
+async fn large_lists_are_compressed_while_they_are_sent() {
+    let cluster = Cluster::start().await;
+    for index in 0..15 {
+        let mut object = config_map(&format!("m{index:02}"));
+        object["data"]["k"] = "v".repeat(100 << 10).into();
+        cluster.create(CONFIG_MAPS, &object).await;
+    }
+    let table = "application/json;as=Table;v=v1;g=meta.k8s.io";
+    let object = format!("{CONFIG_MAPS}?includeObject=Object");
+    for (path, accept) in [
+        (CONFIG_MAPS, "application/json"),
+        (CONFIG_MAPS, "application/vnd.kubernetes.protobuf"),
+        (&object, table),
+    ] {
+        let get = || ask("GET", path).header("accept", accept);
+        let plain = cluster.root(get()).await;
+        assert!(plain.bytes.len() > 1 << 20 && !plain.headers.contains_key("content-encoding"));
+        let get = get().header("accept-encoding", "gzip");
+        let packed = cluster.send_as(get, &cluster.admin).await.expect("an answer");
+        assert_eq!(
+            (&packed.headers["content-encoding"], packed.code),
+            (&"gzip".parse().expect("a value"), 200)
+        );
+        let mut text = Vec::new();
+        flate2::read::GzDecoder::new(&*packed.bytes).read_to_end(&mut text).expect("gzip");
+        assert!(packed.bytes.len() < text.len() / 10 && text == plain.bytes, "{accept}");
+    }
+    let watch =
+        ask("GET", &format!("{CONFIG_MAPS}?watch=1&timeoutSeconds=1")).header("accept-encoding", "gzip");
+    let watch = cluster.send_as(watch, &cluster.admin).await.expect("an answer");
+    assert!(!watch.headers.contains_key("content-encoding") && watch.bytes.len() > 1 << 20);
 }
