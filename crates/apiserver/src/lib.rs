@@ -42,6 +42,7 @@ mod dial;
 mod discovery;
 mod encode;
 mod encryption;
+mod families;
 mod flow;
 mod forward;
 mod handler;

@@ -119,6 +119,10 @@ impl Allocator {
         self.cidr
     }
 
+    fn family(&self) -> &'static str {
+        crate::families::family(self.cidr.addr())
+    }
+
     /// Gives a Service that is about to be written what it lacks, and takes back what it no longer holds.
     pub fn allocate(
         &self,
@@ -131,6 +135,8 @@ impl Allocator {
         let held = old.map(addresses).unwrap_or_default();
         let held_ports = old.map(node_ports).unwrap_or_default();
         if has_address(new) {
+            crate::families::settle(self.family(), old, new)
+                .map_err(|errors| Status::invalid("", "Service", meta::name(new), &errors))?;
             self.settle_address(api, view, new, &held, &mut extra)?;
         }
         if has_node_ports(new) {
@@ -170,16 +176,9 @@ impl Allocator {
                 wanted
             }
         };
-        let family = if self.cidr.addr().is_ipv4() { "IPv4" } else { "IPv6" };
         let spec = meta::child_mut(new, &["spec"]);
         spec.insert("clusterIP".into(), address.as_str().into());
         spec.insert("clusterIPs".into(), json!([address]));
-        if spec.get("ipFamilies").is_none_or(|list| list.as_array().is_none_or(Vec::is_empty)) {
-            spec.insert("ipFamilies".into(), json!([family]));
-        }
-        if spec.get("ipFamilyPolicy").is_none_or(Value::is_null) {
-            spec.insert("ipFamilyPolicy".into(), "SingleStack".into());
-        }
         if address != HEADLESS && !held.contains(&address) {
             let key = address_key(&address);
             let value = ip_address(api, new, &address)?;
@@ -285,7 +284,7 @@ impl Allocator {
 fn ip_address(api: &Api, service: &Value, address: &str) -> Result<Vec<u8>, Status> {
     let resource = table::find("networking.k8s.io", "v1", "ipaddresses")
         .expect("invariant: the table of kinds holds IPAddress");
-    let family = if address.contains(':') { "IPv6" } else { "IPv4" };
+    let family = address.parse().map_or("IPv4", crate::families::family);
     let object = json!({
         "apiVersion": "networking.k8s.io/v1",
         "kind": "IPAddress",

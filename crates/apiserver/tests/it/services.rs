@@ -55,3 +55,32 @@ async fn an_update_keeps_the_address() {
     let updated = cluster.root(ask("PUT", &format!("{SERVICES}/s")).json(&wish)).await.expect(200);
     assert_eq!(updated["spec"]["clusterIP"], made["spec"]["clusterIP"]);
 }
+
+#[tokio::test]
+async fn families_that_the_cluster_does_not_have_are_refused() {
+    let cluster = Cluster::start().await;
+    let refused = async |field: &str, value: Value| {
+        let mut wish = service("s", "ClusterIP");
+        wish["spec"][field] = value;
+        let answer = cluster.root(ask("POST", SERVICES).json(&wish)).await.expect(422);
+        let cause = &answer["details"]["causes"][0];
+        [&cause["field"], &cause["message"]].map(|text| text.as_str().expect("text").to_owned())
+    };
+    let [field, message] = refused("ipFamilyPolicy", "RequireDualStack".into()).await;
+    assert_eq!(field, "spec.ipFamilyPolicy");
+    assert!(message.ends_with("this cluster is not configured for dual-stack services"), "{message}");
+    let [field, message] = refused("ipFamilies", json!(["IPv6"])).await;
+    assert_eq!(field, "spec.ipFamilies[0]");
+    assert!(message.ends_with("not configured on this cluster"), "{message}");
+    // Preferring two is content with one, and without a selector the endpoints may be of both.
+    let mut wish = service("prefers", "ClusterIP");
+    wish["spec"]["ipFamilyPolicy"] = "PreferDualStack".into();
+    let made = cluster.create(SERVICES, &wish).await;
+    assert_eq!(made["spec"]["ipFamilies"], json!(["IPv4"]));
+    let wish = json!({"metadata": {"name": "free"}, "spec": {"clusterIP": "None", "ports": [{"port": 80}]}});
+    let made = cluster.create(SERVICES, &wish).await;
+    assert_eq!(
+        (&made["spec"]["ipFamilies"], &made["spec"]["ipFamilyPolicy"]),
+        (&json!(["IPv4", "IPv6"]), &json!("RequireDualStack"))
+    );
+}
