@@ -5,13 +5,17 @@
 
 pub(crate) mod costs;
 mod declared;
+mod embedded;
 mod estimate;
 mod formats;
 mod json_path;
 mod kind;
+pub(crate) mod pattern;
 pub(crate) mod rule_types;
 mod rules;
+pub(crate) mod schemas;
 
+pub(crate) use formats::is_known as is_known_format;
 pub use json_path::JsonPath;
 pub use kind::{CREATION_TIMESTAMP, CustomRules, ScalePaths};
 
@@ -82,6 +86,42 @@ impl CustomSchema {
         let failed = self.rules.as_ref().map(|rules| rules.validate(&self.schema, object, old));
         failed.into_iter().flatten().filter(is_new).collect()
     }
+
+    fn faults_of_default(&self, value: &Value) -> Vec<FieldError> {
+        let mut errors = Errors::new();
+        check(&self.schema, value, At::root(""), &self.patterns, &mut errors);
+        let found = errors.done();
+        let Some(rules) = self.rules.as_ref().filter(|_| found.is_empty()) else { return found };
+        let found = rules.validate(&self.schema, value, Some(value));
+        if found.is_empty() { rules.validate(&self.schema, value, None) } else { found }
+    }
+}
+
+/// Errors of a value that a schema gives where there is none: under the schema and its rules, once as a value that
+/// stays, once as a new one. Unknown fields are errors if it has to be `pruned`.
+pub(crate) fn check_default(schema: &Value, value: &Value, pruned: bool, at: At<'_>, errors: &mut Errors) {
+    let unknown = || {
+        let mut gone = Vec::new();
+        let is_embedded = schema.flag("x-kubernetes-embedded-resource");
+        prune_at(schema, &mut value.clone(), is_embedded, "", &mut gone);
+        !gone.is_empty()
+    };
+    if pruned && unknown() {
+        errors.invalid(at, value.clone(), "must not have unknown fields");
+    }
+    let mut found = Errors::new();
+    embedded::check(schema, value, At::root(""), &mut found);
+    if found.is_empty() {
+        found.extend(CustomSchema::new(schema.clone()).faults_of_default(value));
+    }
+    errors.extend_below(at, found.done());
+}
+
+/// Errors of an object that stands for all that have a default in what names them: `apiVersion`, `kind`, `metadata`.
+pub(crate) fn check_surrounding(object: &Map<String, Value>) -> Vec<FieldError> {
+    let mut found = Errors::new();
+    embedded::object(object, At::root(""), &mut found);
+    found.done()
 }
 
 /// Drops what only people read: of a large definition it is most of the memory.
@@ -318,11 +358,7 @@ fn object_checks(
         }
     }
     if schema.flag("x-kubernetes-embedded-resource") {
-        for name in ["apiVersion", "kind"] {
-            if map.get(name).and_then(Value::as_str).is_none_or(str::is_empty) {
-                errors.required(at.at(name), "must not be empty");
-            }
-        }
+        embedded::object(map, at, errors);
     }
     let count = map.len();
     if let Some(least) = schema.int_opt("minProperties").filter(|n| (count as i64) < *n) {
@@ -551,7 +587,7 @@ mod tests {
         gone.sort();
         assert_eq!(gone, ["metadata.x", "pod.metadata.y"]);
         let found = CustomSchema::new(schema).validate(&object, None);
-        assert_eq!(found[0].to_string(), "pod.apiVersion: Required value: must not be empty");
+        assert_eq!(found[0].to_string(), "pod.apiVersion: Required value");
     }
 
     #[test]

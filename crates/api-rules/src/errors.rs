@@ -213,6 +213,19 @@ impl Errors {
         self.written.extend(more);
     }
 
+    /// Adds errors of a value that was looked at on its own and stands at `at`.
+    pub fn extend_below(&mut self, at: At<'_>, more: Vec<FieldError>) {
+        let at = at.to_string();
+        self.written.extend(more.into_iter().map(|error| {
+            let field = match error.field.as_str() {
+                "<nil>" => at.clone(),
+                below if at.is_empty() || below.starts_with('[') => format!("{at}{below}"),
+                below => format!("{at}.{below}"),
+            };
+            FieldError { field, ..error }
+        }));
+    }
+
     /// Whether no error was found yet.
     pub fn is_empty(&self) -> bool {
         self.written.is_empty() && self.declared.is_empty()
@@ -244,5 +257,18 @@ mod tests {
         assert_eq!(limits.key("cpu").to_string(), "spec.containers[0].resources.limits[cpu]");
         let nothing = At::root("");
         assert_eq!(nothing.at("data").to_string(), "data");
+    }
+
+    #[test]
+    fn what_was_looked_at_alone_is_told_where_it_stands() {
+        let mut own = Errors::new();
+        let root = At::root("");
+        own.required(root, "");
+        own.required(root.at("a"), "");
+        own.required(root.index(1), "");
+        let mut errors = Errors::new();
+        errors.extend_below(At::root("spec"), own.done());
+        let fields: Vec<String> = errors.done().into_iter().map(|error| error.field).collect();
+        assert_eq!(fields, ["spec", "spec.a", "spec[1]"]);
     }
 }

@@ -1,5 +1,6 @@
 //! Texts of `Warning` headers: fields that are deprecated, ignored or likely mistakes (upstream: `pkg/api/*/warnings.go`).
 
+use crate::custom::{is_known_format, schemas};
 use crate::errors::At;
 use crate::look::{Look, quantity};
 use crate::strategy::group_of;
@@ -7,7 +8,7 @@ use crate::{format, look};
 use api_types::Resource;
 use api_types::field::quote;
 use serde_json::Value;
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 
 /// Node labels with their replacements.
 const OLD_NODE_LABELS: &[(&str, &str)] = &[
@@ -113,6 +114,7 @@ pub(crate) fn of(new: &Value, old: Option<&Value>) -> Vec<String> {
             out.extend(pod(new.at("spec.jobTemplate.spec.template"), at));
         }
         ("", "Node") => out.extend(node(new)),
+        ("apiextensions.k8s.io", "CustomResourceDefinition") => out.extend(definition(new, old)),
         ("networking.k8s.io", "Ingress") if old.is_none() => out.extend(ingress(new)),
         ("resource.k8s.io", "ResourceSlice") => out.extend(driver(new)),
         ("storage.k8s.io", "CSIDriver") => out.extend(csi_driver(new, old)),
@@ -123,6 +125,35 @@ pub(crate) fn of(new: &Value, old: Option<&Value>) -> Vec<String> {
         _ => {}
     }
     out
+}
+
+/// What the schemas of a definition say in vain, if they did not say it before.
+fn definition(new: &Value, old: Option<&Value>) -> Vec<String> {
+    let known = old.map(in_vain).unwrap_or_default();
+    let (formats, sets) = in_vain(new);
+    let formats = formats.into_iter().filter(|text| !known.0.contains(text));
+    formats.chain(sets.into_iter().filter(|text| !known.1.contains(text))).collect()
+}
+
+/// Formats that nobody knows, in the order of the schemas, and sets of what is no scalar.
+fn in_vain(definition: &Value) -> (Vec<String>, BTreeSet<String>) {
+    let (mut formats, mut sets) = (Vec::new(), BTreeSet::new());
+    for version in definition.items("spec.versions") {
+        schemas::visit(version.at("schema.openAPIV3Schema"), &mut |schema| {
+            let (kind, form) = (schema.text("type"), schema.text("format"));
+            let text = format!("unrecognized format {}", quote(form));
+            if !form.is_empty() && !is_known_format(kind, form) && !formats.contains(&text) {
+                formats.push(text);
+            }
+            let kind = schema.text("items.type");
+            if schema.text("x-kubernetes-list-type") == "set" && matches!(kind, "object" | "array") {
+                sets.insert(format!(
+                    "x-kubernetes-list-type: set for items of type \"{kind}\" is not supported by server-side apply or CEL validation rules"
+                ));
+            }
+        });
+    }
+    (formats, sets)
 }
 
 /// A pod name that is no host name, and finalizers without a path.

@@ -46,6 +46,10 @@ impl Rule {
         &self.source
     }
 
+    pub(crate) fn program(&self) -> &IdedExpr {
+        &self.program
+    }
+
     /// The result over JSON values.
     ///
     /// # Errors

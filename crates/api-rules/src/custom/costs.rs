@@ -6,6 +6,7 @@ use serde_json::Value;
 
 use super::declared::Declared;
 use super::estimate::{Estimator, Type};
+use super::rule_types;
 use crate::cel;
 use crate::errors::{At, Errors};
 use crate::look::Look;
@@ -18,10 +19,10 @@ const PER_SCHEMA: u64 = 100_000_000;
 const NAMED: usize = 4;
 
 /// Errors of the rules of a version's schema, which is structural. Single expressions of an `unchanged` schema are not
-/// judged.
-pub(crate) fn check(schema: &Value, at: At<'_>, unchanged: bool, errors: &mut Errors) {
-    let mut run = Run { unchanged, total: 0, most: Vec::new(), errors };
-    run.walk(schema, at, true, Some(1));
+/// judged by their costs, and rules at and above what has `faults` not at all.
+pub(crate) fn check(schema: &Value, at: At<'_>, unchanged: bool, faults: &[FieldError], errors: &mut Errors) {
+    let mut run = Run { unchanged, faults, total: 0, most: Vec::new(), errors };
+    run.walk(schema, at, true, Reach { times: Some(1), apart: None });
     if run.total <= PER_SCHEMA {
         return;
     }
@@ -42,63 +43,129 @@ pub(crate) fn check(schema: &Value, at: At<'_>, unchanged: bool, errors: &mut Er
 
 struct Run<'e> {
     unchanged: bool,
+    faults: &'e [FieldError],
     total: u64,
     /// The most expensive expressions, the first the most: what they cost and where they stand.
     most: Vec<(u64, String)>,
     errors: &'e mut Errors,
 }
 
+/// What the schemas around a schema say of its values.
+#[derive(Clone)]
+struct Reach {
+    /// How often a value may stand in an object; none when nothing bounds that.
+    times: Option<u64>,
+    /// The outermost list whose elements cannot be told apart in a change.
+    apart: Option<String>,
+}
+
+impl Reach {
+    fn apart(&self, at: At<'_>) -> Self {
+        Self { apart: self.apart.clone().or_else(|| Some(at.to_string())), ..self.clone() }
+    }
+}
+
+/// Whether a field is that at a path, or below it.
+fn is_below(field: &str, path: &str) -> bool {
+    field.strip_prefix(path).is_some_and(|rest| rest.is_empty() || rest.starts_with(['.', '[']))
+}
+
 impl Run<'_> {
-    /// `times`: how often the value may stand in an object; none when its schema does not bound that.
-    fn walk(&mut self, schema: &Value, at: At<'_>, root: bool, times: Option<u64>) {
-        let below = times.and_then(|times| Some(times.saturating_mul(elements(schema)?)));
+    fn walk(&mut self, schema: &Value, at: At<'_>, root: bool, reach: Reach) {
+        let times = reach.times.and_then(|times| Some(times.saturating_mul(elements(schema)?)));
+        let below = Reach { times, ..reach.clone() };
         let more = schema.at("additionalProperties");
         if more.is_object() {
-            self.walk(more, at.at("additionalProperties"), false, below);
+            self.walk(more, at.at("additionalProperties"), false, below.clone());
         }
         let properties = at.at("properties");
         for (name, child) in schema.entries("properties") {
-            self.walk(child, properties.key(name), false, below);
+            self.walk(child, properties.key(name), false, below.clone());
         }
         if schema.at("items").is_object() {
+            let is_apart = schema.text("x-kubernetes-list-type") != "map";
+            let below = if is_apart { below.apart(at) } else { below };
             self.walk(schema.at("items"), at.at("items"), false, below);
         }
-        let rules = schema.items("x-kubernetes-validations");
-        if rules.is_empty() {
-            return;
-        }
-        let whole = root || schema.flag("x-kubernetes-embedded-resource");
-        let Some(declared) = Declared::of(schema, whole) else { return };
-        let times = times.unwrap_or_else(|| declared.cardinality());
-        let list = at.at("x-kubernetes-validations");
-        for (place, rule) in rules.iter().enumerate() {
-            self.rule(rule, list.index(place), &declared, times);
+        if !schema.items("x-kubernetes-validations").is_empty() {
+            self.rules(schema, at, root, &reach);
         }
     }
 
-    fn rule(&mut self, rule: &Value, at: At<'_>, declared: &Declared, times: u64) {
-        let mut estimator = Estimator::new(declared, rule.flag("optionalOldSelf"));
-        let (text, message) = (rule.text("rule"), rule.text("messageExpression"));
-        let Ok(program) = cel::parse(text) else { return };
-        let found = estimator.estimate(&program);
-        self.observe("estimated rule cost", found.cost.saturating_mul(times), at.at("rule"));
-        if !matches!(found.ty, Type::Bool | Type::Dyn | Type::Open) {
-            return self.errors.invalid(at.at("rule"), text, "cel expression must evaluate to a bool");
+    fn rules(&mut self, schema: &Value, at: At<'_>, root: bool, reach: &Reach) {
+        let path = at.to_string();
+        if self.faults.iter().any(|fault| is_below(&fault.field, &path)) {
+            return;
         }
+        let list = at.at("x-kubernetes-validations");
+        let whole = root || schema.flag("x-kubernetes-embedded-resource");
+        let Some(declared) = Declared::of(schema, whole) else {
+            let text = "internal error: failed to construct type information for x-kubernetes-validations rules: unable to convert structural schema to CEL declarations";
+            return self.errors.internal(list, text);
+        };
+        let times = reach.times.unwrap_or_else(|| declared.cardinality());
+        for (place, rule) in schema.items("x-kubernetes-validations").iter().enumerate() {
+            let at = list.index(place);
+            let is_of_change = self.rule(rule, schema, root, at, &declared, times);
+            match (&reach.apart, is_of_change) {
+                (Some(path), true) => {
+                    let text = format!(
+                        "oldSelf cannot be used on the uncorrelatable portion of the schema within {path}"
+                    );
+                    self.errors.invalid(at.at("rule"), rule.text("rule"), text);
+                }
+                (_, false) if rule.has("optionalOldSelf") => {
+                    let text = "may not be set if oldSelf is not used in rule";
+                    self.errors.invalid(at.at("optionalOldSelf"), rule.flag("optionalOldSelf"), text);
+                }
+                _ => {}
+            }
+        }
+    }
+
+    /// Gives whether the rule speaks of what a value was.
+    fn rule(
+        &mut self,
+        rule: &Value,
+        schema: &Value,
+        root: bool,
+        at: At<'_>,
+        declared: &Declared,
+        times: u64,
+    ) -> bool {
+        let text = rule.text("rule");
+        if let Some(problem) = rule_types::problem(text, schema, root) {
+            self.errors.invalid(at.at("rule"), rule.clone(), format!("compilation failed: {problem}"));
+            return false;
+        }
+        let Ok(program) = cel::Rule::compile(text) else { return false };
+        let mut estimator = Estimator::new(declared, rule.flag("optionalOldSelf"));
+        let found = estimator.estimate(program.program());
+        if !matches!(found.ty, Type::Bool | Type::Dyn | Type::Open) {
+            self.errors.invalid(at.at("rule"), rule.clone(), "cel expression must evaluate to a bool");
+            return false;
+        }
+        self.observe("estimated rule cost", found.cost.saturating_mul(times), at.at("rule"));
+        self.message(rule, at.at("messageExpression"), &mut estimator);
+        program.mentions("oldSelf")
+    }
+
+    fn message(&mut self, rule: &Value, at: At<'_>, estimator: &mut Estimator<'_>) {
+        let message = rule.text("messageExpression");
         if message.is_empty() {
             return;
         }
-        let at = at.at("messageExpression");
         match cel::parse(message) {
             Err(error) => {
-                self.errors.invalid(at, message, format!("messageExpression compilation failed: {error}"))
+                let text = format!("messageExpression compilation failed: {error}");
+                self.errors.invalid(at, rule.clone(), text);
             }
             Ok(program) => {
                 let found = estimator.estimate(&program);
                 if matches!(found.ty, Type::Text | Type::Dyn | Type::Open) {
                     self.observe("estimated messageExpression cost", found.cost, at);
                 } else {
-                    self.errors.invalid(at, message, "messageExpression must evaluate to a string");
+                    self.errors.invalid(at, rule.clone(), "messageExpression must evaluate to a string");
                 }
             }
         }

@@ -118,8 +118,6 @@ impl Run {
         self.root = false;
         match value {
             Value::Object(map) => {
-                // Atomic maps are not compared by their keys.
-                let old = old.filter(|_| schema.text("x-kubernetes-map-type") != "atomic");
                 let before = |name: &str| old.and_then(|old| old.get(name));
                 for (name, rules) in &rules.properties {
                     if let Some(child) = map.get(name) {
@@ -395,6 +393,15 @@ mod tests {
         assert_eq!(faults(&schema, &of(4, 0), Some(&old)), ["list[1].n: Invalid value: 4: may not fall"]);
         assert_eq!(faults(&schema, &json!({"first": 2}), None), ["first: Invalid value: 2: begins with 1"]);
         assert_eq!(faults(&schema, &json!({"first": 2}), Some(&json!({"first": 1}))), Vec::<String>::new());
+    }
+
+    #[test]
+    fn fields_of_atomic_maps_are_compared() {
+        let schema = json!({"type": "object", "properties": {"m": {"type": "object", "x-kubernetes-map-type": "atomic",
+            "properties": {"n": {"type": "integer", "x-kubernetes-validations": [{"rule": "self >= oldSelf", "message": "may not fall"}]}}}}});
+        let of = |n: i64| json!({"m": {"n": n}});
+        assert_eq!(faults(&schema, &of(2), Some(&of(1))), Vec::<String>::new());
+        assert_eq!(faults(&schema, &of(1), Some(&of(2))), ["m.n: Invalid value: 1: may not fall"]);
     }
 
     fn integers(rules: &[&str], count: i64) -> Vec<String> {

@@ -4,6 +4,7 @@ mod apps;
 mod batch;
 #[cfg(test)]
 mod bench;
+mod client_config;
 mod cluster;
 mod config;
 mod csi;

@@ -38,6 +38,44 @@ fn regex(text: &str) -> Regex {
     Regex::new(text).expect("invariant: a regular expression")
 }
 
+/// Whether upstream knows a format of values of a type.
+pub(crate) fn is_known(kind: &str, form: &str) -> bool {
+    const OF_TEXTS: [&str; 26] = [
+        "bsonobjectid",
+        "byte",
+        "cidr",
+        "creditcard",
+        "date",
+        "datetime",
+        "duration",
+        "email",
+        "hexcolor",
+        "hostname",
+        "ipv4",
+        "ipv6",
+        "isbn",
+        "isbn10",
+        "isbn13",
+        "k8slongname",
+        "k8sshortname",
+        "mac",
+        "password",
+        "rgbcolor",
+        "ssn",
+        "uri",
+        "uuid",
+        "uuid3",
+        "uuid4",
+        "uuid5",
+    ];
+    match kind {
+        "" | "string" => OF_TEXTS.contains(&form.replace('-', "").as_str()),
+        "integer" => matches!(form, "int32" | "int64"),
+        "number" => matches!(form, "float" | "double"),
+        _ => false,
+    }
+}
+
 /// Whether a text has a format; formats that upstream does not know are not checked, and neither is `email`. Dashes in
 /// the name of a format do not count.
 pub(super) fn has(form: &str, text: &str) -> bool {
