@@ -1,6 +1,6 @@
 //! Webhook configurations and admission policies.
 
-use super::{Kind, selector};
+use super::{Kind, client_config, selector};
 use crate::cel::{Expression, Kind as Gives, Scope};
 use crate::errors::{At, Errors};
 use crate::format;
@@ -70,13 +70,10 @@ fn webhook(hook: &Value, at: At<'_>, errors: &mut Errors) {
         selector::validate(hook.at(field), at.at(field), errors);
     }
     errors.optional_of(at.at("reinvocationPolicy"), hook.text("reinvocationPolicy"), &["IfNeeded", "Never"]);
-    let client = hook.at("clientConfig");
-    if client.has("url") == client.has("service") {
-        errors.required(at.at("clientConfig"), "exactly one of url or service is required");
-    }
-    review_versions(hook, at, errors);
+    client_config::validate(hook.at("clientConfig"), at.at("clientConfig"), errors);
     let scope = Scope { authorizer: true, ..Scope::default() };
     conditions(hook.items("matchConditions"), at.at("matchConditions"), &scope, errors);
+    review_versions(hook, at, errors);
 }
 
 /// A domain name of at least three parts.
@@ -105,6 +102,7 @@ fn review_versions(hook: &Value, at: At<'_>, errors: &mut Errors) {
         let name = version.as_str().unwrap_or("");
         if versions[..i].contains(version) {
             errors.invalid(list.index(i), name, "duplicate version");
+            continue;
         }
         let problems = format::dns1035_label(name);
         errors.format(list.index(i), name, problems);
