@@ -9,6 +9,7 @@ mod containers;
 mod definitions;
 mod etcd;
 mod failpoints;
+mod helm;
 mod integrity;
 mod kube_rs;
 mod kubectl;
