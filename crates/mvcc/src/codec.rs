@@ -15,6 +15,10 @@ use crate::types::{
 const FORMAT: u8 = 1;
 /// Transactions within transactions are decoded to this depth; the API refuses them long before.
 const MAX_DEPTH: usize = 64;
+/// Bytes of a command, a comparison or a step beside keys, values and names; most take less.
+const SMALL: usize = 32;
+/// The same of a read, which has more numbers.
+const RANGE_REQUEST: usize = 80;
 
 /// The bytes are no command.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -41,10 +45,20 @@ pub enum DecodeError {
 impl Command {
     /// The command as bytes.
     pub fn encode(&self) -> Bytes {
-        let mut out = BytesMut::with_capacity(64);
+        let mut out = BytesMut::with_capacity(self.room());
         out.put_u8(FORMAT);
         self.put(&mut out);
         out.freeze()
+    }
+
+    /// Bytes that the command takes at most, where it holds keys and values: it is kept as it is written, and what grew
+    /// on the way keeps twice the memory.
+    fn room(&self) -> usize {
+        match self {
+            Self::Txn(txn) => SMALL + txn_room(txn),
+            Self::By { caller, command } => SMALL + caller.user.len() + command.room(),
+            _ => SMALL,
+        }
     }
 
     fn put(&self, out: &mut BytesMut) {
@@ -227,6 +241,28 @@ fn put_range(out: &mut BytesMut, range: &KeyRange) {
             out.put_u8(2);
             put_bytes(out, start);
         }
+    }
+}
+
+fn txn_room(txn: &Txn) -> usize {
+    let compare = |compare: &Compare| match &compare.target {
+        CompareTarget::Value(value) => SMALL + range_room(&compare.range) + value.len(),
+        _ => SMALL + range_room(&compare.range),
+    };
+    let op = |op: &Op| match op {
+        Op::Range(request) => RANGE_REQUEST + range_room(&request.range),
+        Op::Put(request) => SMALL + request.key.len() + request.value.len(),
+        Op::Delete(request) => SMALL + range_room(&request.range),
+        Op::Txn(txn) => SMALL + txn_room(txn),
+    };
+    let compares: usize = txn.compare.iter().map(compare).sum();
+    compares + txn.success.iter().chain(&txn.failure).map(op).sum::<usize>()
+}
+
+fn range_room(range: &KeyRange) -> usize {
+    match range {
+        KeyRange::Key(key) | KeyRange::From(key) => key.len(),
+        KeyRange::Interval { start, end } => start.len() + end.len(),
     }
 }
 
@@ -587,6 +623,16 @@ mod tests {
         #[test]
         fn a_command_comes_back_as_it_was(command in command()) {
             prop_assert_eq!(Command::decode(command.encode()), Ok(command));
+        }
+
+        #[test]
+        fn a_transaction_has_room_from_the_start(command in command()) {
+            let is_txn = |command: &Command| matches!(command, Command::Txn(_));
+            let holds_txn = match &command {
+                Command::By { command, .. } => is_txn(command),
+                command => is_txn(command),
+            };
+            prop_assert!(!holds_txn || command.encode().len() <= command.room());
         }
 
         #[test]

@@ -11,7 +11,7 @@ const WINDOW_BITS: i32 = -14;
 /// The quickest level of Zstd.
 const ZSTD_LEVEL: i32 = 1;
 /// Bytes of a memtable of the state. It bounds how much of the log is played again after a crash.
-const STATE_WRITE_BUFFER: usize = 16 << 20;
+const STATE_WRITE_BUFFER: usize = 4 << 20;
 /// Files of the database's own log that are kept.
 const KEPT_INFO_LOGS: usize = 2;
 

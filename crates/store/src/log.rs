@@ -23,7 +23,7 @@ use crate::state::Shared;
 use crate::storage::{LogBatch, LogEngine, LogMeta};
 
 /// Bytes of entries kept in memory behind the newest.
-const TAIL_BYTES: usize = 8 << 20;
+const TAIL_BYTES: usize = 2 << 20;
 /// Bytes of entries handed to replication at a time.
 const READ_BYTES: usize = 1 << 20;
 /// Appends that wait to be made durable.

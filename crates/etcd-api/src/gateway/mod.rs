@@ -9,7 +9,7 @@ mod headers;
 mod socket;
 
 use std::convert::Infallible;
-use std::sync::Arc;
+use std::sync::{Arc, LazyLock};
 
 use axum::Router;
 use axum::body::{Body, Bytes};
@@ -157,8 +157,19 @@ struct Caller {
     share: Share,
 }
 
-/// The gateway in front of services; requests that are too large are refused, those above `streams` at a time wait.
+/// The gateway in front of services; requests that are too large are refused, those above `streams` at a time wait. What
+/// it knows of the messages takes a megabyte: it is there from the first request on.
 pub(crate) fn router(services: &Counted<Routes>, streams: u32, context: &Context) -> Router {
+    let (services, context) = (services.clone(), context.clone());
+    let routes = Arc::new(LazyLock::new(move || routes(&services, streams, &context)));
+    let pass = any(move |request: Request| {
+        let routes = Router::clone(&routes);
+        async move { routes.oneshot(request).await }
+    });
+    Router::new().route("/v3", pass.clone()).route("/v3/", pass.clone()).route("/v3/{*rest}", pass)
+}
+
+fn routes(services: &Counted<Routes>, streams: u32, context: &Context) -> Router {
     let max_bytes = context.limits.max_message() * JSON_OVERHEAD;
     let streams =
         Arc::new(Semaphore::new(usize::try_from(streams).unwrap_or(usize::MAX).min(Semaphore::MAX_PERMITS)));
