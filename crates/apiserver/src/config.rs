@@ -25,15 +25,39 @@ pub struct ServerTls {
     pub client_ca: Vec<u8>,
 }
 
-/// Keys of service account tokens, as PEM.
+/// Keys of service account tokens, and who issues them.
 #[derive(Clone)]
 pub struct ServiceAccountKeys {
-    /// The RSA key that signs.
+    /// The key that signs, as PEM: RSA, or ECDSA of curve P-256 or P-384; its own signatures are believed too (upstream's
+    /// `--service-account-signing-key-file`).
     pub signing_key: Vec<u8>,
-    /// RSA public keys whose signatures are believed.
+    /// Keys and certificates whose signatures are believed, as PEM; private keys stand for their public halves (upstream's
+    /// `--service-account-key-file`).
     pub public_keys: Vec<Vec<u8>>,
-    /// The issuer in tokens, and their default audience.
-    pub issuer: String,
+    /// Who issues tokens: the first is in new ones, tokens of all are taken (upstream's `--service-account-issuer`).
+    pub issuers: Vec<String>,
+    /// Where others find the keys; without it at this server (upstream's `--service-account-jwks-uri`).
+    pub jwks_uri: Option<String>,
+    /// How long a token may last; who asks for more gets that (upstream's `--service-account-max-token-expiration`).
+    pub max_expiration: Option<Duration>,
+    /// Whether the tokens of pods outlive what they say by a year, with a warning, for clients that do not read them again
+    /// (upstream's `--service-account-extend-token-expiration`).
+    pub extend_expiration: bool,
+}
+
+impl ServiceAccountKeys {
+    /// One issuer, and otherwise upstream's defaults.
+    pub fn new(signing_key: Vec<u8>, public_keys: Vec<Vec<u8>>, issuer: impl Into<String>) -> Self {
+        let issuers = vec![issuer.into()];
+        Self {
+            signing_key,
+            public_keys,
+            issuers,
+            jwks_uri: None,
+            max_expiration: None,
+            extend_expiration: true,
+        }
+    }
 }
 
 /// How node agents are called (logs), as PEM.
@@ -114,7 +138,7 @@ pub struct ApiServerConfig {
     pub oidc: Option<OidcConfig>,
     /// Tokens with their users, a line each (upstream's `--token-auth-file`).
     pub token_file: Option<PathBuf>,
-    /// Audiences of tokens that are meant for this server (upstream's `--api-audiences`); without any the issuer's URL.
+    /// Audiences of tokens that are meant for this server (upstream's `--api-audiences`); without any the issuers of service account tokens.
     pub api_audiences: Vec<String>,
     /// A server that knows tokens.
     pub token_webhook: TokenWebhookConfig,

@@ -399,13 +399,14 @@ impl Api {
                 return negotiate::check_accept(accept, &[negotiate::JSON]).map(|()| self.version());
             }
             "/openid/v1/jwks" => {
-                let offered = ["application/jwk-set+json"];
-                return negotiate::check_accept(accept, &offered)
-                    .map(|()| cached(self.authenticator.keys.jwks(), KEYS_CACHED));
+                let told = self.authenticator.discovery.as_ref().ok_or_else(Status::path_not_found)?;
+                negotiate::check_accept(accept, &["application/jwk-set+json"])?;
+                return Ok(cached(told.jwks(), KEYS_CACHED));
             }
             "/.well-known/openid-configuration" => {
-                return negotiate::check_accept(accept, &[negotiate::JSON])
-                    .map(|()| cached(self.authenticator.keys.configuration(), KEYS_CACHED));
+                let told = self.authenticator.discovery.as_ref().ok_or_else(Status::path_not_found)?;
+                negotiate::check_accept(accept, &[negotiate::JSON])?;
+                return Ok(cached(told.configuration(), KEYS_CACHED));
             }
             _ => {}
         }

@@ -7,10 +7,7 @@ use std::time::Duration;
 
 use anyhow::{Context as _, Result};
 use api_types::meta;
-use apiserver::{
-    ApiServer, ApiServerConfig, KubeletClient, ProxyClient, RequestHeaderConfig, ServerTls,
-    ServiceAccountKeys,
-};
+use apiserver::{ApiServer, ApiServerConfig, KubeletClient, ProxyClient, RequestHeaderConfig, ServerTls};
 use clap::Args;
 use controllers::{ApiProbe, ControllersConfig, Ipv4Range, TokenSigner};
 use env::{Env, Shutdown, TaskGroup};
@@ -19,13 +16,12 @@ use transport::{Room, SocketOptions, Tls, TlsOptions};
 
 use crate::credentials::FRONT_PROXY;
 use crate::{
-    admission, audit, authentication, authorization, descriptors, leaders, logging, member, observe, signals,
+    admission, audit, authentication, authorization, descriptors, leaders, logging, member, observe,
+    service_accounts, signals,
 };
 
 /// How long a master may take to stop.
 const STOP_DEADLINE: Duration = Duration::from_secs(10);
-/// Issuer of service account tokens.
-const ISSUER: &str = "https://kubernetes.default.svc.cluster.local";
 
 /// `trierarch server`.
 #[derive(Args, Clone, Debug)]
@@ -89,6 +85,8 @@ pub struct Options {
     pub log: logging::LogOptions,
     #[command(flatten)]
     pub authentication: authentication::AuthenticationOptions,
+    #[command(flatten)]
+    pub service_accounts: service_accounts::ServiceAccountOptions,
     #[command(flatten)]
     pub authorization: authorization::AuthorizationOptions,
     #[command(flatten)]
@@ -243,11 +241,7 @@ async fn build_api(
         key: read(dir, &format!("apiserver-{}.key", options.name))?,
         client_ca: read(dir, "ca.crt")?,
     };
-    let keys = ServiceAccountKeys {
-        signing_key: read(dir, "sa.key")?,
-        public_keys: vec![read(dir, "sa.pub")?],
-        issuer: ISSUER.to_owned(),
-    };
+    let keys = options.service_accounts.keys(dir)?;
     let kubelet = KubeletClient {
         certificate: read(dir, "apiserver-kubelet-client.crt")?,
         key: read(dir, "apiserver-kubelet-client.key")?,

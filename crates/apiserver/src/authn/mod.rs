@@ -14,6 +14,8 @@ mod token;
 mod token_file;
 mod webhook;
 
+use std::net::SocketAddr;
+
 use api_types::status::Status;
 use env::{Env, TaskGroup};
 use http::{HeaderMap, header};
@@ -21,7 +23,7 @@ use tokio::time::Instant;
 
 pub(crate) use certificate::{Certificates, Shown};
 pub use headers::RequestHeaderConfig;
-pub(crate) use keys::PublicKeys;
+use keys::{Discovery, Keys};
 pub(crate) use oidc::Oidc;
 pub use oidc::OidcConfig;
 pub(crate) use token::{Bound, Reference, Tokens, Verified};
@@ -44,7 +46,8 @@ pub(crate) struct Authenticator {
     pub certificates: Certificates,
     pub proxies: RequestHeaderConfig,
     pub tokens: Tokens,
-    pub keys: PublicKeys,
+    /// What others are told of the keys of service account tokens, if they are.
+    pub discovery: Option<Discovery>,
     pub oidc: Oidc,
     webhook: Option<TokenWebhook>,
     file: TokenFile,
@@ -54,9 +57,11 @@ pub(crate) struct Authenticator {
 
 impl Authenticator {
     pub fn new(config: &ApiServerConfig, env: &Env, tasks: &TaskGroup) -> Result<Self, BuildError> {
-        let keys = &config.service_account;
-        let public = PublicKeys::new(keys);
-        let tokens = Tokens::new(keys, public.id(), &config.api_audiences)?;
+        let accounts = &config.service_account;
+        let keys = Keys::read(accounts)?;
+        let address = SocketAddr::new(config.advertise_address, config.listen.port()).to_string();
+        let discovery = Discovery::new(&keys, accounts, &address);
+        let tokens = Tokens::new(keys, accounts, &config.api_audiences);
         let file = config.token_file.as_deref().map_or_else(|| Ok(TokenFile::default()), TokenFile::load);
         let (asked, wait) = (&config.token_webhook, config.review_retry);
         let webhook = TokenWebhook::new(asked, tokens.audiences(), wait, env, tasks);
@@ -67,7 +72,7 @@ impl Authenticator {
             webhook: webhook.map_err(BuildError::Authentication)?,
             file: file.map_err(BuildError::Authentication)?,
             tokens,
-            keys: public,
+            discovery,
             anonymous: config.anonymous_auth.unwrap_or(true) && !config.authorization.allows_always(),
             bootstrap_tokens: config.bootstrap_token_auth,
         })

@@ -1,4 +1,4 @@
-//! Service account tokens: JWTs signed with RS256, bound to the account and maybe to a pod, a secret or a node
+//! Service account tokens: signed JWTs, bound to the account and maybe to a pod, a secret or a node
 //! (`pkg/serviceaccount` upstream).
 
 use std::collections::BTreeMap;
@@ -7,11 +7,11 @@ use api_types::codec::peek;
 use api_types::{codec, meta, table};
 use base64::Engine as _;
 use base64::engine::general_purpose::{STANDARD, URL_SAFE_NO_PAD};
-use jsonwebtoken::{Algorithm, DecodingKey, EncodingKey, Header, Validation};
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
-use crate::config::{BuildError, ServiceAccountKeys};
+use super::keys::Keys;
+use crate::config::ServiceAccountKeys;
 use crate::storage::{self, View};
 use crate::user::{SERVICE_ACCOUNT_PREFIX, UserInfo};
 
@@ -103,7 +103,7 @@ pub(crate) struct Verified {
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum TokenError {
     #[error("the token is not signed by a key of this cluster: {0}")]
-    Signature(jsonwebtoken::errors::Error),
+    Signature(#[from] jsonwebtoken::errors::Error),
     #[error("the token is from another issuer")]
     Issuer,
     #[error("service account token has expired")]
@@ -124,28 +124,24 @@ pub(crate) enum TokenError {
 
 /// Signs and checks tokens.
 pub(crate) struct Tokens {
-    signing: EncodingKey,
-    verifying: Vec<DecodingKey>,
-    id: Option<String>,
-    issuer: String,
-    /// Those of this server, the first that of tokens that name none.
+    keys: Keys,
+    /// Whose tokens are taken; new ones are the first's.
+    issuers: Vec<String>,
+    /// Those of this server, which are those of tokens that name none.
     audiences: Vec<String>,
+    /// Seconds that a new token may last.
+    pub max_seconds: Option<i64>,
+    /// Whether tokens of pods outlive what they say.
+    pub extends: bool,
 }
 
 impl Tokens {
-    /// `id`: the signing key's, for the head of tokens. `audiences`: this server's, its issuer without any.
-    pub fn new(
-        keys: &ServiceAccountKeys,
-        id: Option<String>,
-        audiences: &[String],
-    ) -> Result<Self, BuildError> {
-        let bad = |error: jsonwebtoken::errors::Error| BuildError::ServiceAccountKeys(error.to_string());
-        let signing = EncodingKey::from_rsa_pem(&keys.signing_key).map_err(bad)?;
-        let verifying = keys.public_keys.iter().map(|pem| DecodingKey::from_rsa_pem(pem).map_err(bad));
-        let verifying = verifying.collect::<Result<_, _>>()?;
-        let issuer = keys.issuer.clone();
-        let audiences = if audiences.is_empty() { vec![issuer.clone()] } else { audiences.to_vec() };
-        Ok(Self { signing, verifying, id, issuer, audiences })
+    /// `keys`: those of `accounts`; `audiences`: this server's, its issuers without any.
+    pub fn new(keys: Keys, accounts: &ServiceAccountKeys, audiences: &[String]) -> Self {
+        let issuers = accounts.issuers.clone();
+        let audiences = if audiences.is_empty() { issuers.clone() } else { audiences.to_vec() };
+        let max_seconds = accounts.max_expiration.and_then(|max| i64::try_from(max.as_secs()).ok());
+        Self { keys, issuers, audiences, max_seconds, extends: accounts.extend_expiration }
     }
 
     /// The audiences of this server, and of tokens that name none.
@@ -170,12 +166,11 @@ impl Tokens {
             exp: now + seconds,
             iat: now,
             nbf: now,
-            iss: self.issuer.clone(),
+            iss: self.issuers.first().cloned().unwrap_or_default(),
             jti: id,
             bound,
         };
-        let header = Header { kid: self.id.clone(), typ: None, ..Header::new(Algorithm::RS256) };
-        jsonwebtoken::encode(&header, &claims, &self.signing)
+        self.keys.sign(&claims)
     }
 
     /// Checks a token against the keys, the clock (`now` in milliseconds) and what it is bound to. Without
@@ -191,12 +186,12 @@ impl Tokens {
         let issuer = unverified(token).ok_or(TokenError::Issuer)?;
         let issuer = issuer["iss"].as_str().unwrap_or_default();
         if issuer == SECRET_ISSUER {
-            return self.verify_secret(view, token, &self.claims(token)?, audiences);
+            return self.verify_secret(view, token, &self.keys.claims(token)?, audiences);
         }
-        if issuer != self.issuer {
+        if !self.issuers.iter().any(|own| own == issuer) {
             return Err(TokenError::Issuer);
         }
-        let claims: Claims = self.claims(token)?;
+        let claims: Claims = self.keys.claims(token)?;
         let now = now.div_euclid(1000);
         if now > claims.exp + LEEWAY {
             return Err(TokenError::Expired);
@@ -233,8 +228,7 @@ impl Tokens {
             account: account.to_owned(),
             uid: uid.to_owned(),
         };
-        let header = Header { kid: self.id.clone(), typ: None, ..Header::new(Algorithm::RS256) };
-        jsonwebtoken::encode(&header, &claims, &self.signing)
+        self.keys.sign(&claims)
     }
 
     fn verify_secret(
@@ -270,24 +264,6 @@ impl Tokens {
         }
         let user = UserInfo::service_account(&claims.namespace, &claims.account, &claims.uid);
         Ok(Verified { user, audiences })
-    }
-
-    fn claims<T: serde::de::DeserializeOwned>(&self, token: &str) -> Result<T, TokenError> {
-        let mut validation = Validation::new(Algorithm::RS256);
-        // Times and audiences are checked against the server's clock and the caller's wishes above.
-        validation.validate_exp = false;
-        validation.validate_aud = false;
-        validation.required_spec_claims.clear();
-        let mut last = None;
-        for key in &self.verifying {
-            match jsonwebtoken::decode::<T>(token, key, &validation) {
-                Ok(data) => return Ok(data.claims),
-                Err(error) => last = Some(error),
-            }
-        }
-        Err(TokenError::Signature(
-            last.unwrap_or_else(|| jsonwebtoken::errors::ErrorKind::InvalidToken.into()),
-        ))
     }
 }
 

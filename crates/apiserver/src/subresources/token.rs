@@ -37,6 +37,7 @@ impl Api {
         let view = self.storage.fresh().await?;
         let account = target.resource.decode(&self.find(&view, target)?)?;
         check_seconds(seconds)?;
+        let seconds = self.shortened(call, seconds);
         let mut bound = Bound {
             namespace: target.namespace.clone(),
             serviceaccount: Some(reference(&account)),
@@ -56,7 +57,8 @@ impl Api {
             audiences.extend_from_slice(own);
         }
         let now = self.now();
-        let extended = bound.pod.is_some() && seconds == POD_SECONDS && audiences == own;
+        let extends = self.authenticator.tokens.extends;
+        let extended = extends && bound.pod.is_some() && seconds == POD_SECONDS && audiences == own;
         if extended {
             bound.warnafter = Some(now / 1000 + seconds);
         }
@@ -76,6 +78,17 @@ impl Api {
         status.insert("token".into(), token.into());
         status.insert("expirationTimestamp".into(), time::from_millis(now + seconds * 1000).into());
         call.value(201, sub.built_in_message(), &request)
+    }
+
+    /// Seconds that a token lasts which somebody wants to last so many.
+    fn shortened(&self, call: &Call, seconds: i64) -> i64 {
+        match self.authenticator.tokens.max_seconds {
+            Some(max) if seconds > max => {
+                call.warn(format!("requested expiration of {seconds} seconds shortened to {max} seconds"));
+                max
+            }
+            _ => seconds,
+        }
     }
 
     /// Binds the token to a pod (and its node), a secret or a node, if that is asked.

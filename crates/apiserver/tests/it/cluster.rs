@@ -168,11 +168,8 @@ fn service_account_keys() -> ServiceAccountKeys {
     let key = KeyPair::generate_rsa_for(&PKCS_RSA_SHA256, RsaKeySize::_2048).expect("key");
     let der = base64::engine::general_purpose::STANDARD.encode(key.subject_public_key_info());
     let public = format!("-----BEGIN PUBLIC KEY-----\n{der}\n-----END PUBLIC KEY-----\n");
-    ServiceAccountKeys {
-        signing_key: key.serialize_pem().into_bytes(),
-        public_keys: vec![public.into_bytes()],
-        issuer: "https://kubernetes.default.svc".into(),
-    }
+    let signing = key.serialize_pem().into_bytes();
+    ServiceAccountKeys::new(signing, vec![public.into_bytes()], "https://kubernetes.default.svc")
 }
 
 impl Cluster {

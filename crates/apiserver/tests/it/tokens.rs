@@ -305,6 +305,59 @@ async fn tokens_are_meant_for_this_server_by_its_audiences() {
     assert_eq!(review(&cluster, &default, &[]).await["audiences"], json!(["one", "two"]));
 }
 
+/// A new key signs for a new issuer; what the old ones signed before counts on.
+#[tokio::test]
+async fn keys_and_issuers_of_service_accounts_are_replaced_in_turn() {
+    let old = Arc::new(Mutex::new(Vec::new()));
+    let before = old.clone();
+    let cluster = Cluster::start_with(move |config| {
+        let keys = &mut config.service_account;
+        let new = KeyPair::generate().expect("key").serialize_pem().into_bytes();
+        *before.lock() = std::mem::replace(&mut keys.signing_key, new.clone());
+        keys.public_keys.push(new);
+        keys.issuers.insert(0, "https://new".into());
+        keys.max_expiration = Some(Duration::from_hours(2));
+    })
+    .await;
+    let accounts = "/api/v1/namespaces/default/serviceaccounts";
+    let account = cluster.create(accounts, &json!({"metadata": {"name": "robot"}})).await;
+    let asked = json!({"spec": {"expirationSeconds": 7201}});
+    let made = cluster.root(ask("POST", &format!("{accounts}/robot/token")).json(&asked)).await;
+    let warning = made.headers["warning"].to_str().expect("a text").to_owned();
+    assert!(warning.contains("requested expiration of 7201 seconds shortened to 7200 seconds"), "{warning}");
+    let made = made.expect(201);
+    assert_eq!(made["spec"]["expirationSeconds"], 7200);
+    assert_eq!(made["spec"]["audiences"], json!(["https://new", "https://kubernetes.default.svc"]));
+    let token = made["status"]["token"].as_str().expect("token");
+    let part = |place: usize| {
+        let text = token.split('.').nth(place).expect("three parts");
+        serde_json::from_slice::<Value>(&URL_SAFE_NO_PAD.decode(text).expect("base64")).expect("JSON")
+    };
+    let (head, claims) = (part(0), part(1));
+    assert_eq!((&head["alg"], &claims["iss"]), (&json!("ES256"), &json!("https://new")));
+    with_token(&cluster, token).await.expect(201);
+
+    let signed = |issuer: &str, key: &[u8]| {
+        let mut claims = claims.clone();
+        claims["iss"] = issuer.into();
+        claims["kubernetes.io"]["serviceaccount"]["uid"] = account["metadata"]["uid"].clone();
+        let key = EncodingKey::from_rsa_pem(key).expect("key");
+        jsonwebtoken::encode(&Header::new(Algorithm::RS256), &claims, &key).expect("token")
+    };
+    let old = old.lock().clone();
+    with_token(&cluster, &signed("https://kubernetes.default.svc", &old)).await.expect(201);
+    with_token(&cluster, &signed("https://elsewhere", &old)).await.expect(401);
+
+    let found = cluster.root(ask("GET", "/openid/v1/jwks")).await.expect(200);
+    let listed: Vec<&Value> = found["keys"].as_array().expect("keys").iter().map(|key| &key["kid"]).collect();
+    assert!(listed.len() == 2 && listed.contains(&&head["kid"]), "{found}");
+    let told = cluster.root(ask("GET", "/.well-known/openid-configuration")).await.expect(200);
+    assert_eq!(told["issuer"], "https://new");
+    assert_eq!(told["id_token_signing_alg_values_supported"], json!(["ES256", "RS256"]));
+    let uri = told["jwks_uri"].as_str().expect("an address");
+    assert!(uri.starts_with("https://127.0.0.1:") && uri.ends_with("/openid/v1/jwks"), "{uri}");
+}
+
 #[tokio::test]
 async fn flags_and_configuration_exclude_each_other() {
     let folder = tempfile::tempdir().expect("folder");

@@ -132,7 +132,8 @@ fn helm_takes_a_chart_through_its_life() {
     helm("install r CHART", false, "cannot reuse a name that is still in use");
 
     helm("uninstall r --wait --timeout 60s", true, "uninstalled");
-    let rest = || cluster.try_kubectl("get -n shop paints.shop.example.com,deployments,replicasets -o name").1;
+    let rest =
+        || cluster.try_kubectl("get -n shop paints.shop.example.com,deployments,replicasets -o name").1;
     eventually("the release is gone", || rest().is_empty().then_some(()));
     // Definitions of a chart stay, as do its hooks.
     assert_eq!(shows("secret r-before", "{.metadata.name}"), "r-before");

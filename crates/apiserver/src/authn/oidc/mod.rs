@@ -111,7 +111,7 @@ impl Oidc {
     /// # Errors
     /// Why it cannot be used.
     pub fn new(config: &ApiServerConfig) -> Result<Self, BuildError> {
-        let own_issuer = config.service_account.issuer.clone();
+        let own_issuer = config.service_account.issuers.first().cloned().unwrap_or_default();
         let file = config.authentication_config.clone();
         let mut algorithms = ALGORITHMS.to_vec();
         let current = match (&file, &config.oidc) {
