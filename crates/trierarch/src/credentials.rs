@@ -104,11 +104,13 @@ impl Credentials {
         let proxies = Authority::ensure(&dir.join("front-proxy-ca"), "front-proxy-ca")?;
         proxies.ensure_issued(&dir.join(FRONT_PROXY), &front_proxy_leaf())?;
         pki::ensure_service_account_key(dir)?;
+        peers.ensure_issued(&dir.join("etcd/client"), &store_client_leaf())?;
         authority.ensure_issued(&dir.join("apiserver-kubelet-client"), &kubelet_client_leaf())?;
         for master in &self.masters {
             let name = &master.name;
             authority.ensure_issued(&dir.join(format!("apiserver-{name}")), &master.api_leaf())?;
             peers.ensure_issued(&dir.join(format!("etcd/peer-{name}")), &master.peer_leaf())?;
+            peers.ensure_issued(&dir.join(format!("etcd/server-{name}")), &master.store_leaf())?;
         }
         for node in &self.nodes {
             authority.ensure_issued(&dir.join(format!("node-{}", node.name)), &node.leaf())?;
@@ -146,6 +148,11 @@ impl Master {
         Leaf { common_name: self.name.clone(), organization: None, hosts, usage: Usage::Both }
     }
 
+    /// The certificate with which it serves etcd's clients.
+    fn store_leaf(&self) -> Leaf {
+        Leaf { usage: Usage::Server, ..self.peer_leaf() }
+    }
+
     fn own_hosts(&self) -> Vec<String> {
         let mut hosts = vec![self.name.clone(), "localhost".to_owned(), "127.0.0.1".to_owned()];
         let more = self.hosts.iter().filter(|host| !hosts.contains(host)).cloned().collect::<Vec<_>>();
@@ -171,6 +178,11 @@ impl Node {
 /// The certificate with which masters ask nodes for logs.
 fn kubelet_client_leaf() -> Leaf {
     client_leaf("kube-apiserver-kubelet-client")
+}
+
+/// Whom the store serves where its clients need a certificate.
+fn store_client_leaf() -> Leaf {
+    Leaf { organization: None, ..client_leaf("etcd-client") }
 }
 
 /// The certificate with which masters speak to aggregated API servers in the name of others. It is in no group: it says
@@ -272,8 +284,12 @@ mod tests {
             "ca.key",
             "etcd/ca.crt",
             "etcd/ca.key",
+            "etcd/client.crt",
+            "etcd/client.key",
             "etcd/peer-m1.crt",
             "etcd/peer-m1.key",
+            "etcd/server-m1.crt",
+            "etcd/server-m1.key",
             "front-proxy-ca.crt",
             "front-proxy-ca.key",
             "front-proxy-client.crt",
@@ -292,6 +308,8 @@ mod tests {
             "apiserver-m2.key",
             "etcd/peer-m2.crt",
             "etcd/peer-m2.key",
+            "etcd/server-m2.crt",
+            "etcd/server-m2.key",
             "node-n1.crt",
             "node-n1.key",
         ];

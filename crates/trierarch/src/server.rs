@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use anyhow::{Context as _, Result};
+use anyhow::{Context as _, Result, bail};
 use api_types::meta;
 use apiserver::{ApiServer, ApiServerConfig, KubeletClient, ProxyClient, RequestHeaderConfig, ServerTls};
 use clap::Args;
@@ -47,7 +47,8 @@ pub struct Options {
     /// Where to listen for the other masters; https with --pki-dir
     #[arg(long)]
     pub listen_peer_url: String,
-    /// Where to serve etcd clients
+    /// Where to serve etcd clients: with https, those who have a certificate of etcd/ca.crt of --pki-dir; in plain text
+    /// whoever gets there, who may change every object
     #[arg(long)]
     pub listen_client_url: String,
     /// Where to serve the Kubernetes API, with --pki-dir
@@ -202,7 +203,7 @@ fn store_config(options: &Options, room: Room) -> Result<member::Config> {
         sockets: SocketOptions::default(),
         advertise_client_urls: vec![options.listen_client_url.clone()],
         local_address: None,
-        client_tls: None,
+        client_tls: client_tls(options)?,
         access: etcd_api::Access::default(),
         gateway: true,
         keep_alive: None,
@@ -299,6 +300,34 @@ fn front_proxies(dir: &Path) -> Option<RequestHeaderConfig> {
 fn read(dir: &Path, file: &str) -> Result<Vec<u8>> {
     let path = dir.join(file);
     std::fs::read(&path).with_context(|| format!("cannot read {}", path.display()))
+}
+
+/// The certificates towards etcd's clients, who need one too; none where they are served in plain text.
+fn client_tls(options: &Options) -> Result<Option<Tls>> {
+    let (url, address) = (&options.listen_client_url, member::listen_address(&options.listen_client_url)?);
+    if !address.is_secure() {
+        let is_loopback = address.host().parse::<IpAddr>().is_ok_and(|host| host.is_loopback());
+        if !is_loopback && !address.is_unix() {
+            tracing::warn!(
+                url,
+                "etcd clients are served in plain text: whoever gets there may change every object"
+            );
+        }
+        return Ok(None);
+    }
+    let dir = options.pki_dir.as_deref().context("a --listen-client-url with https needs --pki-dir")?;
+    let own = |extension: &str| dir.join(format!("etcd/server-{}.{extension}", options.name));
+    if !own("crt").exists() {
+        bail!("cannot find {}; `trierarch pki` adds what is missing", own("crt").display());
+    }
+    let tls = TlsOptions {
+        certificate: Some(own("crt")),
+        key: Some(own("key")),
+        trusted_ca: Some(dir.join("etcd/ca.crt")),
+        client_cert_auth: true,
+        ..TlsOptions::default()
+    };
+    Ok(Some(Tls::new(tls)?))
 }
 
 /// The certificates between members, with the files' paths: they are read again when they change.
