@@ -119,6 +119,11 @@ pub struct ApiServerConfig {
     pub service_cidr: IpNet,
     /// Ports of Services on nodes.
     pub node_ports: RangeInclusive<u16>,
+    /// How long Events live (upstream's `--event-ttl`).
+    pub event_ttl: Duration,
+    /// Requests that are served at a time, a seat each; large lists take several (upstream's `--max-requests-inflight`
+    /// and `--max-mutating-requests-inflight` together).
+    pub max_requests: u32,
     /// Certificates for calls to node agents; without them there are no logs.
     pub kubelet_client: Option<KubeletClient>,
     /// The certificate for aggregated API servers; without it they see none, and believe nothing.
@@ -192,6 +197,8 @@ impl ApiServerConfig {
             service_account,
             service_cidr: IpNet::new_assert(IpAddr::from([10, 96, 0, 0]), 12),
             node_ports: 30000..=32767,
+            event_ttl: Duration::from_hours(1),
+            max_requests: 600,
             kubelet_client: None,
             proxy_client: None,
             aggregation: AggregationConfig::default(),

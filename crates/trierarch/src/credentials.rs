@@ -4,17 +4,17 @@
 //! What is there stays: a second run adds what is missing and changes nothing, so that masters and nodes can be added
 //! later and an authority brought from elsewhere is used.
 
-use std::net::Ipv4Addr;
+use std::net::IpAddr;
 use std::path::PathBuf;
 
 use anyhow::Result;
 use clap::Args;
+use ipnet::IpNet;
 
+use crate::addresses;
 use crate::kubeconfig::{self, Endpoint};
 use crate::pki::{self, Authority, Leaf, MASTERS_GROUP, Usage};
 
-/// The first address of the default service range: the Service `kubernetes.default`.
-const KUBERNETES_SERVICE: Ipv4Addr = Ipv4Addr::new(10, 96, 0, 1);
 /// Whom aggregated API servers know as the proxy that may speak for others, and the base of its files' names.
 pub const FRONT_PROXY: &str = "front-proxy-client";
 /// The user of the kubeconfig.
@@ -35,6 +35,9 @@ pub struct PkiOptions {
     /// The masters' port in the kubeconfig, where no URL says it
     #[arg(long, default_value_t = 6443)]
     api_port: u16,
+    /// The masters' addresses of Services: their certificates name the first one
+    #[arg(long, value_name = "CIDR", default_value = addresses::DEFAULT, value_parser = addresses::read)]
+    service_cluster_ip_range: IpNet,
     /// Where the administrator's kubeconfig goes; <DIR>/kubeconfig without
     #[arg(long)]
     kubeconfig: Option<PathBuf>,
@@ -55,6 +58,8 @@ pub struct Credentials {
     pub dir: PathBuf,
     /// Where the administrator's kubeconfig goes.
     pub kubeconfig: PathBuf,
+    /// The address of Service `kubernetes`.
+    pub service: IpAddr,
     /// The masters.
     pub masters: Vec<Master>,
     /// The nodes.
@@ -85,6 +90,8 @@ impl Credentials {
     fn parse(options: PkiOptions) -> Result<Self, String> {
         let master = |text: &String| master(text, options.api_port);
         Ok(Self {
+            service: addresses::first(&options.service_cluster_ip_range)
+                .ok_or("--service-cluster-ip-range has no address")?,
             masters: options.masters.iter().map(master).collect::<Result<_, _>>()?,
             nodes: options.nodes.iter().map(|text| node(text)).collect::<Result<_, _>>()?,
             kubeconfig: options.kubeconfig.unwrap_or_else(|| options.dir.join("kubeconfig")),
@@ -108,7 +115,8 @@ impl Credentials {
         authority.ensure_issued(&dir.join("apiserver-kubelet-client"), &kubelet_client_leaf())?;
         for master in &self.masters {
             let name = &master.name;
-            authority.ensure_issued(&dir.join(format!("apiserver-{name}")), &master.api_leaf())?;
+            authority
+                .ensure_issued(&dir.join(format!("apiserver-{name}")), &master.api_leaf(self.service))?;
             peers.ensure_issued(&dir.join(format!("etcd/peer-{name}")), &master.peer_leaf())?;
             peers.ensure_issued(&dir.join(format!("etcd/server-{name}")), &master.store_leaf())?;
         }
@@ -133,11 +141,11 @@ impl Credentials {
 
 impl Master {
     /// The server certificate of its API.
-    fn api_leaf(&self) -> Leaf {
+    fn api_leaf(&self, kubernetes: IpAddr) -> Leaf {
         let service = ["kubernetes", "kubernetes.default", "kubernetes.default.svc"];
         let mut hosts: Vec<String> = service.map(str::to_owned).to_vec();
         hosts.push("kubernetes.default.svc.cluster.local".to_owned());
-        hosts.push(KUBERNETES_SERVICE.to_string());
+        hosts.push(kubernetes.to_string());
         hosts.extend(self.own_hosts());
         Leaf { common_name: "kube-apiserver".to_owned(), organization: None, hosts, usage: Usage::Server }
     }
@@ -253,6 +261,7 @@ mod tests {
             masters: owned(masters),
             nodes: owned(nodes),
             api_port: 6443,
+            service_cluster_ip_range: addresses::default(),
             kubeconfig: None,
         }
     }

@@ -2,6 +2,7 @@
 //!
 //! Holds no logic: it reads flags, builds the parts and wires them. Read `server.rs` for what a master is made of.
 
+mod addresses;
 #[cfg(feature = "kubernetes")]
 mod admission;
 #[cfg(feature = "kubernetes")]
@@ -27,7 +28,10 @@ mod restart;
 mod rotate;
 #[cfg(feature = "kubernetes")]
 mod server;
+#[cfg(feature = "kubernetes")]
 mod service_accounts;
+#[cfg(feature = "kubernetes")]
+mod serving;
 mod signals;
 mod tools;
 #[cfg(feature = "kubernetes")]

@@ -17,7 +17,7 @@ use transport::{Room, SocketOptions, Tls, TlsOptions};
 use crate::credentials::FRONT_PROXY;
 use crate::{
     admission, audit, authentication, authorization, descriptors, leaders, logging, member, observe,
-    service_accounts, signals,
+    service_accounts, serving, signals,
 };
 
 /// How long a master may take to stop.
@@ -84,6 +84,8 @@ pub struct Options {
     pub node_monitor_grace_period: Duration,
     #[command(flatten)]
     pub log: logging::LogOptions,
+    #[command(flatten)]
+    pub serving: serving::ServingOptions,
     #[command(flatten)]
     pub authentication: authentication::AuthenticationOptions,
     #[command(flatten)]
@@ -265,6 +267,7 @@ async fn build_api(
         audit: options.audit.config(),
         ..ApiServerConfig::new(options.name.clone(), listen, tls, keys)
     };
+    options.serving.put_into(&mut config)?;
     options.authentication.put_into(&mut config);
     if config.request_header.client_ca_file.is_none() {
         config.request_header = front_proxies(dir).unwrap_or(config.request_header);

@@ -45,8 +45,6 @@ use class::Class;
 use config::{Config, Level};
 use seats::{Arrival, Seats, Ticket};
 
-/// Seats of all levels together (upstream's `--max-requests-inflight` and `--max-mutating-requests-inflight`).
-const SEATS: u32 = 600;
 /// How long a request may wait in a queue (upstream: a quarter of the request timeout).
 const PATIENCE: Duration = Duration::from_secs(15);
 /// Seconds after which a client that was refused may come again.
@@ -87,6 +85,8 @@ impl Classified {
 pub(crate) struct Flow {
     storage: Storage,
     clock: Clock,
+    /// Seats of all levels together.
+    total: u32,
     started: Instant,
     config: ArcSwap<Config>,
     seen: AtomicI64,
@@ -181,16 +181,18 @@ pub(crate) struct Request<'a> {
 }
 
 impl Flow {
-    pub fn new(storage: &Storage, clock: Clock) -> Self {
+    /// `total`: the seats of all levels together.
+    pub fn new(storage: &Storage, clock: Clock, total: u32) -> Self {
         let config = Config::of(&[], &[]);
         let mut seats = Seats::default();
-        let shares = config.shares(SEATS);
+        let shares = config.shares(total);
         class::tell_shares(&shares);
         seats.configure(&shares, Duration::ZERO);
         Self {
             storage: storage.clone(),
             started: clock.monotonic(),
             clock,
+            total,
             config: ArcSwap::from_pointee(config),
             seen: AtomicI64::new(-1),
             watchers: Mutex::default(),
@@ -207,7 +209,7 @@ impl Flow {
         let way = Way {
             level: schema.level.clone(),
             flow: schema.flow(request.info, request.user),
-            seats: seats_of(level, request.bytes),
+            seats: seats_of(level, request.bytes, self.total),
             is_exempt: level.is_exempt(),
             is_watch: request.info.verb == "watch",
             has_queues: level.has_queues(),
@@ -289,7 +291,7 @@ impl Flow {
             // The rules stay as they were until these can be read.
             let Ok((config, revision)) = self.load() else { return };
             let now = self.clock.monotonic().duration_since(self.started);
-            let shares = config.shares(SEATS);
+            let shares = config.shares(self.total);
             class::tell_shares(&shares);
             let mut state = self.state.lock();
             let next = state.seats.configure(&shares, now);
@@ -323,9 +325,9 @@ pub(crate) struct Way {
 }
 
 /// Seats that a request takes: more for a list of many bytes, but never so many that few lists fill a level.
-fn seats_of(level: &Level, bytes: u64) -> u32 {
+fn seats_of(level: &Level, bytes: u64, total: u32) -> u32 {
     let wanted = bytes.min(MOST_BYTES).div_ceil(BYTES_A_SEAT);
-    u32::try_from(wanted).unwrap_or(u32::MAX).clamp(1, level.max_seats(SEATS))
+    u32::try_from(wanted).unwrap_or(u32::MAX).clamp(1, level.max_seats(total))
 }
 
 fn refused(class: &Class, reason: &'static str) -> Status {
@@ -345,7 +347,7 @@ mod tests {
         let is_level = |object: &&Value| meta::kind(object) == defaults::LEVEL;
         let levels: Vec<Value> = levels.iter().filter(is_level).cloned().collect();
         let config = Config::of(&[], &levels);
-        let seats = |level: &str, bytes| seats_of(config.level(&level.into()), bytes);
+        let seats = |level: &str, bytes| seats_of(config.level(&level.into()), bytes, 600);
         let low = [0, 1, 100_000, 100_001, 950_000, 1 << 40].map(|bytes| seats("workload-low", bytes));
         assert_eq!(low, [1, 1, 1, 2, 10, 10]);
         assert_eq!(seats("leader-election", 1 << 40), 4, "few lists must not fill a level");

@@ -15,16 +15,17 @@ use crate::storage::{self, View, fence_key};
 /// Further conditions and steps of a write.
 pub(crate) type Extra = Vec<(Option<Compare>, Option<Op>)>;
 
-/// How long Events live (upstream's `--event-ttl`).
-const EVENT_SECONDS: i64 = 3600;
 /// Events share a lease that is at most so old.
 const LEASE_REUSE: Duration = Duration::from_secs(60);
 /// Events on one lease, at most.
 const LEASE_EVENTS: usize = 1000;
 
 /// The lease that new Events are attached to.
-#[derive(Default)]
-pub(crate) struct EventLeases(Mutex<Option<EventLease>>);
+pub(crate) struct EventLeases {
+    /// How long Events live.
+    ttl: Duration,
+    newest: Mutex<Option<EventLease>>,
+}
 
 struct EventLease {
     id: i64,
@@ -33,8 +34,12 @@ struct EventLease {
 }
 
 impl EventLeases {
+    pub fn new(ttl: Duration) -> Self {
+        Self { ttl, newest: Mutex::default() }
+    }
+
     fn current(&self, now: Instant) -> Option<i64> {
-        let mut guard = self.0.lock();
+        let mut guard = self.newest.lock();
         let lease = guard.as_mut()?;
         if now.duration_since(lease.granted) > LEASE_REUSE || lease.events >= LEASE_EVENTS {
             return None;
@@ -58,9 +63,10 @@ impl Api {
         if let Some(id) = self.event_leases.current(now) {
             return Ok(id);
         }
-        let seconds = EVENT_SECONDS + i64::try_from(LEASE_REUSE.as_secs()).unwrap_or(0);
+        let life = self.event_leases.ttl + LEASE_REUSE;
+        let seconds = i64::try_from(life.as_secs()).unwrap_or(i64::MAX);
         let id = self.storage.grant(seconds).await?;
-        *self.event_leases.0.lock() = Some(EventLease { id, granted: now, events: 1 });
+        *self.event_leases.newest.lock() = Some(EventLease { id, granted: now, events: 1 });
         Ok(id)
     }
 

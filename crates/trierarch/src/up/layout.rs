@@ -8,6 +8,7 @@ use clap::{Args, FromArgMatches as _};
 use serde::{Deserialize, Serialize};
 use sha2::{Digest as _, Sha256};
 
+use crate::addresses;
 use crate::credentials::{self, Credentials};
 
 /// Pods of all nodes live here; each node gets a /24 of it.
@@ -255,6 +256,7 @@ impl Layout {
         Credentials {
             dir: self.pki(),
             kubeconfig: self.kubeconfig(),
+            service: addresses::first(&addresses::default()).expect("invariant: the default has addresses"),
             masters: self.masters().into_iter().map(master).collect(),
             nodes: self.nodes().into_iter().map(node).collect(),
         }

@@ -123,54 +123,6 @@ impl Drop for Member {
     }
 }
 
-/// Who writes to a master's store writes Kubernetes objects past every check: with https nobody does without a certificate.
-#[test]
-fn the_store_of_a_master_asks_for_certificates() {
-    let folder = tempfile::tempdir().expect("folder");
-    let pki = folder.path().join("pki");
-    let [peer, client, api] = [(); 3].map(|()| env::ports::free());
-    let (good, text) = outcome(program().arg("pki").args(["--master", "m1=127.0.0.1", "--dir"]).arg(&pki));
-    assert!(good, "{text}");
-    let peer = format!("https://127.0.0.1:{peer}");
-    let url = format!("https://127.0.0.1:{client}");
-    let server = || {
-        let mut command = program();
-        command.args(["server", "--name=m1", "--listen-peer-url", &peer, "--listen-client-url", &url]);
-        command.args(["--initial-cluster", &format!("m1={peer}"), "--bind", &format!("127.0.0.1:{api}")]);
-        command.arg("--data-dir").arg(folder.path().join("data"));
-        command
-    };
-    let (good, text) = outcome(&mut server());
-    assert!(!good && text.contains("with https needs --pki-dir"), "{text}");
-    let mut command = server();
-    command.arg("--pki-dir").arg(&pki).stdout(Stdio::null()).stderr(Stdio::null());
-    let _master = Member(command.spawn().expect("start"));
-
-    let etcdctl = |flags: &[(&str, &str)]| {
-        let mut command = Command::new("etcdctl");
-        command.env("ETCDCTL_API", "3").args(["--endpoints", &url, "--command-timeout=2s"]);
-        for (flag, file) in flags {
-            command.arg(flag).arg(pki.join("etcd").join(file));
-        }
-        outcome(command.args(["get", "--prefix", "/registry/namespaces/default", "--keys-only"]))
-    };
-    let known = [("--cacert", "ca.crt"), ("--cert", "client.crt"), ("--key", "client.key")];
-    eventually("the store serves whom it knows", || {
-        let (good, text) = etcdctl(&known);
-        (good && text.trim() == "/registry/namespaces/default").then_some(())
-    });
-    let (good, text) = etcdctl(&known[..1]);
-    assert!(!good, "{text}");
-    // Of another authority: the one of the API.
-    let (good, text) = etcdctl(&[
-        known[0],
-        ("--cert", "../apiserver-kubelet-client.crt"),
-        ("--key", "../apiserver-kubelet-client.key"),
-    ]);
-    assert!(!good, "{text}");
-    assert_eq!(get(client, "/health"), None, "plain text is refused");
-}
-
 /// The body of an answer in plain HTTP.
 fn get(port: u16, path: &str) -> Option<String> {
     use std::io::{Read as _, Write as _};

@@ -13,6 +13,7 @@ mod helm;
 mod integrity;
 mod kube_rs;
 mod kubectl;
+mod server;
 #[path = "../shared/mod.rs"]
 mod shared;
 mod simulated;
