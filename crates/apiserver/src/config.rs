@@ -15,7 +15,7 @@ use crate::authn::{OidcConfig, RequestHeaderConfig, TokenWebhookConfig};
 use crate::authz::AuthorizationConfig;
 
 /// Certificates of the API's address, as PEM.
-#[derive(Clone)]
+#[derive(Clone, PartialEq, Eq)]
 pub struct ServerTls {
     /// Certificate chain of the server.
     pub certificate: Vec<u8>,
@@ -23,6 +23,17 @@ pub struct ServerTls {
     pub key: Vec<u8>,
     /// Authorities whose client certificates are believed.
     pub client_ca: Vec<u8>,
+}
+
+/// Where [`ServerTls`] lies.
+#[derive(Clone, Debug)]
+pub struct ServerTlsFiles {
+    /// Certificate chain of the server.
+    pub certificate: PathBuf,
+    /// Its key.
+    pub key: PathBuf,
+    /// Authorities whose client certificates are believed.
+    pub client_ca: PathBuf,
 }
 
 /// Keys of service account tokens, and who issues them.
@@ -113,6 +124,8 @@ pub struct ApiServerConfig {
     pub advertise_address: IpAddr,
     /// Certificates.
     pub tls: ServerTls,
+    /// Files that they are read from again when these change; without them they stay.
+    pub tls_files: Option<ServerTlsFiles>,
     /// Token keys.
     pub service_account: ServiceAccountKeys,
     /// Addresses of Services; the first is Service `kubernetes`'.
@@ -194,6 +207,7 @@ impl ApiServerConfig {
             room: transport::Room::unlimited(),
             advertise_address: listen.ip(),
             tls,
+            tls_files: None,
             service_account,
             service_cidr: IpNet::new_assert(IpAddr::from([10, 96, 0, 0]), 12),
             node_ports: 30000..=32767,

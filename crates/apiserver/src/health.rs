@@ -108,27 +108,50 @@ pub(crate) fn is_check(path: &str) -> bool {
     })
 }
 
+/// Upstream's names for what this server does once when it starts: the objects that every cluster has are there.
+const BOOTSTRAPPED: [&str; 8] = [
+    "poststarthook/start-system-namespaces-controller",
+    "poststarthook/rbac/bootstrap-roles",
+    "poststarthook/scheduling/bootstrap-system-priority-classes",
+    "poststarthook/start-kubernetes-service-cidr-controller",
+    "poststarthook/bootstrap-controller",
+    "poststarthook/start-cluster-authentication-info-controller",
+    "poststarthook/kube-apiserver-autoregistration",
+    "autoregister-completion",
+];
+
 impl Api {
     async fn checks(&self, endpoint: &str) -> Vec<Check> {
         let mut checks = vec![check("ping", true, "")];
         if endpoint != "livez" {
-            let answered = tokio::time::timeout(STORE_TIMEOUT, self.storage.store.read_barrier()).await;
-            checks.push(check("etcd", matches!(answered, Ok(Ok(()))), "the store has no quorum"));
-            if self.storage.sealing.is_checked() {
-                let checked = self.storage.sealing.check().await;
-                if let Err(error) = &checked {
-                    tracing::info!(error, "the check {} failed", encryption::HEALTH_CHECK);
-                }
-                checks.push(check(encryption::HEALTH_CHECK, checked.is_ok(), "a KMS plugin is not well"));
-            }
+            self.store_checks(endpoint, &mut checks).await;
         }
-        let ready = self.health.bootstrapped.load(Ordering::Acquire);
-        let bootstrapped = ready || endpoint == "livez";
-        checks.push(check("poststarthook/rbac/bootstrap-roles", bootstrapped, "not finished"));
+        // A server that cannot make them yet is alive.
+        let bootstrapped = endpoint == "livez" || self.health.bootstrapped.load(Ordering::Acquire);
+        checks.extend(BOOTSTRAPPED.map(|name| check(name, bootstrapped, "not finished")));
         if endpoint == "readyz" {
             checks.push(check("shutdown", !self.shutdown.is_triggered(), "process is shutting down"));
         }
         checks
+    }
+
+    /// Whether the store answers, and this replica has seen what it holds, which is one question here; and whether what
+    /// it holds can be decrypted.
+    async fn store_checks(&self, endpoint: &str, checks: &mut Vec<Check>) {
+        let answered = tokio::time::timeout(STORE_TIMEOUT, self.storage.store.read_barrier()).await;
+        let is_level = matches!(answered, Ok(Ok(())));
+        checks.push(check("etcd", is_level, "the store has no quorum"));
+        if endpoint == "readyz" {
+            checks.push(check("etcd-readiness", is_level, "the store has no quorum"));
+            checks.push(check("informer-sync", is_level, "this replica is behind"));
+        }
+        if self.storage.sealing.is_checked() {
+            let checked = self.storage.sealing.check().await;
+            if let Err(error) = &checked {
+                tracing::info!(error, "the check {} failed", encryption::HEALTH_CHECK);
+            }
+            checks.push(check(encryption::HEALTH_CHECK, checked.is_ok(), "a KMS plugin is not well"));
+        }
     }
 
     /// Answers `/livez`, `/readyz`, `/healthz`, with each check by its name below them.

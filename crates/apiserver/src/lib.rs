@@ -83,7 +83,7 @@ pub use body::{Body, BoxError, MAX_BODY_BYTES, full};
 pub use call::FENCE_HEADER;
 pub use config::{
     AggregationConfig, ApiServerConfig, BuildError, KubeletClient, MetricsText, ProxyClient, RunError,
-    ServerTls, ServiceAccountKeys,
+    ServerTls, ServerTlsFiles, ServiceAccountKeys,
 };
 pub use counters::METRICS;
 pub use server::{ApiServer, ApiService};

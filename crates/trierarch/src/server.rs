@@ -7,7 +7,9 @@ use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail};
 use api_types::meta;
-use apiserver::{ApiServer, ApiServerConfig, KubeletClient, ProxyClient, RequestHeaderConfig, ServerTls};
+use apiserver::{
+    ApiServer, ApiServerConfig, KubeletClient, ProxyClient, RequestHeaderConfig, ServerTls, ServerTlsFiles,
+};
 use clap::Args;
 use controllers::{ApiProbe, ControllersConfig, Ipv4Range, TokenSigner};
 use env::{Env, Shutdown, TaskGroup};
@@ -239,10 +241,15 @@ async fn build_api(
     store: Store,
     metrics: apiserver::MetricsText,
 ) -> Result<ApiServer> {
+    let files = ServerTlsFiles {
+        certificate: dir.join(format!("apiserver-{}.crt", options.name)),
+        key: dir.join(format!("apiserver-{}.key", options.name)),
+        client_ca: dir.join("ca.crt"),
+    };
     let tls = ServerTls {
-        certificate: read(dir, &format!("apiserver-{}.crt", options.name))?,
-        key: read(dir, &format!("apiserver-{}.key", options.name))?,
-        client_ca: read(dir, "ca.crt")?,
+        certificate: read_file(&files.certificate)?,
+        key: read_file(&files.key)?,
+        client_ca: read_file(&files.client_ca)?,
     };
     let keys = options.service_accounts.keys(dir)?;
     let kubelet = KubeletClient {
@@ -253,6 +260,7 @@ async fn build_api(
     let listen = member::address_of(&options.bind)?;
     let mut config = ApiServerConfig {
         room,
+        tls_files: Some(files),
         advertise_address: options.advertise_address.unwrap_or_else(|| advertised(listen.ip())),
         kubelet_client: Some(kubelet),
         proxy_client: proxy_client(options, dir),
@@ -301,8 +309,11 @@ fn front_proxies(dir: &Path) -> Option<RequestHeaderConfig> {
 }
 
 fn read(dir: &Path, file: &str) -> Result<Vec<u8>> {
-    let path = dir.join(file);
-    std::fs::read(&path).with_context(|| format!("cannot read {}", path.display()))
+    read_file(&dir.join(file))
+}
+
+fn read_file(path: &Path) -> Result<Vec<u8>> {
+    std::fs::read(path).with_context(|| format!("cannot read {}", path.display()))
 }
 
 /// The certificates towards etcd's clients, who need one too; none where they are served in plain text.

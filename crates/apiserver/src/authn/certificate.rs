@@ -3,6 +3,7 @@
 //! shows one that is not believed may have a token that is.
 
 use std::fmt::Write as _;
+use std::io;
 use std::path::PathBuf;
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
@@ -18,9 +19,9 @@ use x509_parser::prelude::{FromDer, X509Certificate};
 
 use super::headers::RequestHeaderConfig;
 use crate::api::Api;
-use crate::config::{BuildError, ServerTls};
+use crate::config::{BuildError, ServerTls, ServerTlsFiles};
+use crate::tls;
 use crate::user::UserInfo;
-use crate::{config_file, tls};
 
 /// Where a certificate is told of in what is known of its user.
 const CREDENTIAL_ID: &str = "authentication.kubernetes.io/credential-id";
@@ -32,10 +33,18 @@ const KEPT_SECONDS: i64 = 10;
 
 /// Whose certificates are believed, and what the server shows itself.
 pub(crate) struct Certificates {
-    tls: ServerTls,
-    /// The authorities of proxies, which may change.
-    file: Option<PathBuf>,
+    /// Where the server's own are read again.
+    files: Option<ServerTlsFiles>,
+    /// The authorities of proxies.
+    proxies: Option<PathBuf>,
     current: ArcSwap<Trust>,
+}
+
+/// What everything is made of, PEM.
+#[derive(Clone, PartialEq, Eq)]
+struct Sources {
+    own: ServerTls,
+    proxies: Option<Vec<u8>>,
 }
 
 /// As it is now.
@@ -43,70 +52,97 @@ pub(crate) struct Trust {
     /// What connections are accepted with.
     pub server: Arc<ServerConfig>,
     users: Arc<dyn ClientCertVerifier>,
-    proxies: Option<Proxies>,
-}
-
-struct Proxies {
-    /// PEM.
-    authorities: Vec<u8>,
-    verifier: Arc<dyn ClientCertVerifier>,
+    proxies: Option<Arc<dyn ClientCertVerifier>>,
+    sources: Sources,
 }
 
 impl Trust {
-    fn new(own: &ServerTls, proxies: Option<Vec<u8>>) -> Result<Self, BuildError> {
-        let users = tls::roots(&own.client_ca)?;
-        let roots = proxies.as_deref().map(tls::roots).transpose()?;
+    fn new(sources: Sources) -> Result<Self, BuildError> {
+        let users = tls::roots(&sources.own.client_ca)?;
+        let roots = sources.proxies.as_deref().map(tls::roots).transpose()?;
         if roots.as_ref().is_some_and(|roots| roots.is_empty()) {
             return Err(BuildError::Tls("there is no authority of proxies in the file".to_owned()));
         }
         let all: Vec<&RootCertStore> =
             [Some(&users), roots.as_ref()].into_iter().flatten().map(|roots| &**roots).collect();
-        let server = Arc::new(tls::server(own, &all)?);
-        let proxies = proxies.zip(roots).map(|(authorities, roots)| {
-            Ok::<_, BuildError>(Proxies { authorities, verifier: tls::callers(&roots)? })
-        });
-        Ok(Self { server, users: tls::callers(&users)?, proxies: proxies.transpose()? })
+        let server = Arc::new(tls::server(&sources.own, &all)?);
+        let proxies = roots.as_ref().map(tls::callers).transpose()?;
+        Ok(Self { server, users: tls::callers(&users)?, proxies, sources })
+    }
+
+    /// The authorities of users, PEM.
+    pub fn user_authorities(&self) -> &[u8] {
+        &self.sources.own.client_ca
     }
 
     /// The authorities of proxies, PEM.
     pub fn proxy_authorities(&self) -> Option<&[u8]> {
-        self.proxies.as_ref().map(|proxies| proxies.authorities.as_slice())
+        self.sources.proxies.as_deref()
     }
 }
 
 impl Certificates {
+    /// `files`: where `own` is read again.
+    ///
     /// # Errors
     /// Files that cannot be used.
-    pub fn new(own: &ServerTls, proxies: &RequestHeaderConfig) -> Result<Self, BuildError> {
-        let file = proxies.client_ca_file.clone();
+    pub fn new(
+        own: &ServerTls,
+        files: Option<ServerTlsFiles>,
+        headers: &RequestHeaderConfig,
+    ) -> Result<Self, BuildError> {
+        let proxies = headers.client_ca_file.clone();
         let read = |path: &PathBuf| {
             let failed = |error| BuildError::Authentication(format!("open {}: {error}", path.display()));
             std::fs::read(path).map_err(failed)
         };
-        let trust = Trust::new(own, file.as_ref().map(read).transpose()?)?;
-        proxies.check(&own.client_ca, trust.proxy_authorities()).map_err(BuildError::Authentication)?;
-        Ok(Self { tls: own.clone(), file, current: ArcSwap::from_pointee(trust) })
+        let authorities = proxies.as_ref().map(read).transpose()?;
+        let trust = Trust::new(Sources { own: own.clone(), proxies: authorities })?;
+        headers.check(&own.client_ca, trust.proxy_authorities()).map_err(BuildError::Authentication)?;
+        Ok(Self { files, proxies, current: ArcSwap::from_pointee(trust) })
     }
 
     pub fn current(&self) -> Arc<Trust> {
         self.current.load_full()
     }
 
-    /// The authorities of users, PEM.
-    pub fn user_authorities(&self) -> &[u8] {
-        &self.tls.client_ca
+    /// Follows the files: what they hold when it can be used together replaces what was, for new connections and for
+    /// the certificates that were shown on open ones.
+    pub async fn keep(&self, api: &Api, interval: Duration) {
+        let mut refused = None;
+        loop {
+            api.storage.env.clock.sleep(interval).await;
+            // A file that is just being replaced is read the next time.
+            let Ok(found) = self.read().await else { continue };
+            if found == self.current.load().sources || refused.as_ref() == Some(&found) {
+                continue;
+            }
+            match Trust::new(found.clone()) {
+                Ok(trust) => {
+                    self.current.store(Arc::new(trust));
+                    tracing::info!("the certificates of the API changed");
+                }
+                Err(error) => {
+                    tracing::error!(%error, "certificates changed, and those before stay in use");
+                    refused = Some(found);
+                }
+            }
+        }
     }
 
-    /// Follows the file of the proxies' authorities: what it holds when it can be used replaces what was.
-    pub async fn keep(&self, api: &Api, interval: Duration) {
-        let Some(file) = &self.file else { return };
-        let is_known = |text: &[u8]| self.current.load().proxy_authorities() == Some(text);
-        let take = |text: Vec<u8>| {
-            let trust = Trust::new(&self.tls, Some(text)).map_err(|error| error.to_string())?;
-            self.current.store(Arc::new(trust));
-            Ok(())
-        };
-        config_file::follow(&api.storage.env.clock, "request header", file, interval, is_known, take).await;
+    async fn read(&self) -> io::Result<Sources> {
+        let mut found = self.current.load().sources.clone();
+        if let Some(files) = &self.files {
+            found.own = ServerTls {
+                certificate: tokio::fs::read(&files.certificate).await?,
+                key: tokio::fs::read(&files.key).await?,
+                client_ca: tokio::fs::read(&files.client_ca).await?,
+            };
+        }
+        if let Some(file) = &self.proxies {
+            found.proxies = Some(tokio::fs::read(file).await?);
+        }
+        Ok(found)
     }
 }
 
@@ -182,7 +218,7 @@ impl Shown {
             by: trust.clone(),
             until: (now + KEPT_SECONDS).min(self.ends + 1),
             as_user: check(&trust.users),
-            as_proxy: trust.proxies.as_ref().map(|proxies| check(&proxies.verifier)),
+            as_proxy: trust.proxies.as_ref().map(check),
         };
         *judged = Some(found.clone());
         found

@@ -66,7 +66,7 @@ impl Authenticator {
         let (asked, wait) = (&config.token_webhook, config.review_retry);
         let webhook = TokenWebhook::new(asked, tokens.audiences(), wait, env, tasks);
         Ok(Self {
-            certificates: Certificates::new(&config.tls, &config.request_header)?,
+            certificates: Certificates::new(&config.tls, config.tls_files.clone(), &config.request_header)?,
             proxies: config.request_header.clone(),
             oidc: Oidc::new(config)?,
             webhook: webhook.map_err(BuildError::Authentication)?,

@@ -44,7 +44,7 @@ pub(super) async fn publish(api: &Api) -> Result<(), Status> {
     let authenticator = &api.authenticator;
     let trust = authenticator.certificates.current();
     let own = Believed {
-        users: authenticator.certificates.user_authorities(),
+        users: trust.user_authorities(),
         proxies: trust.proxy_authorities(),
         headers: &authenticator.proxies,
     };
