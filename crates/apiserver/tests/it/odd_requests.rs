@@ -407,6 +407,23 @@ async fn applied_configurations_fit_their_kind() {
         ],
     )
     .await;
+    let deployments = "/apis/apps/v1/namespaces/default/deployments/d?fieldManager=t";
+    let of_container = |container: Value| {
+        let template = json!({"metadata": {"labels": {"a": "b"}}, "spec": {"containers": [container]}});
+        let spec = json!({"selector": {"matchLabels": {"a": "b"}}, "template": template});
+        let object =
+            json!({"apiVersion": "apps/v1", "kind": "Deployment", "metadata": {"name": "d"}, "spec": spec});
+        ask("PATCH", deployments).body(APPLY, object.to_string())
+    };
+    let portless = json!({"name": "c", "image": "i", "ports": [{"name": "p"}]});
+    check(
+        &cluster,
+        vec![
+            (of_container(portless), 422, "Invalid", "Deployment.apps \"d\" is invalid: spec.template.spec.containers[0].ports[0].containerPort: Required value"),
+            (of_container(json!({"image": "i"})), 500, "", "failed to create typed patch object (/d; apps/v1, Kind=Deployment): .spec.template.spec.containers: element 0: associative list with keys has an element that omits all key fields [\"name\"]"),
+        ],
+    )
+    .await;
     let nameless = json!({"apiVersion": "v1", "kind": "ConfigMap", "data": {"k": "1"}});
     let made = cluster
         .root(ask("PATCH", &format!("{CONFIG_MAPS}/m?fieldManager=t")).body(APPLY, nameless.to_string()));

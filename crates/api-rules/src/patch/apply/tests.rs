@@ -246,6 +246,20 @@ fn unknown_fields_and_bad_elements_are_refused() {
     );
 }
 
+/// A port has two keys, one of them with a default; a container has one.
+#[test]
+fn an_element_is_named_by_the_keys_that_it_has() {
+    let container = |container| deployment(json!({"template": {"spec": {"containers": [container]}}}));
+    let error = put(&json!({}), &container(json!({"image": "i"})), "one", false).unwrap_err().to_string();
+    let text = ".spec.template.spec.containers: element 0: associative list with keys has an element that omits all key fields [\"name\"] (and doesn't have default values for any key fields)";
+    assert!(error.ends_with(text), "{error}");
+    let ports = |port| container(json!({"name": "c", "ports": [port]}));
+    let made = put(&json!({}), &ports(json!({"name": "p"})), "one", false).unwrap();
+    assert_eq!(made["spec"]["template"]["spec"]["containers"][0]["ports"], json!([{"name": "p"}]));
+    let fields = made["metadata"]["managedFields"][0]["fieldsV1"].as_str().unwrap();
+    assert!(fields.contains(r#""f:ports":{"k:{\"protocol\":\"TCP\"}":{".":{},"f:name":{}}}"#), "{fields}");
+}
+
 #[test]
 fn untracked_objects_get_an_entry_for_what_was_there() {
     let mut live = deployment(json!({"replicas": 1}));

@@ -4,6 +4,7 @@
 use super::set::Step;
 use crate::look::Look;
 use api_types::MessageId;
+use api_types::field::quote;
 use api_types::schema::{self, FieldInfo, ListType, MapType, Shape, Type as Scalar};
 use serde_json::Value;
 use std::borrow::Cow;
@@ -151,25 +152,27 @@ impl<'a> Type<'a> {
         }
     }
 
-    /// The step that names a list element.
+    /// The step that names a list element: by the keys that it has, or that have a default.
     ///
     /// # Errors
-    /// The element lacks a key; the text is upstream's, without the path.
+    /// The element has none of the keys; the text is upstream's, without the path.
     pub(super) fn step_of(&self, form: Form, item: &Value) -> Result<Step<'static>, String> {
         if form == Form::Set {
             return Ok(Step::value(item.to_string()));
         }
         let mut found: Vec<(&str, Cow<'_, Value>)> = Vec::new();
-        for (key, default) in self.keys() {
+        let keys = self.keys();
+        let names: Vec<&str> = keys.iter().map(|(key, _)| *key).collect();
+        for (key, default) in keys {
             let own = item.get(key).filter(|value| !value.is_null()).map(Cow::Borrowed);
-            match own.or_else(|| default.value().map(Cow::Owned)) {
-                Some(value) => found.push((key, value)),
-                None => {
-                    return Err(format!(
-                        "associative list with keys has an element that omits key field {key:?} (and doesn't have default value)"
-                    ));
-                }
-            }
+            found.extend(own.or_else(|| default.value().map(Cow::Owned)).map(|value| (key, value)));
+        }
+        if found.is_empty() && !names.is_empty() {
+            let names: Vec<String> = names.into_iter().map(quote).collect();
+            return Err(format!(
+                "associative list with keys has an element that omits all key fields [{}] (and doesn't have default values for any key fields)",
+                names.join(" ")
+            ));
         }
         found.sort_unstable_by_key(|(key, _)| *key);
         found.dedup_by_key(|(key, _)| *key);
