@@ -3,6 +3,7 @@
 //!
 //! Build a [`CustomSchema`] once per version of a definition and share it.
 
+mod check;
 pub(crate) mod costs;
 mod declared;
 mod embedded;
@@ -11,7 +12,7 @@ mod formats;
 mod json_path;
 mod kind;
 pub(crate) mod pattern;
-pub(crate) mod rule_types;
+mod rule_names;
 mod rules;
 pub(crate) mod schemas;
 

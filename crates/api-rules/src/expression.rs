@@ -4,27 +4,12 @@
 //! a tree that is as deep as the chain is long and is walked and dropped by recursion; and it says of each mistake
 //! where it is with the whole line.
 
-use kube_cel::cel::ParseErrors;
-use kube_cel::cel::common::ast::IdedExpr;
-use kube_cel::cel::parser::Parser;
-
 /// Characters of an expression (cel-go's `ExpressionSizeCodePointLimit`).
 const MAX_CHARS: usize = 100_000;
 /// How deep the tree of an expression may be (cel-go's default): what evaluates it has a worker's 2 MiB of stack.
 const MAX_DEPTH: usize = 250;
 /// Bytes of stack that the parser has; it takes far more than the evaluation.
 const STACK: usize = 64 << 20;
-/// Bytes of what is said of mistakes.
-const MAX_ERROR: usize = 2048;
-
-/// Reads an expression, in which fields may be optional (`a.?b`).
-///
-/// # Errors
-/// What is wrong with it, as cel-go begins to say it.
-pub(crate) fn compile(text: &str) -> Result<IdedExpr, String> {
-    let parse = || Parser::new().enable_optional_syntax(true).parse(text);
-    read(text, || parse().map_err(|errors| describe(&errors)))
-}
 
 /// Lets a parser read an expression that is small and flat enough, on a stack that bears it.
 pub(crate) fn read<T: Send>(
@@ -43,22 +28,6 @@ pub(crate) fn read<T: Send>(
         let parsed = parser.map_err(|error| format!("no thread to read it: {error}"))?.join();
         parsed.map_err(|_| "the expression cannot be read".to_owned())?
     })
-}
-
-fn describe(errors: &ParseErrors) -> String {
-    let mut text = String::new();
-    for error in &errors.errors {
-        if !text.is_empty() {
-            text.push('\n');
-        }
-        text.push_str(&error.to_string());
-        if text.len() > MAX_ERROR {
-            text.truncate(text.floor_char_boundary(MAX_ERROR));
-            text.push('…');
-            break;
-        }
-    }
-    text
 }
 
 /// What is between two brackets, up to where reading is.
@@ -168,10 +137,11 @@ fn quoted(bytes: &[u8], raw: bool) -> usize {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::cel::{MAX_ERRORS, parse};
     use kube_cel::cel::Context;
 
     fn refused(text: &str) -> String {
-        match compile(text) {
+        match parse(text) {
             Ok(_) => String::new(),
             Err(text) => text,
         }
@@ -228,7 +198,7 @@ mod tests {
         ] {
             assert_eq!(refused(&text), "", "{}", &text[..20]);
         }
-        let deep = compile(&format!("1{} == 241", "+1".repeat(240))).expect("small enough");
+        let deep = parse(&format!("1{} == 241", "+1".repeat(240))).expect("small enough");
         assert_eq!(Context::default().resolve(&deep), Ok(true.into()));
     }
 
@@ -238,7 +208,7 @@ mod tests {
         assert!(text.starts_with("ERROR: <input>:1:"), "{text}");
         for text in ["@".repeat(MAX_CHARS), "] ".repeat(MAX_CHARS / 2), "a b ".repeat(MAX_CHARS / 4)] {
             let said = refused(&text);
-            assert!(!said.is_empty() && said.len() <= MAX_ERROR + 4, "{}", said.len());
+            assert!(!said.is_empty() && said.len() <= MAX_ERRORS * 256, "{}", said.len());
         }
         assert_eq!(
             refused(&"a".repeat(MAX_CHARS + 1)),

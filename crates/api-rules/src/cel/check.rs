@@ -140,14 +140,21 @@ pub(super) fn check(source: &str, parsed: &IdedExpr, scope: &Scope, schema: &Sch
 const MAX_SHOWN: usize = 1024;
 
 /// An error at a place of a source, as cel-go prints it.
-pub(super) fn issue(source: &str, line: isize, column: isize, text: &str) -> String {
+pub(crate) fn issue(source: &str, line: isize, column: isize, text: &str) -> String {
     let at = usize::try_from(line - 1).unwrap_or(0);
     let shown = source.lines().nth(at).unwrap_or_default();
     if shown.len() > MAX_SHOWN {
         return format!("ERROR: <input>:{line}:{column}: {text}");
     }
-    let dots = ".".repeat(usize::try_from(column - 1).unwrap_or(0));
-    format!("ERROR: <input>:{line}:{column}: {text}\n | {shown}\n | {dots}^")
+    // What is not ASCII is taken for twice as wide.
+    let place = usize::try_from(column - 1).unwrap_or(0);
+    let letters = shown.chars().map(Some).chain(std::iter::repeat(None));
+    let dots =
+        letters.take(place).map(|letter| if letter.is_some_and(|l| !l.is_ascii()) { '．' } else { '.' });
+    let dots: String = dots.collect();
+    let mark = if shown.chars().nth(place).is_some_and(|letter| !letter.is_ascii()) { '＾' } else { '^' };
+    let shown = shown.replace('\t', " ");
+    format!("ERROR: <input>:{line}:{column}: {text}\n | {shown}\n | {dots}{mark}")
 }
 
 /// Names that stand for types or for what functions are called by.

@@ -10,13 +10,16 @@ pub(crate) mod cost;
 mod eval;
 mod policies;
 mod rule;
+mod tokens;
 
 pub use authorizer::{Authorize, Question};
+pub(crate) use check::issue;
 pub use check::{Kind, Schema, warnings};
 pub use cost::{BUDGET, MATCH_CONDITIONS};
 pub use policies::{Warning, check_policy};
 pub(crate) use rule::text_of_format;
 pub use rule::{Names, Outcome, Rule};
+pub(crate) use tokens::Tokens;
 
 use std::cell::Cell;
 use std::sync::Arc;
@@ -30,7 +33,7 @@ use kube_cel::cel::{Context, ExecutionError, Value as Cel};
 use serde_json::Value;
 
 /// Mistakes of one expression that are told, at most.
-const MAX_ERRORS: usize = 8;
+pub(crate) const MAX_ERRORS: usize = 8;
 /// What is said when a budget is spent.
 pub const OUT_OF_BUDGET: &str =
     "validation failed due to running out of cost budget, no further validation rules will be run";
@@ -113,10 +116,10 @@ impl Expression {
 pub(crate) fn parse(source: &str) -> Result<IdedExpr, String> {
     crate::expression::read(source, || {
         let parser = Parser::new().enable_optional_syntax(true);
-        parser.parse(source).map_err(|errors| {
+        parser.parse(&tokens::without_double_negation(source)).map_err(|errors| {
             let texts = errors.errors.iter().take(MAX_ERRORS).map(|error| {
                 let (line, column) = error.pos;
-                check::issue(source, line.max(1), column.max(1), &format!("Syntax error: {}", error.msg))
+                check::issue(source, line.max(1), column.max(1), &error.msg)
             });
             texts.collect::<Vec<_>>().join("\n")
         })

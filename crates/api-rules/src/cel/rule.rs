@@ -46,10 +46,6 @@ impl Rule {
         &self.source
     }
 
-    pub(crate) fn program(&self) -> &IdedExpr {
-        &self.program
-    }
-
     /// The result over JSON values.
     ///
     /// # Errors

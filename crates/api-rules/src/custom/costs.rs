@@ -2,11 +2,12 @@
 //! `apiextensions-apiserver/pkg/apis/apiextensions/validation`, `cel_validation.go` beside it).
 
 use api_types::field::{ErrorType, FieldError};
+use kube_cel::cel::common::ast::IdedExpr;
 use serde_json::Value;
 
+use super::check::{self, Type as Checked};
 use super::declared::Declared;
-use super::estimate::{Estimator, Type};
-use super::rule_types;
+use super::estimate::Estimator;
 use crate::cel;
 use crate::errors::{At, Errors};
 use crate::look::Look;
@@ -65,6 +66,39 @@ impl Reach {
     }
 }
 
+/// An expression that was read and checked.
+struct Compiled {
+    program: IdedExpr,
+    /// Whether it speaks of what the value was.
+    is_of_change: bool,
+}
+
+/// Why an expression cannot stand where it does.
+enum Problem {
+    /// It has mistakes, in upstream's words.
+    Mistakes(String),
+    /// It gives something else than is wanted.
+    Result,
+}
+
+fn compile(
+    text: &str,
+    declared: &Declared,
+    optional_old: bool,
+    wanted: &Checked<'_>,
+) -> Result<Compiled, Problem> {
+    let program = cel::parse(text).map_err(Problem::Mistakes)?;
+    let found = check::check(text, &program, declared, optional_old);
+    if !found.issues.is_empty() {
+        return Err(Problem::Mistakes(found.issues.join("\n")));
+    }
+    if found.gives.is_some_and(|gives| gives != *wanted) {
+        return Err(Problem::Result);
+    }
+    let is_of_change = found.is_of_change;
+    Ok(Compiled { program, is_of_change })
+}
+
 /// Whether a field is that at a path, or below it.
 fn is_below(field: &str, path: &str) -> bool {
     field.strip_prefix(path).is_some_and(|rest| rest.is_empty() || rest.starts_with(['.', '[']))
@@ -106,7 +140,7 @@ impl Run<'_> {
         let times = reach.times.unwrap_or_else(|| declared.cardinality());
         for (place, rule) in schema.items("x-kubernetes-validations").iter().enumerate() {
             let at = list.index(place);
-            let is_of_change = self.rule(rule, schema, root, at, &declared, times);
+            let is_of_change = self.rule(rule, at, &declared, times);
             match (&reach.apart, is_of_change) {
                 (Some(path), true) => {
                     let text = format!(
@@ -124,51 +158,48 @@ impl Run<'_> {
     }
 
     /// Gives whether the rule speaks of what a value was.
-    fn rule(
-        &mut self,
-        rule: &Value,
-        schema: &Value,
-        root: bool,
-        at: At<'_>,
-        declared: &Declared,
-        times: u64,
-    ) -> bool {
+    fn rule(&mut self, rule: &Value, at: At<'_>, declared: &Declared, times: u64) -> bool {
         let text = rule.text("rule");
-        if let Some(problem) = rule_types::problem(text, schema, root) {
-            self.errors.invalid(at.at("rule"), rule.clone(), format!("compilation failed: {problem}"));
-            return false;
-        }
-        let Ok(program) = cel::Rule::compile(text) else { return false };
-        let mut estimator = Estimator::new(declared, rule.flag("optionalOldSelf"));
-        let found = estimator.estimate(program.program());
-        if !matches!(found.ty, Type::Bool | Type::Dyn | Type::Open) {
-            self.errors.invalid(at.at("rule"), rule.clone(), "cel expression must evaluate to a bool");
-            return false;
-        }
-        self.observe("estimated rule cost", found.cost.saturating_mul(times), at.at("rule"));
-        self.message(rule, at.at("messageExpression"), &mut estimator);
-        program.mentions("oldSelf")
+        let optional_old = rule.flag("optionalOldSelf");
+        let mut estimator = Estimator::new(declared, optional_old);
+        let compiled = compile(text, declared, optional_old, &Checked::Bool);
+        let found = match compiled {
+            Ok(found) => found,
+            Err(problem) => {
+                let text = match problem {
+                    Problem::Mistakes(problem) => format!("compilation failed: {problem}"),
+                    Problem::Result => "cel expression must evaluate to a bool".to_owned(),
+                };
+                self.errors.invalid(at.at("rule"), rule.clone(), text);
+                return false;
+            }
+        };
+        let cost = estimator.estimate(&found.program).cost;
+        self.observe("estimated rule cost", cost.saturating_mul(times), at.at("rule"));
+        self.message(rule, at.at("messageExpression"), declared, &mut estimator);
+        found.is_of_change
     }
 
-    fn message(&mut self, rule: &Value, at: At<'_>, estimator: &mut Estimator<'_>) {
+    fn message<'d>(
+        &mut self,
+        rule: &Value,
+        at: At<'_>,
+        declared: &'d Declared,
+        estimator: &mut Estimator<'d>,
+    ) {
         let message = rule.text("messageExpression");
         if message.is_empty() {
             return;
         }
-        match cel::parse(message) {
-            Err(error) => {
-                let text = format!("messageExpression compilation failed: {error}");
-                self.errors.invalid(at, rule.clone(), text);
+        let text = match compile(message, declared, rule.flag("optionalOldSelf"), &Checked::String) {
+            Ok(found) => {
+                let cost = estimator.estimate(&found.program).cost;
+                return self.observe("estimated messageExpression cost", cost, at);
             }
-            Ok(program) => {
-                let found = estimator.estimate(&program);
-                if matches!(found.ty, Type::Text | Type::Dyn | Type::Open) {
-                    self.observe("estimated messageExpression cost", found.cost, at);
-                } else {
-                    self.errors.invalid(at, rule.clone(), "messageExpression must evaluate to a string");
-                }
-            }
-        }
+            Err(Problem::Mistakes(problem)) => format!("messageExpression compilation failed: {problem}"),
+            Err(Problem::Result) => "messageExpression must evaluate to a string".to_owned(),
+        };
+        self.errors.invalid(at, rule.clone(), text);
     }
 
     /// Notes what an expression may cost.

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 
 use serde_json::Value;
 
-use super::rule_types::escape;
+use super::rule_names::escape;
 use crate::look::Look;
 
 /// Bytes of the largest request.

@@ -8,7 +8,7 @@ use kube_cel::cel::Value as Cel;
 use kube_cel::cel::objects::{Key, Map};
 use serde_json::Value;
 
-use super::rule_types::escape;
+use super::rule_names::escape;
 use crate::cel::{self, BUDGET, Names, OUT_OF_BUDGET, Rule as Program};
 use crate::errors::At;
 use crate::look::Look;
