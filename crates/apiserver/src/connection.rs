@@ -31,7 +31,7 @@ use crate::handler::Origin;
 use crate::server::ApiService;
 use crate::wire::{Door, Stranger};
 
-/// How long a client may take to say who it is.
+/// How long a client may take to say who it is, and no longer than a connection may be idle.
 const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
 /// How often an idle HTTP/2 connection is asked whether it lives.
 const PING_INTERVAL: Duration = Duration::from_secs(30);
@@ -50,7 +50,7 @@ const FAREWELL: Duration = Duration::from_secs(1);
 pub(crate) async fn serve(api: Arc<Api>, stream: TcpStream, door: Door, idle: Duration) {
     env::tune(&stream);
     let acceptor = TlsAcceptor::from(api.authenticator.certificates.current().server.clone());
-    let accepted = tokio::time::timeout(HANDSHAKE_TIMEOUT, acceptor.accept(stream)).await;
+    let accepted = tokio::time::timeout(idle.min(HANDSHAKE_TIMEOUT), acceptor.accept(stream)).await;
     if !matches!(accepted, Ok(Ok(_))) {
         api.counts.handshake_errors.increment(1);
     }

@@ -8,6 +8,7 @@ use serde_json::json;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 
 use crate::cluster::{CONFIG_MAPS, Cluster, DEADLINE, Keyed, Running, ask, config_map, eventually};
+use crate::raw::{CONTINUATION, DATA, END_HEADERS, END_STREAM, HEADERS, RST_STREAM, Raw, SETTINGS, frame};
 
 /// What a server says to `said` until it ends the connection.
 async fn says(cluster: &Running, keyed: Option<&Keyed>, protocols: &[&str], said: &[u8]) -> Vec<u8> {
@@ -67,6 +68,93 @@ async fn a_body_that_does_not_come_is_not_waited_for() {
         bad["message"],
         "invalid timeout specified in the request URL - time: invalid duration \"soon\""
     );
+}
+
+#[tokio::test]
+async fn a_handshake_that_does_not_come_is_not_waited_for() {
+    let cluster = Cluster::start_with(|config| config.idle_timeout = Duration::from_millis(200)).await;
+    let mut silent = Vec::new();
+    for number in 0..500 {
+        let mut stream = tokio::net::TcpStream::connect(cluster.address).await.expect("connected");
+        // A record of a handshake that is longer than what comes of it.
+        stream.write_all(&[0x16, 3, 1, 1, 0][..number % 6]).await.expect("sent");
+        silent.push(stream);
+    }
+    cluster.root(ask("GET", CONFIG_MAPS)).await.expect(200);
+    for mut stream in silent {
+        let ended = tokio::time::timeout(DEADLINE, stream.read_to_end(&mut Vec::new())).await;
+        assert!(ended.is_ok(), "the connection stayed open");
+    }
+}
+
+/// HTTP/2 by hand over TLS, as somebody who is known.
+async fn raw(cluster: &Running) -> Raw<impl tokio::io::AsyncRead + tokio::io::AsyncWrite + Unpin + use<>> {
+    Raw::hello(cluster.tls(Some(&cluster.admin), &["h2"]).await.expect("connected")).await
+}
+
+/// Headers of a request, without compression (RFC 7541).
+fn asks(method: &str, path: &str, more: &[(&str, &str)]) -> Vec<u8> {
+    let text = |text: &str| [&[u8::try_from(text.len()).expect("short")], text.as_bytes()].concat();
+    // By their numbers in the static table: `:method`, `:scheme: https`, `:path`, `:authority`.
+    let head = [&[0x02][..], &text(method), &[0x87, 0x04], &text(path), &[0x01], &text("localhost")].concat();
+    let more = more.iter().flat_map(|(name, value)| [&[0][..], &text(name), &text(value)].concat());
+    head.into_iter().chain(more).collect()
+}
+
+#[tokio::test]
+async fn floods_over_http2_keep_nobody_from_being_served() {
+    let cluster = Cluster::start().await;
+    let mut streams = (0..).map(|number| 2 * number + 1);
+    // Requests that are taken back at once (CVE-2023-44487).
+    let mut reset = raw(&cluster).await;
+    for _ in 0..100 {
+        let burst = streams.by_ref().take(100).flat_map(|stream| {
+            let asked = frame(HEADERS, END_HEADERS | END_STREAM, stream, &asks("GET", CONFIG_MAPS, &[]));
+            [asked, frame(RST_STREAM, 0, stream, &8_u32.to_be_bytes())].concat()
+        });
+        if !reset.try_send(&burst.collect::<Vec<u8>>()).await {
+            break;
+        }
+    }
+    cluster.root(ask("GET", CONFIG_MAPS)).await.expect(200);
+    // Headers without end (CVE-2023-45288).
+    let mut endless = raw(&cluster).await;
+    endless.send(&frame(HEADERS, 0, 1, &asks("GET", CONFIG_MAPS, &[]))).await;
+    for _ in 0..2000 {
+        endless.send(&frame(CONTINUATION, 0, 1, &[0x00, 0x01, b'a', 0x01, b'b'].repeat(20))).await;
+    }
+    endless.farewell().await;
+    cluster.root(ask("GET", CONFIG_MAPS)).await.expect(200);
+    // A header of 3,000 bytes that is named a thousand times.
+    let mut bomb = raw(&cluster).await;
+    let name = [&[0x40, 1, b'a', 0x7f, 0xb9, 0x16][..], &[b'v'; 3000]].concat();
+    let headers = [asks("GET", CONFIG_MAPS, &[]), name, vec![0xbe; 1000]].concat();
+    bomb.send(&frame(HEADERS, END_HEADERS | END_STREAM, 1, &headers)).await;
+    if bomb.ended(1).await {
+        bomb.send(&frame(HEADERS, END_HEADERS | END_STREAM, 3, &asks("GET", "/version", &[]))).await;
+        assert!(bomb.ended(3).await, "the connection goes on");
+    }
+    // Frames that want an answer which nobody reads.
+    let mut unread = raw(&cluster).await;
+    let flood = frame(SETTINGS, 0, 0, &[0, 3, 0, 0, 0, 100]).repeat(1000);
+    let flooding = async { while unread.try_send(&flood).await {} };
+    let _flooded = tokio::time::timeout(Duration::from_secs(2), flooding).await;
+    cluster.root(ask("GET", CONFIG_MAPS)).await.expect(200);
+}
+
+#[tokio::test]
+async fn a_body_that_does_not_come_over_http2_ends_its_request_alone() {
+    let cluster = Cluster::start().await;
+    let mut slow = raw(&cluster).await;
+    let path = format!("{CONFIG_MAPS}?timeout=1s");
+    let headers = asks("POST", &path, &[("content-type", "application/json"), ("content-length", "100")]);
+    slow.send(&frame(HEADERS, END_HEADERS, 1, &headers)).await;
+    slow.send(&frame(DATA, 0, 1, b"{")).await;
+    let answer = slow.next_of(DATA).await.expect("an answer");
+    let text = String::from_utf8_lossy(&answer.payload).into_owned();
+    assert!(text.contains("\"code\":504"), "{text}");
+    slow.send(&frame(HEADERS, END_HEADERS | END_STREAM, 3, &asks("GET", "/version", &[]))).await;
+    assert!(slow.ended(3).await, "the connection goes on");
 }
 
 #[tokio::test]

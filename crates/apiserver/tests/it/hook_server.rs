@@ -1,5 +1,6 @@
 //! A webhook over HTTPS, with a certificate of the cluster's authority.
 
+use std::convert::Infallible;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -7,8 +8,9 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use base64::Engine as _;
 use bytes::Bytes;
 use http::{Request, Response};
-use http_body_util::{BodyExt, Full};
-use hyper::body::Incoming;
+use http_body_util::combinators::BoxBody;
+use http_body_util::{BodyExt, Full, StreamBody};
+use hyper::body::{Frame, Incoming};
 use hyper::service::service_fn;
 use hyper_util::rt::TokioIo;
 use parking_lot::Mutex;
@@ -27,7 +29,12 @@ pub struct HookServer {
     pub gate: Arc<Semaphore>,
     pub calls: Calls,
     pub connections: Arc<AtomicUsize>,
+    /// MiB of the answers of `/large` that were asked for.
+    pub taken: Arc<AtomicUsize>,
 }
+
+/// What an answer of `/large` has, in MiB.
+pub const LARGE: usize = 100;
 
 /// `hostPort` as `host` and `port`, or the other way round.
 fn converted(object: &Value, wanted: &Value) -> Value {
@@ -89,7 +96,6 @@ fn answer(path: &str, request: &Value) -> Bytes {
             response["status"] = json!({"message": "not today", "code": 418});
         }
         ["garbage"] => return Bytes::from_static(b"not json"),
-        ["large"] => return Bytes::from(vec![b' '; 4 << 20]),
         ["stranger"] => response["uid"] = json!("another"),
         _ => {}
     }
@@ -98,11 +104,21 @@ fn answer(path: &str, request: &Value) -> Bytes {
     Bytes::from(review.to_string())
 }
 
+/// Blanks without an end in sight.
+fn large(taken: Arc<AtomicUsize>) -> BoxBody<Bytes, Infallible> {
+    let pieces = (0..LARGE).map(move |_| {
+        taken.fetch_add(1, Ordering::SeqCst);
+        Ok(Frame::data(Bytes::from(vec![b' '; 1 << 20])))
+    });
+    BodyExt::boxed(StreamBody::new(futures::stream::iter(pieces)))
+}
+
 async fn serve(
     request: Request<Incoming>,
     calls: Calls,
     gate: Arc<Semaphore>,
-) -> Result<Response<Full<Bytes>>, hyper::Error> {
+    taken: Arc<AtomicUsize>,
+) -> Result<Response<BoxBody<Bytes, Infallible>>, hyper::Error> {
     let path = request.uri().path().to_owned();
     let known = request.headers().get("authorization").is_some_and(|value| value == SESAME);
     let body = request.into_body().collect().await?.to_bytes();
@@ -119,7 +135,11 @@ async fn serve(
         "/gate" => gate.acquire().await.expect("open").forget(),
         _ => {}
     }
-    let mut response = Response::new(Full::new(answer(&path, &review["request"])));
+    let body = match path.as_str() {
+        "/large" => large(taken),
+        path => Full::new(answer(path, &review["request"])).boxed(),
+    };
+    let mut response = Response::new(body);
     if path == "/broken" || path == "/events" && times == 1 {
         *response.status_mut() = http::StatusCode::INTERNAL_SERVER_ERROR;
     }
@@ -142,21 +162,24 @@ impl HookServer {
         let (calls, connections) = (Calls::default(), Arc::new(AtomicUsize::new(0)));
         let gate = Arc::new(Semaphore::new(0));
         let passed = gate.clone();
+        let taken = Arc::new(AtomicUsize::new(0));
+        let pieces = taken.clone();
         let (all, count, tasks) = (calls.clone(), connections.clone(), cluster.tasks.clone());
         cluster.tasks.spawn_detached("hook", async move {
             while let Ok((stream, _)) = listener.accept().await {
                 let (acceptor, calls, count) = (acceptor.clone(), all.clone(), count.clone());
-                let gate = passed.clone();
+                let (gate, taken) = (passed.clone(), pieces.clone());
                 tasks.spawn_detached("hook-connection", async move {
                     let Ok(stream) = acceptor.accept(stream).await else { return };
                     count.fetch_add(1, Ordering::SeqCst);
-                    let service = service_fn(move |request| serve(request, calls.clone(), gate.clone()));
+                    let service =
+                        service_fn(move |request| serve(request, calls.clone(), gate.clone(), taken.clone()));
                     let served = hyper::server::conn::http1::Builder::new();
                     drop(served.serve_connection(TokioIo::new(stream), service).await);
                 });
             }
         });
-        Self { address, gate, calls, connections }
+        Self { address, gate, calls, connections, taken }
     }
 
     /// A webhook for config maps at a path of this server.

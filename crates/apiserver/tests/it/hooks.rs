@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 
 use crate::agents;
 use crate::cluster::{Answer, CONFIG_MAPS, Cluster, Keyed, Running, ask, config_map, eventually};
-use crate::hook_server::HookServer;
+use crate::hook_server::{HookServer, LARGE};
 
 const GROUP: &str = "/apis/admissionregistration.k8s.io/v1";
 
@@ -137,6 +137,8 @@ async fn failures_count_as_the_webhook_says() {
             "{found}"
         );
         assert!(found.contains(text), "{path}: {found}");
+        // What is too large is not read to its end.
+        assert!(server.taken.load(Ordering::SeqCst) < LARGE / 2, "{path}");
         cluster
             .root(ask("DELETE", &format!("{GROUP}/validatingwebhookconfigurations/bad")))
             .await

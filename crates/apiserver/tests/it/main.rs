@@ -33,6 +33,9 @@ mod plugins;
 mod pod_security;
 mod policies;
 mod quotas;
+#[allow(dead_code, reason = "the tests of the etcd API, whose it is, use more of it")]
+#[path = "../../../etcd-api/tests/it/raw.rs"]
+mod raw;
 mod replicas;
 mod reviewer;
 mod rights;

@@ -3,7 +3,7 @@
 use std::net::SocketAddr;
 use std::time::Duration;
 
-use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
 use tokio::net::{TcpSocket, TcpStream};
 
 /// How long an answer may take.
@@ -31,8 +31,8 @@ pub struct Frame {
     pub payload: Vec<u8>,
 }
 
-/// A client that does as it is told.
-pub struct Raw(TcpStream);
+/// A client that does as it is told, in plain text or whatever it is given.
+pub struct Raw<S = TcpStream>(S);
 
 pub fn frame(kind: u8, flags: u8, stream: u32, payload: &[u8]) -> Vec<u8> {
     let len = u32::try_from(payload.len()).expect("a short frame");
@@ -58,7 +58,14 @@ impl Raw {
     pub async fn connect(server: SocketAddr, local: [u8; 4]) -> Self {
         let socket = TcpSocket::new_v4().expect("a socket");
         socket.bind(SocketAddr::from((local, 0))).expect("an address of the machine");
-        let mut raw = Self(socket.connect(server).await.expect("connected"));
+        Self::hello(socket.connect(server).await.expect("connected")).await
+    }
+}
+
+impl<S: AsyncRead + AsyncWrite + Unpin> Raw<S> {
+    /// Says hello, with the largest windows there are.
+    pub async fn hello(stream: S) -> Self {
+        let mut raw = Self(stream);
         raw.send(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n").await;
         raw.send(&frame(SETTINGS, 0, 0, &[0, 4, 0x7f, 0xff, 0xff, 0xff])).await;
         raw.send(&frame(WINDOW_UPDATE, 0, 0, &(i32::MAX - 65_535).to_be_bytes())).await;
