@@ -1,12 +1,12 @@
-//! Claims outlive the pods that use them, and volumes the claims that they are bound to (upstream's
-//! `persistentvolumeclaim-protection` and `persistentvolume-protection` controllers): the API server puts a finalizer
-//! on each, and it is taken off here.
+//! Claims outlive the pods that use them, volumes the claims that they are bound to, and classes of attributes the claims
+//! and volumes that have them (upstream's `persistentvolumeclaim-protection`, `persistentvolume-protection` and
+//! `volumeattributesclass-protection` controllers): the API server puts a finalizer on each, and it is taken off here.
 
 use std::sync::Arc;
 
 use api_types::codec::peek::Peek;
 use api_types::meta;
-use client::{Change, Patch};
+use client::{Change, Lister, Patch};
 use serde_json::{Value, json};
 
 use crate::controller::{CLAIM_INDEX, Controller, Key, Listers, Now, Watch, kind, own_key};
@@ -15,8 +15,16 @@ use crate::template::{has_ended, is_over};
 
 const CLAIMS: &str = "persistentvolumeclaims";
 const VOLUMES: &str = "persistentvolumes";
+const CLASSES: &str = "volumeattributesclasses.storage.k8s.io";
 const CLAIM_FINALIZER: &str = "kubernetes.io/pvc-protection";
 const VOLUME_FINALIZER: &str = "kubernetes.io/pv-protection";
+const CLASS_FINALIZER: &str = "kubernetes.io/vac-protection";
+/// Where claims and volumes say which classes they have, had or are to have.
+const CLASS_PATHS: [&[&str]; 3] = [
+    &["spec", "volumeAttributesClassName"],
+    &["status", "currentVolumeAttributesClassName"],
+    &["status", "modifyVolumeStatus", "targetVolumeAttributesClassName"],
+];
 
 /// See the module.
 pub struct StorageProtection;
@@ -28,8 +36,9 @@ impl Controller for StorageProtection {
 
     fn watches(&self) -> Vec<Watch> {
         vec![
-            Watch { resource: kind("", "v1", CLAIMS), keys: |change, _| own_key(CLAIMS, change) },
-            Watch { resource: kind("", "v1", VOLUMES), keys: |change, _| own_key(VOLUMES, change) },
+            Watch { resource: kind("", "v1", CLAIMS), keys: |change, _| with_classes(CLAIMS, change) },
+            Watch { resource: kind("", "v1", VOLUMES), keys: |change, _| with_classes(VOLUMES, change) },
+            Watch { resource: class_kind(), keys: |change, _| own_key(CLASSES, change) },
             Watch { resource: kind("", "v1", "pods"), keys: pod_changed },
         ]
     }
@@ -40,6 +49,7 @@ impl Controller for StorageProtection {
         };
         let (resource, finalizer, used) = match key.resource.as_str() {
             CLAIMS => (kind("", "v1", CLAIMS), CLAIM_FINALIZER, is_claimed(listers, key)),
+            CLASSES => (class_kind(), CLASS_FINALIZER, has_class(listers, &key.name)),
             _ => (kind("", "v1", VOLUMES), VOLUME_FINALIZER, object["status"]["phase"] == "Bound"),
         };
         if used || !meta::has_finalizer(&object, finalizer) {
@@ -47,6 +57,30 @@ impl Controller for StorageProtection {
         }
         Plan::of(without(resource, &object, finalizer))
     }
+}
+
+fn class_kind() -> &'static api_types::Resource {
+    kind("storage.k8s.io", "v1", "volumeattributesclasses")
+}
+
+/// The claim or volume that changed, and the classes that it has or had.
+fn with_classes(resource: &str, change: &Change) -> Vec<Key> {
+    let objects = [Some(change.object()), change.before()].into_iter().flatten();
+    let classes = objects.flat_map(|object| classes(&object.peek()));
+    let classes = classes.map(|class| Key::new(CLASSES, "", &class));
+    own_key(resource, change).into_iter().chain(classes).collect()
+}
+
+fn classes(object: &Peek<'_>) -> Vec<String> {
+    CLASS_PATHS.iter().filter_map(|path| object.scalar(path).map(Into::into)).collect()
+}
+
+/// Whether a claim or a volume has a class. Nobody asks but for one that is to go.
+fn has_class(listers: &Listers, class: &str) -> bool {
+    let objects =
+        [CLAIMS, VOLUMES].into_iter().filter_map(|resource| listers.get(resource)).flat_map(Lister::all);
+    let at = |object: &Value, path: &[&str]| path.iter().fold(object, |at, name| &at[*name]) == class;
+    objects.into_iter().any(|object| CLASS_PATHS.iter().any(|path| at(&object, path)))
 }
 
 /// The claims of a pod that has ended or is gone.
@@ -126,6 +160,35 @@ mod tests {
         assert_eq!(show(&done), ["patch persistentvolumeclaims ns/x"]);
         let Action::Patch(_, _, Patch::Merge(patch)) = &done.actions[0] else { panic!("{done:?}") };
         assert_eq!(patch["metadata"]["finalizers"], json!(["mine"]));
+    }
+
+    #[test]
+    fn a_class_goes_when_no_claim_and_no_volume_has_it() {
+        let class = json!({
+            "apiVersion": "storage.k8s.io/v1", "kind": "VolumeAttributesClass", "driverName": "d",
+            "metadata": { "name": "x", "finalizers": [CLASS_FINALIZER], "deletionTimestamp": "2026-01-01T00:00:00Z" },
+        });
+        let claim = |spec: Value, status: Value| {
+            let metadata = json!({ "name": "c", "namespace": "ns" });
+            json!({ "apiVersion": "v1", "kind": "PersistentVolumeClaim", "metadata": metadata, "spec": spec, "status": status })
+        };
+        let (named, none) = (json!({ "volumeAttributesClassName": "x" }), json!({}));
+        let volume = json!({ "apiVersion": "v1", "kind": "PersistentVolume", "metadata": { "name": "v" }, "spec": named });
+        let target = json!({ "modifyVolumeStatus": { "targetVolumeAttributesClassName": "x" } });
+        let current = json!({ "currentVolumeAttributesClassName": "x" });
+        for user in [
+            claim(named.clone(), none.clone()),
+            claim(none.clone(), current),
+            claim(none.clone(), target),
+            volume,
+        ] {
+            assert!(plan(CLASSES, vec![class.clone(), user.clone()]).actions.is_empty(), "{user}");
+        }
+        let other = claim(json!({ "volumeAttributesClassName": "y" }), none);
+        assert_eq!(
+            show(&plan(CLASSES, vec![class, other])),
+            ["patch volumeattributesclasses.storage.k8s.io x"]
+        );
     }
 
     #[test]

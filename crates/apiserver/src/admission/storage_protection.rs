@@ -1,4 +1,4 @@
-//! StorageObjectInUseProtection: volumes and claims outlive their use.
+//! StorageObjectInUseProtection: volumes, claims and classes of their attributes do not go before what uses them.
 
 use api_types::status::Status;
 use api_types::{Value, meta};
@@ -13,6 +13,8 @@ fn admit(_: &Api, attributes: &Attributes<'_>, object: &mut Value) -> Result<(),
         "kubernetes.io/pvc-protection"
     } else if attributes.creates("", "persistentvolumes") {
         "kubernetes.io/pv-protection"
+    } else if attributes.creates("storage.k8s.io", "volumeattributesclasses") {
+        "kubernetes.io/vac-protection"
     } else {
         return Ok(());
     };
