@@ -19,6 +19,7 @@ pub(crate) mod schemas;
 pub(crate) use formats::is_known as is_known_format;
 pub use json_path::JsonPath;
 pub use kind::{CREATION_TIMESTAMP, CustomRules, ScalePaths};
+pub(crate) use rule_names::RESERVED;
 
 use crate::errors::{At, Errors};
 use crate::look::Look;

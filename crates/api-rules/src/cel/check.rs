@@ -56,11 +56,16 @@ impl Kind {
         matches!(self, Self::Int | Self::Uint | Self::Double)
     }
 
+    /// Whether it may be missing.
+    fn takes_null(&self) -> bool {
+        matches!(self, Self::Null | Self::Duration | Self::Timestamp | Self::Message(_) | Self::Named(_))
+    }
+
     /// Whether values of both may be the same.
     fn fits(&self, other: &Self) -> bool {
         match (self, other) {
             (a, b) if a.is_open() || b.is_open() => true,
-            (Self::Null, _) | (_, Self::Null) => true,
+            (Self::Null, other) | (other, Self::Null) => other.takes_null(),
             (Self::List(a), Self::List(b)) | (Self::Map(a), Self::Map(b)) => a.fits(b),
             (Self::Map(_), Self::Message(_) | Self::Named(_))
             | (Self::Message(_) | Self::Named(_), Self::Map(_)) => true,
@@ -347,7 +352,7 @@ const FUNCTIONS: &[(&str, Option<Kind>)] = &[
     (operators::NOT_STRICTLY_FALSE, Some(Kind::Bool)),
 ];
 
-/// Fields of `request` (upstream: `BuildRequestType`), and of `device`.
+/// Fields of `request` and `namespaceObject` (upstream: `BuildRequestType`, `BuildNamespaceType`), and of `device`.
 fn request_field(of: &str, field: &str) -> Option<Kind> {
     let named = |name: &str| Some(Kind::Named(format!("kubernetes.{name}")));
     match (of, field) {
@@ -360,6 +365,25 @@ fn request_field(of: &str, field: &str) -> Option<Kind> {
         ) => Some(Kind::String),
         ("kubernetes.AdmissionRequest", "dryRun") => Some(Kind::Bool),
         ("kubernetes.AdmissionRequest", "options") => Some(Kind::Dyn),
+        ("kubernetes.Namespace", "metadata") => named("NamespaceMetadata"),
+        ("kubernetes.Namespace", "spec") => named("NamespaceSpec"),
+        ("kubernetes.Namespace", "status") => named("NamespaceStatus"),
+        (
+            "kubernetes.NamespaceMetadata",
+            "name" | "generateName" | "namespace" | "UID" | "resourceVersion",
+        ) => Some(Kind::String),
+        ("kubernetes.NamespaceMetadata", "labels" | "annotations") => Some(Kind::Map(Box::new(Kind::String))),
+        ("kubernetes.NamespaceMetadata", "creationTimestamp" | "deletionTimestamp") => Some(Kind::Timestamp),
+        ("kubernetes.NamespaceMetadata", "deletionGracePeriodSeconds" | "generation") => Some(Kind::Int),
+        ("kubernetes.NamespaceMetadata" | "kubernetes.NamespaceSpec", "finalizers") => {
+            Some(Kind::List(Box::new(Kind::String)))
+        }
+        ("kubernetes.NamespaceStatus", "phase") => Some(Kind::String),
+        ("kubernetes.NamespaceStatus", "conditions") => {
+            Some(Kind::List(Box::new(Kind::Named("kubernetes.NamespaceCondition".to_owned()))))
+        }
+        ("kubernetes.NamespaceCondition", "lastTransitionTime") => Some(Kind::Timestamp),
+        ("kubernetes.NamespaceCondition", "status" | "type" | "message" | "reason") => Some(Kind::String),
         ("kubernetes.GroupVersionKind", "group" | "version" | "kind") => Some(Kind::String),
         ("kubernetes.GroupVersionResource", "group" | "version" | "resource") => Some(Kind::String),
         ("kubernetes.DRADevice", "driver") => Some(Kind::String),
@@ -457,10 +481,10 @@ impl Checker<'_> {
             }
             "object" | "oldObject" => of(self.schema.object),
             "request" => Kind::Named("kubernetes.AdmissionRequest".to_owned()),
-            "namespaceObject" => Kind::Unknown,
+            "namespaceObject" => Kind::Named("kubernetes.Namespace".to_owned()),
             "params" if self.scope.params => of(self.schema.params),
             "authorizer" if self.scope.authorizer => Kind::Unknown,
-            "variables" if !self.scope.variables.is_empty() => Kind::Unknown,
+            "variables" if self.has_variables() => Kind::Unknown,
             _ if for_all => Kind::Unknown,
             _ => {
                 self.undeclared(name);
@@ -469,10 +493,14 @@ impl Checker<'_> {
         }
     }
 
+    fn has_variables(&self) -> bool {
+        self.scope.composed || !self.scope.variables.is_empty()
+    }
+
     fn select(&mut self, select: &SelectExpr) -> Kind {
         let field = select.field.as_str();
         let kind = match &select.operand.expr {
-            Expr::Ident(name) if name == "variables" => {
+            Expr::Ident(name) if name == "variables" && self.has_variables() => {
                 let found = self.scope.variables.iter().find(|(own, _)| own == field);
                 match found {
                     Some((_, kind)) => kind.clone(),

@@ -45,6 +45,8 @@ pub struct Scope {
     pub authorizer: bool,
     /// The variables that stand before it, with what they are.
     pub variables: Vec<(String, Kind)>,
+    /// Whether there is `variables`, also where none stands before it.
+    pub composed: bool,
     /// Whether `Object{…}` and `JSONPatch{…}` may be built.
     pub patches: bool,
     /// Speaks of a `device`, and of nothing else (upstream: `dynamic-resource-allocation/cel`).
@@ -95,10 +97,12 @@ impl Expression {
         if compiled.kind == Kind::Unknown || wanted.contains(&compiled.kind) {
             return Ok(compiled);
         }
-        let names: Vec<String> = wanted.iter().map(ToString::to_string).collect();
+        let named = |kind: &Kind| if *kind == Kind::Null { "null_type".to_owned() } else { kind.to_string() };
+        let names: Vec<String> = wanted.iter().map(named).collect();
+        let found = named(&compiled.kind);
         Err(match names.as_slice() {
-            [one] => format!("must evaluate to {one}"),
-            many => format!("must evaluate to one of [{}]", many.join(" ")),
+            [one] => format!("must evaluate to {one} but got {found}"),
+            many => format!("must evaluate to one of [{}] but got {found}", many.join(" ")),
         })
     }
 

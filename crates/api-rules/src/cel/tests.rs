@@ -91,7 +91,7 @@ fn what_is_wrong_is_said_before_it_runs() {
     let long = vec!["object.a.b == '((((.....'"; 300].join(" && ");
     assert!(Expression::compile(&long, &Scope::default()).is_ok());
     let wanted = |source: &str| Expression::compile_as(source, &Scope::default(), &[Kind::Bool]).map(|_| ());
-    assert_eq!(wanted("1 + 1"), Err("must evaluate to bool".to_owned()));
+    assert_eq!(wanted("1 + 1"), Err("must evaluate to bool but got int".to_owned()));
     assert_eq!(wanted("object.spec.replicas < 3 && has(object.x)"), Ok(()));
     let text = "'n ' + string(object.n) + ' exceeds ' + params.data.max";
     assert_eq!(*Expression::compile(text, &scope()).unwrap().kind(), Kind::String);

@@ -1,7 +1,7 @@
 //! Names of properties as rules write them (KEP-2876).
 
 /// Words that are no names of fields in rules.
-const RESERVED: [&str; 21] = [
+pub(crate) const RESERVED: [&str; 21] = [
     "true",
     "false",
     "null",
