@@ -66,6 +66,59 @@ impl fmt::Display for Standard {
     }
 }
 
+impl Default for Standard {
+    fn default() -> Self {
+        Self { level: Level::Privileged, minor: None }
+    }
+}
+
+/// What is said of a level that is none, and of a version.
+const NO_LEVEL: &str = "must be one of privileged, baseline, restricted";
+const NO_VERSION: &str = "must be \"latest\" or \"v1.x\"";
+
+/// What holds for namespaces that do not say.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Defaults {
+    /// What pods must keep to.
+    pub enforce: Standard,
+    /// What is written to the audit log.
+    pub audit: Standard,
+    /// What clients are warned of.
+    pub warn: Standard,
+}
+
+impl Defaults {
+    /// Reads the field `defaults` of a `PodSecurityConfiguration`; what is missing is `privileged`, and `latest`.
+    ///
+    /// # Errors
+    /// Levels and versions that there are not.
+    pub fn read(configured: &Value) -> Result<Self, Vec<FieldError>> {
+        let mut errors = Vec::new();
+        let mut read = |mode: &str| {
+            let mut standard = Standard::default();
+            let path = |field: &str| Path::new("defaults").child(field);
+            match configured.text(mode) {
+                "" => {}
+                text => match Level::parse(text) {
+                    Some(level) => standard.level = level,
+                    None => errors.push(FieldError::invalid(&path(mode), text, NO_LEVEL)),
+                },
+            }
+            let field = format!("{mode}-version");
+            match configured.text(&field) {
+                "" => {}
+                text => match version(text) {
+                    Some(minor) => standard.minor = minor,
+                    None => errors.push(FieldError::invalid(&path(&field), text, NO_VERSION)),
+                },
+            }
+            standard
+        };
+        let defaults = Self { enforce: read("enforce"), warn: read("warn"), audit: read("audit") };
+        if errors.is_empty() { Ok(defaults) } else { Err(errors) }
+    }
+}
+
 /// What a namespace asks for.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Policy {
@@ -91,10 +144,9 @@ fn version(text: &str) -> Option<Option<u32>> {
 
 impl Policy {
     /// The policy of a namespace. A level that cannot be read is enforced as the strictest, and not warned of.
-    pub fn of(namespace: &Value) -> Self {
-        let everything = Standard { level: Level::Privileged, minor: None };
-        let mut policy =
-            Self { enforce: everything, audit: everything, warn: everything, errors: Vec::new() };
+    pub fn of(namespace: &Value, defaults: &Defaults) -> Self {
+        let Defaults { enforce, audit, warn } = *defaults;
+        let mut policy = Self { enforce, audit, warn, errors: Vec::new() };
         let label = |name: &str| {
             meta::labels(namespace)
                 .and_then(|labels| labels.get(&format!("{PREFIX}{name}")))
@@ -108,11 +160,7 @@ impl Policy {
             if let Some(text) = level {
                 standard.level = known.unwrap_or(unreadable);
                 if known.is_none() {
-                    errors.push(FieldError::invalid(
-                        &path(mode),
-                        text,
-                        "must be one of privileged, baseline, restricted",
-                    ));
+                    errors.push(FieldError::invalid(&path(mode), text, NO_LEVEL));
                 }
             }
             let name = format!("{mode}-version");
@@ -120,7 +168,7 @@ impl Policy {
                 let parsed = version(text);
                 standard.minor = parsed.flatten();
                 if parsed.is_none() {
-                    errors.push(FieldError::invalid(&path(&name), text, "must be \"latest\" or \"v1.x\""));
+                    errors.push(FieldError::invalid(&path(&name), text, NO_VERSION));
                 }
             }
             known

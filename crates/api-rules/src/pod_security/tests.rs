@@ -113,7 +113,7 @@ fn explicit_values_are_worse_than_none() {
 }
 
 fn policy(labels: Value) -> Policy {
-    Policy::of(&json!({"metadata": {"labels": labels}}))
+    Policy::of(&json!({"metadata": {"labels": labels}}), &Defaults::default())
 }
 
 #[test]

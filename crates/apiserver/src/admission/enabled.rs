@@ -11,6 +11,7 @@ use env::Rng;
 use super::config::Configurations;
 use super::event_rate_limit::Limits;
 use super::node_selector::Selectors;
+use super::pod_security_config::PodSecurity;
 use super::toleration_limits::Cluster;
 use super::{CHAIN, Link};
 use crate::counters::admission::Durations;
@@ -23,10 +24,9 @@ const WITHOUT_EFFECT: [&str; 2] = ["NodeDeclaredFeatureValidator", "PodGroupProt
 /// Those of upstream that are not built and may not be turned on.
 const NOT_BUILT: [&str; 1] = ["ImagePolicyWebhook"];
 /// Plugins whose configuration upstream reads and nobody reads here.
-const NOT_CONFIGURED: [&str; 6] = [
+const NOT_CONFIGURED: [&str; 5] = [
     "MutatingAdmissionPolicy",
     "MutatingAdmissionWebhook",
-    "PodSecurity",
     QUOTA,
     "ValidatingAdmissionPolicy",
     "ValidatingAdmissionWebhook",
@@ -52,6 +52,7 @@ pub(crate) struct Enabled {
     pub(super) charges_quotas: bool,
     pub(super) event_limits: Limits,
     pub(super) node_selectors: Selectors,
+    pub(super) pod_security: PodSecurity,
     pub(super) tolerations: Cluster,
 }
 
@@ -122,6 +123,7 @@ impl Enabled {
         Ok(Self {
             charges_quotas: config.is_on(QUOTA, true),
             node_selectors: configured(&found, "PodNodeSelector", is_linked, Selectors::read)?,
+            pod_security: configured(&found, "PodSecurity", is_linked, PodSecurity::read)?,
             tolerations: configured(&found, "PodTolerationRestriction", is_linked, Cluster::read)?,
             event_limits: configured(&found, "EventRateLimit", is_linked, |document| {
                 Limits::read(document, rng)

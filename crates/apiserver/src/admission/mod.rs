@@ -27,6 +27,7 @@ mod node_taint;
 mod owner_references;
 mod pod_resize;
 mod pod_security;
+mod pod_security_config;
 mod priority;
 mod quota;
 mod runtime_class;

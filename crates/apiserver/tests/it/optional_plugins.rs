@@ -55,9 +55,14 @@ async fn flags_that_cannot_be_followed_end_the_start() {
     let wanted = "failed to read plugin config: unable to read admission control configuration from \"/nowhere/a.yaml\"";
     assert!(fault.starts_with(wanted), "{fault}");
     let folder = tempfile::tempdir().expect("folder");
-    let file = configured(folder.path(), "PodSecurity", json!({}));
+    let file = configured(folder.path(), "ResourceQuota", json!({}));
     let fault = Cluster::fault(|config| config.admission.file = Some(file)).await;
-    assert_eq!(fault, "the configuration of admission plugin \"PodSecurity\" is not implemented");
+    assert_eq!(fault, "the configuration of admission plugin \"ResourceQuota\" is not implemented");
+    let file = configured(folder.path(), "PodSecurity", json!({"kind": "PodSecurityConfiguration"}));
+    let fault = Cluster::fault(|config| config.admission.file = Some(file)).await;
+    let wanted =
+        "couldn't init admission plugin \"PodSecurity\": no kind \"PodSecurityConfiguration\" is registered";
+    assert!(fault.starts_with(wanted), "{fault}");
 }
 
 #[tokio::test]
@@ -227,4 +232,58 @@ async fn owners_are_set_by_those_who_may_delete() {
         message(&as_ann(patch).await, 403),
         "configmaps \"c\" is forbidden: cannot set blockOwnerDeletion in this case because cannot find RESTMapping for APIVersion acme.com/v1 Kind Toy: no matches for kind \"Toy\" in version \"acme.com/v1\""
     );
+}
+
+#[tokio::test]
+async fn pod_security_has_defaults_and_exemptions() {
+    let folder = tempfile::tempdir().expect("folder");
+    let configuration = json!({
+        "apiVersion": "pod-security.admission.config.k8s.io/v1", "kind": "PodSecurityConfiguration",
+        "defaults": {"enforce": "baseline", "warn": "restricted"},
+        "exemptions": {"usernames": ["jane"], "namespaces": ["free"], "runtimeClasses": ["sandboxed"]},
+    });
+    let cluster = with(&[], &[], Some(configured(folder.path(), "PodSecurity", configuration))).await;
+    let pod = |name: &str, privileged: bool| {
+        let container = json!({"name": "c", "image": "i", "securityContext": {"privileged": privileged}});
+        json!({"metadata": {"name": name}, "spec": {"containers": [container]}})
+    };
+    // What holds for a namespace without labels.
+    let refused = cluster.root(ask("POST", PODS).json(&pod("a", true))).await;
+    assert!(message(&refused, 403).contains("violates PodSecurity \"baseline:latest\": privileged"));
+    let made = cluster.root(ask("POST", PODS).json(&pod("b", false))).await;
+    made.expect(201);
+    let warning = made.headers["warning"].to_str().expect("text");
+    assert!(warning.contains("would violate PodSecurity \\\"restricted:latest\\\""), "{warning}");
+    // Labels are asked first.
+    let labels = json!({"metadata": {"labels": {"pod-security.kubernetes.io/enforce": "privileged"}}});
+    let patch = ask("PATCH", "/api/v1/namespaces/default");
+    cluster.root(patch.body("application/merge-patch+json", labels.to_string())).await.expect(200);
+    cluster.create(PODS, &pod("c", true)).await;
+    // Who and what is exempt.
+    let strict = json!({"pod-security.kubernetes.io/enforce": "restricted"});
+    for name in ["strict", "free"] {
+        let namespace = json!({"metadata": {"name": name, "labels": strict}});
+        let made = cluster.root(ask("POST", "/api/v1/namespaces").json(&namespace)).await;
+        made.expect(201);
+        let told = made.headers.get("warning").map(|text| text.to_str().expect("text").to_owned());
+        let wanted = "299 - \"namespace \\\"free\\\" is exempt from Pod Security, and the policy (enforce=restricted:latest) will be ignored\"";
+        assert_eq!(told.as_deref(), (name == "free").then_some(wanted));
+        let accounts = format!("/api/v1/namespaces/{name}/serviceaccounts");
+        cluster.create(&accounts, &json!({"metadata": {"name": "default"}})).await;
+    }
+    cluster.create("/api/v1/namespaces/free/pods", &pod("a", true)).await;
+    let pods = "/api/v1/namespaces/strict/pods";
+    let refused = cluster.root(ask("POST", pods).json(&pod("a", true))).await;
+    message(&refused, 403);
+    let binding = json!({"metadata": {"name": "jane"},
+        "roleRef": {"apiGroup": "rbac.authorization.k8s.io", "kind": "ClusterRole", "name": "edit"},
+        "subjects": [{"kind": "User", "apiGroup": "rbac.authorization.k8s.io", "name": "jane"}]});
+    cluster.create(&format!("{RBAC}/clusterrolebindings"), &binding).await;
+    let by_jane = ask("POST", pods).json(&pod("by-jane", true)).header("impersonate-user", "jane");
+    cluster.root(by_jane).await.expect(201);
+    let class = json!({"metadata": {"name": "sandboxed"}, "handler": "sandboxed"});
+    cluster.create("/apis/node.k8s.io/v1/runtimeclasses", &class).await;
+    let mut sandboxed = pod("sandboxed", true);
+    sandboxed["spec"]["runtimeClassName"] = "sandboxed".into();
+    cluster.create(pods, &sandboxed).await;
 }
