@@ -279,21 +279,33 @@ fn reset_set(writer: &Writer<'_>) -> Set<'static> {
     Set::of_fields(writer.reset.iter().map(|path| path.split('.')))
 }
 
-/// Takes from every other entry what changed; `None` for conflicts when they are not forced.
+/// Which fields of others a writer may change.
+enum Leave<'a> {
+    /// All.
+    Forced,
+    /// These.
+    Of(Set<'a>),
+}
+
+/// Takes from every other entry what changed.
+///
+/// # Errors
+/// Conflicts: what changed and may not.
 fn settle(
     entries: &mut Vec<Entry<'_>>,
     own: &Entry<'_>,
     change: &typed::Comparison<'_>,
-    force: bool,
+    leave: &Leave<'_>,
 ) -> Result<(), PatchError> {
     if entries.iter().all(|e| e.is(own)) {
         return Ok(());
     }
     let changed = change.modified.clone().union(change.added.clone());
     let mut conflicts = Vec::new();
-    for entry in entries.iter_mut().filter(|e| !force && !e.is(own)) {
+    for entry in entries.iter_mut().filter(|e| !e.is(own)) {
+        let Leave::Of(allowed) = leave else { break };
         entry.look();
-        let fields = entry.fields.intersection(&changed).paths();
+        let fields = entry.fields.intersection(&changed).difference(allowed).paths();
         conflicts.extend(fields.into_iter().map(|field| Conflict { manager: entry.shown(), field }));
     }
     if !conflicts.is_empty() {
@@ -340,7 +352,14 @@ pub fn apply(
     entries.push(own.clone());
     let mut result = prune(ty, merged, &entries, last.as_ref());
     let change = typed::compare(ty, &live_bare, &result);
-    settle(&mut entries, &own, &change, force)?;
+    let before = last_applied(live, writer);
+    let leave = match force {
+        true => Leave::Forced,
+        false => {
+            Leave::Of(before.as_ref().map(|before| unchanged(ty, before, &live_bare)).unwrap_or_default())
+        }
+    };
+    settle(&mut entries, &own, &change, &leave)?;
     if let Some(last) = &last
         && change.is_same()
         && last.fields == own.fields
@@ -433,6 +452,27 @@ fn prune(ty: Type<'_>, merged: Value, entries: &[Entry<'_>], last: Option<&Entry
     typed::remove(ty, &merged, &gone.intersection(&before))
 }
 
+/// What kubectl applied itself before it lets the server apply: it is not in conflict with itself. As its annotation says
+/// it, in the version of the object.
+fn last_applied(live: &Value, writer: &Writer<'_>) -> Option<Value> {
+    if writer.manager != "kubectl" {
+        return None;
+    }
+    let text = live.at("metadata.annotations").key(LAST_APPLIED).as_str()?;
+    let config: Value = serde_json::from_str(text).ok()?;
+    (config.text("apiVersion") == writer.api_version).then_some(config)
+}
+
+/// Fields of a configuration that the live object has as they are there.
+fn unchanged<'a>(ty: Type<'_>, config: &'a Value, live: &Value) -> Set<'a> {
+    if !typed::faults(ty, config).is_empty() {
+        return Set::default();
+    }
+    let change = typed::compare(ty, config, live);
+    let changed = change.modified.union(change.added).union(change.removed);
+    typed::fields(ty, config).difference(&changed)
+}
+
 /// kubectl's client-side annotation stays true while kubectl applies on the server.
 fn follow_last_applied(result: &mut Value, applied: &Value, writer: &Writer<'_>) {
     let annotated = result.at("metadata.annotations").key(LAST_APPLIED).is_string();
@@ -480,7 +520,7 @@ fn updated(
     let change = typed::compare(ty, live.unwrap_or(&NOTHING), new);
     let own = Entry::new(writer, false);
     // Forced: an update owns what it changes.
-    let settled = settle(&mut entries, &own, &change, true);
+    let settled = settle(&mut entries, &own, &change, &Leave::Forced);
     debug_assert!(settled.is_ok(), "a forced change has no conflicts");
     let typed::Comparison { added, modified, removed } = change;
     let taken = modified.union(added).difference(unowned()).without(&reset_set(writer));

@@ -303,3 +303,27 @@ fn many_updaters_are_folded() {
     }
     assert!(live["metadata"]["managedFields"].as_array().unwrap().len() <= MAX_UPDATE_MANAGERS);
 }
+
+/// kubectl applied on its side before: what it said then, and nobody has changed since, is no conflict.
+#[test]
+fn kubectl_is_not_in_conflict_with_what_it_applied_itself() {
+    let map = |data: Value| json!({"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "m", "namespace": "n"}, "data": data});
+    let mut made = map(json!({"a": "1", "b": "1"}));
+    let text = map(json!({"a": "1", "b": "1"})).to_string();
+    set(&mut made, "metadata.annotations", json!({"kubectl.kubernetes.io/last-applied-configuration": text}));
+    set(&mut made, "metadata.uid", json!("u"));
+    let by = |manager| Writer { api_version: "v1", ..writer(manager) };
+    update(ty("ConfigMap"), None, &mut made, &by("kubectl-client-side-apply"));
+    let next = map(json!({"a": "2"}));
+    let put = |live: &Value, manager| apply(ty("ConfigMap"), live, &next, &by(manager), false);
+    assert_eq!(put(&made, "kubectl").unwrap()["data"], json!({"a": "2", "b": "1"}));
+    let conflict =
+        "Apply failed with 1 conflict: conflict with \"kubectl-client-side-apply\" using v1: .data.a";
+    assert_eq!(put(&made, "another").unwrap_err().to_string(), conflict);
+    // Somebody else changed it meanwhile.
+    let mut changed = made.clone();
+    set(&mut changed, "data.a", json!("9"));
+    update(ty("ConfigMap"), Some(&made), &mut changed, &by("else"));
+    let conflict = "Apply failed with 1 conflict: conflict with \"else\" using v1: .data.a";
+    assert_eq!(put(&changed, "kubectl").unwrap_err().to_string(), conflict);
+}
