@@ -13,6 +13,7 @@ mod counted;
 mod crud;
 mod custom;
 mod deciders;
+mod drain;
 mod encryption;
 mod fences;
 mod flow;

@@ -202,6 +202,35 @@ async fn a_websocket_needs_the_right_to_create() {
     }
 }
 
+/// An agent runs commands for whoever may speak to it: to look at a node does not suffice.
+#[tokio::test]
+async fn a_websocket_through_a_node_needs_the_right_to_create() {
+    let cluster = cluster().await;
+    let user = async |name: &str, verbs: &[&str]| {
+        let roles = "/apis/rbac.authorization.k8s.io/v1";
+        let rule = json!({"apiGroups": [""], "resources": ["nodes/proxy"], "verbs": verbs});
+        cluster
+            .create(&format!("{roles}/clusterroles"), &json!({"metadata": {"name": name}, "rules": [rule]}))
+            .await;
+        let binding = json!({"metadata": {"name": name},
+            "roleRef": {"apiGroup": "rbac.authorization.k8s.io", "kind": "ClusterRole", "name": name},
+            "subjects": [{"apiGroup": "rbac.authorization.k8s.io", "kind": "User", "name": name}]});
+        cluster.create(&format!("{roles}/clusterrolebindings"), &binding).await;
+        cluster.authority.issue(name, None)
+    };
+    let (looks, runs) = (user("looks", &["get"]).await, user("runs", &["get", "create"]).await);
+    let path = "/api/v1/nodes/n1/proxy/exec/default/p/c?command=id&output=1";
+    let answer = refused(&cluster, websocket(path), &looks).await;
+    let message = answer.expect(403)["message"].as_str().expect("text").to_owned();
+    assert!(message.contains("User \"looks\" cannot create resource \"nodes/proxy\""), "{message}");
+    // Who may goes as far as the address, which is this machine's here.
+    let plain = ask("GET", "/api/v1/nodes/n1/proxy/pods");
+    for (asked, user) in [(websocket(path), &runs), (plain, &looks)] {
+        let answer = refused(&cluster, asked, user).await.expect(400);
+        assert_eq!(answer["message"], "address not allowed");
+    }
+}
+
 /// What pods answer: what they were asked, and a redirect.
 async fn backend(cluster: &Running) -> u16 {
     let listener = TcpListener::bind("127.0.0.1:0").await.expect("listener");

@@ -12,7 +12,7 @@ use parking_lot::Mutex;
 use rcgen::{KeyPair, PublicKeyData};
 use serde_json::{Value, json};
 
-use crate::cluster::{Answer, Authority, Cluster, Running, ask};
+use crate::cluster::{Answer, Authority, Cluster, Running, ask, eventually};
 use crate::reviewer::{Reviewer, Said};
 
 const REVIEWS: &str = "/apis/authentication.k8s.io/v1/tokenreviews";
@@ -377,4 +377,44 @@ async fn flags_and_configuration_exclude_each_other() {
         config.anonymous_auth = Some(true);
     });
     assert!(anonymous.await.starts_with("anonymous: Forbidden: --anonymous-auth flag cannot be set"));
+}
+
+#[tokio::test]
+async fn issuers_are_read_again_when_the_configuration_changes() {
+    let (issuer, folder) = (Issuer::start().await, tempfile::tempdir().expect("folder"));
+    let file = folder.path().join("authentication.yaml");
+    let write = |issuers: Value| {
+        let document = json!({"apiVersion": "apiserver.config.k8s.io/v1", "kind": "AuthenticationConfiguration",
+            "jwt": issuers});
+        let new = file.with_extension("new");
+        std::fs::write(&new, document.to_string()).expect("written");
+        std::fs::rename(&new, &file).expect("renamed");
+    };
+    let believed = |prefix: &str| {
+        let by = json!({"url": issuer.url(), "audiences": ["cluster"],
+            "certificateAuthority": issuer.server.authority.certificate});
+        json!([{"issuer": by, "claimMappings": {"username": {"claim": "sub", "prefix": prefix}}}])
+    };
+    write(json!([]));
+    let named = file.clone();
+    let cluster = Cluster::start_with(|config| {
+        config.authentication_config = Some(named);
+        config.reload_interval = std::time::Duration::from_millis(10);
+    })
+    .await;
+    let token = issuer.token(&issuer.key, |_| ());
+    let name = || async {
+        let answer = with_token(&cluster, &token).await;
+        (answer.code == 201).then(|| answer.json()["status"]["userInfo"]["username"].clone())
+    };
+    assert_eq!(name().await, None);
+    write(believed("oidc:"));
+    assert_eq!(eventually("a new issuer", name).await, "oidc:ann");
+    // One that cannot be used changes nothing.
+    write(json!([{"issuer": {"url": "http://plain"}}]));
+    assert_eq!(name().await, Some(json!("oidc:ann")));
+    write(believed("other:"));
+    eventually("another prefix", || async { name().await.filter(|name| name == "other:ann") }).await;
+    write(json!([]));
+    eventually("the issuer's end", || async { name().await.is_none().then_some(()) }).await;
 }

@@ -279,3 +279,32 @@ async fn callers_in_this_process_are_given_what_is_stored_itself() {
     let outside = cluster.send_as(of(""), &cluster.admin).await.expect("an answer");
     assert_eq!(outside.headers["content-type"], "application/vnd.kubernetes.protobuf");
 }
+
+/// Events go with their lease, as if somebody had deleted them.
+#[tokio::test]
+async fn events_live_for_an_hour() {
+    let cluster = Cluster::start().await;
+    let events = "/api/v1/namespaces/default/events";
+    let object = json!({"kind": "Pod", "name": "p", "namespace": "default"});
+    let event = |name: &str| json!({"metadata": {"name": name}, "involvedObject": object, "reason": "R", "message": "m"});
+    let asked = ask("GET", &format!("{events}?watch=1&resourceVersion=0"));
+    let response = cluster.open(asked, Some(&cluster.admin)).await.expect("watch");
+    let mut watch = Watch { body: response.into_body(), bytes: Vec::new() };
+    for name in ["a", "b"] {
+        cluster.create(events, &event(name)).await;
+    }
+    let view = cluster.store.view();
+    let lease = |name: &str| {
+        let stored = view.get(format!("/registry/events/default/{name}").as_bytes());
+        stored.expect("readable").expect("stored").lease
+    };
+    assert!(lease("a") != 0 && lease("a") == lease("b"), "they share one");
+    let ttl = view.lease(lease("a")).expect("a lease").ttl;
+    assert!((3600..=3660).contains(&ttl), "{ttl} s");
+    assert_eq!([watch.brief().await, watch.brief().await], ["ADDED a", "ADDED b"]);
+    cluster.store.propose(Command::LeaseRevoke { id: lease("a") }).await.expect("revoked");
+    let mut gone = [watch.brief().await, watch.brief().await];
+    gone.sort();
+    assert_eq!(gone, ["DELETED a", "DELETED b"]);
+    cluster.root(ask("GET", &format!("{events}/a"))).await.expect(404);
+}
