@@ -163,20 +163,8 @@ pub(crate) fn issue(source: &str, line: isize, column: isize, text: &str) -> Str
 }
 
 /// Names that stand for types or for what functions are called by.
-pub(super) const NAMESPACES: &[&str] = &[
-    "math",
-    "sets",
-    "optional",
-    "base64",
-    "strings",
-    "jsonpatch",
-    "format",
-    "ip",
-    "cidr",
-    "google",
-    "kubernetes",
-    "lists",
-];
+pub(super) const NAMESPACES: &[&str] =
+    &["sets", "optional", "strings", "jsonpatch", "format", "ip", "cidr", "google", "kubernetes", "lists"];
 pub(super) const TYPES: &[&str] = &[
     "int",
     "uint",
@@ -295,30 +283,12 @@ const FUNCTIONS: &[(&str, Option<Kind>)] = &[
     ("datetime", None),
     ("equivalent", Some(Kind::Bool)),
     ("intersects", Some(Kind::Bool)),
-    ("encode", None),
-    ("decode", None),
     ("escapeKey", Some(Kind::String)),
-    ("greatest", None),
-    ("least", None),
-    ("ceil", None),
-    ("floor", None),
-    ("round", None),
-    ("trunc", None),
-    ("abs", None),
-    ("isNaN", Some(Kind::Bool)),
-    ("isInf", Some(Kind::Bool)),
-    ("isFinite", Some(Kind::Bool)),
-    ("bitAnd", None),
-    ("bitOr", None),
-    ("bitXor", None),
-    ("bitNot", None),
-    ("bitShiftLeft", None),
-    ("bitShiftRight", None),
-    ("sqrt", None),
     ("of", None),
     ("none", None),
     ("ofNonZeroValue", None),
     ("value", None),
+    ("unwrapOpt", None),
     ("hasValue", Some(Kind::Bool)),
     ("or", None),
     ("orValue", None),
@@ -345,10 +315,6 @@ const FUNCTIONS: &[(&str, Option<Kind>)] = &[
     ("range", None),
     ("slice", None),
     ("sort", None),
-    ("isCIDRv4", Some(Kind::Bool)),
-    ("isCIDRv6", Some(Kind::Bool)),
-    ("isIPv4", Some(Kind::Bool)),
-    ("isIPv6", Some(Kind::Bool)),
     (operators::NOT_STRICTLY_FALSE, Some(Kind::Bool)),
 ];
 

@@ -80,6 +80,12 @@ fn what_is_wrong_is_said_before_it_runs() {
     assert!(refused("object.x +").starts_with("compilation failed: ERROR: <input>:1:"));
     assert!(refused("Object{a: 1}").contains("undeclared reference to 'Object'"));
     assert!(refused("request.nothing").contains("undefined field 'nothing'"));
+    assert!(refused("math.abs(1) == 1").contains("undeclared reference to 'math'"));
+    assert!(
+        refused("request.name == null")
+            .contains("no matching overload for '_==_' applied to '(string, null)'")
+    );
+    assert!(Expression::compile("object.x == null && oldObject == null", &Scope::default()).is_ok());
     assert!(refused(&"(".repeat(5000)).contains("expression recursion limit exceeded: 250"));
     assert!(
         refused(&format!("1{} == 1", "+1".repeat(9000))).contains("expression recursion limit exceeded: 250")

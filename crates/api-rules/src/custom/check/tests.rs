@@ -205,3 +205,13 @@ fn a_mistake_is_shown_in_its_line() {
         "ERROR: <input>:1:8: undeclared reference to 'nope' (in container '')\n | 'ä' == nope\n | .．.....^"
     );
 }
+
+#[test]
+fn the_deepest_expressions_are_checked() {
+    let sum = format!("self.i{} > 0", " + 1".repeat(240));
+    let path = format!("self.ios{}", ".b".repeat(240));
+    let calls = format!("{}self.a{}", "string(".repeat(45), ")".repeat(45));
+    for (source, wanted) in [(sum, "bool"), (path, "dyn"), (calls, "string")] {
+        assert_eq!(found(&source, false), Ok(wanted.to_owned()), "{}", &source[..20]);
+    }
+}
