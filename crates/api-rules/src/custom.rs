@@ -72,8 +72,8 @@ impl CustomSchema {
         default(&self.schema, object);
     }
 
-    /// Errors of an object, and of the change from `old` where rules speak of it. CEL rules run only on what fits the
-    /// schema otherwise. What `old` had already is not held against the new object (KEP-4008).
+    /// Errors of an object, and of the change from `old` where rules speak of it. CEL rules do not run on what has another
+    /// shape than the schema says. What `old` had already is not held against the new object (KEP-4008).
     pub fn validate(&self, object: &Value, old: Option<&Value>) -> Vec<FieldError> {
         let mut errors = Errors::new();
         check(&self.schema, object, At::root(""), &self.patterns, &mut errors);
@@ -82,11 +82,15 @@ impl CustomSchema {
             old.is_none_or(|old| !is_unchanged(&self.schema, object, old, blamed(error)))
         };
         errors.retain(is_new);
-        if !errors.is_empty() {
-            return errors;
+        let Some(rules) = &self.rules else { return errors };
+        if errors.iter().any(blocks_rules) {
+            let mut unchecked = Errors::new();
+            unchecked.invalid(At::root(""), Value::Null, UNCHECKED);
+            errors.append(&mut unchecked.done());
+        } else {
+            errors.extend(rules.validate(&self.schema, object, old).into_iter().filter(is_new));
         }
-        let failed = self.rules.as_ref().map(|rules| rules.validate(&self.schema, object, old));
-        failed.into_iter().flatten().filter(is_new).collect()
+        errors
     }
 
     fn faults_of_default(&self, value: &Value) -> Vec<FieldError> {
@@ -97,6 +101,21 @@ impl CustomSchema {
         let found = rules.validate(&self.schema, value, Some(value));
         if found.is_empty() { rules.validate(&self.schema, value, None) } else { found }
     }
+}
+
+/// What is said when rules did not run.
+const UNCHECKED: &str = "some validation rules were not checked because the object was invalid; correct the existing errors to complete validation";
+
+/// Whether rules could not count on the schema.
+fn blocks_rules(error: &FieldError) -> bool {
+    matches!(
+        error.ty,
+        ErrorType::NotSupported
+            | ErrorType::Required
+            | ErrorType::TooLong
+            | ErrorType::TooMany
+            | ErrorType::TypeInvalid
+    )
 }
 
 /// Errors of a value that a schema gives where there is none: under the schema and its rules, once as a value that
@@ -604,6 +623,28 @@ mod tests {
         assert_eq!(found[0].to_string(), "spec: Invalid value: min must not be above max");
         let found = schema.validate(&of(1, 2), Some(&of(1, 5)));
         assert_eq!(found[0].to_string(), "spec: Forbidden: max may not fall");
+    }
+
+    #[test]
+    fn rules_run_beside_errors_that_leave_the_shape() {
+        let schema = CustomSchema::new(json!({"type": "object",
+            "x-kubernetes-validations": [{"rule": "self.min <= self.max", "message": "turned round"}],
+            "properties": {"min": {"type": "integer", "minimum": 2}, "max": {"type": "integer"}}, "required": ["max"]}));
+        let of = |object: Value| {
+            let found = schema.validate(&object, None);
+            found.iter().map(ToString::to_string).collect::<Vec<_>>()
+        };
+        assert_eq!(
+            of(json!({"min": 1, "max": 0})),
+            [
+                "min: Invalid value: 1: min in body should be greater than or equal to 2",
+                "<nil>: Invalid value: turned round"
+            ]
+        );
+        assert_eq!(
+            of(json!({"min": 3})),
+            ["max: Required value".to_owned(), format!("<nil>: Invalid value: null: {UNCHECKED}")]
+        );
     }
 
     #[test]

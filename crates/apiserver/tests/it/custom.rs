@@ -111,7 +111,10 @@ async fn objects_follow_the_schema() {
     assert_eq!(made["spec"], json!({"size": 2, "color": "red", "max": 10, "free": {"x": 1}}));
     assert_eq!(made["metadata"]["generation"], 1);
     for (spec, wanted) in [
-        (json!({}), "Widget.example.com \"b\" is invalid: spec.size: Required value"),
+        (
+            json!({}),
+            "Widget.example.com \"b\" is invalid: [spec.size: Required value, <nil>: Invalid value: null: some validation rules were not checked because the object was invalid; correct the existing errors to complete validation]",
+        ),
         (json!({"size": -1}), "spec.size in body should be greater than or equal to 0"),
         (
             json!({"size": 1, "color": "blue"}),
