@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::time::Duration;
 
 use api_types::time;
 use env::{Shutdown, TaskGroup};
@@ -53,6 +54,10 @@ pub(crate) struct Api {
     pub started: i64,
     /// The flags that it was started with.
     pub flags: BTreeMap<String, String>,
+    /// How long a request may take that is not meant to last.
+    pub request_timeout: Duration,
+    /// How long a watch lasts at least when the client does not say; up to twice so long.
+    pub min_request_timeout: Duration,
     pub flow: Flow,
     /// Memory of the lists that are being sent.
     pub room: Room,
@@ -79,6 +84,8 @@ impl Api {
             aggregation,
             flow: Flow::new(&storage, storage.env.clock.clone(), config.max_requests),
             room: Room::new(config.list_memory),
+            request_timeout: config.request_timeout,
+            min_request_timeout: config.min_request_timeout,
             storage,
             shutdown: tasks.shutdown().clone(),
             tasks,

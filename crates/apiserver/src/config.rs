@@ -134,6 +134,11 @@ pub struct ApiServerConfig {
     pub node_ports: RangeInclusive<u16>,
     /// How long Events live (upstream's `--event-ttl`).
     pub event_ttl: Duration,
+    /// How long a request may take that is not meant to last; it may ask for less (upstream's `--request-timeout`).
+    pub request_timeout: Duration,
+    /// How long a watch lasts at least when the client does not say; up to twice so long (upstream's
+    /// `--min-request-timeout`).
+    pub min_request_timeout: Duration,
     /// Requests that are served at a time, a seat each; large lists take several (upstream's `--max-requests-inflight`
     /// and `--max-mutating-requests-inflight` together).
     pub max_requests: u32,
@@ -212,6 +217,8 @@ impl ApiServerConfig {
             service_cidr: IpNet::new_assert(IpAddr::from([10, 96, 0, 0]), 12),
             node_ports: 30000..=32767,
             event_ttl: Duration::from_hours(1),
+            request_timeout: Duration::from_secs(60),
+            min_request_timeout: Duration::from_secs(1800),
             max_requests: 600,
             kubelet_client: None,
             proxy_client: None,

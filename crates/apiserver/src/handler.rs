@@ -32,9 +32,6 @@ use crate::user::UserInfo;
 use crate::wire::{Door, Stranger};
 use crate::zpages::Page;
 
-/// How long a request may take that is not meant to last (upstream's `--request-timeout`); it may ask for less.
-pub(crate) const REQUEST_TIMEOUT: Duration = Duration::from_secs(60);
-
 /// Where a request comes from.
 #[derive(Clone)]
 pub(crate) enum Origin {
@@ -94,7 +91,7 @@ impl Api {
         let accept =
             request.headers().get(header::ACCEPT).and_then(|value| value.to_str().ok()).unwrap_or_default();
         let media = negotiate::accept(accept, false).unwrap_or(Media::JSON);
-        let limit = time_limit(&info, &query);
+        let limit = time_limit(&info, &query, self.request_timeout);
         let compressible = crate::compress::is_wanted(request.headers())
             && matches!(info.verb, "get" | "list")
             && !info.is_long_running();
@@ -117,7 +114,7 @@ impl Api {
             response = crate::compress::response(response).await;
         }
         if let Some(held) = held.into_inner() {
-            let until = started + limit.unwrap_or(REQUEST_TIMEOUT);
+            let until = started + limit.unwrap_or(self.request_timeout);
             response = flow::hold(response, held, until, self.storage.env.clock.clone(), &self.tasks);
         }
         body::set_header(&mut response, header::HeaderName::from_static("audit-id"), &id);
@@ -254,7 +251,9 @@ impl Api {
         };
         notes.way.wait(call.waited());
         let held = std::mem::take(call.held.get_mut());
-        if call.wire.door.is_some() && answer.as_ref().is_ok_and(|response| is_large(response.body())) {
+        // What goes on for long has no time by which it must be read, and no seat but while a watch begins.
+        let is_read_in_time = call.wire.door.is_some() && !call.info.is_long_running();
+        if is_read_in_time && answer.as_ref().is_ok_and(|response| is_large(response.body())) {
             drop(notes.held.set(held));
         }
         answer
@@ -540,10 +539,10 @@ fn is_misplaced(resource: &Kind, info: &RequestInfo) -> bool {
     }
 }
 
-/// How long a request may take; none: as long as it lasts.
-fn time_limit(info: &RequestInfo, query: &Query) -> Option<Duration> {
+/// How long a request may take, `most` unless it asks for less; none: as long as it lasts.
+fn time_limit(info: &RequestInfo, query: &Query, most: Duration) -> Option<Duration> {
     let asked = asked_time(query).unwrap_or_default().filter(|asked| !asked.is_zero());
-    (!info.is_long_running()).then(|| asked.map_or(REQUEST_TIMEOUT, |asked| asked.min(REQUEST_TIMEOUT)))
+    (!info.is_long_running()).then(|| asked.map_or(most, |asked| asked.min(most)))
 }
 
 /// The `timeout` that a client gives its request, a duration as Go writes it; less than nothing counts as none.
@@ -618,14 +617,15 @@ mod tests {
 
     #[test]
     fn a_request_may_ask_for_less_time() {
+        let most = Duration::from_secs(60);
         let of = |path: &str, query: &str| {
             let query = Query::parse(query);
-            time_limit(&RequestInfo::parse(&http::Method::GET, path, &query), &query)
+            time_limit(&RequestInfo::parse(&http::Method::GET, path, &query), &query, most)
         };
-        assert_eq!(of("/api/v1/pods", ""), Some(REQUEST_TIMEOUT));
+        assert_eq!(of("/api/v1/pods", ""), Some(most));
         assert_eq!(of("/api/v1/pods", "timeout=1.5s"), Some(Duration::from_millis(1500)));
         for query in ["timeout=0s", "timeout=2h", "timeout=-1s", "timeout=x"] {
-            assert_eq!(of("/api/v1/pods", query), Some(REQUEST_TIMEOUT), "{query}");
+            assert_eq!(of("/api/v1/pods", query), Some(most), "{query}");
         }
         assert_eq!(of("/api/v1/pods", "watch=1&timeout=1s"), None);
         let fault = |text: &str| asked_time(&Query::parse(&format!("timeout={text}"))).unwrap_err().message;

@@ -23,7 +23,6 @@ use crate::call::Call;
 use crate::counters::Watched;
 use crate::encode::{self, Form, Writer};
 use crate::flow::Seated;
-use crate::handler::REQUEST_TIMEOUT;
 use crate::initial::{Initial, PIECE_BYTES, Piece};
 use crate::negotiate::{Format, Media, Shape};
 use crate::newest::Newest;
@@ -33,9 +32,6 @@ use crate::select::Selection;
 use crate::storage::Watcher;
 use crate::stored;
 
-/// How long a watch lasts at least when the client does not say (upstream's `--min-request-timeout`); up to twice so
-/// long.
-const MIN_TIMEOUT: Duration = Duration::from_secs(1800);
 /// Between two bookmarks.
 const BOOKMARK_INTERVAL: Duration = Duration::from_secs(60);
 /// Bytes of an initial event that goes over the edge of its piece, mostly.
@@ -153,7 +149,7 @@ impl Api {
     fn seated(&self, call: &Call, initial: &Initial) -> Option<Seated> {
         let seat = call.held.lock().seat.take().filter(|_| initial.bytes() > 0)?;
         let clock = self.storage.env.clock.clone();
-        Some(Seated::until(seat, clock.monotonic() + REQUEST_TIMEOUT, clock, &self.tasks))
+        Some(Seated::until(seat, clock.monotonic() + self.request_timeout, clock, &self.tasks))
     }
 
     async fn begin_watch(
@@ -251,7 +247,7 @@ impl Api {
     /// How long a watch lasts; one of less than nothing has ended when it begins.
     fn watch_timeout(&self, asked: Option<i64>) -> Duration {
         match asked {
-            None | Some(0) => self.storage.env.rng.jittered(MIN_TIMEOUT, 1.0),
+            None | Some(0) => self.storage.env.rng.jittered(self.min_request_timeout, 1.0),
             Some(seconds) => Duration::from_secs(u64::try_from(seconds).unwrap_or(0)),
         }
     }

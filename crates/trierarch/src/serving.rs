@@ -24,6 +24,12 @@ pub struct ServingOptions {
     /// How long Events live
     #[arg(long, value_name = "DURATION", default_value = "1h", value_parser = duration)]
     event_ttl: Duration,
+    /// How long a request may take that is not meant to last; it may ask for less
+    #[arg(long, value_name = "DURATION", default_value = "1m", value_parser = duration)]
+    request_timeout: Duration,
+    /// Seconds that a watch lasts at least when the client does not say; up to twice so long
+    #[arg(long, value_name = "SECONDS", default_value_t = 1800)]
+    min_request_timeout: u32,
     /// Together with --max-mutating-requests-inflight how many requests are served at a time
     #[arg(long, value_name = "NUMBER", default_value_t = 400)]
     max_requests_inflight: u32,
@@ -42,10 +48,15 @@ impl ServingOptions {
         if requests == 0 {
             anyhow::bail!("--max-requests-inflight and --max-mutating-requests-inflight must not both be 0");
         }
+        if self.request_timeout.is_zero() || self.min_request_timeout == 0 {
+            anyhow::bail!("--request-timeout and --min-request-timeout must be positive");
+        }
         config.max_requests = requests;
         config.service_cidr = self.service_cluster_ip_range;
         config.node_ports = self.service_node_port_range.clone();
         config.event_ttl = self.event_ttl;
+        config.request_timeout = self.request_timeout;
+        config.min_request_timeout = Duration::from_secs(self.min_request_timeout.into());
         Ok(())
     }
 }

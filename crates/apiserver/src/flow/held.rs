@@ -7,7 +7,7 @@
 use std::pin::Pin;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Weak};
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, Waker};
 
 use bytes::Bytes;
 use env::{Clock, TaskGroup};
@@ -84,7 +84,14 @@ async fn watch_time(over: oneshot::Receiver<()>, until: Instant, clock: Clock, e
     }
 }
 
-type Slot = Mutex<Option<Body>>;
+/// A body, and who waits for more of it.
+#[derive(Default)]
+struct Taken {
+    body: Option<Body>,
+    waiting: Option<Waker>,
+}
+
+type Slot = Mutex<Taken>;
 
 /// A body that holds something.
 struct Holding {
@@ -121,7 +128,7 @@ pub(crate) fn hold(
 ) -> Response<Body> {
     let (holder, over) = Holder::new(held);
     response.map(|body| {
-        let body = Arc::new(Mutex::new(Some(body)));
+        let body = Arc::new(Mutex::new(Taken { body: Some(body), waiting: None }));
         let (slot, watched) = (Arc::downgrade(&body), Arc::downgrade(&holder));
         tasks.spawn_detached("answer", async move {
             watch_time(over, until, clock, move || end(&slot, &watched)).await;
@@ -132,11 +139,15 @@ pub(crate) fn hold(
 
 /// The time of an answer is over.
 fn end(slot: &Weak<Slot>, holder: &Weak<Holder>) {
-    let body = slot.upgrade().and_then(|slot| slot.lock().take());
+    let Taken { body, waiting } =
+        slot.upgrade().map(|slot| std::mem::take(&mut *slot.lock())).unwrap_or_default();
     if body.is_some() {
         tracing::debug!("an answer was not read in time");
     }
     drop(body);
+    if let Some(waiting) = waiting {
+        waiting.wake();
+    }
     if let Some(holder) = holder.upgrade() {
         holder.let_go();
     }
@@ -153,7 +164,12 @@ impl http_body::Body for Holding {
         if self.is_broken {
             return Poll::Ready(None);
         }
-        let polled = self.body.lock().as_mut().map(|body| Pin::new(body).poll_frame(context));
+        let polled = {
+            let mut slot = self.body.lock();
+            let polled = slot.body.as_mut().map(|body| Pin::new(body).poll_frame(context));
+            slot.waiting = matches!(polled, Some(Poll::Pending)).then(|| context.waker().clone());
+            polled
+        };
         let Some(polled) = polled else {
             self.is_broken = true;
             return Poll::Ready(Some(Err("the answer was not read in time".into())));
@@ -168,11 +184,11 @@ impl http_body::Body for Holding {
     }
 
     fn is_end_stream(&self) -> bool {
-        self.body.lock().as_ref().is_some_and(Body::is_end_stream)
+        self.body.lock().body.as_ref().is_some_and(Body::is_end_stream)
     }
 
     fn size_hint(&self) -> SizeHint {
-        self.body.lock().as_ref().map_or_else(SizeHint::default, Body::size_hint)
+        self.body.lock().body.as_ref().map_or_else(SizeHint::default, Body::size_hint)
     }
 }
 
@@ -214,6 +230,21 @@ mod tests {
         assert_eq!(room.taken(), 3 * PIECE, "a part of it is still to be written");
         drop(last);
         assert_eq!(room.taken(), 0);
+    }
+
+    #[tokio::test]
+    async fn who_waits_for_more_is_told_that_there_is_none() {
+        let room = Room::new(MIB);
+        let response = Response::new(crate::body::stream(futures::stream::pending()));
+        let held = Held { seat: None, charge: room.try_take(1, PIECE) };
+        let (clock, tasks) = (env::Env::real().clock, TaskGroup::new("test", Shutdown::new()));
+        let until = clock.monotonic() + Duration::from_millis(1);
+        let mut body = hold(response, held, until, clock, &tasks).into_body();
+        let told = tokio::time::timeout(Duration::from_secs(60), body.frame()).await.expect("it is told");
+        assert_eq!(
+            told.expect("a frame").expect_err("it is over").to_string(),
+            "the answer was not read in time"
+        );
     }
 
     #[tokio::test]

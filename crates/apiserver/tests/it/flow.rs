@@ -1,5 +1,7 @@
 //! Priority and fairness, seen from outside.
 
+use std::time::Duration;
+
 use bytes::Bytes;
 use http::{Request, Response};
 use http_body_util::{BodyExt as _, Full};
@@ -7,7 +9,7 @@ use hyper::body::Incoming;
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use serde_json::{Value, json};
 
-use crate::cluster::{Answer, CONFIG_MAPS, Cluster, Running, ask, eventually};
+use crate::cluster::{Answer, CONFIG_MAPS, Cluster, DEADLINE, Running, ask, config_map, eventually};
 
 const SCHEMAS: &str = "/apis/flowcontrol.apiserver.k8s.io/v1/flowschemas";
 const LEVELS: &str = "/apis/flowcontrol.apiserver.k8s.io/v1/prioritylevelconfigurations";
@@ -137,6 +139,29 @@ pub async fn reader(cluster: &Running, user: &str, role: &str) {
         "roleRef": {"apiGroup": "rbac.authorization.k8s.io", "kind": "ClusterRole", "name": role},
         "subjects": [{"kind": "User", "apiGroup": "rbac.authorization.k8s.io", "name": user}]});
     cluster.create("/apis/rbac.authorization.k8s.io/v1/clusterrolebindings", &binding).await;
+}
+
+/// What is not a list is not over when the time of a request is, whatever it began with.
+#[tokio::test]
+async fn watches_outlive_the_time_of_a_request() {
+    let cluster = Cluster::start_with(|config| config.request_timeout = Duration::from_millis(500)).await;
+    let clock = env::Env::real().clock;
+    cluster.create(CONFIG_MAPS, &config_map("first")).await;
+    let begun = clock.monotonic();
+    let mut watches = Vec::new();
+    for query in ["watch=1", "watch=1&resourceVersion=0", "watch=1&fieldSelector=metadata.name=later"] {
+        let asked = ask("GET", &format!("{CONFIG_MAPS}?{query}"));
+        watches.push((query, cluster.open(asked, Some(&cluster.admin)).await.expect("watch").into_body()));
+    }
+    clock.sleep_until(begun + Duration::from_secs(1)).await;
+    cluster.create(CONFIG_MAPS, &config_map("later")).await;
+    for (query, mut watch) in watches {
+        let mut seen = String::new();
+        while !seen.contains("\"later\"") {
+            let frame = tokio::time::timeout(DEADLINE, watch.frame()).await.expect(query).expect(query);
+            seen.push_str(&String::from_utf8_lossy(&frame.expect(query).into_data().expect("data")));
+        }
+    }
 }
 
 #[tokio::test]
