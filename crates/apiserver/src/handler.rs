@@ -250,11 +250,10 @@ impl Api {
             None => self.dispatch(call).await,
         };
         notes.way.wait(call.waited());
-        let held = std::mem::take(call.held.get_mut());
         // What goes on for long has no time by which it must be read, and no seat but while a watch begins.
         let is_read_in_time = call.wire.door.is_some() && !call.info.is_long_running();
         if is_read_in_time && answer.as_ref().is_ok_and(|response| is_large(response.body())) {
-            drop(notes.held.set(held));
+            drop(notes.held.set(std::mem::take(call.held.get_mut())));
         }
         answer
     }
