@@ -50,6 +50,7 @@ mod health;
 mod impersonate;
 mod info;
 mod initial;
+mod messages;
 mod negotiate;
 mod newest;
 mod node_client;

@@ -142,7 +142,7 @@ impl Api {
         });
         let mut response = body::response(200, content_type, Bytes::new());
         *response.body_mut() = body::stream(pieces);
-        Ok(response)
+        Ok(self.watch_as_asked(call, response, format != Format::Protobuf))
     }
 
     /// The seats that a watch holds while it is told what there was, for as long as other requests may take.

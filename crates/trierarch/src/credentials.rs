@@ -126,7 +126,7 @@ impl Credentials {
         if self.kubeconfig.exists() {
             return Ok(());
         }
-        let admin = authority.issue(&client_leaf(ADMIN))?;
+        let admin = authority.issue_rsa(&client_leaf(ADMIN))?;
         kubeconfig::write(&self.kubeconfig, ADMIN, &self.endpoints(), authority.certificate(), &admin)
     }
 

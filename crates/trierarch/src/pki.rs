@@ -96,10 +96,18 @@ impl Authority {
 
     /// Signs a new certificate with a new key.
     pub fn issue(&self, leaf: &Leaf) -> Result<KeyedCertificate> {
-        let key = KeyPair::generate()?;
+        self.sign(leaf, &KeyPair::generate()?)
+    }
+
+    /// The same with an RSA key, as kubeadm's kubeconfigs have: there are clients that read no other.
+    pub fn issue_rsa(&self, leaf: &Leaf) -> Result<KeyedCertificate> {
+        self.sign(leaf, &KeyPair::generate_rsa_for(&PKCS_RSA_SHA256, RsaKeySize::_2048)?)
+    }
+
+    fn sign(&self, leaf: &Leaf, key: &KeyPair) -> Result<KeyedCertificate> {
         let mut params = leaf_params(leaf)?;
         params.use_authority_key_identifier_extension = true;
-        let certificate = params.signed_by(&key, &self.issuer)?.pem();
+        let certificate = params.signed_by(key, &self.issuer)?.pem();
         Ok(KeyedCertificate { certificate, key: key.serialize_pem() })
     }
 

@@ -27,7 +27,7 @@ impl Api {
         let container = container(target, &pod, call.query.get("container"))?;
         let Some(node) = pod["spec"]["nodeName"].as_str().filter(|node| !node.is_empty()) else {
             // A pod that is nowhere has written nothing.
-            return Ok(self.as_asked(call, body::response(200, "text/plain", "")));
+            return Ok(self.log_as_asked(call, body::response(200, "text/plain", "")));
         };
         let node = self.node(&view, node)?;
         let client = self.node_client()?;
@@ -38,7 +38,7 @@ impl Api {
             response.headers_mut().remove(header::CONNECTION);
             response.headers_mut().remove(header::TRANSFER_ENCODING);
             body::set_header(&mut response, header::CONTENT_TYPE, "text/plain");
-            return Ok(self.as_asked(call, response));
+            return Ok(self.log_as_asked(call, response));
         }
         Err(refused(response).await)
     }

@@ -4,7 +4,6 @@ mod binding;
 mod eviction;
 mod links;
 mod log;
-mod log_socket;
 mod proxy;
 pub(crate) mod scale;
 mod stream;

@@ -8,6 +8,7 @@ use mvcc::Command;
 use serde_json::{Value, json};
 
 use crate::cluster::{CONFIG_MAPS, Cluster, DEADLINE, Running, ask, config_map};
+use crate::logs::heard;
 
 struct Watch {
     body: Incoming,
@@ -307,4 +308,47 @@ async fn events_live_for_an_hour() {
     gone.sort();
     assert_eq!(gone, ["DELETED a", "DELETED b"]);
     cluster.root(ask("GET", &format!("{events}/a"))).await.expect(404);
+}
+
+/// What a message of a server is, and what follows it.
+fn message(bytes: &[u8]) -> Option<(u8, &[u8], &[u8])> {
+    let (&kind, rest) = bytes.split_first()?;
+    let (&length, rest) = rest.split_first()?;
+    let (length, rest) = match length {
+        126 => (usize::from(u16::from_be_bytes(rest[..2].try_into().expect("two bytes"))), &rest[2..]),
+        _ => (usize::from(length), rest),
+    };
+    Some((kind, &rest[..length], &rest[length..]))
+}
+
+/// Clients in Java watch so.
+#[tokio::test]
+async fn a_websocket_gets_each_event_in_a_message() {
+    let cluster = Cluster::start().await;
+    for name in ["a", "b"] {
+        cluster.create(CONFIG_MAPS, &config_map(name)).await;
+    }
+    let path = format!("{CONFIG_MAPS}?watch=1&timeoutSeconds=1");
+    for (protocols, code) in [("", 101), ("one", 101), ("one, two", 400)] {
+        assert_eq!(heard(&cluster, ask("GET", &path), protocols).await.0, code, "{protocols}");
+    }
+    let (code, protocol, bytes) = heard(&cluster, ask("GET", &path), "one").await;
+    assert_eq!((code, protocol.as_str()), (101, "one"));
+    let (mut rest, mut names) = (&bytes[..], Vec::new());
+    while let Some((0x81, text, more)) = message(rest) {
+        let event: Value = serde_json::from_slice(text).expect("an event");
+        assert_eq!(event["type"], "ADDED");
+        names.push(event["object"]["metadata"]["name"].as_str().expect("a name").to_owned());
+        rest = more;
+    }
+    assert_eq!(names, ["a", "b"]);
+    assert_eq!(message(rest), Some((0x88, &[3, 0xe8][..], &[][..])), "the watch ends after its time");
+
+    let asked = ask("GET", &path).header("accept", "application/vnd.kubernetes.protobuf;stream=watch");
+    let (_, _, bytes) = heard(&cluster, asked, "").await;
+    let (kind, event, rest) = message(&bytes).expect("a message");
+    assert!(kind == 0x82 && event.starts_with(b"\x0a\x05ADDED"), "{event:?}");
+    assert_eq!(message(rest).expect("another").0, 0x82);
+    let refused = ask("GET", &format!("{CONFIG_MAPS}?watch=1&resourceVersion=x"));
+    assert_eq!(heard(&cluster, refused, "").await.0, 500, "a fault is answered without a WebSocket");
 }

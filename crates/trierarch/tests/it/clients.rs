@@ -5,18 +5,18 @@ use std::process::Command;
 
 use crate::cluster::{Cluster, outcome, tools};
 
-/// The program in Go, built by its script where that has not happened yet.
-fn go_clients() -> Command {
-    let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../scripts/go-clients");
-    let built = Command::new(script).output().expect("a shell");
+/// What a script prints that builds clients where that has not happened yet.
+fn built(script: &str) -> String {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../scripts").join(script);
+    let built = Command::new(path).output().expect("a shell");
     let errors = String::from_utf8_lossy(&built.stderr);
-    assert!(built.status.success(), "the clients in Go are missing: run scripts/go-clients\n{errors}");
-    Command::new(String::from_utf8_lossy(&built.stdout).trim())
+    assert!(built.status.success(), "clients are missing: run scripts/{script}\n{errors}");
+    String::from_utf8_lossy(&built.stdout).trim().to_owned()
 }
 
 /// Plays parts of the program in Go, with switches of client-go's.
 fn play(cluster: &Cluster, parts: &[&str], switches: &[(&str, &str)]) {
-    let mut command = go_clients();
+    let mut command = Command::new(built("go-clients"));
     command.arg(cluster.file("kubeconfig")).args(parts).envs(switches.iter().copied());
     // A stream of what there is that differs from a list of it, or an object that a handler changes, ends the program.
     command.env("KUBE_WATCHLIST_INCONSISTENCY_DETECTOR", "true").env("KUBE_CACHE_MUTATION_DETECTOR", "true");
@@ -46,5 +46,15 @@ fn the_python_client_finds_what_it_expects() {
     let mut command = Command::new("python3");
     let (good, text) =
         outcome(command.arg(script).arg(cluster.file("kubeconfig")).env("PYTHONPATH", packages));
+    assert!(good && text.contains("everything held"), "{text}");
+}
+
+#[test]
+fn the_clients_in_java_find_what_they_expect() {
+    let classes = built("java-clients");
+    let cluster = Cluster::up(&["--simulated"]);
+    let mut command = Command::new("java");
+    command.args(["-cp", &classes, "clients.Main"]).arg(cluster.file("kubeconfig"));
+    let (good, text) = outcome(&mut command);
     assert!(good && text.contains("everything held"), "{text}");
 }
