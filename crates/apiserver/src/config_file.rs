@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use api_rules::errors::Errors;
 use api_rules::look::Look;
+use api_types::field::quote;
 use api_types::{Value, codec};
 use env::Clock;
 
@@ -37,6 +38,15 @@ pub(crate) fn check_kind(
     }
     let first = versions.first().copied().unwrap_or_default();
     Err(format!("no kind {kind:?} is registered for version {version:?}: {group}/{first} {wanted} is wanted"))
+}
+
+/// Fields that a document may not have, by their paths, as upstream says it.
+pub(crate) fn unknown(paths: &[String]) -> Result<(), String> {
+    if paths.is_empty() {
+        return Ok(());
+    }
+    let told: Vec<String> = paths.iter().map(|path| format!("unknown field {}", quote(path))).collect();
+    Err(format!("strict decoding error: {}", told.join(", ")))
 }
 
 /// What is wrong with a document, with the paths of fields, as upstream says it.

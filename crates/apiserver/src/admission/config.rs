@@ -92,11 +92,7 @@ fn check_fields(document: &Value) -> Result<(), String> {
         let strange = own.filter(|field| !FIELDS_OF_PLUGIN.contains(field));
         unknown.extend(strange.map(|field| format!("plugins[{index}].{field}")));
     }
-    if unknown.is_empty() {
-        return Ok(());
-    }
-    let told: Vec<String> = unknown.iter().map(|path| format!("unknown field {}", quote(path))).collect();
-    Err(format!("strict decoding error: {}", told.join(", ")))
+    config_file::unknown(&unknown)
 }
 
 #[cfg(test)]

@@ -127,11 +127,7 @@ fn check_fields(document: &Value) -> Result<(), String> {
         let path = |field: &str| if part.is_empty() { field.to_owned() } else { format!("{part}.{field}") };
         unknown.extend(own.filter(|field| !known.contains(field)).map(path));
     }
-    if unknown.is_empty() {
-        return Ok(());
-    }
-    let told: Vec<String> = unknown.iter().map(|path| format!("unknown field {}", quote(path))).collect();
-    Err(format!("strict decoding error: {}", told.join(", ")))
+    config_file::unknown(&unknown)
 }
 
 #[cfg(test)]

@@ -232,11 +232,11 @@ fn strict(document: &Value) -> Result<(), String> {
         "connectionInfo",
         "matchConditions",
     ];
-    let mut faults = Vec::new();
+    let mut unknown = Vec::new();
     let mut look = |value: &Value, at: &str, known: &[&str]| {
         for field in value.as_object().into_iter().flatten().map(|(field, _)| field) {
             if !known.contains(&field.as_str()) {
-                faults.push(format!("unknown field \"{at}{field}\""));
+                unknown.push(format!("{at}{field}"));
             }
         }
     };
@@ -252,7 +252,7 @@ fn strict(document: &Value) -> Result<(), String> {
             look(condition, &format!("{at}webhook.matchConditions[{index}]."), &["expression"]);
         }
     }
-    if faults.is_empty() { Ok(()) } else { Err(format!("strict decoding error: {}", faults.join(", "))) }
+    config_file::unknown(&unknown)
 }
 
 fn authorizers(document: &Value, errors: &mut Errors) -> Vec<Named> {
