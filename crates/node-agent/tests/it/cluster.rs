@@ -48,13 +48,9 @@ impl Drop for Cluster {
 fn keys() -> ServiceAccountKeys {
     let key = KeyPair::generate_rsa_for(&PKCS_RSA_SHA256, RsaKeySize::_2048).expect("key");
     let der = base64::engine::general_purpose::STANDARD.encode(key.subject_public_key_info());
-    ServiceAccountKeys {
-        signing_key: key.serialize_pem().into_bytes(),
-        public_keys: vec![
-            format!("-----BEGIN PUBLIC KEY-----\n{der}\n-----END PUBLIC KEY-----\n").into_bytes(),
-        ],
-        issuer: "https://kubernetes.default.svc".into(),
-    }
+    let public = format!("-----BEGIN PUBLIC KEY-----\n{der}\n-----END PUBLIC KEY-----\n");
+    let signing = key.serialize_pem().into_bytes();
+    ServiceAccountKeys::new(signing, vec![public.into_bytes()], "https://kubernetes.default.svc")
 }
 
 fn issue(issuer: &Issuer<'static, KeyPair>, name: &str) -> (Vec<u8>, Vec<u8>) {
