@@ -4,6 +4,7 @@
 //! kept as trees; the others are packed, and unpacked for whoever reads them.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
+use std::fmt;
 use std::sync::Arc;
 
 use api_types::codec::peek::Peek;
@@ -11,6 +12,7 @@ use api_types::selector::LabelSelector;
 use parking_lot::RwLock;
 use serde_json::Value;
 use tokio::sync::watch;
+use uuid::Uuid;
 
 use crate::object::{Object, Packed};
 
@@ -61,7 +63,30 @@ pub struct Index {
 /// Namespace and name.
 pub(crate) type Key = (String, String);
 /// Keys by the value they are found under.
-type Entries = HashMap<String, Found>;
+type Entries = HashMap<Named, Found>;
+
+/// A value under which objects are found. UIDs, of which there are as many as objects, take no memory of their own.
+#[derive(Debug, PartialEq, Eq, Hash)]
+enum Named {
+    Uid(Uuid),
+    Text(Box<str>),
+}
+
+impl Named {
+    fn of(text: &str) -> Self {
+        let is_same = |uid: &Uuid| *uid.hyphenated().encode_lower(&mut Uuid::encode_buffer()) == *text;
+        Uuid::try_parse(text).ok().filter(is_same).map_or_else(|| Self::Text(text.into()), Self::Uid)
+    }
+}
+
+impl fmt::Display for Named {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Uid(uid) => uid.hyphenated().fmt(f),
+            Self::Text(text) => f.write_str(text),
+        }
+    }
+}
 
 /// Keys under one value; mostly there is one, which takes no memory of its own.
 enum Found {
@@ -213,7 +238,7 @@ impl Lister {
     pub fn by_index(&self, index: &str, value: &str) -> Vec<Arc<Value>> {
         let kept: Vec<Kept> = {
             let objects = self.objects.read();
-            let found = objects.indexes.get(index).and_then(|entries| entries.get(value));
+            let found = objects.indexes.get(index).and_then(|entries| entries.get(&Named::of(value)));
             let keys = found.into_iter().flat_map(Found::keys);
             keys.filter_map(|key| objects.by_key.get(key)).cloned().collect()
         };
@@ -223,13 +248,18 @@ impl Lister {
     /// How many objects an index has under a value.
     pub fn index_len(&self, index: &str, value: &str) -> usize {
         let objects = self.objects.read();
-        objects.indexes.get(index).and_then(|entries| entries.get(value)).map_or(0, Found::len)
+        objects.indexes.get(index).and_then(|entries| entries.get(&Named::of(value))).map_or(0, Found::len)
     }
 
     /// The values under which an index has objects.
     pub fn index_values(&self, index: &str) -> Vec<String> {
         let objects = self.objects.read();
-        objects.indexes.get(index).into_iter().flat_map(|entries| entries.keys().cloned()).collect()
+        objects
+            .indexes
+            .get(index)
+            .into_iter()
+            .flat_map(|entries| entries.keys().map(Named::to_string))
+            .collect()
     }
 
     /// How many objects there are.
@@ -335,13 +365,13 @@ impl Objects {
                 continue;
             }
             let entries = self.indexes.entry(index.name).or_default();
-            for value in old {
+            for value in old.iter().map(|value| Named::of(value)) {
                 if entries.get_mut(&value).is_some_and(|found| found.remove(key)) {
                     entries.remove(&value);
                 }
             }
             for value in new {
-                entries.entry(value).or_insert_with(|| Found::One(key.clone())).insert(key);
+                entries.entry(Named::of(&value)).or_insert_with(|| Found::One(key.clone())).insert(key);
             }
         }
     }
@@ -403,6 +433,18 @@ mod tests {
         assert!(matches!(lister.remove(pod("b", "4", "n1")), Some(Change::Deleted(_))));
         assert!(lister.by_index("node", "n1").is_empty());
         assert!(lister.remove(pod("b", "4", "n1")).is_none());
+    }
+
+    #[test]
+    fn a_value_is_found_as_it_is_written() {
+        let uid = "8f849410-b138-4879-9ad5-ee5d5e2e511d";
+        assert!(matches!(Named::of(uid), Named::Uid(_)));
+        let odd =
+            [uid.to_uppercase(), uid.replace('-', ""), format!("{{{uid}}}"), String::new(), "n1".to_owned()];
+        for text in odd.iter().map(String::as_str).chain([uid]) {
+            assert_eq!(Named::of(text).to_string(), text);
+            assert!(text == uid || Named::of(text) != Named::of(uid), "{text}");
+        }
     }
 
     /// Protobuf says that a pod has no node yet, and a tree says nothing.

@@ -37,6 +37,7 @@ mod health;
 mod http;
 mod inflate;
 mod kv;
+mod lazy;
 mod lease;
 mod lock;
 mod maintenance;

@@ -37,6 +37,7 @@ use crate::front::KvFront;
 use crate::gateway;
 use crate::http;
 use crate::kv::KvService;
+use crate::lazy;
 use crate::lease::LeaseService;
 use crate::lock::LockService;
 use crate::maintenance::MaintenanceService;
@@ -390,14 +391,27 @@ fn services(mut routes: Routes, context: &Context) -> Routes {
         routes.add_service(kv).add_service(watch).add_service(lease).add_service(cluster).add_service(auth);
     routes = routes.add_service(LockServer::new(LockService(context.clone())));
     routes = routes.add_service(ElectionServer::new(ElectionService(context.clone())));
-    let reflection = || {
+    routes = routes.add_service(maintenance).add_service(health);
+    Routes::from(routes.into_axum_router().merge(reflection()))
+}
+
+/// What tells clients of the services. What it knows takes a megabyte: it is there from the first question on.
+fn reflection() -> axum::Router {
+    let builder = || {
         let builder = tonic_reflection::server::Builder::configure();
         builder
             .register_encoded_file_descriptor_set(protos::ETCD_DESCRIPTORS)
             .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
     };
-    let described = "invariant: the descriptors were made by the compiler of protos";
-    routes = routes.add_service(reflection().build_v1().expect(described));
-    routes = routes.add_service(reflection().build_v1alpha().expect(described));
-    routes.add_service(maintenance).add_service(health)
+    lazy::router(
+        &[
+            "/grpc.reflection.v1.ServerReflection/{*rest}",
+            "/grpc.reflection.v1alpha.ServerReflection/{*rest}",
+        ],
+        move || {
+            let described = "invariant: the descriptors were made by the compiler of protos";
+            let routes = Routes::default().add_service(builder().build_v1().expect(described));
+            routes.add_service(builder().build_v1alpha().expect(described)).into_axum_router()
+        },
+    )
 }

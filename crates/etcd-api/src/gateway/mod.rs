@@ -9,7 +9,7 @@ mod headers;
 mod socket;
 
 use std::convert::Infallible;
-use std::sync::{Arc, LazyLock};
+use std::sync::Arc;
 
 use axum::Router;
 use axum::body::{Body, Bytes};
@@ -35,6 +35,7 @@ use crate::calls::Counted;
 use crate::context::Context;
 use crate::deadline::Deadline;
 use crate::framing::{self, PREFIX};
+use crate::lazy;
 
 /// Bytes of JSON for a byte of protobuf, at most about: text is written in base64, with names around it.
 const JSON_OVERHEAD: usize = 2;
@@ -161,12 +162,7 @@ struct Caller {
 /// it knows of the messages takes a megabyte: it is there from the first request on.
 pub(crate) fn router(services: &Counted<Routes>, streams: u32, context: &Context) -> Router {
     let (services, context) = (services.clone(), context.clone());
-    let routes = Arc::new(LazyLock::new(move || routes(&services, streams, &context)));
-    let pass = any(move |request: Request| {
-        let routes = Router::clone(&routes);
-        async move { routes.oneshot(request).await }
-    });
-    Router::new().route("/v3", pass.clone()).route("/v3/", pass.clone()).route("/v3/{*rest}", pass)
+    lazy::router(&["/v3", "/v3/", "/v3/{*rest}"], move || routes(&services, streams, &context))
 }
 
 fn routes(services: &Counted<Routes>, streams: u32, context: &Context) -> Router {
