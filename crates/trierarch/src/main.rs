@@ -52,12 +52,11 @@ use env::{Env, Lane};
 static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
 
 /// How the allocator is set up: memory that is not used any more goes back to the system within so many milliseconds, by
-/// a thread of the allocator's, also where a thread that freed it never asks for any again; what is larger than 4 KiB no
-/// thread keeps for itself.
+/// a thread of the allocator's, also where a thread that freed it never asks for any again.
 // SAFETY: the name is the allocator's own, which reads it once as text that ends with a zero.
 #[allow(unsafe_code)]
 #[unsafe(export_name = "malloc_conf")]
-pub static ALLOCATOR_SETTINGS: &[u8; 59] = b"background_thread:true,dirty_decay_ms:3000,tcache_max:4096\0";
+pub static ALLOCATOR_SETTINGS: &[u8; 43] = b"background_thread:true,dirty_decay_ms:3000\0";
 
 /// How long what closes the state's files may take when everything else has ended.
 const LANES_DEADLINE: Duration = Duration::from_secs(5);
