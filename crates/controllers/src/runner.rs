@@ -77,6 +77,15 @@ pub struct Controllers {
 const OF_METADATA: [&str; 2] = [garbage_collector::NAME, resource_quota::NAME];
 
 /// Takes from a Secret what only matters where it is a token's: it may be large, and is nobody's business here.
+/// How many objects of a kind are kept as trees. Each definition is compared with all others, again and again.
+fn trees(resource: &str, metadata_only: bool) -> usize {
+    match resource {
+        custom_resources::DEFINITIONS => usize::MAX,
+        _ if metadata_only => METADATA_TREES,
+        _ => TREES,
+    }
+}
+
 fn trim_secret(secret: &mut Value) {
     if secret["type"] != service_account_tokens::TYPE
         && let Some(secret) = secret.as_object_mut()
@@ -153,7 +162,7 @@ impl Controllers {
                     indexes: indexes(),
                     metadata_only,
                     trim: (name == "secrets").then_some(trim_secret as fn(&mut Value)),
-                    trees: if metadata_only { METADATA_TREES } else { TREES },
+                    trees: trees(&name, metadata_only),
                     ..InformerConfig::all(watch.resource)
                 };
                 config.build(self.env.clone(), &self.client)
