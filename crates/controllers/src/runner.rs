@@ -76,7 +76,6 @@ pub struct Controllers {
 /// Controllers that look at every kind, and at nothing but the metadata of what no other one looks at (and at quotas).
 const OF_METADATA: [&str; 2] = [garbage_collector::NAME, resource_quota::NAME];
 
-/// Takes from a Secret what only matters where it is a token's: it may be large, and is nobody's business here.
 /// How many objects of a kind are kept as trees. Each definition is compared with all others, again and again.
 fn trees(resource: &str, metadata_only: bool) -> usize {
     match resource {
@@ -86,6 +85,7 @@ fn trees(resource: &str, metadata_only: bool) -> usize {
     }
 }
 
+/// Takes from a Secret what only matters where it is a token's: it may be large, and is nobody's business here.
 fn trim_secret(secret: &mut Value) {
     if secret["type"] != service_account_tokens::TYPE
         && let Some(secret) = secret.as_object_mut()
