@@ -31,6 +31,12 @@ fn expand(schemas: &Map<String, Value>, schema: &Value) -> Value {
             whole.insert(field.into(), value.clone());
         }
     }
+    // Zeros of Go's that the schema itself may forbid: generators of definitions leave them out.
+    let is_empty =
+        |default: &Value| *default == json!({}) || *default == json!("") && own.contains_key("enum");
+    if own.get("default").is_some_and(is_empty) {
+        whole.remove("default");
+    }
     DROPPED.iter().for_each(|field| drop(whole.remove(*field)));
     whole.into()
 }
