@@ -138,7 +138,7 @@ pub async fn run(env: Env, options: Options) -> Result<()> {
     let member_tasks = TaskGroup::new("member", Shutdown::new());
     member.start(&member_tasks);
     if let (Some(api), Some(dir)) = (api, &options.pki_dir) {
-        let root_ca = String::from_utf8(read(dir, "ca.crt")?).context("ca.crt is not PEM")?;
+        let root_ca = String::from_utf8(read(&dir.join("ca.crt"))?).context("ca.crt is not PEM")?;
         let cluster_cidr = Ipv4Range::parse(&options.cluster_cidr).map_err(anyhow::Error::msg)?;
         let config = ControllersConfig {
             replica: options.name,
@@ -247,15 +247,15 @@ async fn build_api(
         client_ca: dir.join("ca.crt"),
     };
     let tls = ServerTls {
-        certificate: read_file(&files.certificate)?,
-        key: read_file(&files.key)?,
-        client_ca: read_file(&files.client_ca)?,
+        certificate: read(&files.certificate)?,
+        key: read(&files.key)?,
+        client_ca: read(&files.client_ca)?,
     };
     let keys = options.service_accounts.keys(dir)?;
     let kubelet = KubeletClient {
-        certificate: read(dir, "apiserver-kubelet-client.crt")?,
-        key: read(dir, "apiserver-kubelet-client.key")?,
-        ca: read(dir, "ca.crt")?,
+        certificate: read(&dir.join("apiserver-kubelet-client.crt"))?,
+        key: read(&dir.join("apiserver-kubelet-client.key"))?,
+        ca: read(&dir.join("ca.crt"))?,
     };
     let listen = member::address_of(&options.bind)?;
     let mut config = ApiServerConfig {
@@ -308,12 +308,9 @@ fn front_proxies(dir: &Path) -> Option<RequestHeaderConfig> {
     })
 }
 
-fn read(dir: &Path, file: &str) -> Result<Vec<u8>> {
-    read_file(&dir.join(file))
-}
-
-fn read_file(path: &Path) -> Result<Vec<u8>> {
-    std::fs::read(path).with_context(|| format!("cannot read {}", path.display()))
+/// The bytes of a file; the error names it.
+pub(crate) fn read(file: &Path) -> Result<Vec<u8>> {
+    std::fs::read(file).with_context(|| format!("cannot read {}", file.display()))
 }
 
 /// The certificates towards etcd's clients, who need one too; none where they are served in plain text.

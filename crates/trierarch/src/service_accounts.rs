@@ -1,16 +1,15 @@
 //! The flags of service account tokens, as kube-apiserver has them (`pkg/kubeapiserver/options/authentication.go`).
 
-use std::fs;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use anyhow::{Context as _, Result, bail};
+use anyhow::{Result, bail};
 use apiserver::ServiceAccountKeys;
 use clap::Args;
 use clap::builder::BoolishValueParser;
 use url::Url;
 
-use crate::server::duration;
+use crate::server::{duration, read};
 
 /// Who issues tokens if no flag says so.
 const ISSUER: &str = "https://kubernetes.default.svc.cluster.local";
@@ -100,13 +99,11 @@ impl ServiceAccountOptions {
     }
 }
 
-fn read(file: &Path) -> Result<Vec<u8>> {
-    fs::read(file).with_context(|| format!("cannot read {}", file.display()))
-}
-
 #[cfg(test)]
 mod tests {
     use clap::Parser;
+
+    use std::fs;
 
     use super::*;
 

@@ -3,12 +3,12 @@
 use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
+use std::process::{Command, Stdio};
 
 use serde_json::Value;
 use tempfile::TempDir;
 
-use crate::cluster::{outcome, program, tools};
+use crate::cluster::{Process, outcome, program, tools};
 use crate::shared::eventually;
 
 const SET: [&str; 2] = ["--set", "image.repository=registry.example/trierarch,pki.secret=pki"];
@@ -100,17 +100,6 @@ fn arguments(set: &Value, place: &Place, places: &[Place], folder: &Path) -> Vec
     container["args"].as_array().expect("arguments").iter().map(argument).collect()
 }
 
-struct Masters(Vec<Child>);
-
-impl Drop for Masters {
-    fn drop(&mut self) {
-        for process in &mut self.0 {
-            drop(process.kill());
-            drop(process.wait());
-        }
-    }
-}
-
 #[test]
 fn the_masters_of_the_chart_serve() {
     let folder = TempDir::new().expect("folder");
@@ -130,9 +119,9 @@ fn the_masters_of_the_chart_serve() {
         let log = fs::File::create(folder.path().join(format!("{}.log", place.name))).expect("log");
         let mut command = program();
         command.arg("server").args(arguments(&set, place, &places, folder.path()));
-        command.stdout(Stdio::null()).stderr(log).spawn().expect("start")
+        Process(command.stdout(Stdio::null()).stderr(log).spawn().expect("start"))
     };
-    let _masters = Masters(places.iter().map(start).collect());
+    let _masters: Vec<Process> = places.iter().map(start).collect();
     for Place { name, .. } in &places {
         eventually(&format!("{name} serves"), || {
             let mut kubectl = Command::new(tools().join("kubectl"));

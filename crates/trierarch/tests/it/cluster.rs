@@ -1,7 +1,7 @@
 //! A cluster that `trierarch up` brought up in a folder of its own, on ports of its own; `down` when it is dropped.
 
 use std::path::PathBuf;
-use std::process::{Command, Output};
+use std::process::{Child, Command, Output};
 use std::sync::atomic::{AtomicU16, Ordering};
 use std::time::Duration;
 
@@ -16,6 +16,16 @@ const PORTS: [u16; 11] = [2379, 2380, 22379, 22380, 32379, 32380, 6443, 6444, 64
 pub struct Cluster {
     folder: TempDir,
     pub offset: u16,
+}
+
+/// A process that ends when it is dropped.
+pub struct Process(pub Child);
+
+impl Drop for Process {
+    fn drop(&mut self) {
+        drop(self.0.kill());
+        drop(self.0.wait());
+    }
 }
 
 pub fn program() -> Command {

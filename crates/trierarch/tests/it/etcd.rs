@@ -4,7 +4,7 @@ use std::process::{Child, Command, Stdio};
 
 use tempfile::TempDir;
 
-use crate::cluster::{outcome, program};
+use crate::cluster::{Process, outcome, program};
 use crate::shared::eventually;
 
 /// Members of one cluster; they end when it is dropped.
@@ -113,16 +113,6 @@ fn flags_that_are_unknown_are_refused() {
     assert!(unknown == Some(2) && text.contains("flag provided but not defined: -no-such-flag"), "{text}");
 }
 
-/// A process that ends with its test.
-struct Member(Child);
-
-impl Drop for Member {
-    fn drop(&mut self) {
-        drop(self.0.kill());
-        drop(self.0.wait());
-    }
-}
-
 /// The body of an answer in plain HTTP.
 fn get(port: u16, path: &str) -> Option<String> {
     use std::io::{Read as _, Write as _};
@@ -150,7 +140,7 @@ fn the_proxy_serves_both_versions_of_http_over_tls() {
     command.args(["etcd", "grpc-proxy", "start", "--auto-tls", "--listen-addr", &listen, "--data-dir"]);
     command.arg(folder.path()).args(["--endpoints", &format!("127.0.0.1:{}", members.clients[0])]);
     let command = command.stdout(Stdio::null()).stderr(Stdio::null());
-    let _proxy = Member(command.spawn().expect("start"));
+    let _proxy = Process(command.spawn().expect("start"));
     for version in ["--http1.1", "--http2"] {
         let url = format!("https://{listen}/proxy/health");
         eventually("the proxy says how the members are", || {
@@ -249,7 +239,7 @@ fn the_flags_of_kubeadm_start_a_member() {
     }
     let mut command = program();
     let command = command.arg("etcd").args(flags).stdout(Stdio::null()).stderr(Stdio::null());
-    let _member = Member(command.spawn().expect("start"));
+    let _member = Process(command.spawn().expect("start"));
     for path in ["/livez", "/readyz", "/metrics"] {
         eventually("the metrics URL answers", || get(metrics, path));
     }
@@ -296,7 +286,7 @@ fn members_find_each_other_through_another_cluster() {
     assert!(ask(&["put", "/_etcd/registry/t/_config/size", "2"]).0);
     let start = |number: usize| {
         let (mut command, client) = member(number);
-        (Member(command.stdout(Stdio::null()).stderr(Stdio::null()).spawn().expect("start")), client)
+        (Process(command.stdout(Stdio::null()).stderr(Stdio::null()).spawn().expect("start")), client)
     };
     let members = [start(0), start(1)];
     for (_, client) in &members {

@@ -1,17 +1,17 @@
 //! A master as its flags make it, without the rest of a cluster.
 
 use std::path::PathBuf;
-use std::process::{Child, Command, Stdio};
+use std::process::{Command, Stdio};
 
 use serde_json::Value;
 use tempfile::TempDir;
 
-use crate::cluster::{outcome, program, tools};
+use crate::cluster::{Process, outcome, program, tools};
 use crate::shared::eventually;
 
 /// A master of its own, with its keys; it ends when it is dropped.
 struct Master {
-    process: Option<Child>,
+    process: Option<Process>,
     client: u16,
     api: u16,
     peer: u16,
@@ -53,7 +53,7 @@ impl Master {
     fn start(&mut self, flags: &[&str]) {
         let mut command = self.command(flags);
         command.arg("--pki-dir").arg(self.pki("")).stdout(Stdio::null()).stderr(Stdio::null());
-        self.process = Some(command.spawn().expect("start"));
+        self.process = Some(Process(command.spawn().expect("start")));
         eventually("the master is ready", || (self.kubectl("get --raw /readyz").1 == "ok").then_some(()));
     }
 
@@ -70,15 +70,6 @@ impl Master {
             command.arg(flag).arg(self.pki(file));
         }
         outcome(command.arg("--command-timeout=2s").args(line.split(' ')))
-    }
-}
-
-impl Drop for Master {
-    fn drop(&mut self) {
-        if let Some(process) = &mut self.process {
-            drop(process.kill());
-            drop(process.wait());
-        }
     }
 }
 
